@@ -1,0 +1,69 @@
+"""Coroutines side by side: one for many who wait, and many for one who waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
+
+T = TypeVar("T")
+
+
+class SharedCall(Generic[T]):
+    """Runs a coroutine once for all who ask while it runs.
+
+    One who no longer waits (a cancelled request) leaves the others alone.
+    """
+
+    def __init__(self) -> None:
+        self._work: Deferred[Any] | None = None
+        self._waiting: list[Deferred[T]] = []
+
+    @property
+    def running(self) -> bool:
+        """Whether the work is under way."""
+        return self._work is not None and not self._work.called
+
+    async def result(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What *work* returns, or raises; it is started unless it is already under way."""
+        waiter: Deferred[T] = Deferred(self._waiting.remove)
+        self._waiting.append(waiter)
+        self.start(work)
+        return await waiter
+
+    def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        """Run *work*, unless it is under way, though nobody waits for it yet."""
+        if not self.running:
+            self._work = Deferred.fromCoroutine(work())
+            self._work.addBoth(self._done)
+
+    def cancel(self) -> None:
+        """Stop the work; whoever waits gets :class:`CancelledError`."""
+        if self._work is not None:
+            self._work.cancel()
+
+    def _done(self, outcome: T | Failure) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if isinstance(outcome, Failure):
+                waiter.errback(outcome)
+            else:
+                waiter.callback(outcome)
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each coroutine returns, in their order, once all have ended.
+
+    Cancelling cancels all of them. The first exception, if there is one, is raised, as itself:
+    :func:`twisted.internet.defer.gatherResults` would wrap it.
+    """
+    running = [Deferred.fromCoroutine(one) for one in work]
+    outcomes: list[tuple[bool, Any]] = await DeferredList(running, consumeErrors=True)
+    results: list[T] = []
+    for succeeded, outcome in outcomes:
+        if not succeeded:
+            outcome.raiseException()
+        results.append(outcome)
+    return results

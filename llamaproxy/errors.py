@@ -1,0 +1,203 @@
+"""What can go wrong with a request, and how a client is told.
+
+Every class carries the HTTP status and the OpenAI error type it is answered with. Library
+exceptions are translated into these once, in :mod:`llamaproxy.upstream`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from llamaproxy import jsontext
+
+#: OpenAI's error types by HTTP status (platform.openai.com, "Error codes").
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+
+def error_object(
+    status: int,
+    message: str,
+    type: str | None = None,
+    param: str | None = None,
+    code: str | int | None = None,
+) -> dict[str, Any]:
+    """The one shape in which a client hears of a failure, OpenAI's."""
+    kind = type or _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class ProxyError(Exception):
+    """Something failed inside llamaproxy; its log has the details."""
+
+    status = 500
+    type: str | None = None
+    code: str | None = None
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").split("\n\n")[0])
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The error as the JSON object a client gets."""
+        return error_object(self.status, str(self), self.type, code=self.code)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Response fields that travel with the error."""
+        return {}
+
+
+class BadRequest(ProxyError):
+    """The request body is not a chat completion request."""
+
+    status = 400
+
+
+class BodyTooLarge(ProxyError):
+    """The request body is larger than this proxy accepts.
+
+    Raise ``--max-chat-body`` (chat completions) if such requests are wanted.
+    """
+
+    status = 413
+    code = "body_too_large"
+
+
+class UpstreamUnavailable(ProxyError):
+    """Llama Stack could not be reached.
+
+    Is it running at ``--llamastack-url``?
+    """
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_unavailable"
+
+
+class UpstreamBroke(ProxyError):
+    """Llama Stack did not finish its answer."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_broke"
+
+
+class UpstreamTimeout(ProxyError):
+    """Llama Stack took too long to answer.
+
+    ``--upstream-timeout`` is the limit.
+    """
+
+    status = 504
+    type = "upstream_error"
+    code = "upstream_timeout"
+
+
+class UpstreamRefused(ProxyError):
+    """Llama Stack answered with an error.
+
+    Its status is kept, and its body too where that has OpenAI's shape (DESIGN: L21). The
+    generations say it in different ways, all recorded: ``{"detail": text}`` up to 0.4,
+    ``{"error": {"detail": text or object}}`` in 0.5, ``{"error": {"message": text}}`` later.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        body: object = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.status = status
+        self._body = _openai_error(status, body)
+        self._headers = headers or {}
+        super().__init__(self._body["error"]["message"])
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return self._body
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self._headers
+
+
+def _openai_error(status: int, body: object) -> dict[str, Any]:
+    """Any generation's error body in OpenAI's shape."""
+    default = error_object(status, f"Llama Stack answered with HTTP status {status}.")
+    if isinstance(body, str) and body.strip() and "<" not in body:
+        return error_object(status, body.strip()[:500])
+    if not isinstance(body, dict):
+        return default
+    error = body.get("error")
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        return {**body, "error": {**default["error"], **error}}
+    if isinstance(error, dict):
+        detail = error.get("detail")
+    elif isinstance(error, str):
+        detail = error
+    else:
+        detail = body.get("detail")
+    message = detail_text(detail)
+    return error_object(status, message) if message else default
+
+
+def detail_text(detail: object) -> str:
+    """FastAPI's ``detail``, a text or an object with the validation errors, in words."""
+    if isinstance(detail, str):
+        return detail
+    errors = detail.get("errors") if isinstance(detail, dict) else detail
+    if isinstance(errors, list):
+        found = []
+        for error in errors:
+            if isinstance(error, dict) and isinstance(error.get("msg"), str):
+                place = error.get("loc")
+                where = ".".join(map(str, place)) if isinstance(place, list) else ""
+                found.append(f"{where}: {error['msg']}" if where else error["msg"])
+        if found:
+            return "; ".join(found)
+    if isinstance(detail, dict) and isinstance(detail.get("message"), str):
+        return str(detail["message"])
+    return jsontext.dumps(detail).decode() if detail else ""
+
+
+def error_response(request: Any, error: ProxyError) -> bytes:
+    """The body with which *request* is answered; status and fields are set for it.
+
+    Nothing must have been sent to the client yet.
+    """
+    request.setResponseCode(error.status)
+    body = jsontext.dumps(error.body)
+    fields = request.responseHeaders
+    fields.setRawHeaders(b"Content-Type", [b"application/json"])
+    fields.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+    for name, value in error.headers.items():
+        fields.setRawHeaders(name, [value])
+    return body
+
+
+@attrs.frozen
+class ToolFailed(Exception):
+    """A tool call did not succeed; *message* is what the model is told.
+
+    Not a :class:`ProxyError`: no client sees it, it becomes a tool result (DESIGN: L13).
+    """
+
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class ToolUnknown(ToolFailed):
+    """The tool source does not know the tool, or not any more: listing again may help."""

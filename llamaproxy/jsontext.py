@@ -1,0 +1,65 @@
+"""JSON as it travels: orjson for speed, the standard library where orjson is too strict.
+
+orjson refuses lone surrogates and ``NaN``, which real clients and models send, and reads integers
+beyond 64 bits as floats, which would change a body that is only passing through.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+Json = dict[str, Any]
+
+#: Twenty digits or more in a row may be an integer that orjson cannot hold.
+_HUGE_INTEGER = re.compile(rb"[0-9]{19}")
+
+#: Nesting that nobody needs; what is deeper is refused rather than recursed into.
+_MAX_DEPTH = 200
+
+
+def loads(text: bytes | str) -> Any:
+    """Parse JSON.
+
+    :raises ValueError: if *text* is not JSON, not UTF-8, or absurdly nested.
+    """
+    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if not _HUGE_INTEGER.search(raw):
+        try:
+            return orjson.loads(raw)
+        except orjson.JSONDecodeError:
+            pass
+    try:
+        return _bounded(json.loads(raw.decode("utf-8")))
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+
+
+def dumps(value: Any) -> bytes:
+    """Serialise to compact UTF-8; what UTF-8 cannot hold becomes an escape."""
+    try:
+        return orjson.dumps(value)
+    except (orjson.JSONEncodeError, TypeError):
+        return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def canonical(value: Any) -> bytes:
+    """One text for equal values, whatever the order of their keys."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except (orjson.JSONEncodeError, TypeError):
+        return json.dumps(value, separators=(",", ":"), sort_keys=True).encode("ascii")
+
+
+def _bounded(value: Any, depth: int = 0) -> Any:
+    """*value* itself, if it is not nested beyond what orjson could write again."""
+    if depth > _MAX_DEPTH:
+        raise ValueError("too deeply nested")
+    children = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict | list):
+        for child in children:
+            _bounded(child, depth + 1)
+    return value

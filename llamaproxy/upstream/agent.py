@@ -1,0 +1,76 @@
+"""UpstreamAgent: pooled connections to one server, asked for targets exactly as given."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from hyperlink import DecodedURL
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.web.client import HTTPConnectionPool, ProxyAgent
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from llamaproxy.errors import BadRequest
+
+#: Seconds to connect.
+CONNECT_TIMEOUT = 10.0
+
+#: Seconds an idle connection is kept: uvicorn closes its side after five, and a request that
+#: crosses with that would be lost.
+IDLE_TIMEOUT = 2
+
+#: Idle connections kept; more are closed once their request is done.
+MAX_IDLE = 256
+
+_TARGET = re.compile(rb"[\x21-\x7e]+")
+
+
+def connection_pool(reactor: Any) -> HTTPConnectionPool:
+    """The idle connections to upstreams."""
+    pool = HTTPConnectionPool(reactor)
+    pool.cachedConnectionTimeout = IDLE_TIMEOUT
+    pool.maxPersistentPerHost = MAX_IDLE
+    return pool
+
+
+def origin_of(url: DecodedURL) -> bytes:
+    """Scheme and authority of *url*, without a path: ``http://localhost:8321``."""
+    return url.replace(path=(), query=(), fragment="").to_uri().to_text().encode("ascii")
+
+
+@implementer(IAgent)
+class UpstreamAgent:
+    """Sends requests to one server, over TLS where its URL says https.
+
+    Agent takes a URL apart and writes another one; ProxyAgent sends what it is given. So that a
+    target reaches the server as the client wrote it, this is a ProxyAgent that sends no origin.
+    """
+
+    def __init__(self, reactor: Any, url: DecodedURL, pool: HTTPConnectionPool) -> None:
+        self._origin = origin_of(url)
+        host, port = url.host, url.port or 80
+        endpoint: Any = HostnameEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
+        if url.scheme == "https":
+            endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+        self._host = self._origin.partition(b"://")[2]
+        self._agent = ProxyAgent(endpoint, reactor=reactor, pool=pool)
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        """:raises BadRequest: if *uri* is not of this server, or could not be sent as it is."""
+        target = uri.removeprefix(self._origin)
+        if not target.startswith(b"/") or not _TARGET.fullmatch(target):
+            raise BadRequest("The request target is not valid.")
+        fields = headers.copy() if headers is not None else Headers()
+        fields.setRawHeaders(b"Host", [self._host])
+        answer: Deferred[IResponse] = self._agent.request(method, target, fields, bodyProducer)
+        return answer

@@ -1,0 +1,234 @@
+"""LlamaStackClient: the requests that llamaproxy itself makes of a Llama Stack server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import attrs
+from hyperlink import DecodedURL
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.error import ConnectError
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseFailed, ResponseNeverReceived
+from twisted.web.iweb import IResponse
+
+from llamaproxy import jsontext
+from llamaproxy.errors import (
+    BodyTooLarge,
+    ProxyError,
+    UpstreamBroke,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from llamaproxy.jsontext import Json
+from llamaproxy.upstream.headers import Caller
+from llamaproxy.upstream.relay import body_of, read_body
+from llamaproxy.upstream.sse import EventDecoder, EventTooLarge
+
+#: The most bytes of one JSON answer that are kept in memory.
+MAX_ANSWER = 64 * 1024 * 1024
+
+#: Fields of an error answer that tell a client when or how to come back.
+_KEPT_ERROR_FIELDS = ("retry-after", "www-authenticate")
+
+
+def upstream_error(failure: Failure) -> BaseException:
+    """The one translation of an HTTP client's failure, unwrapping what Agent wraps.
+
+    Cancellation stays :class:`CancelledError`, however deep it is buried.
+    """
+    error = failure.value
+    if isinstance(error, ProxyError | CancelledError):
+        return error
+    if isinstance(error, ResponseNeverReceived | ResponseFailed):
+        for reason in error.reasons:
+            if isinstance(reason, Failure) and reason.check(CancelledError):
+                return CancelledError()
+        return UpstreamBroke("Llama Stack closed the connection before it answered.")
+    if isinstance(error, TimeoutError | ConnectTimeout):
+        return UpstreamTimeout("Llama Stack did not accept a connection in time.")
+    reason = (type(error).__doc__ or "").strip() if isinstance(error, ConnectError) else ""
+    return UpstreamUnavailable(
+        f"Llama Stack could not be reached: {reason or type(error).__name__}"
+    )
+
+
+async def answered(request: Deferred[Any], clock: IReactorTime, seconds: float) -> Any:
+    """Wait for the headers of a response, for at most *seconds*.
+
+    :raises ProxyError: if there are none.
+    """
+    timed_out = False
+
+    def expire() -> None:
+        nonlocal timed_out
+        timed_out = True
+        request.cancel()
+
+    timer = clock.callLater(seconds, expire)
+    try:
+        return await request
+    except Exception:
+        if timed_out:
+            raise UpstreamTimeout(
+                f"Llama Stack did not begin to answer within {seconds:g} s."
+            ) from None
+        raise upstream_error(Failure()) from None
+    finally:
+        if timer.active():
+            timer.cancel()
+
+
+@attrs.frozen
+class LlamaStackClient:
+    """Asks a Llama Stack server for completions and other JSON, within limits.
+
+    *timeout* is the seconds to the first byte of an answer, and of silence after it.
+    """
+
+    _http: HTTPClient
+    _url: DecodedURL
+    _clock: IReactorTime
+    _timeout: float
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        caller: Caller,
+        body: bytes | None = None,
+        query: dict[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> Json:
+        """One JSON object for one request.
+
+        :raises UpstreamRefused: if the status is not 2xx.
+        :raises ProxyError: if there is no usable answer.
+        """
+        seconds = self._timeout if timeout is None else timeout
+        response = await self._request(method, path, caller, body, query, seconds)
+        answer = await self._json(response, seconds)
+        if not isinstance(answer, dict):
+            raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
+        return answer
+
+    async def stream(self, path: str, caller: Caller, body: bytes) -> AsyncGenerator[Json, None]:
+        """The chunks of a streamed completion; iterate inside :func:`contextlib.aclosing`.
+
+        A server that answers with one JSON object although a stream was asked for gives that
+        object. The last thing given out is ``{}`` if the server ended with ``[DONE]``.
+
+        :raises UpstreamRefused: for an error status or an error event.
+        :raises ProxyError: if the stream breaks off.
+        """
+        response = await self._request("POST", path, caller, body, None, self._timeout)
+        content_type = response.headers.getRawHeaders(b"content-type", [b""])[0].lower()
+        if response.code != 200 or b"event-stream" not in content_type:
+            answer = await self._json(response, self._timeout)
+            if not isinstance(answer, dict):
+                raise UpstreamBroke("Llama Stack answered with neither a stream nor an object.")
+            yield _no_error(answer)
+            return
+        decoder = EventDecoder()
+        done = False
+        async with aclosing(body_of(response, self._clock, self._timeout)) as answer_body:
+            async for data in answer_body:
+                for event in _decoded(decoder, data):
+                    done = done or event == b"[DONE]"
+                    if not done:
+                        yield _chunk(event)
+                if done:
+                    # The HTTP message has not ended yet; its last bytes are about to come, and
+                    # a connection read to the end can be used again.
+                    answer_body.drain()
+                    yield {}
+                    return
+        for left in decoder.finish():
+            yield {} if left.data == b"[DONE]" else _chunk(left.data)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        caller: Caller,
+        body: bytes | None,
+        query: dict[str, str] | None,
+        timeout: float,
+    ) -> IResponse:
+        url = self._url.replace(
+            path=(*self._url.path, *path.strip("/").split("/")),
+            query=tuple((query or {}).items()),
+        )
+        headers = caller.headers()
+        headers.setRawHeaders(b"Accept", [b"application/json, text/event-stream"])
+        if body is not None:
+            headers.setRawHeaders(b"Content-Type", [b"application/json"])
+        request = self._http.request(
+            method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
+        )
+        response: IResponse = await answered(request, self._clock, timeout)
+        return response
+
+    async def _json(self, response: Any, timeout: float) -> Any:
+        try:
+            text = await read_body(response, self._clock, timeout, MAX_ANSWER)
+        except BodyTooLarge as error:
+            raise UpstreamBroke(str(error)) from None
+        try:
+            answer = jsontext.loads(text)
+        except ValueError:
+            answer = text[:2000].decode("utf-8", "replace")
+        if 200 <= response.code < 300:
+            if isinstance(answer, str):
+                raise UpstreamBroke("Llama Stack answered with something that is not JSON.")
+            return answer
+        if response.code < 400:
+            raise UpstreamBroke(
+                f"Llama Stack answered with a redirect ({response.code}), which is not followed."
+            )
+        kept = {
+            name: values[0].decode("latin-1")
+            for name in _KEPT_ERROR_FIELDS
+            if (values := response.headers.getRawHeaders(name))
+        }
+        raise UpstreamRefused(response.code, answer, kept)
+
+
+def _decoded(decoder: EventDecoder, data: bytes) -> list[bytes]:
+    try:
+        return [event.data for event in decoder.feed(data)]
+    except EventTooLarge as error:
+        raise UpstreamBroke(f"Llama Stack sent {error}.") from None
+
+
+def _chunk(data: bytes) -> Json:
+    try:
+        chunk = jsontext.loads(data)
+    except ValueError:
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise UpstreamBroke("Llama Stack sent an event that is not a JSON object.")
+    return _no_error(chunk)
+
+
+def _no_error(chunk: Json) -> Json:
+    """*chunk* itself, unless it reports an error.
+
+    Up to 0.4 a refused streaming request is a 200 with one event whose message begins with the
+    real status ("400: Error code: 400 - ...", recorded); later ones carry it in ``code``.
+    """
+    error = chunk.get("error")
+    if not error:
+        return chunk
+    code = error.get("code") if isinstance(error, dict) else None
+    message = error.get("message") if isinstance(error, dict) else error
+    for status in (str(code), str(message)[:3]):
+        if status.isdigit() and 400 <= int(status) <= 599:
+            raise UpstreamRefused(int(status), chunk)
+    raise UpstreamRefused(502, chunk)

@@ -1,0 +1,143 @@
+"""Which server is this, and which paths does it serve?
+
+The table is UPSTREAM's: measured on Llama Stack 0.2.12 to 0.7.3 and OGX 0.8.0 to 1.5.0. Nothing
+outside this module compares versions.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+import attrs
+from twisted.logger import Logger
+
+from llamaproxy.concurrent import SharedCall
+from llamaproxy.errors import (
+    UpstreamBroke,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
+from llamaproxy.upstream.client import LlamaStackClient
+from llamaproxy.upstream.headers import Caller
+
+#: Seconds for ``GET /v1/version``: a busy server has been seen to stall for 11 s.
+DETECTION_TIMEOUT = 15.0
+
+#: First path segments of OpenAI's API that servers up to 0.3 serve under ``/v1/openai/v1``.
+_OPENAI_SEGMENTS = frozenset(
+    {
+        "batches",
+        "chat",
+        "completions",
+        "embeddings",
+        "files",
+        "moderations",
+        "responses",
+        "vector_stores",
+    }
+)
+
+
+@attrs.frozen
+class Generation:
+    """What one server generation serves, and where.
+
+    *version* is the server's own word, empty for a server that is no Llama Stack;
+    *openai_prefix* is where its OpenAI dialect lives; *tool_runtime* tells whether tools can be
+    invoked over HTTP.
+    """
+
+    version: str
+    openai_prefix: str
+    tool_runtime: bool
+
+    @property
+    def name(self) -> str:
+        """The generation in words, for logs."""
+        return f"version {self.version}" if self.version else "a plain OpenAI server"
+
+    def upstream_path(self, method: bytes, path: bytes) -> bytes:
+        """Where a client's *path* (no query) is served by this generation.
+
+        ``/openai/v1/…`` never existed at the root of any server. ``GET /v1/models`` up to 0.3 is
+        a list of another shape, while ``POST /v1/models`` registers a model: only the list moves.
+        """
+        prefix = self.openai_prefix.encode()
+        if path.startswith(b"/openai/v1/"):
+            return prefix + path.removeprefix(b"/openai/v1")
+        if prefix == b"/v1" or not path.startswith(b"/v1/"):
+            return path
+        rest = path.removeprefix(b"/v1")
+        first = rest.split(b"/")[1].decode("latin-1")
+        if first in _OPENAI_SEGMENTS or (rest == b"/models" and method in (b"GET", b"HEAD")):
+            return prefix + rest
+        return path
+
+
+def generation_of(version: str) -> Generation:
+    """The generation that a server of *version* (``"0.6.1"``) belongs to.
+
+    A version that cannot be read is taken for the newest.
+    """
+    match = re.match(r"\s*v?(\d+)\.(\d+)", version)
+    major, minor = (int(match[1]), int(match[2])) if match else (999, 0)
+    return Generation(
+        version=version,
+        openai_prefix="/v1/openai/v1" if (major, minor) < (0, 4) else "/v1",
+        tool_runtime=(major, minor) < (0, 7),
+    )
+
+
+PLAIN_OPENAI = Generation(version="", openai_prefix="/v1", tool_runtime=False)
+
+
+@attrs.define
+class Detector:
+    """Finds out the upstream's generation once, and again after :meth:`forget`.
+
+    One question serves all who wait for the answer.
+    """
+
+    _client: LlamaStackClient
+    known: Generation | None = None
+    _last: Generation | None = None
+    _asking: SharedCall[Generation] = attrs.Factory(SharedCall)
+    _log: ClassVar[Logger] = Logger()
+
+    async def generation(self) -> Generation:
+        """The upstream's generation.
+
+        :raises ProxyError: if the upstream gives no answer at all.
+        """
+        if self.known is not None:
+            return self.known
+        return await self._asking.result(self._detect)
+
+    def forget(self) -> None:
+        """The answers no longer fit, or the server went away: ask again when next needed."""
+        self.known = None
+
+    async def _detect(self) -> Generation:
+        found = await self._ask()
+        self.known = found
+        if found != self._last:
+            self._log.info("the upstream is {name}", name=found.name)
+        self._last = found
+        return found
+
+    async def _ask(self) -> Generation:
+        try:
+            answer = await self._client.ask(
+                "GET", "/v1/version", Caller(), timeout=DETECTION_TIMEOUT
+            )
+        except UpstreamRefused as error:
+            # Llama Stack needs no credentials here, so 401 is somebody else's server.
+            return PLAIN_OPENAI if error.status < 500 else self._last or generation_of("")
+        except UpstreamBroke:
+            return PLAIN_OPENAI
+        except UpstreamTimeout:
+            if self._last is None:
+                raise
+            return self._last
+        return generation_of(str(answer.get("version") or ""))

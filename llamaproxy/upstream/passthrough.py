@@ -1,0 +1,130 @@
+"""LlamaStackResource: every path that is not a chat completion, passed through as it is."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from hyperlink import DecodedURL
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import TaskStopped
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import FileBodyProducer
+from twisted.web.http import Request
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
+from twisted.web.server import NOT_DONE_YET
+
+from llamaproxy.errors import BadRequest, ProxyError, error_response
+from llamaproxy.upstream.client import answered
+from llamaproxy.upstream.generation import Detector
+from llamaproxy.upstream.headers import end_to_end, forwarded
+from llamaproxy.upstream.relay import ResponseRelay
+
+with warnings.catch_warnings():
+    # Its HTTPClient is deprecated; nothing of it is used but the place in the resource tree.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from twisted.web.proxy import ReverseProxyResource
+
+
+class _Upload(FileBodyProducer):
+    """A request body that has been received already, sent at the upstream's pace."""
+
+    def stopProducing(self) -> None:
+        # An upstream that goes away stops a task which has stopped itself (twisted#6528).
+        with suppress(TaskStopped):
+            FileBodyProducer.stopProducing(self)
+
+
+class LlamaStackResource(ReverseProxyResource):
+    """Forwards requests to Llama Stack and relays the answers, byte for byte, unbuffered.
+
+    Of the stock resource it keeps the place in the tree: requests go through a shared
+    :class:`twisted.web.client.Agent` with the target as the client wrote it, repeated fields stay
+    repeated, hop-by-hop fields stay behind, and neither side is read faster than the other.
+    """
+
+    isLeaf = True
+    _log: ClassVar[Logger] = Logger()
+
+    def __init__(
+        self,
+        agent: IAgent,
+        url: DecodedURL,
+        detector: Detector,
+        clock: IReactorTime,
+        timeout: float,
+    ) -> None:
+        """:param timeout: seconds to the first byte, and of silence after it."""
+        ReverseProxyResource.__init__(self, "", 0, b"")
+        self._agent = agent
+        self._url = url.to_uri().to_text().rstrip("/").encode("ascii")
+        self._detector = detector
+        self._clock = clock
+        self._timeout = timeout
+
+    def render(self, request: Request) -> int:
+        """Forward *request*; its answer is relayed when it comes."""
+        work = Deferred.fromCoroutine(self._forward(request))
+        request.notifyFinish().addErrback(lambda _: work.cancel())
+        work.addErrback(self._broken)
+        return NOT_DONE_YET
+
+    def _broken(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            self._log.failure("forwarding broke", failure)
+
+    async def _forward(self, request: Request) -> None:
+        try:
+            response = await self._response(request)
+        except ProxyError as error:
+            request.write(error_response(request, error))
+            request.finish()
+            return
+        request.setResponseCode(response.code, response.phrase)
+        # What Twisted Web has set so far (Server, Date, a Content-Type) is the upstream's to say.
+        for name in (b"content-type", b"server", b"date"):
+            request.responseHeaders.removeHeader(name)
+        for name, values in end_to_end(response.headers).getAllRawHeaders():
+            request.responseHeaders.setRawHeaders(name, values)
+        if response.length is not UNKNOWN_LENGTH and request.method != b"HEAD":
+            length = b"%d" % int(response.length)
+            if request.responseHeaders.getRawHeaders(b"content-length") is None:
+                request.responseHeaders.setRawHeaders(b"Content-Length", [length])
+        relay = ResponseRelay(request, self._clock, self._timeout)
+        response.deliverBody(relay)
+        try:
+            await relay.finished
+        except ProxyError as error:
+            # The status has been sent: only an abnormal end can tell the client now.
+            self._log.warn("an answer was cut short: {error_type}", error_type=type(error).__name__)
+            request.loseConnection()
+            return
+        request.finish()
+
+    async def _response(self, request: Request) -> IResponse:
+        target: bytes = request.uri
+        if not target.startswith(b"/"):
+            raise BadRequest("The request target must begin with '/'.")
+        path, mark, query = target.partition(b"?")
+        if path.startswith((b"/v1/", b"/openai/v1/")):
+            generation = await self._detector.generation()
+            path = generation.upstream_path(request.method, path)
+        upload: Any = _Upload
+        body = upload(request.content) if _has_body(request) else None
+        sent: Any = self._agent.request(
+            request.method,
+            self._url + path + mark + query,
+            forwarded(request.requestHeaders),
+            body,
+        )
+        response: IResponse = await answered(sent, self._clock, self._timeout)
+        return response
+
+
+def _has_body(request: Request) -> bool:
+    """Whether the request came with a body, be it an empty one."""
+    fields = request.requestHeaders
+    return fields.hasHeader(b"content-length") or fields.hasHeader(b"transfer-encoding")

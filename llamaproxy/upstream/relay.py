@@ -1,0 +1,222 @@
+"""Response bodies: read under limits, or relayed to a client no faster than it reads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss, Request
+from zope.interface import implementer
+
+from llamaproxy.errors import BodyTooLarge, UpstreamBroke, UpstreamTimeout
+
+#: Bytes that may wait for a slow reader before the sender is paused.
+HIGH_WATER = 64 * 1024
+
+#: Seconds in which a body of which nobody wants more may still end by itself.
+DRAIN_SECONDS = 1.0
+
+
+class Watchdog:
+    """Calls back when it has not been fed for some time.
+
+    Feeding only notes the time: one delayed call serves however many events there are.
+    """
+
+    def __init__(self, clock: IReactorTime, seconds: float, bark: Callable[[], None]) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._bark = bark
+        self._call: IDelayedCall | None = None
+        self._fed = 0.0
+
+    def start(self) -> None:
+        """Begin, or begin again, to count from now."""
+        self._fed = self._clock.seconds()
+        if self._call is None:
+            self._call = self._clock.callLater(self._seconds, self._check)
+
+    def feed(self) -> None:
+        """All is well for now."""
+        self._fed = self._clock.seconds()
+
+    def stop(self) -> None:
+        """Never call back again, unless started again."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _check(self) -> None:
+        self._call = None
+        left = self._fed + self._seconds - self._clock.seconds()
+        if left > 0:
+            self._call = self._clock.callLater(left, self._check)
+        else:
+            self._bark()
+
+
+class BodyStream(Protocol):
+    """A response body to iterate over; it pauses its connection while nobody does.
+
+    Ends with :class:`UpstreamBroke` if the body was cut short, and :class:`UpstreamTimeout` if
+    the peer was silent for longer than *silence* seconds while somebody waited.
+    """
+
+    def __init__(self, clock: IReactorTime, silence: float) -> None:
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._paused = False
+        self._end: Exception | None = None
+        self._waiter: Deferred[None] | None = None
+        self._silence = Watchdog(clock, silence, self._silent)
+        self._drain = Watchdog(clock, DRAIN_SECONDS, lambda: self._producer.loseConnection())
+        self._draining = False
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._draining:
+            return
+        self._chunks.append(data)
+        self._size += len(data)
+        if self._size > HIGH_WATER and not self._paused:
+            self._paused = True
+            self._producer.pauseProducing()
+        self._wake()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._end is None:
+            clean = reason.check(ResponseDone, PotentialDataLoss)
+            self._end = StopAsyncIteration() if clean else UpstreamBroke()
+        self._silence.stop()
+        self._drain.stop()
+        self._wake()
+
+    def __aiter__(self) -> BodyStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._chunks:
+            if self._end is not None:
+                raise self._end
+            self._waiter = Deferred()
+            self._silence.start()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        data = b"".join(self._chunks) if len(self._chunks) > 1 else self._chunks[0]
+        self._chunks.clear()
+        self._size = 0
+        if self._paused:
+            self._paused = False
+            self._producer.resumeProducing()
+        return data
+
+    async def aclose(self) -> None:
+        """Want no more: the connection is closed unless the body has ended."""
+        self._silence.stop()
+        if self._end is None and not self._draining:
+            self._end = UpstreamBroke()
+            self._producer.loseConnection()
+
+    def drain(self) -> None:
+        """Want no more, but expect the end at once: throw away what comes until then."""
+        self._draining = True
+        if self._end is None:
+            self._drain.start()
+
+    @property
+    def _producer(self) -> Any:
+        return self.transport
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.callback(None)
+
+    def _silent(self) -> None:
+        if self._waiter is not None:
+            self._end = UpstreamTimeout("Llama Stack stopped sending in the middle of its answer.")
+            self._producer.loseConnection()
+            self._wake()
+
+
+def body_of(response: Any, clock: IReactorTime, silence: float) -> BodyStream:
+    """The body of *response*; iterate inside :func:`contextlib.aclosing`.
+
+    Leaving early closes the upstream connection.
+    """
+    stream = BodyStream(clock, silence)
+    response.deliverBody(stream)
+    return stream
+
+
+async def read_body(response: Any, clock: IReactorTime, silence: float, limit: int) -> bytes:
+    """The whole body of *response*.
+
+    :raises BodyTooLarge: if it has more than *limit* bytes.
+    """
+    parts: list[bytes] = []
+    size = 0
+    async with aclosing(body_of(response, clock, silence)) as stream:
+        async for part in stream:
+            size += len(part)
+            if size > limit:
+                raise BodyTooLarge(f"The upstream's answer is larger than {limit} bytes.")
+            parts.append(part)
+    return b"".join(parts)
+
+
+@implementer(IPushProducer)
+class ResponseRelay(Protocol):
+    """Writes an upstream body to a client no faster than the client reads it."""
+
+    def __init__(self, request: Request, clock: IReactorTime, silence: float) -> None:
+        self._request = request
+        self._silence = Watchdog(clock, silence, self._silent)
+        self._timed_out = False
+        self.finished: Deferred[None] = Deferred(lambda _: self.stopProducing())
+
+    def connectionMade(self) -> None:
+        self._silence.start()
+        self._request.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._silence.feed()
+        self._request.write(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._silence.stop()
+        if self.finished.called:  # cancelled: the client has gone
+            return
+        if self._request.channel is not None:
+            self._request.unregisterProducer()
+        if self._timed_out:
+            self.finished.errback(UpstreamTimeout())
+        elif reason.check(ResponseDone, PotentialDataLoss):
+            self.finished.callback(None)
+        else:
+            self.finished.errback(UpstreamBroke())
+
+    def pauseProducing(self) -> None:
+        # A client that does not read is no silence of the upstream.
+        self._silence.stop()
+        cast(Any, self.transport).pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._silence.start()
+        cast(Any, self.transport).resumeProducing()
+
+    def stopProducing(self) -> None:
+        self._silence.stop()
+        cast(Any, self.transport).loseConnection()
+
+    def _silent(self) -> None:
+        self._timed_out = True
+        self.stopProducing()

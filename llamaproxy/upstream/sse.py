@@ -1,0 +1,119 @@
+"""Server-sent events (WHATWG HTML, "Server-sent events", 9.2.6), both ways, without I/O."""
+
+from __future__ import annotations
+
+import attrs
+
+#: A comment: keeps proxies and clients from giving up on a silent stream.
+KEEP_ALIVE = b": keep-alive\n\n"
+
+#: The end of every OpenAI stream.
+DONE = b"data: [DONE]\n\n"
+
+
+class EventTooLarge(ValueError):
+    """One event is larger than the decoder may hold."""
+
+
+@attrs.frozen
+class Event:
+    """One dispatched event; the lines of *data* are joined by LF."""
+
+    data: bytes
+    event: bytes = b""
+    id: bytes | None = None
+    retry: int | None = None
+
+
+def encode_event(data: bytes) -> bytes:
+    """*data*, which must hold no line end, as one event."""
+    return b"data: " + data + b"\n\n"
+
+
+class EventDecoder:
+    """Turns bytes, split anywhere, into events.
+
+    Line ends may be LF, CR LF or CR, also mixed; comments are dropped; an event that the end of
+    the stream cuts off before its blank line is given out by :meth:`finish` (WHATWG would drop
+    it, but model servers do end like that).
+    """
+
+    def __init__(self, limit: int = 16 * 1024 * 1024) -> None:
+        """:param limit: the most bytes that one event may have."""
+        self._limit = limit
+        self._line: list[bytes] = []
+        self._size = 0
+        self._after_cr = False
+        self._first = True
+        self._clear()
+
+    def _clear(self) -> None:
+        self._data: list[bytes] = []
+        self._event = b""
+        self._id: bytes | None = None
+        self._retry: int | None = None
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """The events that *chunk* completes.
+
+        :raises EventTooLarge: if an event grows beyond the limit.
+        """
+        if not chunk:
+            return []
+        if self._after_cr and chunk.startswith(b"\n"):
+            chunk = chunk[1:]
+            if not chunk:
+                self._after_cr = False
+                return []
+        self._after_cr = chunk.endswith(b"\r")
+        if b"\r" in chunk:
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = chunk.split(b"\n")
+        events: list[Event] = []
+        for line in lines:
+            self._grow(len(line))
+            if self._line:
+                line = b"".join([*self._line, line])
+                self._line.clear()
+            self._read(line, events)
+        if rest:
+            self._grow(len(rest))
+            self._line.append(rest)
+        return events
+
+    def finish(self) -> list[Event]:
+        """The event that the end of the stream leaves unterminated, if any."""
+        events: list[Event] = []
+        if self._line:
+            line = b"".join(self._line)
+            self._line.clear()
+            self._read(line, events)
+        self._read(b"", events)
+        return events
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        if self._size > self._limit:
+            raise EventTooLarge(f"an event of more than {self._limit} bytes")
+
+    def _read(self, line: bytes, events: list[Event]) -> None:
+        if self._first:
+            self._first = False
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not line:
+            if self._data:
+                events.append(Event(b"\n".join(self._data), self._event, self._id, self._retry))
+            self._clear()
+            return
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"event":
+            self._event = value
+        elif name == b"id":
+            if b"\0" not in value:
+                self._id = value
+        elif name == b"retry" and value.isdigit():
+            self._retry = int(value)

@@ -1,0 +1,58 @@
+"""Packaging of llamaproxy; the twistd plugin is listed by hand because nothing would find it."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+?)"', (HERE / "llamaproxy" / "__init__.py").read_text("utf-8")
+)
+assert VERSION is not None
+
+setup(
+    name="llamaproxy",
+    version=VERSION[1],
+    description="Gives any OpenAI client the tools of a Llama Stack server",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    # find_packages() does not see twisted.plugins, which has no __init__.py and must not have one.
+    packages=[*find_packages(include=["llamaproxy", "llamaproxy.*"]), "twisted.plugins"],
+    install_requires=[
+        "attrs>=23.2",
+        "hyperlink>=21.0",
+        "json-repair>=0.30",
+        "klein>=24.8",
+        "orjson>=3.10",
+        "prometheus-client>=0.20",
+        "treq>=24.9.1",
+        "twisted[tls]>=24.11",
+        "tzdata>=2024.1",
+    ],
+    extras_require={
+        "test": [
+            "hypothesis>=6.100",
+            "openai>=1.50",
+            "pytest>=8.0",
+            "pytest-twisted>=1.14",
+            "uv>=0.4",
+        ],
+        "dev": [
+            "coverage>=7.5",
+            "mypy>=1.11",
+            "mypy-zope>=1.0.8",
+            "ruff>=0.6",
+            "towncrier>=24.8",
+        ],
+    },
+    classifiers=[
+        "Framework :: Twisted",
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Internet :: Proxy Servers",
+    ],
+)
