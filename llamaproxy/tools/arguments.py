@@ -1,0 +1,48 @@
+"""A model's arguments, which are meant to be a JSON object. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import json_repair
+
+from llamaproxy import jsontext
+from llamaproxy.errors import ToolFailed
+
+#: Arguments longer than this are not repaired: the tolerant parser is slow.
+_MAX_REPAIRED = 256 * 1024
+
+
+def parse_arguments(text: str) -> dict[str, Any]:
+    """The object that *text* stands for (DESIGN: L12).
+
+    Valid JSON is never changed; nothing at all means no arguments; a repairable flaw is repaired.
+
+    :raises ToolFailed: with words for the model, if no object can be made of it.
+    """
+    if not text.strip():
+        return {}
+    try:
+        value = jsontext.loads(text)
+        if isinstance(value, str):
+            # The object was encoded twice.
+            value = jsontext.loads(value) if value.strip() else None
+    except ValueError as error:
+        value = _repaired(text, error)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ToolFailed("Error: the arguments must be one JSON object, with a value by name.")
+    return value
+
+
+def _repaired(text: str, error: ValueError) -> Any:
+    if len(text) <= _MAX_REPAIRED and "{" in text:
+        try:
+            value = json_repair.loads(text)
+        except (RecursionError, ValueError):
+            value = None
+        # An empty object made of more than punctuation has lost what was said.
+        if isinstance(value, dict) and (value or not any(map(str.isalnum, text))):
+            return value
+    raise ToolFailed(f"Error: the arguments are not valid JSON ({error}). Call again, corrected.")

@@ -1,0 +1,154 @@
+"""The tool-runtime API of Llama Stack up to 0.6: ``/v1/tools``, ``/v1/tool-runtime/invoke``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from llamaproxy import jsontext
+from llamaproxy.concurrent import all_of
+from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke, UpstreamRefused
+from llamaproxy.jsontext import Json
+from llamaproxy.tools.results import ToolResult, result_of
+from llamaproxy.tools.source import LISTING_TIMEOUT, Listing, ToolDefinition
+from llamaproxy.upstream.client import LlamaStackClient
+from llamaproxy.upstream.headers import Caller
+
+#: Seconds: the catalogue ends a call that takes too long, so nothing else has to.
+_NO_LIMIT = 7 * 86400.0
+
+#: ``parameter_type`` (Llama Stack 0.2) to JSON Schema, where they differ.
+_TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "list": "array"}
+_TYPES |= {"dict": "object", "any": ""}
+
+
+@attrs.frozen
+class ToolRuntime:
+    """The tools of a server that runs them itself. Implements :class:`ToolSource`."""
+
+    _client: LlamaStackClient
+
+    async def list_tools(self, caller: Caller) -> Listing:
+        """Everything at once, or group by group where one group spoils the list.
+
+        An MCP server that answers 401 makes the whole list a 401 on every version up to 0.6, and
+        a dead one makes it a 500 on 0.2.12 (recorded).
+        """
+        try:
+            answer = await self._tools(caller, None)
+        except ProxyError as error:
+            return await self._group_by_group(caller, error)
+        return Listing(_grouped(_entries(answer)))
+
+    async def invoke(
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+    ) -> ToolResult:
+        body = jsontext.dumps({"tool_name": tool.name, "kwargs": arguments})
+        try:
+            answer = await self._client.ask(
+                "POST", "/v1/tool-runtime/invoke", caller, body, timeout=_NO_LIMIT
+            )
+        except UpstreamRefused as error:
+            # After a restart no tool is known until somebody lists them (recorded: 400).
+            if error.status in (400, 404) and "not served by provider" in str(error):
+                raise ToolUnknown(str(error)) from None
+            raise ToolFailed(f"Error: {error}") from None
+        failed = bool(answer.get("error_code") or answer.get("error_message"))
+        content = answer.get("content")
+        return result_of(content or answer.get("error_message") if failed else content, failed)
+
+    async def _tools(self, caller: Caller, group: str | None) -> Json:
+        query = {} if group is None else {"toolgroup_id": group}
+        return await self._client.ask(
+            "GET", "/v1/tools", caller, query=query, timeout=LISTING_TIMEOUT
+        )
+
+    async def _group(self, caller: Caller, name: str) -> Json | ProxyError:
+        try:
+            return await self._tools(caller, name)
+        except ProxyError as error:
+            return error
+
+    async def _group_by_group(self, caller: Caller, reason: ProxyError) -> Listing:
+        try:
+            answer = await self._client.ask(
+                "GET", "/v1/toolgroups", caller, timeout=LISTING_TIMEOUT
+            )
+        except ProxyError:
+            raise reason from None
+        names = [str(group["identifier"]) for group in _entries(answer) if group.get("identifier")]
+        asked = [self._group(caller, name) for name in names]
+        entries: list[Json] = []
+        failures: dict[str, str] = {}
+        for name, outcome in zip(names, await all_of(asked), strict=True):
+            if isinstance(outcome, ProxyError):
+                failures[name] = str(outcome)
+            else:
+                entries += _entries(outcome)
+        if not names:
+            raise reason
+        return Listing(_grouped(entries), failures)
+
+
+def _entries(answer: Json) -> list[Json]:
+    """The objects of a ``{"data": [...]}`` answer."""
+    entries = answer.get("data")
+    if not isinstance(entries, list):
+        raise UpstreamBroke("Llama Stack sent a list without data.")
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _grouped(entries: list[Json]) -> dict[str, list[ToolDefinition]]:
+    """Definitions by group; of equal names only the last, the one that can be invoked."""
+    last: dict[str, ToolDefinition] = {}
+    for entry in entries:
+        tool = definition_of(entry)
+        if tool is not None:
+            last[tool.name] = tool
+    groups: dict[str, list[ToolDefinition]] = {}
+    for tool in last.values():
+        groups.setdefault(tool.group, []).append(tool)
+    return groups
+
+
+def definition_of(entry: Json) -> ToolDefinition | None:
+    """A tool entry of either schema generation (DESIGN: L7), None if it has no name."""
+    name = entry.get("name") or entry.get("identifier")
+    if not isinstance(name, str):
+        return None
+    schema = entry.get("input_schema")
+    listed = entry.get("parameters")
+    if not isinstance(schema, dict):
+        schema = _schema_of(listed if isinstance(listed, list) else [])
+    group = entry.get("toolgroup_id")
+    return ToolDefinition(
+        group=group if isinstance(group, str) else "",
+        name=name,
+        description=str(entry.get("description") or ""),
+        parameters=schema,
+    )
+
+
+def _schema_of(parameters: list[Any]) -> Json:
+    """A JSON Schema of 0.2's ``parameters: [{name, parameter_type, required, default, ...}]``."""
+    properties: Json = {}
+    required: list[str] = []
+    for parameter in parameters:
+        if not isinstance(parameter, dict) or not isinstance(parameter.get("name"), str):
+            continue
+        said = str(parameter.get("parameter_type") or "")
+        kind = _TYPES.get(said, said)
+        schema: Json = {"type": kind} if kind else {}
+        if kind == "array":
+            # Strict model servers refuse an array without items.
+            items = parameter.get("items")
+            schema["items"] = items if isinstance(items, dict) else {}
+        for key in ("description", "title", "enum", "default"):
+            if parameter.get(key) not in (None, ""):
+                schema[key] = parameter[key]
+        properties[parameter["name"]] = schema
+        if parameter.get("required", True):
+            required.append(parameter["name"])
+    schema = {"type": "object", "properties": properties}
+    return {**schema, "required": required} if required else schema
