@@ -1,0 +1,196 @@
+"""One answer made of several rounds, whole or streamed: the loop does not know which."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from llamaproxy.chat.eventstream import EventStream
+from llamaproxy.chat.messages import (
+    Completion,
+    added_usage,
+    finish_reason,
+    objects,
+    read_calls,
+    text_of,
+)
+from llamaproxy.chat.stream import Audience, RoundStream
+from llamaproxy.errors import ProxyError, UpstreamBroke
+from llamaproxy.jsontext import Json
+from llamaproxy.upstream.completions import Completions
+from llamaproxy.upstream.headers import Caller
+
+#: What is the first round's in the whole answer (L16).
+_IDENTITY = ("id", "created", "model")
+
+
+class Answer(Protocol):
+    """What the loop tells of its progress."""
+
+    async def complete(self, body: Json, audience: Audience) -> Completion:
+        """Ask the model for one round; calls that are not the audience's are kept from it."""
+
+    async def say(self, text: str) -> None:
+        """Add *text* to the answer, as if the model had said it."""
+
+
+def separator(before: str) -> str:
+    """What makes a blank line after *before*, the end of an earlier round's text (S4)."""
+    if not before.strip() or before.endswith("\n\n"):
+        return ""
+    return "\n" if before.endswith("\n") else "\n\n"
+
+
+class Identity:
+    """Gives the ``id``, ``created`` and ``model`` of an answer: the first round's."""
+
+    def __init__(self, clock: IReactorTime, model: object, new_id: str) -> None:
+        self._fields: Json = {"id": new_id, "created": int(clock.seconds()), "model": model or ""}
+        self._known = False
+
+    def of(self, first: Json) -> Json:
+        """The fields, once the first thing that the upstream said is known."""
+        if not self._known:
+            self._known = True
+            self._fields |= {key: first[key] for key in _IDENTITY if first.get(key) is not None}
+        return self._fields
+
+
+class UnaryAnswer:
+    """Collects the rounds into one ``chat.completion``. Implements :class:`Answer`."""
+
+    def __init__(self, upstream: Completions, caller: Caller, identity: Identity) -> None:
+        self._upstream = upstream
+        self._caller = caller
+        self._identity = identity
+        self._rounds: list[Json] = []
+        self._texts: dict[str, str] = {}
+        self._usage: Any = None
+        self._shown: list[Json] = []
+
+    async def complete(self, body: Json, audience: Audience) -> Completion:
+        answer = await self._upstream.complete(body, self._caller)
+        choices = objects(answer.get("choices"))
+        if not choices:
+            raise UpstreamBroke("Llama Stack answered without choices.")
+        self._identity.of(answer)
+        self._usage = added_usage(self._usage, answer.get("usage"))
+        message = choices[0].get("message")
+        said: Json = {"role": "assistant", **(message if isinstance(message, dict) else {})}
+        calls = read_calls(said.get("tool_calls"))
+        self._rounds.append(answer)
+        self._shown = [call.entry for call in calls if audience.shows(call.name)]
+        for key in ("content", "reasoning_content", "reasoning"):
+            if isinstance(said.get(key), str):
+                self._add(key, said[key])
+        if calls:
+            said["tool_calls"] = [call.entry for call in calls]
+        return Completion(said, calls)
+
+    async def say(self, text: str) -> None:
+        self._add("content", text)
+
+    def result(self) -> Json:
+        """The answer as one completion."""
+        last = self._rounds[-1]
+        said = objects(last["choices"])
+        choices = [self._choice(choice, first=n == 0) for n, choice in enumerate(said)]
+        answer = {**last, **self._identity.of(last), "choices": choices}
+        return answer if self._usage is None else {**answer, "usage": self._usage}
+
+    def _choice(self, choice: Json, first: bool) -> Json:
+        message = dict(choice.get("message") or {})
+        if first:
+            message |= self._texts
+            if self._shown:
+                message["tool_calls"] = self._shown
+            elif message.get("tool_calls"):
+                del message["tool_calls"]
+            calls = self._shown
+        else:
+            calls = [call.entry for call in read_calls(message.get("tool_calls"))]
+            if calls:
+                message["tool_calls"] = calls
+        message["role"] = "assistant"
+        reason = finish_reason(choice.get("finish_reason")) or "stop"
+        if calls and reason not in ("length", "content_filter"):
+            reason = "tool_calls"
+        elif not calls and reason == "tool_calls":
+            reason = "stop"
+        return {**choice, "message": message, "finish_reason": reason}
+
+    def _add(self, key: str, text: str) -> None:
+        before = self._texts.get(key, "")
+        gap = separator(before) if key == "content" and text else ""
+        self._texts[key] = before + gap + text
+
+
+class StreamedAnswer:
+    """Relays the rounds as one stream of chunks. Implements :class:`Answer`."""
+
+    def __init__(
+        self,
+        upstream: Completions,
+        caller: Caller,
+        identity: Identity,
+        events: EventStream,
+        include_usage: bool,
+    ) -> None:
+        self._upstream = upstream
+        self._caller = caller
+        self._identity = identity
+        self._events = events
+        self._include_usage = include_usage
+        self._roles: set[int] = set()
+        self._round = RoundStream(Audience(), self._roles)
+        self._usage: Any = None
+        self._usage_chunk: Json = {}
+        self._text_before = ""
+        self._gap = ""
+
+    async def complete(self, body: Json, audience: Audience) -> Completion:
+        self._round = RoundStream(audience, self._roles)
+        self._gap = separator(self._text_before)
+        chunks = self._upstream.stream(body, self._caller)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                self._events.start()
+                if chunk:
+                    self._identity.of(chunk)
+                told = self._round.feed(chunk)
+                if told is not None:
+                    await self._send(told)
+        for told in self._round.late():
+            await self._send(told)
+        completion = self._round.completion()
+        self._usage = added_usage(self._usage, self._round.usage)
+        said = text_of(completion.message.get("content"))
+        self._text_before = (self._text_before + said)[-64:]
+        return completion
+
+    async def say(self, text: str) -> None:
+        await self._send({"choices": [{"index": 0, "delta": {"content": text}}]})
+
+    async def end(self) -> None:
+        """Send what belongs at the end of a stream."""
+        for chunk in self._round.finish_chunks():
+            await self._send(chunk)
+        if self._include_usage and self._usage is not None:
+            await self._send({"choices": [], "usage": self._usage})
+        self._events.finish()
+
+    async def fail(self, error: ProxyError) -> None:
+        """End the stream with an error that the client can tell from an end (S7)."""
+        await self._events.send(error.body)
+        self._events.finish()
+
+    async def _send(self, chunk: Json) -> None:
+        if self._gap:
+            for choice in chunk.get("choices") or ():
+                if choice["delta"].get("content"):
+                    choice["delta"]["content"] = self._gap + choice["delta"]["content"]
+                    self._gap = ""
+        head = {"object": "chat.completion.chunk", **self._identity.of({})}
+        await self._events.send({**chunk, **head})

@@ -1,0 +1,111 @@
+"""ChatCompletions: one HTTP request, unary or streamed, around the loop."""
+
+from __future__ import annotations
+
+import secrets
+from typing import ClassVar
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.http import Request
+
+from llamaproxy import jsontext
+from llamaproxy.chat.answer import Identity, StreamedAnswer, UnaryAnswer
+from llamaproxy.chat.eventstream import EventStream
+from llamaproxy.chat.loop import ToolLoop
+from llamaproxy.chat.messages import parse_request
+from llamaproxy.chat.openwebui import is_background_task
+from llamaproxy.errors import BodyTooLarge, ProxyError
+from llamaproxy.jsontext import Json
+from llamaproxy.upstream.completions import Completions
+from llamaproxy.upstream.headers import Caller
+
+
+@attrs.frozen
+class ChatCompletions:
+    """Answers chat completion requests.
+
+    *max_body*: bytes of a request; *keep_alive*: seconds between comments in a silent stream.
+    """
+
+    _loop: ToolLoop
+    _upstream: Completions
+    _clock: IReactorTime
+    _max_body: int
+    _keep_alive: float
+    _log: ClassVar[Logger] = Logger()
+
+    async def respond(self, request: Request) -> bytes | None:
+        """The whole answer, or None if it has been streamed already.
+
+        :raises ProxyError: if nothing has been sent to the client yet.
+        """
+        body = parse_request(self._read(request))
+        caller = Caller.of(request.requestHeaders)
+        model = body.get("model")
+        identity = Identity(self._clock, model, f"chatcmpl-{secrets.token_hex(16)}")
+        if body.get("stream"):
+            await self._stream(request, body, caller, identity)
+            return None
+        answer = UnaryAnswer(self._upstream, caller, identity)
+        await self._answer(request, body, caller, answer)
+        request.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
+        return jsontext.dumps(answer.result())
+
+    async def _stream(
+        self, request: Request, body: Json, caller: Caller, identity: Identity
+    ) -> None:
+        events = EventStream(request, self._clock, self._keep_alive)
+        options = body.get("stream_options")
+        wanted = isinstance(options, dict) and bool(options.get("include_usage"))
+        answer = StreamedAnswer(self._upstream, caller, identity, events, wanted)
+        try:
+            await self._answer(request, body, caller, answer)
+            await answer.end()
+        except ProxyError as error:
+            if not events.started:
+                raise
+            self._log.warn(
+                "a stream ended with an error: {error_type}", error_type=type(error).__name__
+            )
+            await answer.fail(error)
+        finally:
+            events.close()
+
+    async def _answer(
+        self, request: Request, body: Json, caller: Caller, answer: UnaryAnswer | StreamedAnswer
+    ) -> None:
+        wanted = _field(request, b"x-llamaproxy-tools")
+        plain = (
+            body.get("tool_choice") == "none"
+            or (isinstance(body.get("n"), int) and body["n"] > 1)
+            or wanted.lower() == "none"
+            or _field(request, b"x-openwebui-task") != ""
+            or is_background_task(body)
+        )
+        if plain:
+            await self._loop.pass_on(body, answer)
+        else:
+            patterns = [word.strip() for word in wanted.split(",") if word.strip()]
+            await self._loop.run(body, caller, answer, patterns or None)
+
+    def _read(self, request: Request) -> bytes:
+        """The request's body.
+
+        :raises BodyTooLarge: if it is over the limit.
+        """
+        content = request.content
+        assert content is not None
+        text: bytes = content.read(self._max_body + 1)
+        if len(text) > self._max_body:
+            raise BodyTooLarge(
+                f"The request body is larger than the {self._max_body} bytes accepted here."
+            )
+        return text
+
+
+def _field(request: Request, name: bytes) -> str:
+    """A header field's value, its repetitions joined by commas (RFC 9110 section 5.3)."""
+    values = request.requestHeaders.getRawHeaders(name) or []
+    return b",".join(values).decode("latin-1").strip()

@@ -1,0 +1,79 @@
+"""EventStream: the client's side of a streamed answer."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.web.http import Request
+from zope.interface import implementer
+
+from llamaproxy import jsontext
+from llamaproxy.jsontext import Json
+from llamaproxy.upstream.relay import Watchdog
+from llamaproxy.upstream.sse import DONE, KEEP_ALIVE, encode_event
+
+
+@implementer(IPushProducer)
+class EventStream:
+    """Writes events to a client, no faster than it reads, and comments while there are none.
+
+    Nothing is sent before the first event or comment, so that a failure until then can be an
+    ordinary HTTP error (DESIGN: S6).
+    """
+
+    def __init__(self, request: Request, clock: IReactorTime, keep_alive: float) -> None:
+        """:param keep_alive: seconds of silence after which a comment is sent."""
+        self.started = False
+        self._request = request
+        self._full: Deferred[None] | None = None
+        self._quiet = Watchdog(clock, keep_alive, self._comment)
+        self._quiet.start()
+
+    def start(self) -> None:
+        """Send the status and the fields, once."""
+        if not self.started:
+            self.started = True
+            fields = self._request.responseHeaders
+            fields.setRawHeaders(b"Content-Type", [b"text/event-stream"])
+            fields.setRawHeaders(b"Cache-Control", [b"no-cache"])
+            # nginx would buffer the stream otherwise.
+            fields.setRawHeaders(b"X-Accel-Buffering", [b"no"])
+            self._request.registerProducer(self, True)
+            self._request.write(b"")
+
+    async def send(self, payload: Json) -> None:
+        """Send one event, and wait while the client does not read."""
+        self.start()
+        self._quiet.feed()
+        self._request.write(encode_event(jsontext.dumps(payload)))
+        if self._full is not None:
+            await self._full
+
+    def finish(self) -> None:
+        """Mark the end of the answer."""
+        self.start()
+        self._request.write(DONE)
+
+    def close(self) -> None:
+        """Let go of the client, who may have gone already."""
+        self._quiet.stop()
+        if self.started and self._request.channel is not None:
+            self._request.unregisterProducer()
+
+    def pauseProducing(self) -> None:
+        if self._full is None:
+            self._full = Deferred()
+
+    def resumeProducing(self) -> None:
+        full, self._full = self._full, None
+        if full is not None:
+            full.callback(None)
+
+    def stopProducing(self) -> None:
+        """The client has gone; the request's handler is cancelled for it."""
+
+    def _comment(self) -> None:
+        if self._full is None:
+            self.start()
+            self._request.write(KEEP_ALIVE)
+        self._quiet.start()

@@ -1,0 +1,296 @@
+"""RoundStream: one streamed completion taken apart: what the client sees, what the loop needs.
+
+Pure: chunks go in, chunks come out. Whatever odd things model servers do to a stream (DESIGN:
+S8) is put right here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import attrs
+
+from llamaproxy import jsontext
+from llamaproxy.chat.messages import (
+    Completion,
+    ToolCall,
+    arguments_text,
+    finish_reason,
+    new_call_id,
+    objects,
+)
+from llamaproxy.errors import UpstreamBroke
+from llamaproxy.jsontext import Json
+
+#: Top-level keys that some clients act on: only their own server may fill them (S9).
+_FOREIGN = ("event", "selected_model_id", "sources")
+
+_SAYS_NOTHING: tuple[Any, ...] = (None, "", [], {})
+
+
+#: Characters of a round that are remembered for the next one: what a model says before it calls
+#: tools is short, and a stream without end must not fill the memory.
+_MAX_REMEMBERED = 4 * 1024 * 1024
+
+
+@attrs.frozen
+class Audience:
+    """For whom a round's calls are: the client's are shown, all others are withheld.
+
+    *client* and *server* are the names that either declared; *everything* shows every call.
+    """
+
+    client: Collection[str] = ()
+    server: Collection[str] = ()
+    everything: bool = False
+
+    def shows(self, name: str) -> bool:
+        """Whether a call of *name* is the client's."""
+        return self.everything or name in self.client
+
+    def knows(self, name: str) -> bool:
+        """Whether *name* is certainly whole, and not the beginning of another name."""
+        names = (*self.client, *self.server)
+        return name in names and not any(n != name and n.startswith(name) for n in names)
+
+
+@attrs.define
+class _Call:
+    """A tool call while it comes in."""
+
+    entry: Json
+    id: str | None = None
+    name: str = ""
+    arguments: list[str] = attrs.Factory(list)
+    shown: bool | None = None
+    index: int = 0
+    waiting: Json = attrs.Factory(dict)
+
+    def whole(self) -> bool:
+        """Whether the arguments so far are complete JSON."""
+        try:
+            jsontext.loads("".join(self.arguments))
+        except ValueError:
+            return False
+        return True
+
+    def finished(self) -> ToolCall:
+        arguments = "".join(self.arguments)
+        call_id = self.id or new_call_id()
+        function = {"name": self.name, "arguments": arguments}
+        entry = {**self.entry, "id": call_id, "type": "function", "function": function}
+        return ToolCall(call_id, self.name, arguments, entry)
+
+
+@attrs.define
+class _Choice:
+    """One of a completion's choices while it comes in."""
+
+    message: Json = attrs.Factory(dict)
+    texts: dict[str, list[str]] = attrs.Factory(dict)
+    calls: list[_Call] = attrs.Factory(list)
+    by_index: dict[int, _Call] = attrs.Factory(dict)
+    shown: int = 0
+    finish: str | None = None
+    last: Json | None = None
+
+
+class RoundStream:
+    """Reads the chunks of one completion."""
+
+    def __init__(self, audience: Audience, roles: set[int]) -> None:
+        """:param roles: the choices whose role the client has been told, in any round."""
+        self._audience = audience
+        self._roles = roles
+        self._choices: dict[int, _Choice] = {}
+        self._ended = False
+        self._remembered = 0
+        self.usage: Json | None = None
+
+    def feed(self, chunk: Json) -> Json | None:
+        """What the client may see of *chunk*, if anything; finish reasons are kept back.
+
+        The empty chunk stands for ``[DONE]``.
+        """
+        if not chunk:
+            self._ended = True
+            return None
+        if str(chunk.get("type") or "").startswith("response."):
+            return None
+        seen = {key: value for key, value in chunk.items() if key not in _FOREIGN}
+        if seen.get("usage"):
+            self.usage = seen.pop("usage")
+            if not chunk.get("choices"):
+                return None
+        if "choices" in seen:
+            told = [self._read(choice, seen) for choice in objects(seen["choices"])]
+            seen["choices"] = [choice for choice in told if choice is not None]
+            if told and not seen["choices"]:
+                return None
+        return seen
+
+    def completion(self) -> Completion:
+        """The first choice, whole.
+
+        :raises UpstreamBroke: if the stream ended before the model did (S7).
+        """
+        choice = self._choices.get(0) or _Choice()
+        self._settle(choice)
+        calls: list[ToolCall] = []
+        for call in choice.calls:
+            if call.id in {known.id for known in calls}:
+                call.id = None
+            calls.append(call.finished())
+        finished = self._ended or any(c.finish for c in self._choices.values())
+        if not finished and not (choice.calls and choice.calls[-1].whole()):
+            raise UpstreamBroke("Llama Stack ended its answer in the middle.")
+        texts = {key: "".join(parts) for key, parts in choice.texts.items()}
+        message = {"role": "assistant", "content": None, **choice.message, **texts}
+        if calls:
+            message["tool_calls"] = [call.entry for call in calls]
+        return Completion(message, calls)
+
+    def late(self) -> list[Json]:
+        """What becomes clear only at the end: calls of the client's whose names were in doubt."""
+        chunks = []
+        for index, choice in self._choices.items():
+            deltas = self._settle(choice)
+            if deltas:
+                told = {"index": index, "delta": {"tool_calls": deltas}, "finish_reason": None}
+                chunks.append({**(choice.last or {}), "choices": [told]})
+        return chunks
+
+    def finish_chunks(self) -> list[Json]:
+        """The finish chunk of each choice: ``tool_calls`` if, and only if, calls were shown."""
+        chunks = []
+        for index, choice in sorted(self._choices.items()) or [(0, _Choice())]:
+            reason = choice.finish or "stop"
+            cut_short = reason in ("length", "content_filter")
+            if choice.shown and not (cut_short and not choice.calls[-1].whole()):
+                reason = "tool_calls"
+            elif reason == "tool_calls":
+                reason = "stop"
+            told = {"index": index, "delta": {}, "finish_reason": reason}
+            chunks.append({**(choice.last or {}), "choices": [told]})
+        return chunks
+
+    def _read(self, choice: Json, chunk: Json) -> Json | None:
+        """One choice of a chunk as the client may see it."""
+        index = choice["index"] if isinstance(choice.get("index"), int) else 0
+        state = self._choices.setdefault(index, _Choice())
+        state.last = chunk
+        said = choice.get("delta", choice.get("message"))
+        delta = dict(said) if isinstance(said, dict) else {}
+        self._remember(state, delta)
+        if "tool_calls" in delta:
+            shown = self._read_calls(state, objects(delta["tool_calls"]))
+            if shown:
+                delta["tool_calls"] = shown
+            elif delta["tool_calls"]:
+                del delta["tool_calls"]
+        state.finish = finish_reason(choice.get("finish_reason")) or state.finish
+        if index in self._roles:
+            if delta.get("role"):
+                del delta["role"]
+        elif any(value not in _SAYS_NOTHING for value in delta.values()):
+            delta["role"] = "assistant"
+            self._roles.add(index)
+        if all(value in _SAYS_NOTHING for value in delta.values()):
+            return None
+        told = {key: value for key, value in choice.items() if key != "message"}
+        return {**told, "index": index, "delta": delta, "finish_reason": None}
+
+    def _remember(self, state: _Choice, delta: Json) -> None:
+        """Add *delta* to the message that the model will be reminded of (L10)."""
+        for key, value in delta.items():
+            if key in ("role", "tool_calls") or value is None:
+                continue
+            before = state.message.get(key)
+            if isinstance(value, str):
+                if self._grow(len(value)):
+                    state.texts.setdefault(key, []).append(value)
+            elif isinstance(value, list) and isinstance(before, list):
+                state.message[key] = before + value
+            else:
+                state.message[key] = value
+
+    def _grow(self, size: int) -> bool:
+        self._remembered += size
+        return self._remembered <= _MAX_REMEMBERED
+
+    def _read_calls(self, state: _Choice, deltas: list[Json]) -> list[Json]:
+        """Take in call deltas; those that the client may see come out, renumbered (S3)."""
+        told: list[Json] = []
+        touched: list[_Call] = []
+        for delta in deltas:
+            call = self._call_of(state, delta, touched)
+            touched.append(call)
+            said = delta.get("function")
+            function: Json = said if isinstance(said, dict) else {}
+            name = function.get("name")
+            if isinstance(name, str) and call.shown is None and name != call.name:
+                call.name += name
+            if isinstance(delta.get("id"), str) and delta["id"]:
+                call.id = call.id or delta["id"]
+            extra = {k: v for k, v in delta.items() if v is not None and k not in _CALL_KEYS}
+            call.entry.update(extra)
+            arguments = arguments_text(function.get("arguments"))
+            if not self._grow(len(arguments) + 1):
+                raise UpstreamBroke("The model's tool calls are too long.")
+            call.arguments.append(arguments)
+            if call.shown is None:
+                # Held back only until its name is known.
+                call.waiting.update(extra)
+                if self._audience.knows(call.name) or (arguments and call.name):
+                    told += self._decide(state, call)
+            elif call.shown and (arguments or extra):
+                told.append({"index": call.index, **extra, "function": {"arguments": arguments}})
+        return told
+
+    def _call_of(self, state: _Choice, delta: Json, touched: list[_Call]) -> _Call:
+        """The call that a delta belongs to, a new one if it begins one."""
+        said = delta.get("function")
+        name = said.get("name") if isinstance(said, dict) else None
+        index, call_id = delta.get("index"), delta.get("id")
+        if isinstance(index, int):
+            call = state.by_index.get(index)
+            # Some servers number every call 0.
+            other_id = bool(call and call_id and call.id and call_id != call.id and name)
+        else:
+            call = state.calls[-1] if state.calls else None
+            other_id = bool(call and call_id and call_id != call.id and name)
+            if call is not None and name and (call in touched or call.whole()):
+                other_id = True
+        if call is not None and name and call.shown is not None and name != call.name:
+            other_id = True
+        if call is None or other_id:
+            call = _Call(entry={})
+            state.calls.append(call)
+            if isinstance(index, int):
+                state.by_index[index] = call
+        return call
+
+    def _decide(self, state: _Choice, call: _Call) -> list[Json]:
+        """The name is known: show all that has come of a client's call, nothing of another."""
+        call.shown = self._audience.shows(call.name)
+        if not call.shown:
+            return []
+        known = {other.id for other in state.calls if other is not call}
+        call.id = call.id if call.id and call.id not in known else new_call_id()
+        call.index = state.shown
+        state.shown += 1
+        function = {"name": call.name, "arguments": "".join(call.arguments)}
+        head = {"index": call.index, "id": call.id, "type": "function"}
+        return [{**head, **call.waiting, "function": function}]
+
+    def _settle(self, state: _Choice) -> list[Json]:
+        """Decide the calls whose names were still in doubt."""
+        told: list[Json] = []
+        for call in state.calls:
+            if call.shown is None:
+                told += self._decide(state, call)
+        return told
+
+
+_CALL_KEYS = ("index", "id", "type", "function")
