@@ -1,0 +1,252 @@
+"""Options: command line over environment over default, every value checked in one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from hyperlink import DecodedURL
+from twisted.python.usage import Options as UsageOptions
+from twisted.python.usage import UsageError
+
+from llamaproxy import __version__
+
+
+def _integer(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(least: float = 0.001, most: float = 7 * 86400) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not least <= value <= most:
+            raise ValueError(f"must be a number of seconds from {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _url(text: str) -> DecodedURL:
+    wanted = "must be a URL such as http://localhost:8321"
+    try:
+        url = DecodedURL.from_text(text.strip())
+        port = url.port
+        encoded = url.to_uri().to_text()
+    except ValueError:  # among them hyperlink's URLParseError and every UnicodeError
+        raise ValueError(wanted) from None
+    if url.scheme not in ("http", "https") or not url.host or any(c.isspace() for c in encoded):
+        raise ValueError(wanted)
+    if port is None or not 0 < port < 65536:
+        raise ValueError(f"{wanted}, with a port from 1 to 65535")
+    if url.query or url.fragment or any(url.userinfo):
+        raise ValueError(f"{wanted}, with no user, query or fragment")
+    return url.replace(path=tuple(segment for segment in url.path if segment))
+
+
+def _flag(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise ValueError("must be 1 or 0")
+    return words[text.lower()]
+
+
+@attrs.frozen
+class Setting:
+    """One option: its name, its environment variable, its default as text, and its meaning."""
+
+    name: str
+    environment: str
+    default: str | None
+    parse: Callable[[str], Any]
+    doc: str
+
+
+_BYTES = _integer(1, 2**40)
+
+#: Every option that takes one value (DESIGN: 8).
+SETTINGS = (
+    Setting("port", "PROXY_PORT", "8322", _integer(0, 65535), "TCP port to listen on."),
+    Setting(
+        "llamastack-url",
+        "LLAMASTACK_URL",
+        "http://localhost:8321",
+        _url,
+        "URL of the Llama Stack server.",
+    ),
+    Setting(
+        "max-iterations",
+        "LLAMAPROXY_MAX_ITERATIONS",
+        "10",
+        _integer(1, 1000),
+        "Most rounds with tools in one answer.",
+    ),
+    Setting(
+        "tool-timeout",
+        "LLAMAPROXY_TOOL_TIMEOUT",
+        "60",
+        _seconds(),
+        "Seconds that one tool call may take.",
+    ),
+    Setting(
+        "upstream-timeout",
+        "LLAMAPROXY_UPSTREAM_TIMEOUT",
+        "600",
+        _seconds(),
+        "Seconds to the first byte of the server's answer, and of silence after it.",
+    ),
+    Setting(
+        "tools-ttl",
+        "LLAMAPROXY_TOOLS_TTL",
+        "60",
+        _seconds(least=0),
+        "Seconds for which a list of tools is fresh.",
+    ),
+    Setting(
+        "max-tool-result",
+        "LLAMAPROXY_MAX_TOOL_RESULT",
+        "65536",
+        _BYTES,
+        "Bytes of a tool's result that the model is shown.",
+    ),
+    Setting(
+        "max-chat-body",
+        "LLAMAPROXY_MAX_CHAT_BODY",
+        "33554432",
+        _BYTES,
+        "Bytes of a chat completion request.",
+    ),
+    Setting(
+        "keep-alive",
+        "LLAMAPROXY_KEEP_ALIVE",
+        "15",
+        _seconds(),
+        "Seconds of silence after which a stream gets a comment.",
+    ),
+    Setting(
+        "drain-timeout",
+        "LLAMAPROXY_DRAIN_TIMEOUT",
+        "30",
+        _seconds(least=0),
+        "Seconds that running requests are given when the daemon stops.",
+    ),
+    Setting(
+        "log-format",
+        "LLAMAPROXY_LOG_FORMAT",
+        "text",
+        _choice("text", "json"),
+        "Format of the log: text or json.",
+    ),
+)
+
+_LISTEN_ENVIRONMENT = "LLAMAPROXY_LISTEN"
+_DEMO = Setting("demo", "LLAMAPROXY_DEMO", None, _flag, "")
+
+
+class Options(UsageOptions):
+    """What ``twistd llamaproxy`` was told.
+
+    After parsing, every setting is there under its name, of its type: ``listen`` is a list of
+    endpoint strings, ``demo`` a bool.
+    """
+
+    synopsis = "[llamaproxy options]"
+    longdesc = (
+        "Stands between OpenAI clients and a Llama Stack server: gives the model the server's "
+        "tools, runs the calls that it makes, and answers when the model does. Every option can "
+        "also be set by the environment variable in brackets; the command line wins."
+    )
+    optFlags = (
+        (
+            "demo",
+            None,
+            "Run against an embedded stand-in for Llama Stack, with a scripted model and a few "
+            "real tools. [LLAMAPROXY_DEMO]",
+        ),
+    )
+    optParameters = tuple(
+        (s.name, None, None, f"{s.doc} [{s.environment}, default: {s.default}]") for s in SETTINGS
+    )
+
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+        UsageOptions.__init__(self)
+        self._environment = environment
+        self["listen"] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        self["listen"].append(endpoint)
+
+    opt_listen.__doc__ = (
+        "Twisted endpoint to listen on instead of --port, such as tcp:8322:interface=127.0.0.1; "
+        "can be given again. [LLAMAPROXY_LISTEN]"
+    )
+
+    def opt_version(self) -> None:
+        """Show the version of llamaproxy and exit."""
+        print(f"llamaproxy {__version__}")
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Any = None) -> None:
+        """Parse; under twistd, which would print pages of help, a mistake is one line.
+
+        :raises UsageError: for a mistake, when not run by twistd.
+        """
+        try:
+            UsageOptions.parseOptions(self, options)
+        except UsageError as error:
+            if getattr(self, "parent", None) is None:
+                raise
+            raise SystemExit(f"twistd llamaproxy: {error}") from None
+
+    def parseArgs(self, *args: str) -> None:
+        if args:
+            raise UsageError(f"unexpected argument: {args[0]}")
+
+    def postOptions(self) -> None:
+        for setting in SETTINGS:
+            self[setting.name] = self._value(setting, self[setting.name])
+        if not self["demo"]:
+            self["demo"] = self._value(_DEMO, None) or False
+        if not self["listen"]:
+            self["listen"] = [
+                endpoint
+                for endpoint in [self._environment.get(_LISTEN_ENVIRONMENT, "").strip()]
+                if endpoint
+            ] or [f"tcp:{self['port']}"]
+        parent = getattr(self, "parent", None)
+        if self["log-format"] == "json" and parent is not None and not parent["logger"]:
+            # twistd has its own option for this, read after ours.
+            parent["logger"] = "llamaproxy.logs.json_to_stdout"
+
+    def _value(self, setting: Setting, given: str | None) -> Any:
+        said, where = given, f"--{setting.name}"
+        if said is None:
+            said = (self._environment.get(setting.environment) or "").strip()
+            where = setting.environment
+        if not said and given is None:
+            said = setting.default
+        if said is None:
+            return None
+        try:
+            return setting.parse(said)
+        except ValueError as error:
+            raise UsageError(f"{where} {error}, not {said!r}") from None

@@ -1,0 +1,66 @@
+"""ProxyApp: every URL that llamaproxy answers, and the one place where errors become JSON."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+from klein import Klein
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import Request
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+from werkzeug.exceptions import HTTPException
+
+from llamaproxy.chat.endpoint import ChatCompletions
+from llamaproxy.errors import BadRequest, ProxyError, error_response
+
+
+@attrs.frozen
+class ProxyApp:
+    """The URL map."""
+
+    _chat: ChatCompletions
+    _passthrough: IResource
+    _routes: ClassVar[Klein] = Klein()
+    _log: ClassVar[Logger] = Logger()
+
+    def resource(self) -> IResource:
+        """The root of the resource tree."""
+        return self._routes.resource()
+
+    @_routes.route("/health", methods=["GET"])
+    def health(self, request: IRequest) -> bytes:
+        request.setHeader(b"content-type", b"application/json")
+        return b'{"status": "healthy"}'
+
+    @_routes.route("/v1/chat/completions", methods=["POST"])
+    @_routes.route("/openai/v1/chat/completions", methods=["POST"])
+    async def chat_completions(self, request: Request) -> bytes | None:
+        return await self._chat.respond(request)
+
+    @_routes.route("/", branch=True)
+    def passthrough(self, request: IRequest) -> IResource:
+        return self._passthrough
+
+    @_routes.handle_errors(ProxyError)
+    def refused(self, request: IRequest, failure: Failure) -> bytes:
+        error = failure.value
+        assert isinstance(error, ProxyError)
+        return error_response(request, error)
+
+    @_routes.handle_errors(HTTPException)
+    def unroutable(self, request: IRequest, failure: Failure) -> bytes:
+        return error_response(request, BadRequest("The request target is not valid."))
+
+    @_routes.handle_errors(Exception)
+    def broken(self, request: IRequest, failure: Failure) -> bytes:
+        if not failure.check(CancelledError):
+            self._log.failure("a request failed", failure)
+        return error_response(request, ProxyError())
+
+
+# A path is the upstream's affair: nothing is tidied, nothing redirected.
+ProxyApp._routes.url_map.merge_slashes = False

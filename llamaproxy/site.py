@@ -1,0 +1,175 @@
+"""ProxySite: the front door: bounded requests, one line in the log for each, drain on stop."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from twisted.web.server import Request, Site
+
+#: What a request may not write into the log.
+_UNPRINTABLE = re.compile("[^!-~]")
+
+#: Bytes of a request body that are stored for an upload; chat completions have a smaller limit.
+MAX_BODY = 1024 * 1024 * 1024
+
+
+class ProxyRequest(Request):
+    """A request whose body is bounded before it is stored."""
+
+    started_at: float = 0.0
+
+    def gotLength(self, length: int | None) -> None:
+        Request.gotLength(self, length)
+        self._stored = 0
+        self._refused = False
+        if length is not None and length > MAX_BODY:
+            self._refuse()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._stored += len(data)
+        if self._stored > MAX_BODY:
+            self._refuse()
+        if not self._refused:
+            Request.handleContentChunk(self, data)
+
+    def process(self) -> None:
+        if self._refused:
+            return
+        channel: Any = self.channel
+        self.started_at = channel.site.began(self)
+        Request.process(self)
+
+    def _refuse(self) -> None:
+        # There is no request to answer yet, only a channel; so the answer is written to that.
+        if not self._refused:
+            self._refused = True
+            channel: Any = self.channel
+            channel.transport.write(
+                b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n"
+                b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+                % (len(_TOO_LARGE), _TOO_LARGE)
+            )
+            channel.loseConnection()
+
+
+_TOO_LARGE = (
+    b'{"error":{"message":"The request body is too large.",'
+    b'"type":"invalid_request_error","param":null,"code":"body_too_large"}}'
+)
+
+
+class ProxySite(Site):
+    """Serves requests, logs them, and can wait for those in flight."""
+
+    _log: ClassVar[Logger] = Logger()
+
+    def __init__(self, resource: IResource, clock: IReactorTime) -> None:
+        Site.__init__(self, resource, requestFactory=ProxyRequest, parsePOSTFormSubmission=False)
+        self._monotonic = clock
+        self._running: set[Request] = set()
+        self._idle: list[Deferred[None]] = []
+        self.displayTracebacks = False
+
+    def began(self, request: Request) -> float:
+        """*request* is being served from now on; the time is returned."""
+        self._running.add(request)
+        request.notifyFinish().addBoth(lambda _: self._ended(request))
+        return self._monotonic.seconds()
+
+    def when_idle(self) -> Deferred[None]:
+        """Fires when no request is being served."""
+        waiter: Deferred[None] = Deferred(self._idle.remove)
+        self._idle.append(waiter)
+        self._wake()
+        return waiter
+
+    def cut_off(self) -> None:
+        """Close the connection of every request that is still being served."""
+        for request in list(self._running):
+            request.loseConnection()
+
+    def log(self, request: Any) -> None:
+        """One line for each request; nothing of a query, a body or a credential is in it."""
+        self._log.info(
+            "{client} {method} {path} {status} {sent} bytes {seconds:.3f} s",
+            client=request.getClientAddress().host,
+            method=_UNPRINTABLE.sub("?", request.method.decode("latin-1")),
+            path=_UNPRINTABLE.sub("?", request.path.decode("latin-1")),
+            status=request.code,
+            sent=request.sentLength,
+            seconds=self._monotonic.seconds() - request.started_at,
+        )
+
+    def _ended(self, request: Request) -> None:
+        self._running.discard(request)
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._running:
+            idle, self._idle = self._idle, []
+            for waiter in idle:
+                waiter.callback(None)
+
+
+class ListenService(Service):
+    """Listens while it runs; when stopped, lets the requests in flight end first."""
+
+    _log: ClassVar[Logger] = Logger()
+
+    def __init__(self, reactor: Any, endpoints: list[str], site: ProxySite, drain: float) -> None:
+        """:param drain: seconds that requests in flight are given.
+
+        :raises SystemExit: with one clear line, if an endpoint's description is wrong.
+        """
+        self._clock: IReactorTime = reactor
+        self._site = site
+        self._drain = drain
+        self._ports: list[IListeningPort] = []
+        self._endpoints = []
+        for description in endpoints:
+            try:
+                self._endpoints.append((description, serverFromString(reactor, description)))
+            except Exception as error:  # each endpoint parser has exceptions of its own
+                raise SystemExit(
+                    f"twistd llamaproxy: cannot listen on {description!r}: {error}"
+                ) from None
+
+    def privilegedStartService(self) -> None:
+        """Listen on every endpoint.
+
+        :raises SystemExit: with one clear line, if one is taken.
+        """
+        for description, endpoint in self._endpoints:
+            refused: list[Failure] = []
+            endpoint.listen(self._site).addCallbacks(self._ports.append, refused.append)
+            if refused:
+                reason = refused[0].value
+                said = getattr(reason, "socketError", reason)
+                raise SystemExit(f"twistd llamaproxy: cannot listen on {description!r}: {said}")
+
+    def startService(self) -> None:
+        Service.startService(self)
+        if not self._ports:
+            self.privilegedStartService()
+
+    async def _stop(self) -> None:
+        for port in self._ports:
+            await maybeDeferred(port.stopListening)
+        self._ports.clear()
+        try:
+            await self._site.when_idle().addTimeout(self._drain, self._clock)
+        except TimeoutError:
+            self._log.warn("requests were still running and have been cut off")
+            self._site.cut_off()
+
+    def stopService(self) -> Deferred[None]:
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())

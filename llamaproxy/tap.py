@@ -1,0 +1,132 @@
+"""makeService: the composition root, the only module that builds objects out of options."""
+
+from __future__ import annotations
+
+import socket
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+from hyperlink import DecodedURL
+from treq.client import HTTPClient
+from treq.cookies import IndexableCookieJar
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.web.client import HTTPConnectionPool
+from twisted.web.server import Site
+
+from llamaproxy import __version__
+from llamaproxy.admin.metrics import Metrics
+from llamaproxy.chat.endpoint import ChatCompletions
+from llamaproxy.chat.loop import ToolLoop
+from llamaproxy.demo import DemoStack
+from llamaproxy.options import Options
+from llamaproxy.routes import ProxyApp
+from llamaproxy.site import ListenService, ProxySite
+from llamaproxy.tools.catalogue import Catalogue
+from llamaproxy.tools.source import DetectedSource
+from llamaproxy.tools.toolruntime import ToolRuntime
+from llamaproxy.upstream.agent import UpstreamAgent, connection_pool
+from llamaproxy.upstream.client import LlamaStackClient
+from llamaproxy.upstream.completions import Completions
+from llamaproxy.upstream.generation import Detector
+from llamaproxy.upstream.passthrough import LlamaStackResource
+
+_log = Logger()
+
+
+def makeService(options: Options, reactor: Any = None) -> IService:
+    """The daemon that *options* describe."""
+    if reactor is None:  # twistd passes options alone
+        from twisted.internet import reactor
+    Factory.noisy = False  # "Starting factory", for every connection that is made
+    services = MultiService()
+    url: DecodedURL = options["llamastack-url"]
+    if options["demo"]:
+        demo = DemoService(reactor)
+        services.addService(demo)
+        url = demo.url
+    pool = connection_pool(reactor)
+    agent = UpstreamAgent(reactor, url, pool)
+    metrics = Metrics()
+    client = LlamaStackClient(treq_client(agent), url, reactor, options["upstream-timeout"])
+    detector = Detector(client)
+    catalogue = Catalogue(
+        source=DetectedSource(detector, ToolRuntime(client)),
+        clock=reactor,
+        metrics=metrics,
+        ttl=options["tools-ttl"],
+        tool_timeout=options["tool-timeout"],
+        max_result=options["max-tool-result"],
+    )
+    chat = ChatCompletions(
+        loop=ToolLoop(catalogue, metrics, options["max-iterations"]),
+        upstream=Completions(client, detector),
+        clock=reactor,
+        max_body=options["max-chat-body"],
+        keep_alive=options["keep-alive"],
+    )
+    passthrough = LlamaStackResource(agent, url, detector, reactor, options["upstream-timeout"])
+    site = ProxySite(ProxyApp(chat, passthrough).resource(), reactor)
+    services.addService(UpstreamService(pool, catalogue))
+    services.addService(ListenService(reactor, options["listen"], site, options["drain-timeout"]))
+    _log.info(
+        "llamaproxy {version} gives the tools of {url} to clients on {listen}",
+        version=__version__,
+        url=url.to_text(),
+        listen=", ".join(options["listen"]),
+    )
+    return services
+
+
+def treq_client(agent: Any) -> HTTPClient:
+    """A treq client that is no browser: it keeps no cookie that one caller could get of another."""
+    jar = IndexableCookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return HTTPClient(agent, cookiejar=jar)
+
+
+class UpstreamService(Service):
+    """Ends, when the daemon stops, what would go on without a client."""
+
+    def __init__(self, pool: HTTPConnectionPool, catalogue: Catalogue) -> None:
+        self._pool = pool
+        self._catalogue = catalogue
+
+    def stopService(self) -> Deferred[None]:
+        Service.stopService(self)
+        self._catalogue.stop()
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        return closed
+
+
+class _QuietSite(Site):
+    """Logs nothing: every request of the stand-in's is one of the proxy's own."""
+
+    def log(self, request: Any) -> None:
+        pass
+
+
+class DemoService(Service):
+    """Runs the stand-in for Llama Stack on a loopback port of the system's choice."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        # Bound now, because the rest of the daemon must know the port before anything runs.
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.setblocking(False)
+        self.url = DecodedURL.from_text(f"http://127.0.0.1:{self._socket.getsockname()[1]}")
+        self._port: Any = None
+
+    def startService(self) -> None:
+        Service.startService(self)
+        quiet: Any = _QuietSite
+        site = quiet(DemoStack(self._reactor).resource())
+        self._port = self._reactor.adoptStreamPort(self._socket.fileno(), socket.AF_INET, site)
+        self._socket.close()
+        _log.warn("demo: the model is scripted, a stand-in that knows a few words; the tools run")
+
+    def stopService(self) -> Deferred[None] | None:
+        Service.stopService(self)
+        stopped: Deferred[None] | None = self._port.stopListening()
+        return stopped

@@ -1,0 +1,10 @@
+"""Makes ``twistd llamaproxy`` known; nothing of llamaproxy is imported until it is asked for."""
+
+from twisted.application.service import ServiceMaker
+
+llamaproxy = ServiceMaker(
+    "llamaproxy",
+    "llamaproxy.tap",
+    "Gives any OpenAI client the tools of a Llama Stack server.",
+    "llamaproxy",
+)
