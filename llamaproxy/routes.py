@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 from klein import Klein
@@ -11,11 +11,32 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException
 
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.errors import BadRequest, ProxyError, error_response
+
+
+class _Root(Resource):
+    """Asks Klein about the paths that it has routes for, and nothing about any other.
+
+    Klein's routing would refuse paths that are not UTF-8, redirect those with two slashes, and
+    cost as much again as the forwarding itself.
+    """
+
+    isLeaf = True
+
+    def __init__(self, routes: IResource, passthrough: IResource) -> None:
+        Resource.__init__(self)
+        self._routes = routes
+        self._passthrough = passthrough
+        rules = ProxyApp._routes.url_map.iter_rules()
+        self._paths = {rule.rule.encode() for rule in rules}
+
+    def render(self, request: IRequest) -> Any:
+        known = request.path in self._paths
+        return (self._routes if known else self._passthrough).render(request)
 
 
 @attrs.frozen
@@ -29,7 +50,7 @@ class ProxyApp:
 
     def resource(self) -> IResource:
         """The root of the resource tree."""
-        return self._routes.resource()
+        return _Root(self._routes.resource(), self._passthrough)
 
     @_routes.route("/health", methods=["GET"])
     def health(self, request: IRequest) -> bytes:
@@ -60,7 +81,3 @@ class ProxyApp:
         if not failure.check(CancelledError):
             self._log.failure("a request failed", failure)
         return error_response(request, ProxyError())
-
-
-# A path is the upstream's affair: nothing is tidied, nothing redirected.
-ProxyApp._routes.url_map.merge_slashes = False

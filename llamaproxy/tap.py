@@ -10,7 +10,7 @@ from hyperlink import DecodedURL
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
@@ -41,7 +41,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     if reactor is None:  # twistd passes options alone
         from twisted.internet import reactor
     Factory.noisy = False  # "Starting factory", for every connection that is made
-    services = MultiService()
+    ordered: Any = OrderedServices
+    services: MultiService = ordered()
     url: DecodedURL = options["llamastack-url"]
     if options["demo"]:
         demo = DemoService(reactor)
@@ -84,6 +85,21 @@ def treq_client(agent: Any) -> HTTPClient:
     """A treq client that is no browser: it keeps no cookie that one caller could get of another."""
     jar = IndexableCookieJar(DefaultCookiePolicy(allowed_domains=[]))
     return HTTPClient(agent, cookiejar=jar)
+
+
+class OrderedServices(MultiService):
+    """Stops its services one after the other, the last first.
+
+    MultiService stops all at once, and with the demo's server what is still being answered.
+    """
+
+    def stopService(self) -> Deferred[None]:
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        for service in reversed(list(self)):
+            await maybeDeferred(service.stopService)
 
 
 class UpstreamService(Service):

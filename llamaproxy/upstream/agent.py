@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 from hyperlink import DecodedURL
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IConsumer
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.web.client import HTTPConnectionPool, ProxyAgent
 from twisted.web.http_headers import Headers
@@ -40,6 +41,31 @@ def connection_pool(reactor: Any) -> HTTPConnectionPool:
 def origin_of(url: DecodedURL) -> bytes:
     """Scheme and authority of *url*, without a path: ``http://localhost:8321``."""
     return url.replace(path=(), query=(), fragment="").to_uri().to_text().encode("ascii")
+
+
+@implementer(IBodyProducer)
+class WholeBody:
+    """A request body that is in memory, handed over in one piece.
+
+    FileBodyProducer, which treq would use, takes three turns of the reactor for it.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        pass
+
+    def resumeProducing(self) -> None:
+        pass
+
+    def stopProducing(self) -> None:
+        pass
 
 
 @implementer(IAgent)

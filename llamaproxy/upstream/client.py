@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import lru_cache
 from typing import Any
 
 import attrs
-from hyperlink import DecodedURL
+from hyperlink import DecodedURL, EncodedURL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectError
@@ -27,6 +28,7 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.jsontext import Json
+from llamaproxy.upstream.agent import WholeBody
 from llamaproxy.upstream.headers import Caller
 from llamaproxy.upstream.relay import body_of, read_body
 from llamaproxy.upstream.sse import EventDecoder, EventTooLarge
@@ -83,6 +85,26 @@ async def answered(request: Deferred[Any], clock: IReactorTime, seconds: float) 
     finally:
         if timer.active():
             timer.cancel()
+
+
+class _ReadyURL(EncodedURL):
+    """A URL encoded once and for all: treq would have it done again for every request."""
+
+    _ready: str
+
+    def to_uri(self) -> _ReadyURL:
+        return self
+
+    def to_text(self, with_password: bool = False) -> str:
+        return self._ready
+
+
+@lru_cache(maxsize=256)
+def _url(base: DecodedURL, path: str, query: tuple[tuple[str, str], ...]) -> _ReadyURL:
+    url = base.replace(path=(*base.path, *path.strip("/").split("/")), query=query).to_uri()
+    ready = _ReadyURL(url.scheme, url.host, url.path, url.query, port=url.port)
+    ready._ready = url.to_text()
+    return ready
 
 
 @attrs.frozen
@@ -161,16 +183,18 @@ class LlamaStackClient:
         query: dict[str, str] | None,
         timeout: float,
     ) -> IResponse:
-        url = self._url.replace(
-            path=(*self._url.path, *path.strip("/").split("/")),
-            query=tuple((query or {}).items()),
-        )
+        url = _url(self._url, path, tuple((query or {}).items()))
         headers = caller.headers()
         headers.setRawHeaders(b"Accept", [b"application/json, text/event-stream"])
         if body is not None:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
         request = self._http.request(
-            method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
+            method,
+            url,
+            headers=headers,
+            data=None if body is None else WholeBody(body),
+            allow_redirects=False,
+            unbuffered=True,
         )
         response: IResponse = await answered(request, self._clock, timeout)
         return response

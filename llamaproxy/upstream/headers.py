@@ -29,6 +29,8 @@ _NEVER_FORWARDED = frozenset({b"x-llamastack-client-version", b"x-ogx-client-ver
 #: The next request's framing and target are written by the HTTP client itself.
 _REWRITTEN = frozenset({b"host", b"content-length", b"expect"})
 
+_NOT_FORWARDED = HOP_BY_HOP | _NEVER_FORWARDED | _REWRITTEN
+
 #: Credentials: what one caller's lists and memories are kept apart by (DESIGN: T4).
 _CREDENTIALS = (b"authorization", b"x-llamastack-provider-data", b"x-ogx-provider-data")
 
@@ -38,21 +40,20 @@ _TRACING = (b"traceparent", b"tracestate", b"x-request-id")
 
 def end_to_end(headers: Headers) -> Headers:
     """A copy without the hop-by-hop fields and those that ``Connection`` nominates."""
-    nominated = {
-        token.strip().lower()
-        for value in headers.getRawHeaders(b"connection", [])
-        for token in value.split(b",")
-    }
-    return _without(headers, HOP_BY_HOP | nominated)
+    return _without(headers, HOP_BY_HOP)
 
 
 def forwarded(headers: Headers) -> Headers:
     """The fields of a client's request that go to the upstream."""
-    return _without(end_to_end(headers), _NEVER_FORWARDED | _REWRITTEN)
+    return _without(headers, _NOT_FORWARDED)
 
 
-def _without(headers: Headers, dropped: Iterable[bytes]) -> Headers:
+def _without(headers: Headers, dropped: frozenset[bytes]) -> Headers:
     kept = Headers()
+    nominations = headers.getRawHeaders(b"connection")
+    if nominations:
+        tokens = b",".join(nominations).split(b",")
+        dropped = dropped.union(token.strip().lower() for token in tokens)
     for name, values in headers.getAllRawHeaders():
         if name.lower() not in dropped:
             kept.setRawHeaders(name, values)

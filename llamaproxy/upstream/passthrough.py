@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import suppress
+from io import BytesIO
 from typing import Any, ClassVar
 
 from hyperlink import DecodedURL
@@ -14,10 +15,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import FileBodyProducer
 from twisted.web.http import Request
-from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from twisted.web.server import NOT_DONE_YET
 
 from llamaproxy.errors import BadRequest, ProxyError, error_response
+from llamaproxy.upstream.agent import WholeBody
 from llamaproxy.upstream.client import answered
 from llamaproxy.upstream.generation import Detector
 from llamaproxy.upstream.headers import end_to_end, forwarded
@@ -112,8 +114,7 @@ class LlamaStackResource(ReverseProxyResource):
         if path.startswith((b"/v1/", b"/openai/v1/")):
             generation = await self._detector.generation()
             path = generation.upstream_path(request.method, path)
-        upload: Any = _Upload
-        body = upload(request.content) if _has_body(request) else None
+        body = _body_of(request) if _has_body(request) else None
         sent: Any = self._agent.request(
             request.method,
             self._url + path + mark + query,
@@ -122,6 +123,16 @@ class LlamaStackResource(ReverseProxyResource):
         )
         response: IResponse = await answered(sent, self._clock, self._timeout)
         return response
+
+
+def _body_of(request: Request) -> IBodyProducer:
+    """What sends the body on: in one piece if it is in memory, or piece by piece from its file."""
+    content: Any = request.content
+    if isinstance(content, BytesIO):
+        return WholeBody(content.getvalue())
+    upload: Any = _Upload
+    producer: IBodyProducer = upload(content)
+    return producer
 
 
 def _has_body(request: Request) -> bool:

@@ -1,0 +1,140 @@
+"""The servers that take part, each a process pinned to one CPU, and what /proc says of them."""
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+"""The project's root, from which `llamaproxy` and its plugin are loaded."""
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+_TWISTD: Final = ("-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=")
+_OURS: Final = ("LLAMAPROXY_", "LLAMASTACK_", "PROXY_PORT", "PYTHON")
+
+
+class NotServing(Exception):
+    """A server did not start; the message ends with the last lines that it wrote."""
+
+
+@attrs.frozen
+class Server:
+    """A running server."""
+
+    pid: int
+    port: int
+
+    def cpu(self) -> float:
+        """CPU seconds used so far, in user and system mode, by all its threads."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text()
+        # The second field, the command in brackets, may itself hold spaces.
+        fields = stat.rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def memory(self) -> float:
+        """Resident memory now, in MB (millions of bytes)."""
+        return self._status("VmRSS")
+
+    def peak_memory(self) -> float:
+        """The most resident memory that it ever had, in MB (millions of bytes)."""
+        return self._status("VmHWM")
+
+    def get(self, path: str, seconds: float = 10) -> Any:
+        """The JSON that it answers a GET with."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            body = response.read()
+            if response.status != 200:
+                raise OSError(f"{path}: status {response.status}")
+            return json.loads(body)
+        finally:
+            connection.close()
+
+    def _status(self, field: str) -> float:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) * 1024 / 1e6
+        raise LookupError(field)
+
+
+def idle(cpu: int) -> float:
+    """Seconds that a CPU has been idle since the machine started."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name == f"cpu{cpu}":
+            return (int(ticks[3]) + int(ticks[4])) / _TICKS
+    raise LookupError(cpu)
+
+
+def stub(port: int) -> list[str]:
+    """The command that starts the stand-in for Llama Stack."""
+    return [sys.executable, "-m", f"{__package__}.stub", str(port)]
+
+
+def bare(port: int) -> list[str]:
+    """The command that starts the yardstick."""
+    return [sys.executable, "-m", f"{__package__}.bare", str(port)]
+
+
+def llamaproxy(port: int, upstream: int) -> list[str]:
+    """The command that starts the daemon, as `twistd` would."""
+    return [
+        *(sys.executable, *_TWISTD, "llamaproxy"),
+        *("--listen", f"tcp:{port}:interface=127.0.0.1"),
+        *("--llamastack-url", f"http://127.0.0.1:{upstream}"),
+    ]
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serving(command: Sequence[str], port: int, cpu: int, log: Path) -> Iterator[Server]:
+    """Run a server on one CPU, from its first answer to GET /health until the end of the block."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+    # Its metrics belong to the cost; port 0 keeps clear of a daemon that already runs here.
+    environment |= {"PYTHONPATH": str(ROOT), "LLAMAPROXY_ADMIN": "tcp:0:interface=127.0.0.1"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output, close_fds=True
+        )
+    try:
+        os.sched_setaffinity(process.pid, {cpu})
+        server = Server(process.pid, port)
+        if not _healthy(server, process):
+            last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise NotServing(f"{' '.join(command)}\n{last}")
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _healthy(server: Server, process: subprocess.Popen[bytes], seconds: float = 20) -> bool:
+    """Wait until a server answers; false if it ended or the time is up."""
+    limit = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < limit:
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            server.get("/health", 1)
+            return True
+        time.sleep(0.05)
+    return False

@@ -1,0 +1,98 @@
+"""Options: command line over environment over default, and mistakes in one clear line."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.python.usage import UsageError
+
+from llamaproxy.options import SETTINGS, Options
+
+
+def parsed(*arguments: str, **environment: str) -> Options:
+    options = Options(environment)
+    options.parseOptions(list(arguments))
+    return options
+
+
+def test_nothing_needs_to_be_configured() -> None:
+    options = parsed()
+    assert options["port"] == 8322
+    assert options["listen"] == ["tcp:8322"]
+    assert options["llamastack-url"].to_text() == "http://localhost:8321"
+    assert options["max-iterations"] == 10
+    assert options["tool-timeout"] == 60
+    assert options["upstream-timeout"] == 600
+    assert options["tools-ttl"] == 60
+    assert options["max-tool-result"] == 65536
+    assert options["max-chat-body"] == 33554432
+    assert options["keep-alive"] == 15
+    assert options["log-format"] == "text"
+    assert options["demo"] is False
+
+
+def test_the_environment_replaces_a_default() -> None:
+    options = parsed(PROXY_PORT="9000", LLAMASTACK_URL="https://stack.example", LLAMAPROXY_DEMO="1")
+    assert options["listen"] == ["tcp:9000"]
+    assert options["llamastack-url"].to_text() == "https://stack.example"
+    assert options["demo"] is True
+
+
+def test_the_command_line_wins_over_the_environment() -> None:
+    assert parsed("--port", "9001", PROXY_PORT="9000")["port"] == 9001
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    assert parsed(PROXY_PORT="", LLAMASTACK_URL=" ")["port"] == 8322
+
+
+def test_listen_replaces_the_port_and_can_be_repeated() -> None:
+    options = parsed("--listen", "tcp:1:interface=127.0.0.1", "--listen", "unix:/run/x")
+    assert options["listen"] == ["tcp:1:interface=127.0.0.1", "unix:/run/x"]
+    assert parsed(LLAMAPROXY_LISTEN="tcp:2")["listen"] == ["tcp:2"]
+
+
+def test_the_url_may_have_a_path_but_loses_its_last_slash() -> None:
+    url = parsed("--llamastack-url", "http://stack:8321/base/")["llamastack-url"]
+    assert url.to_text() == "http://stack:8321/base"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("port", "http"),
+        ("port", "65536"),
+        ("port", "-1"),
+        ("max-iterations", "0"),
+        ("max-iterations", "1.5"),
+        ("tool-timeout", "soon"),
+        ("tool-timeout", "0"),
+        ("tool-timeout", "nan"),
+        ("upstream-timeout", "-3"),
+        ("keep-alive", ""),
+        ("max-chat-body", "32M"),
+        ("log-format", "xml"),
+        ("llamastack-url", "localhost:8321"),
+        ("llamastack-url", "ftp://stack"),
+        ("llamastack-url", "http://"),
+        ("llamastack-url", "http://stack:port"),
+        ("llamastack-url", "http://stack:99999"),
+        ("llamastack-url", "http://user:secret@stack"),
+        ("llamastack-url", "http://stack/?a=b"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(option: str, value: str) -> None:
+    with pytest.raises(UsageError, match=f"^--{option} must be "):
+        parsed(f"--{option}={value}")
+
+
+def test_a_bad_value_in_the_environment_is_refused_by_the_name_of_its_variable() -> None:
+    with pytest.raises(UsageError, match="^PROXY_PORT must be a whole number"):
+        parsed(PROXY_PORT="http")
+
+
+def test_every_setting_says_in_the_help_how_else_it_can_be_set() -> None:
+    text = str(Options({}))
+    words = " ".join(text.split())
+    for setting in SETTINGS:
+        assert f"--{setting.name}=" in text
+        assert setting.environment in words

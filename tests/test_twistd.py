@@ -1,0 +1,203 @@
+"""The daemon as a process: started, spoken to, stopped."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+
+PORT_LINE = "tcp:{port}:interface=127.0.0.1"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA", "PROXY_"))}
+    return {**kept, "PYTHONPATH": str(ROOT)}
+
+
+def twistd(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run to its end a twistd that is not expected to serve."""
+    return subprocess.run(
+        [*TWISTD, "-n", "--pidfile=", *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class Daemon:
+    """A running ``twistd llamaproxy``."""
+
+    def __init__(self, log: Path, *arguments: str) -> None:
+        self.port = free_port()
+        self.log = log
+        listen = PORT_LINE.format(port=self.port)
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [*TWISTD, "-n", "--pidfile=", "llamaproxy", "--listen", listen, *arguments],
+                env=environment(),
+                stdout=out,
+                stderr=out,
+            )
+        self._wait_until_it_serves()
+
+    def _wait_until_it_serves(self) -> None:
+        for _ in range(300):
+            try:
+                self.get("/health")
+            except OSError:
+                assert self.process.poll() is None, self.log.read_text()
+                time.sleep(0.1)  # until the process is there; nothing tells
+            else:
+                return
+        raise AssertionError(self.log.read_text())
+
+    def get(self, path: str, method: str = "GET", body: object = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path_factory.mktemp("demo") / "log", "--demo")
+    yield daemon
+    daemon.process.kill()
+    daemon.process.wait()
+
+
+def test_the_plugin_is_found_and_its_help_names_every_option() -> None:
+    result = twistd("llamaproxy", "--help")
+    assert result.returncode == 0
+    for option in ("--port=", "--listen=", "--llamastack-url=", "--demo", "--log-format="):
+        assert option in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--port", "http"), "--port must be a whole number from 0 to 65535, not 'http'"),
+        (("--llamastack-url", "nowhere"), "--llamastack-url must be a URL"),
+        (("--nonsense",), "option --nonsense not recognized"),
+        (("surplus",), "unexpected argument: surplus"),
+        (("--listen", "carrier:pigeon"), "cannot listen on 'carrier:pigeon'"),
+    ],
+)
+def test_a_mistake_stops_the_start_with_one_line(arguments: tuple[str, ...], line: str) -> None:
+    result = twistd("llamaproxy", *arguments)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"twistd llamaproxy: {line}")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_a_taken_port_stops_the_start_with_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = PORT_LINE.format(port=taken.getsockname()[1])
+        result = twistd("llamaproxy", "--listen", listen)
+    assert result.returncode == 1
+    (line,) = [line for line in result.stdout.splitlines() if "cannot listen on" in line]
+    assert "Address already in use" in line
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_health_is_the_proxys_own(demo: Daemon) -> None:
+    assert demo.get("/health") == (200, b'{"status": "healthy"}')
+    assert demo.get("/health", "HEAD") == (200, b"")
+
+
+def test_the_demo_answers_a_chat_with_what_its_tools_say(demo: Daemon) -> None:
+    body = {
+        "model": "demo/scripted",
+        "messages": [{"role": "user", "content": "What is 6*7?"}],
+    }
+    for path in ("/v1/chat/completions", "/openai/v1/chat/completions"):
+        status, answer = demo.get(path, "POST", body)
+        assert status == 200
+        assert json.loads(answer)["choices"][0]["message"]["content"] == "6*7 = 42."
+
+
+def test_the_demo_streams(demo: Daemon) -> None:
+    body = {
+        "model": "demo/scripted",
+        "stream": True,
+        "messages": [{"role": "user", "content": "What is 6*7?"}],
+    }
+    status, answer = demo.get("/v1/chat/completions", "POST", body)
+    assert status == 200
+    *events, done = [line[6:] for line in answer.splitlines() if line.startswith(b"data: ")]
+    assert done == b"[DONE]"
+    deltas = [json.loads(event)["choices"][0]["delta"] for event in events]
+    assert "".join(delta.get("content") or "" for delta in deltas) == "6*7 = 42."
+
+
+def test_sigterm_stops_it_cleanly(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "log", "--demo")
+    assert daemon.stop() in (0, -signal.SIGTERM)
+    log = daemon.log.read_text()
+    assert "Server Shut Down." in log
+    assert "Traceback" not in log
+    assert "Unhandled" not in log
+
+
+def test_a_request_in_flight_ends_before_the_daemon_does(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "log", "--demo")
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
+    body = {
+        "model": "demo/scripted",
+        "stream": True,
+        "messages": [{"role": "user", "content": "Wait 1 second, then what is 6*7?"}],
+    }
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    response = connection.getresponse()  # the stream has begun: the first round is under way
+    daemon.process.send_signal(signal.SIGTERM)
+    assert response.read().endswith(b"data: [DONE]\n\n")
+    connection.close()
+    assert daemon.process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_the_log_can_be_json_and_tells_nothing_that_was_said(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "log", "--demo", "--log-format", "json")
+    body = {
+        "model": "demo/scripted",
+        "messages": [{"role": "user", "content": "Roll 2d6 with seed 7777"}],
+    }
+    status, _ = daemon.get("/v1/chat/completions?key=hidden", "POST", body)
+    assert status == 200
+    daemon.stop()
+    lines = [json.loads(line) for line in daemon.log.read_text().splitlines()]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    access = [line for line in lines if line.get("path") == "/v1/chat/completions"]
+    assert [(line["method"], line["status"]) for line in access] == [("POST", 200)]
+    tools = [line for line in lines if line.get("tool")]
+    assert [line["tool"] for line in tools] == ["roll_dice"]
+    assert "7777" not in daemon.log.read_text()
+    assert "hidden" not in daemon.log.read_text()
