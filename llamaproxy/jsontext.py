@@ -14,7 +14,7 @@ import orjson
 
 Json = dict[str, Any]
 
-#: Twenty digits or more in a row may be an integer that orjson cannot hold.
+#: Nineteen digits or more in a row may be an integer that orjson cannot hold.
 _HUGE_INTEGER = re.compile(rb"[0-9]{19}")
 
 #: Nesting that nobody needs; what is deeper is refused rather than recursed into.
@@ -26,12 +26,22 @@ def loads(text: bytes | str) -> Any:
 
     :raises ValueError: if *text* is not JSON, not UTF-8, or absurdly nested.
     """
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _tolerant(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+
+
+def loads_exactly(text: bytes | str) -> Any:
+    """Parse JSON that will be sent on: no integer, however large, loses a digit.
+
+    :raises ValueError: as :func:`loads`.
+    """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if not _HUGE_INTEGER.search(raw):
-        try:
-            return orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            pass
+    return _tolerant(raw) if _HUGE_INTEGER.search(raw) else loads(raw)
+
+
+def _tolerant(raw: bytes) -> Any:
     try:
         return _bounded(json.loads(raw.decode("utf-8")))
     except RecursionError:
@@ -61,5 +71,6 @@ def _bounded(value: Any, depth: int = 0) -> Any:
     children = value.values() if isinstance(value, dict) else value
     if isinstance(value, dict | list):
         for child in children:
-            _bounded(child, depth + 1)
+            if isinstance(child, dict | list):
+                _bounded(child, depth + 1)
     return value

@@ -40,7 +40,7 @@ def parse_request(text: bytes) -> Json:
     :raises BadRequest: if it is no chat completion request.
     """
     try:
-        body = jsontext.loads(text)
+        body = jsontext.loads_exactly(text)
     except ValueError as error:
         raise BadRequest(f"The request body is not valid JSON: {error}.") from None
     if not isinstance(body, dict):

@@ -23,10 +23,10 @@ def parse_arguments(text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        value = jsontext.loads(text)
+        value = jsontext.loads_exactly(text)
         if isinstance(value, str):
             # The object was encoded twice.
-            value = jsontext.loads(value) if value.strip() else None
+            value = jsontext.loads_exactly(value) if value.strip() else None
     except ValueError as error:
         value = _repaired(text, error)
     if value is None:

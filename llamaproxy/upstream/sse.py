@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+from typing import NamedTuple
 
 #: A comment: keeps proxies and clients from giving up on a silent stream.
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -15,8 +15,7 @@ class EventTooLarge(ValueError):
     """One event is larger than the decoder may hold."""
 
 
-@attrs.frozen
-class Event:
+class Event(NamedTuple):
     """One dispatched event; the lines of *data* are joined by LF."""
 
     data: bytes
