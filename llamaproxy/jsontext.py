@@ -27,9 +27,10 @@ def loads(text: bytes | str) -> Any:
     :raises ValueError: if *text* is not JSON, not UTF-8, or absurdly nested.
     """
     try:
-        return orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return _tolerant(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+        return _tolerant(text)
+    return _bounded(value) if _may_be_deep(text) else value
 
 
 def loads_exactly(text: bytes | str) -> Any:
@@ -38,12 +39,23 @@ def loads_exactly(text: bytes | str) -> Any:
     :raises ValueError: as :func:`loads`.
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return _tolerant(raw) if _HUGE_INTEGER.search(raw) else loads(raw)
+    return _tolerant(text) if _HUGE_INTEGER.search(raw) else loads(text)
 
 
-def _tolerant(raw: bytes) -> Any:
+def loads_anyhow(raw: bytes) -> Any:
+    """Parse JSON of a peer who may not have written valid UTF-8.
+
+    :raises ValueError: as :func:`loads`.
+    """
     try:
-        return _bounded(json.loads(raw.decode("utf-8")))
+        return loads(raw)
+    except UnicodeDecodeError:
+        return loads(raw.decode("utf-8", "replace"))
+
+
+def _tolerant(text: bytes | str) -> Any:
+    try:
+        return _bounded(json.loads(text.decode("utf-8") if isinstance(text, bytes) else text))
     except RecursionError:
         raise ValueError("too deeply nested") from None
 
@@ -64,13 +76,19 @@ def canonical(value: Any) -> bytes:
         return json.dumps(value, separators=(",", ":"), sort_keys=True).encode("ascii")
 
 
+def _may_be_deep(text: bytes | str) -> bool:
+    """Whether *text* has brackets for an absurd depth; few texts have, most need no walk."""
+    if isinstance(text, str):
+        return text.count("[") + text.count("{") > _MAX_DEPTH
+    return text.count(b"[") + text.count(b"{") > _MAX_DEPTH
+
+
 def _bounded(value: Any, depth: int = 0) -> Any:
     """*value* itself, if it is not nested beyond what orjson could write again."""
     if depth > _MAX_DEPTH:
         raise ValueError("too deeply nested")
-    children = value.values() if isinstance(value, dict) else value
     if isinstance(value, dict | list):
-        for child in children:
+        for child in value.values() if isinstance(value, dict) else value:
             if isinstance(child, dict | list):
                 _bounded(child, depth + 1)
     return value

@@ -136,6 +136,27 @@ SETTINGS = (
         "Bytes of a chat completion request.",
     ),
     Setting(
+        "memory-entries",
+        "LLAMAPROXY_MEMORY_ENTRIES",
+        "1000",
+        _integer(0, 10**6),
+        "Turns with calls of server and client remembered for the client's return.",
+    ),
+    Setting(
+        "memory-bytes",
+        "LLAMAPROXY_MEMORY_BYTES",
+        "67108864",
+        _integer(0, 2**40),
+        "Bytes of all remembered turns together.",
+    ),
+    Setting(
+        "memory-age",
+        "LLAMAPROXY_MEMORY_AGE",
+        "3600",
+        _seconds(),
+        "Seconds after which a turn that nobody came back to is forgotten.",
+    ),
+    Setting(
         "keep-alive",
         "LLAMAPROXY_KEEP_ALIVE",
         "15",

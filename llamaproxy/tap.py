@@ -20,6 +20,7 @@ from llamaproxy import __version__
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import ToolLoop
+from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.demo import DemoStack
 from llamaproxy.options import Options
 from llamaproxy.routes import ProxyApp
@@ -61,8 +62,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         tool_timeout=options["tool-timeout"],
         max_result=options["max-tool-result"],
     )
+    memory = TurnMemory(
+        reactor, options["memory-entries"], options["memory-bytes"], options["memory-age"]
+    )
     chat = ChatCompletions(
-        loop=ToolLoop(catalogue, metrics, options["max-iterations"]),
+        loop=ToolLoop(catalogue, memory, metrics, options["max-iterations"]),
         upstream=Completions(client, detector),
         clock=reactor,
         max_body=options["max-chat-body"],

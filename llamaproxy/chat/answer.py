@@ -10,15 +10,18 @@ from twisted.internet.interfaces import IReactorTime
 from llamaproxy.chat.eventstream import EventStream
 from llamaproxy.chat.messages import (
     Completion,
+    ToolCall,
     added_usage,
     finish_reason,
     objects,
     read_calls,
     text_of,
 )
+from llamaproxy.chat.openwebui import Card, message_item, shown
 from llamaproxy.chat.stream import Audience, RoundStream
 from llamaproxy.errors import ProxyError, UpstreamBroke
 from llamaproxy.jsontext import Json
+from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.headers import Caller
 
@@ -34,6 +37,16 @@ class Answer(Protocol):
 
     async def say(self, text: str) -> None:
         """Add *text* to the answer, as if the model had said it."""
+
+    @property
+    def cards(self) -> bool:
+        """Whether server tools are shown, so that the client brings their calls back (W3)."""
+
+    async def show_call(self, call: ToolCall) -> Card:
+        """A server tool is about to run."""
+
+    async def show_result(self, card: Card, result: ToolResult) -> None:
+        """The tool of *card* has come to *result*."""
 
 
 def separator(before: str) -> str:
@@ -61,10 +74,14 @@ class Identity:
 class UnaryAnswer:
     """Collects the rounds into one ``chat.completion``. Implements :class:`Answer`."""
 
-    def __init__(self, upstream: Completions, caller: Caller, identity: Identity) -> None:
+    def __init__(
+        self, upstream: Completions, caller: Caller, identity: Identity, cards: bool
+    ) -> None:
+        self.cards = cards
         self._upstream = upstream
         self._caller = caller
         self._identity = identity
+        self._items: list[Json] = []
         self._rounds: list[Json] = []
         self._texts: dict[str, str] = {}
         self._usage: Any = None
@@ -92,12 +109,22 @@ class UnaryAnswer:
     async def say(self, text: str) -> None:
         self._add("content", text)
 
+    async def show_call(self, call: ToolCall) -> Card:
+        return Card(call)
+
+    async def show_result(self, card: Card, result: ToolResult) -> None:
+        if self.cards:
+            self._items += [card.call_item(), card.output_item(result)]
+
     def result(self) -> Json:
         """The answer as one completion."""
         last = self._rounds[-1]
         said = objects(last["choices"])
         choices = [self._choice(choice, first=n == 0) for n, choice in enumerate(said)]
         answer = {**last, **self._identity.of(last), "choices": choices}
+        if self._items:
+            text = message_item(self._texts.get("content", ""))
+            answer["output"] = [*self._items, text]
         return answer if self._usage is None else {**answer, "usage": self._usage}
 
     def _choice(self, choice: Json, first: bool) -> Json:
@@ -137,7 +164,9 @@ class StreamedAnswer:
         identity: Identity,
         events: EventStream,
         include_usage: bool,
+        cards: bool,
     ) -> None:
+        self.cards = cards
         self._upstream = upstream
         self._caller = caller
         self._identity = identity
@@ -146,7 +175,7 @@ class StreamedAnswer:
         self._roles: set[int] = set()
         self._round = RoundStream(Audience(), self._roles)
         self._usage: Any = None
-        self._usage_chunk: Json = {}
+        self._open: list[Card] = []
         self._text_before = ""
         self._gap = ""
 
@@ -173,6 +202,18 @@ class StreamedAnswer:
     async def say(self, text: str) -> None:
         await self._send({"choices": [{"index": 0, "delta": {"content": text}}]})
 
+    async def show_call(self, call: ToolCall) -> Card:
+        card = Card(call)
+        if self.cards:
+            self._open.append(card)
+            await self._events.send(shown(card.call_item()))
+        return card
+
+    async def show_result(self, card: Card, result: ToolResult) -> None:
+        if self.cards:
+            self._open.remove(card)
+            await self._events.send(shown(card.output_item(result)))
+
     async def end(self) -> None:
         """Send what belongs at the end of a stream."""
         for chunk in self._round.finish_chunks():
@@ -183,6 +224,8 @@ class StreamedAnswer:
 
     async def fail(self, error: ProxyError) -> None:
         """End the stream with an error that the client can tell from an end (S7)."""
+        for card in list(self._open):
+            await self.show_result(card, ToolResult.failure("the answer ended before the tool."))
         await self._events.send(error.body)
         self._events.finish()
 

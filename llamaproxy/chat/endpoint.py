@@ -45,21 +45,22 @@ class ChatCompletions:
         caller = Caller.of(request.requestHeaders)
         model = body.get("model")
         identity = Identity(self._clock, model, f"chatcmpl-{secrets.token_hex(16)}")
+        cards = _field(request, b"x-openwebui-message-id") != ""
         if body.get("stream"):
-            await self._stream(request, body, caller, identity)
+            await self._stream(request, body, caller, identity, cards)
             return None
-        answer = UnaryAnswer(self._upstream, caller, identity)
+        answer = UnaryAnswer(self._upstream, caller, identity, cards)
         await self._answer(request, body, caller, answer)
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
         return jsontext.dumps(answer.result())
 
     async def _stream(
-        self, request: Request, body: Json, caller: Caller, identity: Identity
+        self, request: Request, body: Json, caller: Caller, identity: Identity, cards: bool
     ) -> None:
         events = EventStream(request, self._clock, self._keep_alive)
         options = body.get("stream_options")
         wanted = isinstance(options, dict) and bool(options.get("include_usage"))
-        answer = StreamedAnswer(self._upstream, caller, identity, events, wanted)
+        answer = StreamedAnswer(self._upstream, caller, identity, events, wanted, cards)
         try:
             await self._answer(request, body, caller, answer)
             await answer.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import ClassVar
 
 import attrs
@@ -10,6 +11,7 @@ from twisted.logger import Logger
 from llamaproxy import jsontext
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.chat.answer import Answer
+from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.messages import (
     Completion,
     ToolCall,
@@ -21,12 +23,14 @@ from llamaproxy.chat.messages import (
     with_free_choice,
     with_tools,
 )
+from llamaproxy.chat.openwebui import without_old_cards
 from llamaproxy.chat.stream import Audience
 from llamaproxy.concurrent import all_of
 from llamaproxy.errors import ToolFailed
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.arguments import parse_arguments
 from llamaproxy.tools.catalogue import Catalogue, Offer
+from llamaproxy.tools.names import nearest
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.headers import Caller
 
@@ -64,6 +68,7 @@ class ToolLoop:
     """Answers a chat completion request in as many rounds as it takes."""
 
     _catalogue: Catalogue
+    _memory: TurnMemory
     _metrics: Metrics
     _max_rounds: int
     _log: ClassVar[Logger] = Logger()
@@ -77,49 +82,103 @@ class ToolLoop:
         self, body: Json, caller: Caller, answer: Answer, patterns: list[str] | None
     ) -> None:
         """Rounds with the server's tools, narrowed to *patterns* if there are any (L5)."""
+        asked = body["messages"]
         theirs = tool_names(body)
         offer = await self._catalogue.offer(caller, theirs, patterns)
         audience = Audience(client=theirs, server=offer.tools.keys())
         body = _with_offer(body, offer)
+        body["messages"] = self._memory.recall(caller, without_old_cards(asked))
+        known = len(body["messages"])
         repeats = _Repeats()
-        limit, excuse = "rounds", _too_many_rounds(self._max_rounds)
-        for _ in range(self._max_rounds):
+        limit = None
+        for number in range(1, self._max_rounds + 1):
             completion = await answer.complete(body, audience)
             ours = [call for call in completion.calls if not audience.shows(call.name)]
-            done = await self._run_all(ours, offer, caller)
-            if len(ours) < len(completion.calls) or not ours:
-                return
-            if repeated := repeats.too_many(done):
-                limit, excuse = "repetition", _REPEATED
-                done = [(call, _noted(result, _REPEATED)) for call, result in done]
+            handed = [call for call in completion.calls if audience.shows(call.name)]
+            done = await self._run_all(ours, offer, theirs, caller, answer)
+            if not handed and repeats.too_many(done):
+                limit = _REPETITION
+            elif not handed and number == self._max_rounds:
+                limit = _ROUNDS
+            if limit is not None and done:
+                done = [(call, limit.noted(result)) for call, result in done]
             body = _next_round(body, completion, done, offer)
-            if repeated:
+            if handed and (ours or number > 1) and not answer.cards:
+                self._memory.remember(caller, asked, handed, body["messages"][known:])
+            if handed or not ours:
+                return
+            if limit is not None:
                 break
-        self._metrics.loop_ended(limit)
-        self._log.warn("a tool loop was ended by the limit of {limit}", limit=limit)
+        assert limit is not None
+        self._metrics.loop_ended(limit.name)
+        self._log.warn("a tool loop was ended by the limit of {limit}", limit=limit.name)
         if "tools" in body:
             body = {**body, "tool_choice": "none"}
         completion = await answer.complete(body, Audience(server=(*theirs, *offer.tools)))
         if not text_of(completion.message.get("content")).strip():
-            await answer.say(excuse)
+            await answer.say(limit.excuse)
 
-    async def _run_all(self, calls: list[ToolCall], offer: Offer, caller: Caller) -> _Done:
+    async def _run_all(
+        self,
+        calls: list[ToolCall],
+        offer: Offer,
+        theirs: Collection[str],
+        caller: Caller,
+        answer: Answer,
+    ) -> _Done:
         """Run *calls* at the same time; their results come back in the calls' order (L9)."""
-        results = await all_of(self._run(call, offer, caller) for call in calls[:_MAX_CALLS])
+
+        async def run(call: ToolCall) -> ToolResult:
+            card = await answer.show_call(call)
+            result = await self._run(call, offer, theirs, caller)
+            await answer.show_result(card, result)
+            return result
+
+        results = await all_of(run(call) for call in calls[:_MAX_CALLS])
         refused = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
         results += [refused] * (len(calls) - len(results))
         return list(zip(calls, results, strict=True))
 
-    async def _run(self, call: ToolCall, offer: Offer, caller: Caller) -> ToolResult:
-        tool = offer.tools.get(call.name)
+    async def _run(
+        self, call: ToolCall, offer: Offer, theirs: Collection[str], caller: Caller
+    ) -> ToolResult:
+        tool = offer.find(call.name)
         if tool is None:
-            known = ", ".join(offer.tools) or "none"
-            return ToolResult.failure(f"there is no tool named {call.name!r}. Tools: {known}.")
+            near = nearest(call.name, [*theirs, *offer.tools])
+            hint = f"Did you mean {' or '.join(near)}?" if near else "Use one of the tools given."
+            return ToolResult.failure(f"there is no tool named {call.name[:64]!r}. {hint}")
         try:
             arguments = parse_arguments(call.arguments)
         except ToolFailed as error:
             return ToolResult.failure(error.message)
         return await self._catalogue.invoke(tool, arguments, caller)
+
+
+@attrs.frozen
+class _Limit:
+    """Why a loop is ended: its name in the log, and what the model and the user are told."""
+
+    name: str
+    note: str
+    excuse: str
+
+    def noted(self, result: ToolResult) -> ToolResult:
+        """*result* with the note, which the model reads before its last answer."""
+        return attrs.evolve(result, text=f"{result.text}\n\n[{self.note}]")
+
+
+_ROUNDS = _Limit(
+    "rounds",
+    "This was the last round of tool calls that is allowed. Answer with what is known.",
+    "I stopped because the limit of tool calls for one answer was reached before I had an answer.",
+)
+
+_REPETITION = _Limit(
+    "repetition",
+    "The same call has come to the same result three times in a row, so no more tools are run. "
+    "Answer with what is known.",
+    "I stopped because I was repeating the same tool call without reaching an answer.",
+)
 
 
 def _with_offer(body: Json, offer: Offer) -> Json:
@@ -138,16 +197,3 @@ def _next_round(body: Json, completion: Completion, done: _Done, offer: Offer) -
         body = with_free_choice(body)
     told = [(call, result.text) for call, result in done]
     return follow_up(body, completion.message, told)
-
-
-_REPEATED = (
-    "The same call has now come to the same result three times in a row; no more tools are run."
-)
-
-
-def _too_many_rounds(rounds: int) -> str:
-    return f"I stopped after {rounds} rounds of tool calls without reaching an answer."
-
-
-def _noted(result: ToolResult, note: str) -> ToolResult:
-    return attrs.evolve(result, text=f"{result.text}\n\n[{note}]")

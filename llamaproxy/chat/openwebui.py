@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from llamaproxy.chat.messages import objects, text_of
+import secrets
+from typing import Any
+
+import attrs
+
+from llamaproxy import jsontext
+from llamaproxy.chat.messages import ToolCall, objects, text_of
+from llamaproxy.errors import ToolFailed
 from llamaproxy.jsontext import Json
+from llamaproxy.tools.arguments import parse_arguments
+from llamaproxy.tools.results import ToolResult
 
 #: How the prompts of its background tasks begin (titles, tags, follow-up questions).
 _TASK_MARK = "### Task:"
+
+#: How versions before 0.10 wrote tool cards into the text of an answer.
+_CARD_BEGIN = '<details type="tool_calls"'
+_CARD_END = "</details>"
 
 
 def is_background_task(body: Json) -> bool:
@@ -23,3 +36,95 @@ def is_background_task(body: Json) -> bool:
         and not body.get("stream")
         and not body.get("tools")
     )
+
+
+@attrs.frozen
+class Card:
+    """A tool call as Open WebUI shows it: items of OpenAI's Responses API.
+
+    The ids are our own, because models repeat theirs. An item of type ``function_call`` without
+    an output would be run by Open WebUI itself, so every card must be given its result.
+    """
+
+    call: ToolCall
+    _id: str = attrs.field(init=False, factory=lambda: secrets.token_hex(12))
+
+    def call_item(self) -> Json:
+        """The call, shown as running."""
+        return {
+            "type": "function_call",
+            "id": f"fc_{self._id}",
+            "call_id": f"call_{self._id}",
+            "name": self.call.name,
+            "arguments": _shown_arguments(self.call.arguments),
+            "status": "completed",
+        }
+
+    def output_item(self, result: ToolResult) -> Json:
+        """The call's result, with its pictures."""
+        item: Json = {
+            "type": "function_call_output",
+            "id": f"fco_{self._id}",
+            "call_id": f"call_{self._id}",
+            "output": [{"type": "input_text", "text": result.text}],
+            "status": "failed" if result.is_error else "completed",
+        }
+        if result.images:
+            item["files"] = [{"type": "image", "url": image.url} for image in result.images]
+        return item
+
+
+def shown(item: Json) -> Json:
+    """*item* as an event of a chat completion's stream."""
+    return {"type": "response.output_item.added", "item": item}
+
+
+def message_item(text: str) -> Json:
+    """The text of an answer that is not streamed, as the last item of its ``output``."""
+    return {
+        "type": "message",
+        "id": f"msg_{secrets.token_hex(12)}",
+        "role": "assistant",
+        "status": "completed",
+        "content": [{"type": "output_text", "text": text, "annotations": []}],
+    }
+
+
+def without_old_cards(messages: list[Any]) -> list[Any]:
+    """*messages* without the tool cards that were written into the text of old answers."""
+    return [_without_cards(message) for message in messages]
+
+
+def _without_cards(message: Any) -> Any:
+    if not isinstance(message, dict) or message.get("role") != "assistant":
+        return message
+    content = message.get("content")
+    if isinstance(content, str) and _CARD_BEGIN in content:
+        return {**message, "content": _stripped(content)}
+    if isinstance(content, list):
+        parts = [
+            {**part, "text": _stripped(part["text"])}
+            if isinstance(part, dict) and isinstance(part.get("text"), str)
+            else part
+            for part in content
+        ]
+        return {**message, "content": parts}
+    return message
+
+
+def _stripped(text: str) -> str:
+    kept: list[str] = []
+    while True:
+        before, begin, rest = text.partition(_CARD_BEGIN)
+        _, end, after = rest.partition(_CARD_END)
+        if not begin or not end:
+            return "".join([*kept, text])
+        kept.append(before)
+        text = after.lstrip("\n")
+
+
+def _shown_arguments(arguments: str) -> str:
+    try:
+        return jsontext.dumps(parse_arguments(arguments)).decode()
+    except ToolFailed:
+        return arguments

@@ -15,7 +15,7 @@ from llamaproxy.admin.metrics import Metrics
 from llamaproxy.concurrent import SharedCall
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown
 from llamaproxy.jsontext import Json
-from llamaproxy.tools.names import matches, offered_names
+from llamaproxy.tools.names import matches, meant, offered_names
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import Listing, ToolDefinition, ToolSource
 from llamaproxy.upstream.headers import Caller
@@ -51,6 +51,11 @@ class Offer:
         if name in self.tools:
             return name
         return next((offered for offered, tool in self.tools.items() if tool.name == name), None)
+
+    def find(self, called: str) -> ToolDefinition | None:
+        """The tool that a model means by *called*, though it may have misspelt it a little."""
+        exact = self.tools.get(called)
+        return exact if exact is not None else meant(called, self.tools)
 
 
 @attrs.define

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from llamaproxy.tools.source import ToolDefinition
@@ -18,24 +19,30 @@ def offered_names(groups: Mapping[str, list[ToolDefinition]]) -> dict[str, ToolD
     """Every tool by a valid name of its own, sorted by group and real name.
 
     A valid name that is alone stays as it is. Any other is made of group and name, and ends in a
-    digest of both, so that it depends on nothing else and never changes between listings.
+    digest of both, so that it depends on nothing else and never changes between listings; nor can
+    a tool take it that is really called so.
     """
-    tools = sorted(
-        (tool for group in groups.values() for tool in group), key=lambda t: (t.group, t.name)
-    )
+    listed = {(tool.group, tool.name): tool for group in groups.values() for tool in group}
+    tools = [listed[key] for key in sorted(listed)]
     shared = Counter(tool.name for tool in tools)
-    offered: dict[str, ToolDefinition] = {}
-    for tool in tools:
-        plain = _VALID.fullmatch(tool.name) and shared[tool.name] == 1
-        name = tool.name if plain else _rewritten(tool)
-        offered.setdefault(name, tool)
-    return offered
+    rewritten = [
+        not _VALID.fullmatch(tool.name) or shared[tool.name] > 1 or _looks_rewritten(tool.name)
+        for tool in tools
+    ]
+    return {
+        _rewritten(tool) if changed else tool.name: tool
+        for tool, changed in zip(tools, rewritten, strict=True)
+    }
 
 
 def _rewritten(tool: ToolDefinition) -> str:
     said = f"{tool.group}__{tool.name}" if tool.group else tool.name
     digest = hashlib.sha256(f"{tool.group}\0{tool.name}".encode("utf-8", "replace")).hexdigest()
     return f"{re.sub('[^a-zA-Z0-9_-]+', '_', said)[:55]}_{digest[:8]}"
+
+
+def _looks_rewritten(name: str) -> bool:
+    return re.fullmatch(r".*_[0-9a-f]{8}", name) is not None
 
 
 def matches(patterns: list[str], offered: str, tool: ToolDefinition) -> bool:
@@ -45,3 +52,31 @@ def matches(patterns: list[str], offered: str, tool: ToolDefinition) -> bool:
         for pattern in patterns
         for said in (offered, tool.name, tool.group)
     )
+
+
+def meant(called: str, offered: Mapping[str, ToolDefinition]) -> ToolDefinition | None:
+    """The one tool that *called* differs from only in case, punctuation or its group in front."""
+    wanted = _plain(called)
+    found = {
+        name: tool
+        for name, tool in offered.items()
+        if wanted
+        and wanted
+        in (
+            _plain(name),
+            _plain(tool.name),
+            _plain(tool.group + tool.name),
+            _plain(re.split("[^a-zA-Z0-9]", tool.group)[-1] + tool.name),
+        )
+    }
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def nearest(called: str, names: list[str]) -> list[str]:
+    """Up to three *names* that look like *called*."""
+    by_plain = {_plain(name): name for name in names}
+    return [by_plain[name] for name in get_close_matches(_plain(called[:128]), by_plain)]
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.lower())

@@ -73,7 +73,7 @@ def result_of(content: object, is_error: bool = False, structured: object = None
             texts.append(image.note)
         else:
             texts.append(_text(part))
-    if not texts and structured is not None:
+    if not any(texts) and structured is not None:
         texts.append(_text(structured))
     text = "\n\n".join(text for text in texts if text)
     if is_error:

@@ -205,7 +205,7 @@ class LlamaStackClient:
         except BodyTooLarge as error:
             raise UpstreamBroke(str(error)) from None
         try:
-            answer = jsontext.loads(text)
+            answer = jsontext.loads_anyhow(text)
         except ValueError:
             answer = text[:2000].decode("utf-8", "replace")
         if 200 <= response.code < 300:
@@ -233,7 +233,7 @@ def _decoded(decoder: EventDecoder, data: bytes) -> list[bytes]:
 
 def _chunk(data: bytes) -> Json:
     try:
-        chunk = jsontext.loads(data)
+        chunk = jsontext.loads_anyhow(data)
     except ValueError:
         chunk = None
     if not isinstance(chunk, dict):
