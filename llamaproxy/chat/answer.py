@@ -12,6 +12,7 @@ from llamaproxy.chat.messages import (
     Completion,
     ToolCall,
     added_usage,
+    as_object,
     finish_reason,
     objects,
     read_calls,
@@ -61,13 +62,17 @@ class Identity:
 
     def __init__(self, clock: IReactorTime, model: object, new_id: str) -> None:
         self._fields: Json = {"id": new_id, "created": int(clock.seconds()), "model": model or ""}
-        self._known = False
+        self._settled = False
 
-    def of(self, first: Json) -> Json:
-        """The fields, once the first thing that the upstream said is known."""
-        if not self._known:
-            self._known = True
-            self._fields |= {key: first[key] for key in _IDENTITY if first.get(key) is not None}
+    def learn(self, said: Json) -> None:
+        """Take the fields from the first thing of the upstream's that has them."""
+        if not self._settled and said.get("id"):
+            self._settled = True
+            self._fields |= {key: said[key] for key in _IDENTITY if said.get(key) is not None}
+
+    def fields(self) -> Json:
+        """The fields; from now on they stay as they are."""
+        self._settled = True
         return self._fields
 
 
@@ -92,10 +97,9 @@ class UnaryAnswer:
         choices = objects(answer.get("choices"))
         if not choices:
             raise UpstreamBroke("Llama Stack answered without choices.")
-        self._identity.of(answer)
+        self._identity.learn(answer)
         self._usage = added_usage(self._usage, answer.get("usage"))
-        message = choices[0].get("message")
-        said: Json = {"role": "assistant", **(message if isinstance(message, dict) else {})}
+        said = {**as_object(choices[0].get("message")), "role": "assistant"}
         calls = read_calls(said.get("tool_calls"))
         self._rounds.append(answer)
         self._shown = [call.entry for call in calls if audience.shows(call.name)]
@@ -121,14 +125,14 @@ class UnaryAnswer:
         last = self._rounds[-1]
         said = objects(last["choices"])
         choices = [self._choice(choice, first=n == 0) for n, choice in enumerate(said)]
-        answer = {**last, **self._identity.of(last), "choices": choices}
+        answer = {**last, **self._identity.fields(), "choices": choices}
         if self._items:
             text = message_item(self._texts.get("content", ""))
             answer["output"] = [*self._items, text]
         return answer if self._usage is None else {**answer, "usage": self._usage}
 
     def _choice(self, choice: Json, first: bool) -> Json:
-        message = dict(choice.get("message") or {})
+        message = dict(as_object(choice.get("message")))
         if first:
             message |= self._texts
             if self._shown:
@@ -186,8 +190,8 @@ class StreamedAnswer:
         async with aclosing(chunks):
             async for chunk in chunks:
                 self._events.start()
-                if chunk:
-                    self._identity.of(chunk)
+                if chunk is not None:
+                    self._identity.learn(chunk)
                 told = self._round.feed(chunk)
                 if told is not None:
                     await self._send(told)
@@ -200,7 +204,9 @@ class StreamedAnswer:
         return completion
 
     async def say(self, text: str) -> None:
-        await self._send({"choices": [{"index": 0, "delta": {"content": text}}]})
+        delta = {"content": text} if 0 in self._roles else {"role": "assistant", "content": text}
+        self._roles.add(0)
+        await self._send({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
 
     async def show_call(self, call: ToolCall) -> Card:
         card = Card(call)
@@ -235,5 +241,5 @@ class StreamedAnswer:
                 if choice["delta"].get("content"):
                     choice["delta"]["content"] = self._gap + choice["delta"]["content"]
                     self._gap = ""
-        head = {"object": "chat.completion.chunk", **self._identity.of({})}
+        head = {"object": "chat.completion.chunk", **self._identity.fields()}
         await self._events.send({**chunk, **head})

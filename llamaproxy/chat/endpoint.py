@@ -6,6 +6,7 @@ import secrets
 from typing import ClassVar
 
 import attrs
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http import Request
@@ -64,9 +65,14 @@ class ChatCompletions:
         try:
             await self._answer(request, body, caller, answer)
             await answer.end()
-        except ProxyError as error:
+        except CancelledError:
+            raise
+        except Exception as error:
             if not events.started:
                 raise
+            if not isinstance(error, ProxyError):
+                self._log.failure("a stream broke")
+                error = ProxyError()
             self._log.warn(
                 "a stream ended with an error: {error_type}", error_type=type(error).__name__
             )

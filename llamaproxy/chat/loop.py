@@ -17,6 +17,7 @@ from llamaproxy.chat.messages import (
     ToolCall,
     chosen_name,
     follow_up,
+    forces_a_call,
     text_of,
     tool_names,
     with_choice,
@@ -116,7 +117,7 @@ class ToolLoop:
             body = {**body, "tool_choice": "none"}
         completion = await answer.complete(body, Audience(server=(*theirs, *offer.tools)))
         if not text_of(completion.message.get("content")).strip():
-            await answer.say(limit.excuse)
+            await answer.say(limit.excuse.format(rounds=self._max_rounds))
 
     async def _run_all(
         self,
@@ -170,7 +171,7 @@ class _Limit:
 _ROUNDS = _Limit(
     "rounds",
     "This was the last round of tool calls that is allowed. Answer with what is known.",
-    "I stopped because the limit of tool calls for one answer was reached before I had an answer.",
+    "I stopped after {rounds} rounds of tool calls without reaching an answer.",
 )
 
 _REPETITION = _Limit(
@@ -191,9 +192,7 @@ def _with_offer(body: Json, offer: Offer) -> Json:
 
 
 def _next_round(body: Json, completion: Completion, done: _Done, offer: Offer) -> Json:
-    choice = body.get("tool_choice")
-    mode = (choice.get("allowed_tools") or {}).get("mode") if isinstance(choice, dict) else None
-    if "required" in (choice, mode) or chosen_name(body) in offer.tools:
+    if forces_a_call(body) or chosen_name(body) in offer.tools:
         body = with_free_choice(body)
     told = [(call, result.text) for call, result in done]
     return follow_up(body, completion.message, told)

@@ -54,6 +54,11 @@ def parse_request(text: bytes) -> Json:
     return body
 
 
+def as_object(value: object) -> Json:
+    """*value* if it is an object, an empty one if a peer sent anything else."""
+    return value if isinstance(value, dict) else {}
+
+
 def objects(value: object) -> list[Json]:
     """The objects in a list; nothing for anything else that a peer may have sent."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
@@ -92,6 +97,14 @@ def with_choice(body: Json, name: str) -> Json:
     """*body* with ``tool_choice`` naming the function *name*."""
     choice = body["tool_choice"]
     return {**body, "tool_choice": {**choice, "function": {**choice["function"], "name": name}}}
+
+
+def forces_a_call(body: Json) -> bool:
+    """Whether ``tool_choice`` demands a call, of whichever tool."""
+    choice = body.get("tool_choice")
+    allowed = choice.get("allowed_tools") if isinstance(choice, dict) else None
+    mode = allowed.get("mode") if isinstance(allowed, dict) else choice
+    return mode == "required"
 
 
 def with_free_choice(body: Json) -> Json:
@@ -161,5 +174,4 @@ def added_usage(total: Any, more: Any) -> Any:
 
 def _function(entry: Json) -> Json:
     """The ``function`` of a tool, a call or a choice, if it has one."""
-    function = entry.get("function")
-    return function if isinstance(function, dict) else {}
+    return as_object(entry.get("function"))

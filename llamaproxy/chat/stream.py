@@ -16,6 +16,7 @@ from llamaproxy.chat.messages import (
     Completion,
     ToolCall,
     arguments_text,
+    as_object,
     finish_reason,
     new_call_id,
     objects,
@@ -93,6 +94,7 @@ class _Choice:
     by_index: dict[int, _Call] = attrs.Factory(dict)
     shown: int = 0
     finish: str | None = None
+    beside_finish: Json = attrs.Factory(dict)
     last: Json | None = None
 
 
@@ -108,12 +110,12 @@ class RoundStream:
         self._remembered = 0
         self.usage: Json | None = None
 
-    def feed(self, chunk: Json) -> Json | None:
+    def feed(self, chunk: Json | None) -> Json | None:
         """What the client may see of *chunk*, if anything; finish reasons are kept back.
 
-        The empty chunk stands for ``[DONE]``.
+        None stands for ``[DONE]``.
         """
-        if not chunk:
+        if chunk is None:
             self._ended = True
             return None
         if str(chunk.get("type") or "").startswith("response."):
@@ -123,12 +125,11 @@ class RoundStream:
             self.usage = seen.pop("usage")
             if not chunk.get("choices"):
                 return None
-        if "choices" in seen:
-            told = [self._read(choice, seen) for choice in objects(seen["choices"])]
-            seen["choices"] = [choice for choice in told if choice is not None]
-            if told and not seen["choices"]:
-                return None
-        return seen
+        if not isinstance(seen.get("choices"), list):
+            return None
+        told = [self._read(choice, seen) for choice in objects(seen["choices"])]
+        seen["choices"] = [choice for choice in told if choice is not None]
+        return None if told and not seen["choices"] else seen
 
     def completion(self) -> Completion:
         """The first choice, whole.
@@ -171,7 +172,10 @@ class RoundStream:
                 reason = "tool_calls"
             elif reason == "tool_calls":
                 reason = "stop"
-            told = {"index": index, "delta": {}, "finish_reason": reason}
+            delta = {} if index in self._roles else {"role": "assistant"}
+            self._roles.add(index)
+            told = {**choice.beside_finish, "index": index, "delta": delta}
+            told["finish_reason"] = reason
             chunks.append({**(choice.last or {}), "choices": [told]})
         return chunks
 
@@ -180,8 +184,7 @@ class RoundStream:
         index = choice["index"] if isinstance(choice.get("index"), int) else 0
         state = self._choices.setdefault(index, _Choice())
         state.last = chunk
-        said = choice.get("delta", choice.get("message"))
-        delta = dict(said) if isinstance(said, dict) else {}
+        delta = dict(as_object(choice.get("delta", choice.get("message"))))
         self._remember(state, delta)
         if "tool_calls" in delta:
             shown = self._read_calls(state, objects(delta["tool_calls"]))
@@ -189,7 +192,10 @@ class RoundStream:
                 delta["tool_calls"] = shown
             elif delta["tool_calls"]:
                 del delta["tool_calls"]
-        state.finish = finish_reason(choice.get("finish_reason")) or state.finish
+        reason = finish_reason(choice.get("finish_reason"))
+        if reason:
+            state.finish = reason
+            state.beside_finish = {k: v for k, v in choice.items() if k not in _CHOICE_KEYS}
         if index in self._roles:
             if delta.get("role"):
                 del delta["role"]
@@ -226,8 +232,7 @@ class RoundStream:
         for delta in deltas:
             call = self._call_of(state, delta, touched)
             touched.append(call)
-            said = delta.get("function")
-            function: Json = said if isinstance(said, dict) else {}
+            function = as_object(delta.get("function"))
             name = function.get("name")
             if isinstance(name, str) and call.shown is None and name != call.name:
                 call.name += name
@@ -250,15 +255,15 @@ class RoundStream:
 
     def _call_of(self, state: _Choice, delta: Json, touched: list[_Call]) -> _Call:
         """The call that a delta belongs to, a new one if it begins one."""
-        said = delta.get("function")
-        name = said.get("name") if isinstance(said, dict) else None
+        name = as_object(delta.get("function")).get("name")
         index, call_id = delta.get("index"), delta.get("id")
         if isinstance(index, int):
             call = state.by_index.get(index)
             # Some servers number every call 0.
             other_id = bool(call and call_id and call.id and call_id != call.id and name)
         else:
-            call = state.calls[-1] if state.calls else None
+            known = [known for known in state.calls if call_id and known.id == call_id]
+            call = next(reversed(known or state.calls), None)
             other_id = bool(call and call_id and call_id != call.id and name)
             if call is not None and name and (call in touched or call.whole()):
                 other_id = True
@@ -293,4 +298,5 @@ class RoundStream:
         return told
 
 
+_CHOICE_KEYS = ("index", "delta", "message", "finish_reason")
 _CALL_KEYS = ("index", "id", "type", "function")

@@ -25,24 +25,19 @@ def offered_names(groups: Mapping[str, list[ToolDefinition]]) -> dict[str, ToolD
     listed = {(tool.group, tool.name): tool for group in groups.values() for tool in group}
     tools = [listed[key] for key in sorted(listed)]
     shared = Counter(tool.name for tool in tools)
-    rewritten = [
-        not _VALID.fullmatch(tool.name) or shared[tool.name] > 1 or _looks_rewritten(tool.name)
-        for tool in tools
-    ]
-    return {
-        _rewritten(tool) if changed else tool.name: tool
-        for tool, changed in zip(tools, rewritten, strict=True)
-    }
+    rewritten = [_rewritten(tool) for tool in tools]
+    taken = frozenset(rewritten)
+    offered: dict[str, ToolDefinition] = {}
+    for tool, other_name in zip(tools, rewritten, strict=True):
+        alone = shared[tool.name] == 1 and tool.name not in taken
+        offered[tool.name if alone and _VALID.fullmatch(tool.name) else other_name] = tool
+    return offered
 
 
 def _rewritten(tool: ToolDefinition) -> str:
     said = f"{tool.group}__{tool.name}" if tool.group else tool.name
     digest = hashlib.sha256(f"{tool.group}\0{tool.name}".encode("utf-8", "replace")).hexdigest()
     return f"{re.sub('[^a-zA-Z0-9_-]+', '_', said)[:55]}_{digest[:8]}"
-
-
-def _looks_rewritten(name: str) -> bool:
-    return re.fullmatch(r".*_[0-9a-f]{8}", name) is not None
 
 
 def matches(patterns: list[str], offered: str, tool: ToolDefinition) -> bool:

@@ -166,7 +166,8 @@ def cleaned(text: str) -> str:
 
 def neutralised(text: str) -> str:
     """*text* with chat-template control tokens broken up, still readable for a person."""
-    return _CONTROL_TOKENS.sub(lambda token: f"{token[0][0]} {token[0][1:]}", text)
+    # One token may hold another: <|[INST]|>.
+    return _CONTROL_TOKENS.sub(lambda token: f"{token[0][0]} {neutralised(token[0][1:])}", text)
 
 
 def shortened(text: str, limit: int) -> str:

@@ -37,7 +37,7 @@ from llamaproxy.upstream.sse import EventDecoder, EventTooLarge
 MAX_ANSWER = 64 * 1024 * 1024
 
 #: Fields of an error answer that tell a client when or how to come back.
-_KEPT_ERROR_FIELDS = ("retry-after", "www-authenticate")
+_KEPT_ERROR_FIELDS = (b"retry-after", b"www-authenticate")
 
 
 def upstream_error(failure: Failure) -> BaseException:
@@ -140,11 +140,13 @@ class LlamaStackClient:
             raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
         return answer
 
-    async def stream(self, path: str, caller: Caller, body: bytes) -> AsyncGenerator[Json, None]:
+    async def stream(
+        self, path: str, caller: Caller, body: bytes
+    ) -> AsyncGenerator[Json | None, None]:
         """The chunks of a streamed completion; iterate inside :func:`contextlib.aclosing`.
 
         A server that answers with one JSON object although a stream was asked for gives that
-        object. The last thing given out is ``{}`` if the server ended with ``[DONE]``.
+        object. The last thing given out is None if the server ended with ``[DONE]``.
 
         :raises UpstreamRefused: for an error status or an error event.
         :raises ProxyError: if the stream breaks off.
@@ -169,10 +171,10 @@ class LlamaStackClient:
                     # The HTTP message has not ended yet; its last bytes are about to come, and
                     # a connection read to the end can be used again.
                     answer_body.drain()
-                    yield {}
+                    yield None
                     return
         for left in decoder.finish():
-            yield {} if left.data == b"[DONE]" else _chunk(left.data)
+            yield None if left.data == b"[DONE]" else _chunk(left.data)
 
     async def _request(
         self,
@@ -217,7 +219,7 @@ class LlamaStackClient:
                 f"Llama Stack answered with a redirect ({response.code}), which is not followed."
             )
         kept = {
-            name: values[0].decode("latin-1")
+            name.decode(): values[0].decode("latin-1")
             for name in _KEPT_ERROR_FIELDS
             if (values := response.headers.getRawHeaders(name))
         }

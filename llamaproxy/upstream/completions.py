@@ -37,7 +37,7 @@ class Completions:
             self._detector.forget()
             raise
 
-    async def stream(self, body: Json, caller: Caller) -> AsyncGenerator[Json, None]:
+    async def stream(self, body: Json, caller: Caller) -> AsyncGenerator[Json | None, None]:
         """A completion's chunks; iterate inside :func:`contextlib.aclosing`.
 
         :raises ProxyError: if the stream is refused or breaks off.
