@@ -13,7 +13,7 @@ from llamaproxy.chat.messages import (
     ToolCall,
     added_usage,
     as_object,
-    finish_reason,
+    closing_reason,
     objects,
     read_calls,
     text_of,
@@ -104,8 +104,8 @@ class UnaryAnswer:
         self._rounds.append(answer)
         self._shown = [call.entry for call in calls if audience.shows(call.name)]
         for key in ("content", "reasoning_content", "reasoning"):
-            if isinstance(said.get(key), str):
-                self._add(key, said[key])
+            if said.get(key) is not None:
+                self._add(key, text_of(said[key]))
         if calls:
             said["tool_calls"] = [call.entry for call in calls]
         return Completion(said, calls)
@@ -145,11 +145,8 @@ class UnaryAnswer:
             if calls:
                 message["tool_calls"] = calls
         message["role"] = "assistant"
-        reason = finish_reason(choice.get("finish_reason")) or "stop"
-        if calls and reason not in ("length", "content_filter"):
-            reason = "tool_calls"
-        elif not calls and reason == "tool_calls":
-            reason = "stop"
+        arguments = [call["function"]["arguments"] for call in calls]
+        reason = closing_reason(choice.get("finish_reason"), arguments)
         return {**choice, "message": message, "finish_reason": reason}
 
     def _add(self, key: str, text: str) -> None:
@@ -199,8 +196,9 @@ class StreamedAnswer:
             await self._send(told)
         completion = self._round.completion()
         self._usage = added_usage(self._usage, self._round.usage)
-        said = text_of(completion.message.get("content"))
-        self._text_before = (self._text_before + said)[-64:]
+        said = self._text_before + text_of(completion.message.get("content"))
+        # All that matters is whether anything was said, and how it ended.
+        self._text_before = "." * bool(said.strip()) + said[-2:]
         return completion
 
     async def say(self, text: str) -> None:

@@ -162,6 +162,28 @@ def finish_reason(said: object) -> str | None:
     return said.strip().lower() or None if isinstance(said, str) else None
 
 
+def closing_reason(said: object, handed: list[str]) -> str:
+    """The finish reason of a choice that hands over calls with the arguments *handed*.
+
+    It says ``tool_calls`` if, and only if, there are calls (L15, L18), unless the last of them has
+    been cut off: a client must not take that for a call.
+    """
+    reason = finish_reason(said) or "stop"
+    if not handed:
+        return "stop" if reason == "tool_calls" else reason
+    cut_off = reason in ("length", "content_filter") and not is_whole(handed[-1])
+    return reason if cut_off else "tool_calls"
+
+
+def is_whole(arguments: str) -> bool:
+    """Whether *arguments* are complete JSON."""
+    try:
+        jsontext.loads(arguments)
+    except ValueError:
+        return False
+    return True
+
+
 def added_usage(total: Any, more: Any) -> Any:
     """The sum of two ``usage`` objects, whatever counts they hold (L16)."""
     if isinstance(total, dict) and isinstance(more, dict):

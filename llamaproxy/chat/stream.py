@@ -11,15 +11,17 @@ from typing import Any
 
 import attrs
 
-from llamaproxy import jsontext
 from llamaproxy.chat.messages import (
     Completion,
     ToolCall,
     arguments_text,
     as_object,
+    closing_reason,
     finish_reason,
+    is_whole,
     new_call_id,
     objects,
+    text_of,
 )
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
@@ -70,11 +72,7 @@ class _Call:
 
     def whole(self) -> bool:
         """Whether the arguments so far are complete JSON."""
-        try:
-            jsontext.loads("".join(self.arguments))
-        except ValueError:
-            return False
-        return True
+        return is_whole("".join(self.arguments))
 
     def finished(self) -> ToolCall:
         arguments = "".join(self.arguments)
@@ -96,6 +94,10 @@ class _Choice:
     finish: str | None = None
     beside_finish: Json = attrs.Factory(dict)
     last: Json | None = None
+
+    def finished(self) -> bool:
+        """Whether the model has come to an end, be it only that of a call."""
+        return bool(self.finish or (self.calls and self.calls[-1].whole()))
 
 
 class RoundStream:
@@ -143,8 +145,7 @@ class RoundStream:
             if call.id in {known.id for known in calls}:
                 call.id = None
             calls.append(call.finished())
-        finished = self._ended or any(c.finish for c in self._choices.values())
-        if not finished and not (choice.calls and choice.calls[-1].whole()):
+        if not self._ended and not all(c.finished() for c in self._choices.values() or [choice]):
             raise UpstreamBroke("Llama Stack ended its answer in the middle.")
         texts = {key: "".join(parts) for key, parts in choice.texts.items()}
         message = {"role": "assistant", "content": None, **choice.message, **texts}
@@ -166,12 +167,8 @@ class RoundStream:
         """The finish chunk of each choice: ``tool_calls`` if, and only if, calls were shown."""
         chunks = []
         for index, choice in sorted(self._choices.items()) or [(0, _Choice())]:
-            reason = choice.finish or "stop"
-            cut_short = reason in ("length", "content_filter")
-            if choice.shown and not (cut_short and not choice.calls[-1].whole()):
-                reason = "tool_calls"
-            elif reason == "tool_calls":
-                reason = "stop"
+            shown = ["".join(call.arguments) for call in choice.calls if call.shown]
+            reason = closing_reason(choice.finish, shown)
             delta = {} if index in self._roles else {"role": "assistant"}
             self._roles.add(index)
             told = {**choice.beside_finish, "index": index, "delta": delta}
@@ -184,7 +181,9 @@ class RoundStream:
         index = choice["index"] if isinstance(choice.get("index"), int) else 0
         state = self._choices.setdefault(index, _Choice())
         state.last = chunk
-        delta = dict(as_object(choice.get("delta", choice.get("message"))))
+        delta = dict(as_object(choice.get("delta") or choice.get("message")))
+        if isinstance(delta.get("content"), list):
+            delta["content"] = text_of(delta["content"])
         self._remember(state, delta)
         if "tool_calls" in delta:
             shown = self._read_calls(state, objects(delta["tool_calls"]))

@@ -11,7 +11,7 @@ import attrs
 from hyperlink import DecodedURL, EncodedURL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -48,6 +48,8 @@ def upstream_error(failure: Failure) -> BaseException:
     error = failure.value
     if isinstance(error, ProxyError | CancelledError):
         return error
+    if isinstance(error, ConnectingCancelledError):
+        return CancelledError()
     if isinstance(error, ResponseNeverReceived | ResponseFailed):
         for reason in error.reasons:
             if isinstance(reason, Failure) and reason.check(CancelledError):
@@ -157,7 +159,7 @@ class LlamaStackClient:
             answer = await self._json(response, self._timeout)
             if not isinstance(answer, dict):
                 raise UpstreamBroke("Llama Stack answered with neither a stream nor an object.")
-            yield _no_error(answer)
+            yield without_error(answer)
             return
         decoder = EventDecoder()
         done = False
@@ -174,7 +176,7 @@ class LlamaStackClient:
                     yield None
                     return
         for left in decoder.finish():
-            yield None if left.data == b"[DONE]" else _chunk(left.data)
+            yield None if left.data.strip() == b"[DONE]" else _chunk(left.data)
 
     async def _request(
         self,
@@ -228,7 +230,7 @@ class LlamaStackClient:
 
 def _decoded(decoder: EventDecoder, data: bytes) -> list[bytes]:
     try:
-        return [event.data for event in decoder.feed(data)]
+        return [event.data.strip() for event in decoder.feed(data)]
     except EventTooLarge as error:
         raise UpstreamBroke(f"Llama Stack sent {error}.") from None
 
@@ -240,10 +242,10 @@ def _chunk(data: bytes) -> Json:
         chunk = None
     if not isinstance(chunk, dict):
         raise UpstreamBroke("Llama Stack sent an event that is not a JSON object.")
-    return _no_error(chunk)
+    return without_error(chunk)
 
 
-def _no_error(chunk: Json) -> Json:
+def without_error(chunk: Json) -> Json:
     """*chunk* itself, unless it reports an error.
 
     Up to 0.4 a refused streaming request is a 200 with one event whose message begins with the

@@ -10,7 +10,7 @@ import attrs
 from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused, UpstreamUnavailable
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.client import LlamaStackClient
+from llamaproxy.upstream.client import LlamaStackClient, without_error
 from llamaproxy.upstream.generation import Detector
 from llamaproxy.upstream.headers import Caller
 
@@ -30,12 +30,14 @@ class Completions:
         text = jsontext.dumps(body)
         path = await self._path()
         try:
-            return await self._client.ask("POST", path, caller, text)
+            answer = await self._client.ask("POST", path, caller, text)
         except UpstreamRefused as error:
-            return await self._client.ask("POST", await self._moved(path, error), caller, text)
+            path = await self._moved(path, error)
+            answer = await self._client.ask("POST", path, caller, text)
         except UpstreamUnavailable:
             self._detector.forget()
             raise
+        return without_error(answer)
 
     async def stream(self, body: Json, caller: Caller) -> AsyncGenerator[Json | None, None]:
         """A completion's chunks; iterate inside :func:`contextlib.aclosing`.

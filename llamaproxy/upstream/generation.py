@@ -24,6 +24,9 @@ from llamaproxy.upstream.headers import Caller
 #: Seconds for ``GET /v1/version``: a busy server has been seen to stall for 11 s.
 DETECTION_TIMEOUT = 15.0
 
+#: Refusals below 500 that say nothing about the server: too slow, too early, too often.
+_PASSING = (408, 425, 429)
+
 #: First path segments of OpenAI's API that servers up to 0.3 serve under ``/v1/openai/v1``.
 _OPENAI_SEGMENTS = frozenset(
     {
@@ -119,7 +122,17 @@ class Detector:
         self.known = None
 
     async def _detect(self) -> Generation:
-        found = await self._ask()
+        try:
+            found = await self._ask()
+        except (UpstreamRefused, UpstreamBroke) as error:
+            # Trouble that may pass (a server that starts, a gateway): ask again next time.
+            guess = self._last or PLAIN_OPENAI
+            self._log.warn(
+                "the upstream does not say what it is and is taken for {name}: {reason}",
+                name=guess.name,
+                reason=str(error),
+            )
+            return guess
         self.known = found
         if found != self._last:
             self._log.info("the upstream is {name}", name=found.name)
@@ -132,9 +145,9 @@ class Detector:
                 "GET", "/v1/version", Caller(), timeout=DETECTION_TIMEOUT
             )
         except UpstreamRefused as error:
+            if error.status >= 500 or error.status in _PASSING:
+                raise
             # Llama Stack needs no credentials here, so 401 is somebody else's server.
-            return PLAIN_OPENAI if error.status < 500 else self._last or generation_of("")
-        except UpstreamBroke:
             return PLAIN_OPENAI
         except UpstreamTimeout:
             if self._last is None:
