@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
@@ -56,14 +56,12 @@ class SharedCall(Generic[T]):
 async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """What each coroutine returns, in their order, once all have ended.
 
-    Cancelling cancels all of them. The first exception, if there is one, is raised, as itself:
-    :func:`twisted.internet.defer.gatherResults` would wrap it.
+    Cancelling cancels all of them. The first exception, if there is one, is raised, cancellation
+    before any other, and as itself: :func:`twisted.internet.defer.gatherResults` would wrap it.
     """
     running = [Deferred.fromCoroutine(one) for one in work]
     outcomes: list[tuple[bool, Any]] = await DeferredList(running, consumeErrors=True)
-    results: list[T] = []
-    for succeeded, outcome in outcomes:
-        if not succeeded:
-            outcome.raiseException()
-        results.append(outcome)
-    return results
+    failures: list[Failure] = [outcome for succeeded, outcome in outcomes if not succeeded]
+    for failure in sorted(failures, key=lambda failure: not failure.check(CancelledError)):
+        failure.raiseException()
+    return [outcome for _, outcome in outcomes]

@@ -177,12 +177,12 @@ class StreamedAnswer:
         self._round = RoundStream(Audience(), self._roles)
         self._usage: Any = None
         self._open: list[Card] = []
-        self._text_before = ""
+        self._said = ""
         self._gap = ""
 
     async def complete(self, body: Json, audience: Audience) -> Completion:
         self._round = RoundStream(audience, self._roles)
-        self._gap = separator(self._text_before)
+        self._gap = separator(self._said)
         chunks = self._upstream.stream(body, self._caller)
         async with aclosing(chunks):
             async for chunk in chunks:
@@ -196,14 +196,12 @@ class StreamedAnswer:
             await self._send(told)
         completion = self._round.completion()
         self._usage = added_usage(self._usage, self._round.usage)
-        said = self._text_before + text_of(completion.message.get("content"))
-        # All that matters is whether anything was said, and how it ended.
-        self._text_before = "." * bool(said.strip()) + said[-2:]
         return completion
 
     async def say(self, text: str) -> None:
         delta = {"content": text} if 0 in self._roles else {"role": "assistant", "content": text}
         self._roles.add(0)
+        self._gap = separator(self._said)
         await self._send({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
 
     async def show_call(self, call: ToolCall) -> Card:
@@ -234,10 +232,13 @@ class StreamedAnswer:
         self._events.finish()
 
     async def _send(self, chunk: Json) -> None:
-        if self._gap:
-            for choice in chunk.get("choices") or ():
-                if choice["delta"].get("content"):
-                    choice["delta"]["content"] = self._gap + choice["delta"]["content"]
-                    self._gap = ""
+        for choice in chunk["choices"]:
+            delta = choice["delta"]
+            if delta.get("content") and choice["index"] == 0:
+                if self._gap:
+                    delta["content"], self._gap = self._gap + delta["content"], ""
+                # All that matters is whether anything was said, and how it ended.
+                said = self._said + delta["content"]
+                self._said = "." * bool(said.strip()) + said[-2:]
         head = {"object": "chat.completion.chunk", **self._identity.fields()}
         await self._events.send({**chunk, **head})

@@ -130,6 +130,9 @@ class BodyStream(Protocol):
         self._draining = True
         if self._end is None:
             self._drain.start()
+            if self._paused:
+                self._paused = False
+                self._producer.resumeProducing()
 
     @property
     def _producer(self) -> Any:
