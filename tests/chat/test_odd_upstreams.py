@@ -1,0 +1,75 @@
+"""Whatever an upstream sends, a client gets an answer or an error, and nothing stays behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.chat.streams import client_tool, nothing_left, stack_with
+from tests.chat.test_stream import odd_choices, odd_chunks
+from tests.support import CHAT, INVOKE, Exchange, answer, chunk, completion, events, tool_result
+from tests.support import Proxy as _Proxy
+
+Json = dict[str, Any]
+
+_end = st.sampled_from([[], [b"[DONE]"], [chunk({}, "stop")], [{"error": {"message": "scripted"}}]])
+_slow = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+
+def asked(reply: Any, **more: Any) -> tuple[Exchange, bool]:
+    """What a client gets of an upstream that sends *reply*, then a word; is nothing left?"""
+    stack = stack_with("clock", "a")
+    stack.on(CHAT, reply, events(chunk({"content": "Hi."}, "stop")))
+    if not more.get("stream"):
+        stack.on(CHAT, reply, answer(completion({"content": "Hi."})))
+    stack.on(INVOKE, tool_result("12:00"))
+    proxy = _Proxy(stack)
+    exchange = proxy.chat(tools=[client_tool("own")], **more)
+    proxy.advance(2)
+    return exchange, nothing_left(proxy, stack)
+
+
+def is_error(body: Json) -> bool:
+    """Whether *body* is an error of OpenAI's shape that is not the proxy's own fault."""
+    return isinstance(body["error"]["message"], str) and body["error"]["type"] != "server_error"
+
+
+@_slow
+@given(st.lists(odd_chunks, max_size=4), _end, st.sampled_from([None, 2]))
+def test_an_odd_stream_is_streamed_or_refused(
+    chunks: list[Json], end: list[Any], n: int | None
+) -> None:
+    exchange, tidy = asked(events(*chunks, *end), stream=True, n=n)
+    assert exchange.complete and tidy
+    if exchange.status != 200:
+        assert is_error(exchange.json())
+        return
+    said = exchange.events()
+    assert said[-1] == "[DONE]"
+    for each in said[:-1]:
+        assert is_error(each) if "error" in each else isinstance(each["choices"], list)
+
+
+@_slow
+@given(
+    st.fixed_dictionaries(
+        {}, optional={"id": st.none() | st.integers(), "usage": st.none() | st.integers()}
+    ),
+    st.lists(odd_choices, max_size=3),
+    st.sampled_from([None, 2]),
+)
+def test_an_odd_answer_is_an_answer_or_refused(
+    fields: Json, choices: list[Json], n: int | None
+) -> None:
+    whole = [{**c, "message": c["delta"]} if "delta" in c else c for c in choices]
+    exchange, tidy = asked(answer({**fields, "choices": whole}), n=n)
+    assert exchange.complete and tidy
+    if exchange.status == 200:
+        for choice in exchange.json()["choices"]:
+            assert choice["message"]["role"] == "assistant"
+            assert isinstance(choice["finish_reason"], str)
+    else:
+        assert exchange.status == 502
+        assert is_error(exchange.json())

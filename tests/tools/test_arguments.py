@@ -1,0 +1,95 @@
+"""A model's arguments."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamaproxy.errors import ToolFailed
+from llamaproxy.tools.arguments import parse_arguments
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+objects = st.dictionaries(st.text(), _json, max_size=4)
+
+
+@given(objects, st.booleans(), st.sampled_from([None, 2]))
+def test_valid_json_is_never_changed(
+    arguments: dict[str, Any], ascii_only: bool, indent: int | None
+) -> None:
+    text = json.dumps(arguments, ensure_ascii=ascii_only, indent=indent)
+    assert parse_arguments(text) == arguments
+    assert parse_arguments(f" \n{text}\r\n ") == arguments
+
+
+@given(objects)
+def test_an_object_that_was_encoded_twice_is_itself(arguments: dict[str, Any]) -> None:
+    assert parse_arguments(json.dumps(json.dumps(arguments))) == arguments
+
+
+def test_large_integers_and_lone_surrogates_survive() -> None:
+    arguments = {"id": 2**70, "text": "\ud83d"}
+    assert parse_arguments(json.dumps(arguments)) == arguments
+    assert parse_arguments(json.dumps(arguments, ensure_ascii=False)) == arguments
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "null", "{}", '""', '"null"', '"{}"', " {} "])
+def test_nothing_means_no_arguments(text: str) -> None:
+    assert parse_arguments(text) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"city": "Oslo",}',
+        "{'city': 'Oslo'}",
+        '{city: "Oslo"}',
+        '{"city": "Oslo"',
+        '{"city": "Oslo',
+        '```json\n{"city": "Oslo"}\n```',
+        '{"city": "Oslo"} // there',
+        '{"city":\n"Oslo"}}',
+    ],
+)
+def test_a_repairable_flaw_is_repaired(text: str) -> None:
+    assert parse_arguments(text) == {"city": "Oslo"}
+
+
+@pytest.mark.parametrize("text", ["{", "{,}", "{ "])
+def test_an_object_that_says_nothing_is_repaired_too(text: str) -> None:
+    assert parse_arguments(text) == {}
+
+
+@pytest.mark.parametrize("text", ["[1]", "7", "true", '"Oslo"', '"[]"', "Oslo, please", "{Oslo}"])
+def test_what_is_no_object_is_refused_in_words_for_the_model(text: str) -> None:
+    with pytest.raises(ToolFailed, match=r"^Error: the arguments"):
+        parse_arguments(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{" * 100_000, "{11" * 3000, '{"a":' * 5000, "{" * 32 + "x" * 16_000, "{" + "x" * 300_000],
+)
+def test_hopeless_text_is_refused_soon(text: str) -> None:
+    # The tolerant parser takes seconds, up to minutes, for each of these.
+    with pytest.raises(ToolFailed):
+        parse_arguments(text)
+
+
+def test_a_long_text_with_a_small_flaw_is_repaired() -> None:
+    assert parse_arguments('{"text": "' + "word," * 2000) == {"text": "word," * 2000}
+
+
+@given(st.text(alphabet='{}[]":,\\ae1 \n', max_size=30))
+def test_whatever_a_model_writes_is_an_object_or_words_for_it(text: str) -> None:
+    try:
+        assert isinstance(parse_arguments(text), dict)
+    except ToolFailed as error:
+        assert error.message.startswith("Error: ")

@@ -1,0 +1,113 @@
+"""The names under which tools are offered."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamaproxy.tools.names import matches, offered_names
+from llamaproxy.tools.source import ToolDefinition
+
+
+def tool(group: str, name: str) -> ToolDefinition:
+    return ToolDefinition(group, name, "", {})
+
+
+def grouped(tools: list[ToolDefinition]) -> dict[str, list[ToolDefinition]]:
+    groups: dict[str, list[ToolDefinition]] = {}
+    for each in tools:
+        groups.setdefault(each.group, []).append(each)
+    return groups
+
+
+_words = st.text(max_size=80) | st.sampled_from(["a", "b", "a.b", "a b", "web/search", "x" * 64])
+_tools = st.lists(
+    st.builds(tool, _words, _words), unique_by=lambda each: (each.group, each.name), max_size=8
+)
+
+
+@given(_tools)
+def test_every_tool_has_one_valid_name_of_its_own(tools: list[ToolDefinition]) -> None:
+    offered = offered_names(grouped(tools))
+    assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) for name in offered)
+    # Reversible: each name leads back to one tool, and every tool has one.
+    assert sorted(map(repr, offered.values())) == sorted(map(repr, tools))
+
+
+@given(_tools, st.randoms(use_true_random=False))
+def test_names_do_not_depend_on_the_order_of_listing(
+    tools: list[ToolDefinition], order: random.Random
+) -> None:
+    before = offered_names(grouped(tools))
+    order.shuffle(tools)
+    after = offered_names(grouped(tools))
+    assert list(after.items()) == list(before.items())
+
+
+@given(_tools)
+def test_tools_are_sorted_by_group_and_name(tools: list[ToolDefinition]) -> None:
+    keys = [(each.group, each.name) for each in offered_names(grouped(tools)).values()]
+    assert keys == sorted(keys)
+
+
+def test_a_valid_name_that_is_alone_stays() -> None:
+    names = ["get_time", "x" * 64, "A-1"]
+    assert sorted(offered_names({"g": [tool("g", name) for name in names]})) == sorted(names)
+
+
+@pytest.mark.parametrize("name", ["", "web.search", "a/b", "Grüße", "x" * 65, "a b", "时间"])
+def test_other_names_are_rewritten_whatever_else_there_is(name: str) -> None:
+    [alone] = offered_names({"g": [tool("g", name)]})
+    others = [tool("g", "other"), tool("h", "more"), tool("h", "a?b")]
+    assert alone in offered_names(grouped([tool("g", name), *others]))
+
+
+def test_a_rewritten_name_tells_where_the_tool_is_from() -> None:
+    [name] = offered_names({"mcp::web": [tool("mcp::web", "do.search")]})
+    assert name.startswith("mcp_web__do_search_")
+
+
+def test_equal_names_of_two_groups_are_both_offered() -> None:
+    offered = offered_names(grouped([tool("one", "ping"), tool("two", "ping"), tool("two", "x")]))
+    assert [(t.group, t.name) for t in offered.values()] == [
+        ("one", "ping"),
+        ("two", "ping"),
+        ("two", "x"),
+    ]
+    assert "ping" not in offered
+
+
+def test_a_tool_listed_twice_is_one_tool() -> None:
+    assert list(offered_names({"g": [tool("g", "ping"), tool("g", "ping")]})) == ["ping"]
+
+
+def test_no_tool_can_take_the_rewritten_name_of_another() -> None:
+    honest = tool("g", "web search")
+    [name] = offered_names({"g": [honest]})
+    thief = tool("a", name)
+    offered = offered_names(grouped([honest, thief]))
+    assert offered[name] == honest
+    assert thief in offered.values()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matched"),
+    [
+        ("search", True),
+        ("sea*", True),
+        ("*", True),
+        ("mcp::web", True),
+        ("mcp::*", True),
+        ("mcp_web__search_12345678", True),
+        ("Search", False),
+        ("mcp", False),
+        ("earch", False),
+    ],
+)
+def test_patterns_narrow_by_name_or_group(pattern: str, matched: bool) -> None:
+    found = matches(["nothing", pattern], "mcp_web__search_12345678", tool("mcp::web", "search"))
+    assert found is matched

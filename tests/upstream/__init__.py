@@ -1,0 +1,1 @@
+"""HTTP towards Llama Stack."""

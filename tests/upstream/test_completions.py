@@ -1,0 +1,152 @@
+"""Completions: asked where this upstream serves them, even after it has changed."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from llamaproxy.errors import ProxyError, UpstreamRefused, UpstreamUnavailable
+from llamaproxy.jsontext import Json
+from llamaproxy.upstream.completions import Completions
+from llamaproxy.upstream.headers import Caller
+from tests.support import (
+    CHAT,
+    FakeStack,
+    Upstream,
+    answer,
+    chunk,
+    completion,
+    events,
+    hang_up,
+    recorded,
+)
+
+OLD_CHAT = "POST /v1/openai/v1/chat/completions"
+NOT_FOUND = recorded("0.6.1", "not_found")
+HELLO = completion({"content": "hello"})
+VERSION = "GET /v1/version"
+
+
+def old() -> Any:
+    return recorded("0.3.5", "version")
+
+
+def new() -> Any:
+    return recorded("0.6.1", "version")
+
+
+async def streamed(completions: Completions, body: Json) -> list[Json | None]:
+    async with aclosing(completions.stream(body, Caller())) as chunks:
+        return [each async for each in chunks]
+
+
+class Asking:
+    """Asks a fake stack for completions, whole (``stream`` false) or streamed."""
+
+    def __init__(self, stream: bool) -> None:
+        self.stack = FakeStack()
+        self.upstream = Upstream(self.stack)
+        self.completions = Completions(self.upstream.client, self.upstream.detector)
+        self.stream = stream
+        self.hello = events(chunk({"content": "hello"}, "stop")) if stream else answer(HELLO)
+
+    def ask(self) -> Any:
+        if self.stream:
+            return self.upstream.result(streamed(self.completions, {"messages": []}))
+        return self.upstream.result(self.completions.complete({"messages": []}, Caller()))
+
+    @property
+    def targets(self) -> list[str]:
+        return [f"{each.method} {each.target}" for each in self.stack.asked]
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "streamed"])
+def asking(request: pytest.FixtureRequest) -> Asking:
+    return Asking(request.param)
+
+
+def test_the_path_is_the_generations(asking: Asking) -> None:
+    for version, route in ((old(), OLD_CHAT), (new(), CHAT)):
+        asking.stack.on(VERSION, version)
+        asking.stack.on(route, asking.hello)
+        asking.upstream.detector.forget()
+        assert asking.ask()
+        assert asking.targets[-1] == route
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "route"), [(old(), new(), CHAT), (new(), old(), OLD_CHAT)]
+)
+def test_a_route_that_has_moved_is_found_again(
+    asking: Asking, before: Any, after: Any, route: str
+) -> None:
+    asking.stack.on(VERSION, before, after)
+    asking.stack.on(route, asking.hello)
+    assert asking.ask()
+    assert asking.targets.count(VERSION) == 2
+    assert asking.targets[-1] == route
+    asking.ask()
+    assert asking.targets.count(VERSION) == 2
+
+
+def test_a_route_that_is_nowhere_is_asked_for_once(asking: Asking) -> None:
+    with pytest.raises(UpstreamRefused, match="Not Found"):
+        asking.ask()
+    assert asking.targets == [VERSION, CHAT, VERSION]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        recorded("0.6.1", "chat_model_unknown"),
+        recorded("0.6.1", "chat_backend_429"),
+        answer({"detail": "Not Found"}, 400),
+        answer({"detail": "Not Found"}, 500),
+        answer({"detail": "Tool 'x' Not Found"}, 404),
+    ],
+)
+def test_a_request_that_the_upstream_may_have_acted_on_is_not_repeated(
+    asking: Asking, refusal: Any
+) -> None:
+    asking.stack.on(VERSION, new(), old())
+    asking.stack.on(CHAT, refusal)
+    with pytest.raises(UpstreamRefused):
+        asking.ask()
+    assert asking.targets == [VERSION, CHAT]
+
+
+def test_a_broken_connection_is_not_repeated(asking: Asking) -> None:
+    asking.stack.on(CHAT, hang_up)
+    with pytest.raises(ProxyError):
+        asking.ask()
+    assert asking.targets == [VERSION, CHAT]
+
+
+def test_a_server_that_went_away_is_asked_again_what_it_is(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking.stack.on(VERSION, new())
+    asking.stack.on(CHAT, asking.hello)
+    asking.ask()
+
+    def refuse(*_: Any) -> Any:
+        raise UpstreamUnavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asking.upstream.client._http, "request", refuse)
+        with pytest.raises(UpstreamUnavailable):
+            asking.ask()
+    asking.ask()
+    assert asking.targets == [VERSION, CHAT, VERSION, CHAT]
+
+
+def test_a_stream_that_fails_after_its_first_chunk_is_not_begun_again() -> None:
+    asking = Asking(stream=True)
+    asking.stack.on(VERSION, new(), old())
+    failing = {"error": {"message": "Not Found", "code": "404"}}
+    asking.stack.on(CHAT, events(chunk({"content": "a"}), failing))
+    with pytest.raises(UpstreamRefused):
+        asking.ask()
+    assert asking.targets == [VERSION, CHAT]

@@ -1,0 +1,92 @@
+"""Which header fields travel on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.web.http_headers import Headers
+
+from llamaproxy.upstream.headers import HOP_BY_HOP, Caller, end_to_end, forwarded
+
+_names = st.text(st.sampled_from("abcXYZ-"), min_size=1, max_size=6).map(str.encode)
+_values = st.lists(st.binary(max_size=5).map(lambda raw: raw.hex().encode()), min_size=1)
+
+
+def raw(headers: Headers) -> dict[bytes, list[bytes]]:
+    return {name.lower(): list(values) for name, values in headers.getAllRawHeaders()}
+
+
+@given(st.dictionaries(_names, _values))
+def test_end_to_end_fields_travel_on_as_they_are(fields: dict[bytes, list[bytes]]) -> None:
+    headers = Headers()
+    for name, values in fields.items():
+        headers.setRawHeaders(name, values)
+    assert raw(end_to_end(headers)) == raw(headers)
+
+
+@pytest.mark.parametrize("name", sorted(HOP_BY_HOP))
+@pytest.mark.parametrize("spell", [bytes.lower, bytes.upper, bytes.title])
+def test_hop_by_hop_fields_stay_behind(name: bytes, spell: type[bytes]) -> None:
+    headers = Headers({spell(name): [b"x"], b"Kept": [b"y"]})
+    assert raw(end_to_end(headers)) == raw(forwarded(headers)) == {b"kept": [b"y"]}
+
+
+def test_fields_that_connection_nominates_stay_behind() -> None:
+    connection = [b"close, X-One ,x-two", b"X-Three"]
+    headers = Headers({b"Connection": connection, b"X-Four": [b"4"]})
+    for name in (b"X-One", b"X-TWO", b"x-three"):
+        headers.setRawHeaders(name, [b"no"])
+    assert raw(end_to_end(headers)) == {b"x-four": [b"4"]}
+
+
+def test_repeated_fields_stay_repeated() -> None:
+    headers = Headers({b"Set-Cookie": [b"a=1", b"b=2"]})
+    assert raw(end_to_end(headers)) == {b"set-cookie": [b"a=1", b"b=2"]}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"Host",
+        b"Content-Length",
+        b"Expect",
+        b"X-LlamaStack-Client-Version",
+        b"X-OGX-Client-Version",
+    ],
+)
+def test_fields_that_speak_of_the_clients_own_connection_or_sdk_are_not_forwarded(
+    name: bytes,
+) -> None:
+    assert raw(forwarded(Headers({name: [b"1"], b"Authorization": [b"a"]}))) == {
+        b"authorization": [b"a"]
+    }
+
+
+def test_what_was_given_is_not_changed() -> None:
+    headers = Headers({b"Connection": [b"x"], b"X": [b"1"], b"Host": [b"h"]})
+    forwarded(headers)
+    assert raw(headers) == {b"connection": [b"x"], b"x": [b"1"], b"host": [b"h"]}
+
+
+CREDENTIALS = ("Authorization", "X-LlamaStack-Provider-Data", "X-OGX-Provider-Data")
+TRACING = ("traceparent", "tracestate", "X-Request-Id")
+
+
+def test_a_caller_has_credentials_and_tracing_and_nothing_else() -> None:
+    wanted = {name.lower().encode(): [name.encode(), b"2"] for name in (*CREDENTIALS, *TRACING)}
+    headers = Headers({**wanted, b"Cookie": [b"c"], b"User-Agent": [b"u"], b"Accept": [b"*"]})
+    assert raw(Caller.of(headers).headers()) == wanted
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_callers_differ_by_their_credentials(name: str) -> None:
+    one, other = (Caller.of(Headers({name: [value]})) for value in ("a", "b"))
+    assert one.credentials != other.credentials
+    assert one.credentials != Caller().credentials
+    assert hash(one) == hash(Caller.of(Headers({name.lower(): ["a"]})))
+
+
+@pytest.mark.parametrize("name", TRACING)
+def test_tracing_identifies_nobody(name: str) -> None:
+    assert Caller.of(Headers({name: ["a"]})).credentials == Caller().credentials

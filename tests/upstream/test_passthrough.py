@@ -1,0 +1,93 @@
+"""LlamaStackResource in memory: what goes where, and what failures look like.
+
+What only real connections show is in ``test_sockets.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support import FakeStack, Proxy, answer, hang_up, nothing, recorded
+
+
+def test_openai_clients_get_openais_model_list_from_every_generation() -> None:
+    for version, route, name in (
+        ("0.3.5", "GET /v1/openai/v1/models", "models_v1_openai_v1"),
+        ("0.6.1", "GET /v1/models", "models"),
+    ):
+        stack = FakeStack()
+        stack.on("GET /v1/version", recorded(version, "version"))
+        stack.on(route, recorded(version, name))
+        proxy = Proxy(stack)
+        for target in ("/v1/models", "/openai/v1/models"):
+            listed = proxy.request("GET", target).json()["data"]
+            assert {"vllm/scripted-1"} <= {model["id"] for model in listed}
+
+
+def test_a_path_outside_v1_needs_no_detection() -> None:
+    stack = FakeStack()
+    assert Proxy(stack).request("GET", "/docs").status == 404
+    assert [each.target for each in stack.asked] == ["/docs"]
+
+
+def test_a_server_that_was_replaced_is_asked_again_what_it_is() -> None:
+    """Else a client that lists models before it chats would never see any."""
+    stack = FakeStack()
+    stack.on("GET /v1/version", answer({"version": "0.3.5"}), answer({"version": "0.6.1"}))
+    stack.on("GET /v1/models", answer({"data": []}))
+    proxy = Proxy(stack)
+    assert proxy.request("GET", "/v1/models").status == 404
+    assert proxy.request("GET", "/v1/models").status == 200
+
+
+def test_query_and_body_and_credentials_travel() -> None:
+    stack = FakeStack()
+    stack.on("POST /v1/embeddings", answer({"data": []}))
+    fields = {"Authorization": "Bearer a", "X-Custom": "1", "X-OGX-Client-Version": "9"}
+    body = b'{"input":  "x"}'
+    answered = Proxy(stack).request("POST", "/v1/embeddings?a=%2F&b", body, fields)
+    assert answered.json() == {"data": []}
+    [asked] = stack.asked_for("POST /v1/embeddings")
+    assert asked.target == "/v1/embeddings?a=%2F&b"
+    assert asked.body == body
+    assert asked.headers.getRawHeaders("Authorization") == ["Bearer a"]
+    assert asked.headers.getRawHeaders("X-Custom") == ["1"]
+    assert not asked.headers.hasHeader("X-OGX-Client-Version")
+    assert asked.headers.getRawHeaders("Content-Length") == [str(len(body))]
+
+
+def test_statuses_and_bodies_are_the_upstreams_own() -> None:
+    stack = FakeStack()
+    stack.on("GET /x", answer(b"<html>teapot", 418, {"Content-Type": "text/html", "X-A": "1"}))
+    answered = Proxy(stack).request("GET", "/x")
+    assert (answered.status, answered.body) == (418, b"<html>teapot")
+    assert (answered.field("Content-Type"), answered.field("X-A")) == ("text/html", "1")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "after", "status", "code"),
+    [(hang_up, 0, 502, "upstream_broke"), (nothing, 7, 504, "upstream_timeout")],
+)
+def test_no_answer_is_an_error_of_openais_shape(
+    trouble: Any, after: float, status: int, code: str
+) -> None:
+    stack = FakeStack()
+    stack.on("GET /x", trouble)
+    proxy = Proxy(stack, timeout=6)
+    answered = proxy.request("GET", "/x")
+    proxy.advance(after)
+    assert answered.status == status
+    assert answered.field("Content-Type") == "application/json"
+    assert answered.json()["error"]["code"] == code
+    assert answered.json()["error"]["message"]
+
+
+def test_a_client_that_leaves_ends_the_request() -> None:
+    stack = FakeStack()
+    stack.on("GET /x", nothing)
+    answered = Proxy(stack).request("GET", "/x")
+    assert len(stack.open) == 1
+    answered.leave()
+    assert stack.open == []

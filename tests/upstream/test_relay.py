@@ -1,0 +1,367 @@
+"""Bodies: read under limits, paused while nobody reads, ended when somebody leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone, ResponseFailed
+from twisted.web.http import PotentialDataLoss
+
+from llamaproxy.errors import BodyTooLarge, UpstreamBroke, UpstreamTimeout
+from llamaproxy.upstream.relay import (
+    DRAIN_SECONDS,
+    HIGH_WATER,
+    BodyStream,
+    ResponseRelay,
+    Watchdog,
+    body_of,
+    read_body,
+)
+from tests.support import outcome
+
+DONE = Failure(ResponseDone())
+CUT = Failure(ResponseFailed([Failure(ConnectionLost())]))
+
+
+# --- Watchdog
+
+
+class Dog:
+    def __init__(self, seconds: float = 10) -> None:
+        self.clock = Clock()
+        self.barks: list[float] = []
+        self.watchdog = Watchdog(
+            self.clock, seconds, lambda: self.barks.append(self.clock.seconds())
+        )
+
+
+def test_a_watchdog_barks_once_if_it_is_not_fed() -> None:
+    dog = Dog()
+    dog.watchdog.start()
+    dog.clock.advance(9.5)
+    assert dog.barks == []
+    dog.clock.advance(0.5)
+    dog.clock.advance(100)
+    assert dog.barks == [10]
+
+
+def test_feeding_puts_the_bark_off() -> None:
+    dog = Dog()
+    dog.watchdog.start()
+    for _ in range(10):
+        dog.clock.advance(6)
+        dog.watchdog.feed()
+    assert dog.barks == []
+    dog.clock.pump([5, 5])
+    assert dog.barks == [70]
+
+
+def test_feeding_costs_no_delayed_call() -> None:
+    dog = Dog()
+    dog.watchdog.start()
+    [call] = dog.clock.getDelayedCalls()
+    for _ in range(100):
+        dog.watchdog.feed()
+        dog.watchdog.start()
+    assert dog.clock.getDelayedCalls() == [call]
+
+
+def test_a_stopped_watchdog_never_barks_until_it_is_started_again() -> None:
+    dog = Dog()
+    dog.watchdog.stop()
+    dog.watchdog.start()
+    dog.watchdog.stop()
+    dog.watchdog.stop()
+    assert dog.clock.getDelayedCalls() == []
+    dog.clock.advance(100)
+    dog.watchdog.start()
+    dog.clock.advance(10)
+    assert dog.barks == [110]
+
+
+def test_a_watchdog_may_be_started_again_by_its_bark() -> None:
+    clock = Clock()
+    barks: list[float] = []
+
+    def bark() -> None:
+        barks.append(clock.seconds())
+        watchdog.start()
+
+    watchdog = Watchdog(clock, 10, bark)
+    watchdog.start()
+    clock.pump([10] * 3)
+    assert barks == [10, 20, 30]
+
+
+# --- BodyStream
+
+
+class Connection:
+    """The upstream's transport, as a body protocol sees it."""
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.closed = False
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def loseConnection(self) -> None:
+        self.closed = True
+
+
+class Reading:
+    """A response whose body the test sends."""
+
+    def __init__(self, silence: float = 5) -> None:
+        self.clock = Clock()
+        self.connection = Connection()
+        self.stream = body_of(self, self.clock, silence)
+
+    def deliverBody(self, protocol: BodyStream) -> None:
+        transport: Any = self.connection
+        protocol.makeConnection(transport)
+
+    def next(self) -> Deferred[bytes]:
+        return Deferred.fromCoroutine(self.stream.__anext__())
+
+    def close(self) -> None:
+        outcome(Deferred.fromCoroutine(self.stream.aclose()))
+
+
+def test_bytes_come_when_they_are_there() -> None:
+    body = Reading()
+    body.stream.dataReceived(b"a")
+    body.stream.dataReceived(b"b")
+    assert outcome(body.next()) == b"ab"
+    waiting = body.next()
+    assert not waiting.called
+    body.stream.dataReceived(b"c")
+    assert outcome(waiting) == b"c"
+
+
+def test_what_has_come_is_read_before_the_end() -> None:
+    for reason, end in ((DONE, StopAsyncIteration), (CUT, UpstreamBroke)):
+        body = Reading()
+        body.stream.dataReceived(b"a")
+        body.stream.connectionLost(reason)
+        assert outcome(body.next()) == b"a"
+        with pytest.raises(end):
+            outcome(body.next())
+
+
+@pytest.mark.parametrize(
+    ("reason", "end"),
+    [
+        (DONE, StopAsyncIteration),
+        (Failure(PotentialDataLoss()), StopAsyncIteration),
+        (CUT, UpstreamBroke),
+    ],
+)
+def test_the_end_reaches_one_who_waits(reason: Failure, end: type[Exception]) -> None:
+    body = Reading()
+    waiting = body.next()
+    body.stream.connectionLost(reason)
+    with pytest.raises(end):
+        outcome(waiting)
+    assert body.clock.getDelayedCalls() == []
+
+
+def test_the_connection_is_paused_while_nobody_reads() -> None:
+    body = Reading()
+    body.stream.dataReceived(b"x" * HIGH_WATER)
+    assert not body.connection.paused
+    body.stream.dataReceived(b"x")
+    assert body.connection.paused
+    assert len(outcome(body.next())) == HIGH_WATER + 1
+    assert not body.connection.paused
+
+
+def test_silence_counts_only_while_somebody_waits() -> None:
+    body = Reading(silence=5)
+    body.clock.advance(100)
+    body.stream.dataReceived(b"a")
+    outcome(body.next())
+    body.clock.advance(100)
+    waiting = body.next()
+    body.clock.advance(4)
+    assert not waiting.called
+    body.clock.advance(1)
+    with pytest.raises(UpstreamTimeout):
+        outcome(waiting)
+    assert body.connection.closed
+
+
+def test_a_slow_reader_is_no_silence() -> None:
+    body = Reading(silence=5)
+    for _ in range(3):
+        waiting = body.next()
+        body.clock.advance(4)
+        body.stream.dataReceived(b"a")
+        assert outcome(waiting) == b"a"
+        body.clock.advance(4)
+    assert not body.connection.closed
+
+
+def test_closing_closes_the_connection_unless_the_body_has_ended() -> None:
+    body = Reading()
+    body.close()
+    assert body.connection.closed
+    body.stream.connectionLost(CUT)
+    ended = Reading()
+    ended.stream.connectionLost(DONE)
+    ended.close()
+    assert not ended.connection.closed
+
+
+def test_one_who_is_cancelled_may_read_on() -> None:
+    body = Reading()
+    waiting = body.next()
+    waiting.cancel()
+    with pytest.raises(CancelledError):
+        outcome(waiting)
+    body.stream.dataReceived(b"a")
+    assert outcome(body.next()) == b"a"
+
+
+def test_draining_lets_the_body_end_by_itself() -> None:
+    body = Reading()
+    body.stream.drain()
+    body.close()
+    body.stream.dataReceived(b"x" * HIGH_WATER * 2)
+    assert not body.connection.paused
+    body.stream.connectionLost(DONE)
+    body.clock.advance(DRAIN_SECONDS * 2)
+    assert not body.connection.closed
+
+
+def test_draining_ends_after_a_moment() -> None:
+    body = Reading()
+    body.stream.drain()
+    body.close()
+    body.clock.advance(DRAIN_SECONDS)
+    assert body.connection.closed
+
+
+def test_draining_a_paused_connection_lets_it_go_on() -> None:
+    body = Reading()
+    body.stream.dataReceived(b"x" * HIGH_WATER * 2)
+    assert body.connection.paused
+    body.stream.drain()
+    assert not body.connection.paused
+
+
+def test_a_whole_body_has_a_limit() -> None:
+    for limit, enough in ((6, True), (5, False)):
+        response = _Given([b"abc", b"def"])
+        waiting = Deferred.fromCoroutine(read_body(response, Clock(), 5, limit))
+        if enough:
+            assert outcome(waiting) == b"abcdef"
+        else:
+            with pytest.raises(BodyTooLarge):
+                outcome(waiting)
+
+
+class _Given:
+    def __init__(self, parts: list[bytes]) -> None:
+        self._parts = parts
+
+    def deliverBody(self, protocol: BodyStream) -> None:
+        transport: Any = Connection()
+        protocol.makeConnection(transport)
+        for part in self._parts:
+            protocol.dataReceived(part)
+        protocol.connectionLost(DONE)
+
+
+# --- ResponseRelay
+
+
+class Client:
+    """The client's request, as a relay sees it."""
+
+    def __init__(self) -> None:
+        self.channel: object | None = object()
+        self.written = b""
+        self.producer: Any = None
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        assert streaming
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        assert self.channel is not None
+        self.producer = None
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+
+class Relaying:
+    def __init__(self, silence: float = 5) -> None:
+        self.clock = Clock()
+        self.client = Client()
+        self.connection = Connection()
+        request: Any = self.client
+        transport: Any = self.connection
+        self.relay = ResponseRelay(request, self.clock, silence)
+        self.relay.makeConnection(transport)
+
+
+def test_a_body_is_relayed_as_it_comes() -> None:
+    relaying = Relaying()
+    relaying.relay.dataReceived(b"a")
+    assert relaying.client.written == b"a"
+    relaying.relay.dataReceived(b"b")
+    assert relaying.client.written == b"ab"
+    relaying.relay.connectionLost(DONE)
+    assert outcome(relaying.relay.finished) is None
+    assert relaying.client.producer is None
+    assert relaying.clock.getDelayedCalls() == []
+
+
+def test_a_body_that_is_cut_short_is_a_failure() -> None:
+    relaying = Relaying()
+    relaying.relay.connectionLost(CUT)
+    with pytest.raises(UpstreamBroke):
+        outcome(relaying.relay.finished)
+
+
+def test_the_upstream_is_read_no_faster_than_the_client_reads() -> None:
+    relaying = Relaying()
+    relaying.client.producer.pauseProducing()
+    assert relaying.connection.paused
+    relaying.client.producer.resumeProducing()
+    assert not relaying.connection.paused
+
+
+def test_a_client_that_does_not_read_is_no_silence_of_the_upstream() -> None:
+    relaying = Relaying(silence=5)
+    relaying.client.producer.pauseProducing()
+    relaying.clock.advance(100)
+    assert not relaying.connection.closed
+    relaying.client.producer.resumeProducing()
+    relaying.clock.advance(5)
+    assert relaying.connection.closed
+    relaying.relay.connectionLost(CUT)
+    with pytest.raises(UpstreamTimeout):
+        outcome(relaying.relay.finished)
+
+
+def test_a_client_that_leaves_closes_the_upstream_connection() -> None:
+    relaying = Relaying()
+    relaying.client.channel = None
+    relaying.relay.finished.cancel()
+    assert relaying.connection.closed
+    with pytest.raises(CancelledError):
+        outcome(relaying.relay.finished)
+    relaying.relay.connectionLost(CUT)
+    assert relaying.clock.getDelayedCalls() == []
