@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import attrs
 from hyperlink import DecodedURL
@@ -247,8 +248,8 @@ class FakeStack(Resource):
         self.asked.append(asked)
         self.open.append(request)
         request.notifyFinish().addBoth(lambda _: self.open.remove(request))
-        for route in (f"{asked.method} {asked.target}", f"{asked.method} {asked.path}"):
-            if answers := self._answers.get(route):
+        for target in (asked.target, unquote(asked.target), asked.path):
+            if answers := self._answers.get(f"{asked.method} {target}"):
                 (answers.pop(0) if len(answers) > 1 else answers[0])(request)
                 return NOT_DONE_YET
         answer({"detail": "Not Found"}, 404)(request)

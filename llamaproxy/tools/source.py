@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from llamaproxy.errors import ProxyError, ToolUnknown
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.generation import Detector
@@ -65,11 +66,20 @@ class DetectedSource:
     _tool_runtime: ToolSource
 
     async def list_tools(self, caller: Caller) -> Listing:
-        if (await self._detector.generation()).tool_runtime:
+        if not (await self._detector.generation()).tool_runtime:
+            return Listing({})
+        try:
             return await self._tool_runtime.list_tools(caller)
-        return Listing({})
+        except ProxyError:
+            self._detector.forget()
+            raise
 
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
     ) -> ToolResult:
-        return await self._tool_runtime.invoke(tool, arguments, caller)
+        try:
+            return await self._tool_runtime.invoke(tool, arguments, caller)
+        except ToolUnknown:
+            # The server was restarted, so it may be another version now.
+            self._detector.forget()
+            raise

@@ -39,7 +39,7 @@ class ToolRuntime:
             answer = await self._tools(caller, None)
         except ProxyError as error:
             return await self._group_by_group(caller, error)
-        return Listing(_grouped(_entries(answer)))
+        return Listing(_grouped(answer))
 
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
@@ -50,21 +50,23 @@ class ToolRuntime:
                 "POST", "/v1/tool-runtime/invoke", caller, body, timeout=_NO_LIMIT
             )
         except UpstreamRefused as error:
-            # After a restart no tool is known until somebody lists them (recorded: 400).
-            if error.status in (400, 404) and "not served by provider" in str(error):
-                raise ToolUnknown(str(error)) from None
+            # After a restart no tool is known until somebody lists them (recorded: 400); after an
+            # upgrade to 0.7 the route is gone.
+            unknown = "not served by provider" in str(error) or str(error) == "Not Found"
+            if unknown and error.status in (400, 404):
+                raise ToolUnknown(f"Error: {error}") from None
             raise ToolFailed(f"Error: {error}") from None
         failed = bool(answer.get("error_code") or answer.get("error_message"))
         content = answer.get("content")
         return result_of(content or answer.get("error_message") if failed else content, failed)
 
-    async def _tools(self, caller: Caller, group: str | None) -> Json:
+    async def _tools(self, caller: Caller, group: str | None) -> list[Json]:
         query = {} if group is None else {"toolgroup_id": group}
-        return await self._client.ask(
-            "GET", "/v1/tools", caller, query=query, timeout=LISTING_TIMEOUT
+        return _entries(
+            await self._client.ask("GET", "/v1/tools", caller, query=query, timeout=LISTING_TIMEOUT)
         )
 
-    async def _group(self, caller: Caller, name: str) -> Json | ProxyError:
+    async def _group(self, caller: Caller, name: str) -> list[Json] | ProxyError:
         try:
             return await self._tools(caller, name)
         except ProxyError as error:
@@ -85,7 +87,7 @@ class ToolRuntime:
             if isinstance(outcome, ProxyError):
                 failures[name] = str(outcome)
             else:
-                entries += _entries(outcome)
+                entries += outcome
         if not names:
             raise reason
         return Listing(_grouped(entries), failures)

@@ -110,7 +110,8 @@ class LlamaStackResource(ReverseProxyResource):
         target: bytes = request.uri
         if not target.startswith(b"/"):
             raise BadRequest("The request target must begin with '/'.")
-        path, mark, query = target.partition(b"?")
+        asked, mark, query = target.partition(b"?")
+        path = asked
         if path.startswith((b"/v1/", b"/openai/v1/")):
             generation = await self._detector.generation()
             path = generation.upstream_path(request.method, path)
@@ -122,6 +123,9 @@ class LlamaStackResource(ReverseProxyResource):
             body,
         )
         response: IResponse = await answered(sent, self._clock, self._timeout)
+        if response.code == 404 and path != asked:
+            # Perhaps the server was replaced by one of another generation.
+            self._detector.forget()
         return response
 
 

@@ -44,7 +44,7 @@ def test_a_shortened_text_has_head_and_tail_within_the_limit(text: str, limit: i
     assert len(tail.encode()) <= limit // 2
 
 
-@given(st.text(min_size=20), st.integers(0, 19))
+@given(st.text("aä\n 👋", min_size=20), st.integers(0, 19))
 def test_the_note_says_how_much_was_cut(text: str, limit: int) -> None:
     short = shortened(text, limit)
     cut = int(short.rpartition("\n\n[")[2].split()[0]) if "bytes cut here" in short else 0

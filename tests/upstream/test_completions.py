@@ -131,7 +131,7 @@ def test_a_server_that_went_away_is_asked_again_what_it_is(
     asking.stack.on(CHAT, asking.hello)
     asking.ask()
 
-    def refuse(*_: Any) -> Any:
+    def refuse(*_: Any, **__: Any) -> Any:
         raise UpstreamUnavailable
 
     with monkeypatch.context() as patch:
