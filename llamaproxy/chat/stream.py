@@ -7,7 +7,6 @@ S8) is put right here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 import attrs
 
@@ -28,8 +27,6 @@ from llamaproxy.jsontext import Json
 
 #: Top-level keys that some clients act on: only their own server may fill them (S9).
 _FOREIGN = ("event", "selected_model_id", "sources")
-
-_SAYS_NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 #: Characters of a round that are remembered for the next one: what a model says before it calls
@@ -113,7 +110,7 @@ class RoundStream:
         self.usage: Json | None = None
 
     def feed(self, chunk: Json | None) -> Json | None:
-        """What the client may see of *chunk*, if anything; finish reasons are kept back.
+        """What the client may see of *chunk*, which is changed; finish reasons are kept back.
 
         None stands for ``[DONE]``.
         """
@@ -122,16 +119,18 @@ class RoundStream:
             return None
         if str(chunk.get("type") or "").startswith("response."):
             return None
-        seen = {key: value for key, value in chunk.items() if key not in _FOREIGN}
-        if seen.get("usage"):
-            self.usage = seen.pop("usage")
+        for key in _FOREIGN:
+            chunk.pop(key, None)
+        if chunk.get("usage"):
+            self.usage = chunk.pop("usage")
             if not chunk.get("choices"):
                 return None
-        if not isinstance(seen.get("choices"), list):
+        choices = chunk.get("choices")
+        if not isinstance(choices, list):
             return None
-        told = [self._read(choice, seen) for choice in objects(seen["choices"])]
-        seen["choices"] = [choice for choice in told if choice is not None]
-        return None if told and not seen["choices"] else seen
+        told = [choice for choice in objects(choices) if self._read(choice, chunk)]
+        chunk["choices"] = told
+        return chunk if told or not choices else None
 
     def completion(self) -> Completion:
         """The first choice, whole.
@@ -176,40 +175,41 @@ class RoundStream:
             chunks.append({**(choice.last or {}), "choices": [told]})
         return chunks
 
-    def _read(self, choice: Json, chunk: Json) -> Json | None:
-        """One choice of a chunk as the client may see it."""
-        index = choice["index"] if isinstance(choice.get("index"), int) else 0
-        state = self._choices.setdefault(index, _Choice())
+    def _read(self, choice: Json, chunk: Json) -> bool:
+        """Make one choice of a chunk what the client may see; False if that is nothing."""
+        index = choice.get("index")
+        if not isinstance(index, int):
+            choice["index"] = index = 0
+        state = self._choices.get(index)
+        if state is None:
+            state = self._choices[index] = _Choice()
         state.last = chunk
-        delta = dict(as_object(choice.get("delta") or choice.get("message")))
+        whole = choice.pop("message", None)
+        delta = choice["delta"] = as_object(choice.get("delta") or whole)
         if isinstance(delta.get("content"), list):
             delta["content"] = text_of(delta["content"])
         self._remember(state, delta)
-        if "tool_calls" in delta:
-            shown = self._read_calls(state, objects(delta["tool_calls"]))
+        if delta.get("tool_calls"):
+            shown = self._read_calls(state, objects(delta.pop("tool_calls")))
             if shown:
                 delta["tool_calls"] = shown
-            elif delta["tool_calls"]:
-                del delta["tool_calls"]
         reason = finish_reason(choice.get("finish_reason"))
         if reason:
             state.finish = reason
             state.beside_finish = {k: v for k, v in choice.items() if k not in _CHOICE_KEYS}
+        choice["finish_reason"] = None
         if index in self._roles:
             if delta.get("role"):
                 del delta["role"]
-        elif any(value not in _SAYS_NOTHING for value in delta.values()):
+        elif any(delta.values()):
             delta["role"] = "assistant"
             self._roles.add(index)
-        if all(value in _SAYS_NOTHING for value in delta.values()):
-            return None
-        told = {key: value for key, value in choice.items() if key != "message"}
-        return {**told, "index": index, "delta": delta, "finish_reason": None}
+        return any(delta.values())
 
     def _remember(self, state: _Choice, delta: Json) -> None:
         """Add *delta* to the message that the model will be reminded of (L10)."""
         for key, value in delta.items():
-            if key in ("role", "tool_calls") or value is None:
+            if value is None or key in ("role", "tool_calls"):
                 continue
             before = state.message.get(key)
             if isinstance(value, str):
