@@ -233,12 +233,13 @@ class StreamedAnswer:
 
     async def _send(self, chunk: Json) -> None:
         for choice in chunk["choices"]:
-            delta = choice["delta"]
-            if delta.get("content") and choice["index"] == 0:
+            text = choice["delta"].get("content")
+            if text and isinstance(text, str) and choice["index"] == 0:
                 if self._gap:
-                    delta["content"], self._gap = self._gap + delta["content"], ""
+                    text, self._gap = self._gap + text, ""
+                    choice["delta"]["content"] = text
                 # All that matters is whether anything was said, and how it ended.
-                said = self._said + delta["content"]
+                said = self._said + text
                 self._said = "." * bool(said.strip()) + said[-2:]
         head = {"object": "chat.completion.chunk", **self._identity.fields()}
         await self._events.send({**chunk, **head})

@@ -9,6 +9,8 @@ from typing import Any
 
 import attrs
 from hyperlink import DecodedURL, EncodedURL
+from OpenSSL.SSL import Error as TLSError
+from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectError, ConnectingCancelledError
@@ -52,8 +54,15 @@ def upstream_error(failure: Failure) -> BaseException:
         return CancelledError()
     if isinstance(error, ResponseNeverReceived | ResponseFailed):
         for reason in error.reasons:
-            if isinstance(reason, Failure) and reason.check(CancelledError):
+            if not isinstance(reason, Failure):
+                continue
+            if reason.check(CancelledError):
                 return CancelledError()
+            if reason.check(TLSError, VerificationError):
+                return UpstreamUnavailable(
+                    "Llama Stack could not be reached securely: its certificate is not valid for "
+                    f"this host, or not trusted ({_tls_reason(reason.value)})."
+                )
         return UpstreamBroke("Llama Stack closed the connection before it answered.")
     if isinstance(error, TimeoutError | ConnectTimeout):
         return UpstreamTimeout("Llama Stack did not accept a connection in time.")
@@ -61,6 +70,14 @@ def upstream_error(failure: Failure) -> BaseException:
     return UpstreamUnavailable(
         f"Llama Stack could not be reached: {reason or type(error).__name__}"
     )
+
+
+def _tls_reason(error: BaseException) -> str:
+    """What OpenSSL, or the check of the certificate's name, found wrong."""
+    said = error.args[0] if error.args else None
+    if isinstance(said, list) and said and isinstance(said[0], tuple):
+        return str(said[0][-1])
+    return "a certificate for another host" if isinstance(error, VerificationError) else str(error)
 
 
 async def answered(request: Deferred[Any], clock: IReactorTime, seconds: float) -> Any:

@@ -14,9 +14,9 @@ from twisted.internet.task import TaskStopped
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import FileBodyProducer
-from twisted.web.http import Request
+from twisted.web.http import NO_BODY_CODES
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
-from twisted.web.server import NOT_DONE_YET
+from twisted.web.server import NOT_DONE_YET, Request
 
 from llamaproxy.errors import BadRequest, ProxyError, error_response
 from llamaproxy.upstream.agent import WholeBody
@@ -86,15 +86,19 @@ class LlamaStackResource(ReverseProxyResource):
             request.finish()
             return
         request.setResponseCode(response.code, response.phrase)
-        # What Twisted Web has set so far (Server, Date, a Content-Type) is the upstream's to say.
+        # What Twisted Web sets by itself (Server, Date, a Content-Type) is the upstream's to say.
+        request.defaultContentType = None
         for name in (b"content-type", b"server", b"date"):
             request.responseHeaders.removeHeader(name)
         for name, values in end_to_end(response.headers).getAllRawHeaders():
             request.responseHeaders.setRawHeaders(name, values)
-        if response.length is not UNKNOWN_LENGTH and request.method != b"HEAD":
+        # Where there cannot be a body, its length says nothing about the one that there could be.
+        bodiless = request.method == b"HEAD" or response.code in NO_BODY_CODES
+        if response.length is not UNKNOWN_LENGTH and not bodiless:
             length = b"%d" % int(response.length)
-            if request.responseHeaders.getRawHeaders(b"content-length") is None:
-                request.responseHeaders.setRawHeaders(b"Content-Length", [length])
+            request.responseHeaders.setRawHeaders(b"Content-Length", [length])
+        # The head goes out now: the first byte of a stream may be long in coming.
+        request.write(b"")
         relay = ResponseRelay(request, self._clock, self._timeout)
         response.deliverBody(relay)
         try:

@@ -183,7 +183,6 @@ def test_the_client_narrows_the_tools(proxy: Proxy, scripted_model: ScriptedMode
     assert "tool_choice" not in asked
 
 
-@pytest.mark.xfail(strict=True, reason="the proxy does not remember its part of such a round yet")
 def test_client_and_server_tools_in_one_round(proxy: Proxy, scripted_model: ScriptedModel) -> None:
     asked = user('mixed round [call look_up {"word": "tea"}] [call ping {}]')
     first = proxy.create(messages=asked, tools=[LOOK_UP])

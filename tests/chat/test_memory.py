@@ -1,0 +1,311 @@
+"""Turns that client and server share: both run their calls, and the model sees one history."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.web.http_headers import Headers
+
+from llamaproxy.chat.memory import TurnMemory
+from llamaproxy.chat.messages import ToolCall
+from llamaproxy.upstream.headers import Caller
+from tests.chat.streams import client_tool, finish_of, message_of, said, stack_with
+from tests.support import (
+    CHAT,
+    INVOKE,
+    FakeStack,
+    Proxy,
+    answer,
+    call,
+    calling,
+    saying,
+    tool_result,
+)
+
+Json = dict[str, Any]
+
+both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+
+#: A round with calls of both kinds, the server's in the middle.
+MIXED = {
+    "content": "Let me see.",
+    "reasoning_content": "Hm.",
+    "tool_calls": [
+        call("ask_user", {"q": 1}, "call_0"),
+        call("clock", {}, "call_1"),
+        call("ask_user", {"q": 2}, "call_2"),
+    ],
+}
+
+QUESTION = {"role": "user", "content": "What time is it?"}
+
+
+def asked(stack: FakeStack) -> list[list[Json]]:
+    """The messages of each completion that the model was asked for."""
+    return [each.json()["messages"] for each in stack.asked_for(CHAT)]
+
+
+def result(call_id: str, text: str) -> Json:
+    return {"role": "tool", "tool_call_id": call_id, "content": text}
+
+
+def returned(message: Json, *results: str) -> list[Json]:
+    """What a client sends after *message*: the message, and the results of its calls."""
+    made = message["tool_calls"]
+    return [message, *(result(c["id"], text) for c, text in zip(made, results, strict=True))]
+
+
+def ids(message: Json) -> list[str]:
+    return [made["id"] for made in message["tool_calls"]]
+
+
+@both
+def test_ours_run_and_only_the_clients_calls_are_handed_over(stream: bool) -> None:
+    stack = stack_with("clock")
+    stack.on(CHAT, said(MIXED, "tool_calls"))
+    stack.on(INVOKE, tool_result("12:00"))
+    exchange = Proxy(stack).chat(stream=stream, tools=[client_tool("ask_user")])
+    message = message_of(exchange)
+    assert finish_of(exchange) == "tool_calls"
+    assert [made["function"]["name"] for made in message["tool_calls"]] == ["ask_user"] * 2
+    assert ids(message) == ["call_0", "call_2"]
+    assert message["content"] == "Let me see."
+    assert len(stack.asked_for(INVOKE)) == 1
+
+
+@both
+def test_the_model_sees_the_whole_turn_when_the_client_returns(stream: bool) -> None:
+    stack = stack_with("clock")
+    stack.on(CHAT, said(MIXED, "tool_calls"), saying("Noon."))
+    stack.on(INVOKE, tool_result("12:00"))
+    proxy = Proxy(stack)
+    tools = [client_tool("ask_user")]
+    message = message_of(proxy.chat(stream=stream, tools=tools, messages=[QUESTION]))
+    history = [QUESTION, *returned(message, "one", "two")]
+    exchange = proxy.chat(stream=stream, tools=tools, messages=history)
+    assert message_of(exchange)["content"] == "Noon."
+    question, assistant, *results = asked(stack)[1]
+    assert question == QUESTION
+    assert ids(assistant) == ["call_0", "call_1", "call_2"]
+    assert assistant["reasoning_content"] == "Hm."
+    assert results == [result("call_0", "one"), result("call_1", "12:00"), result("call_2", "two")]
+
+
+@both
+def test_so_it_does_in_every_later_turn(stream: bool) -> None:
+    stack = stack_with("clock")
+    stack.on(CHAT, said(MIXED, "tool_calls"), saying("Noon."), saying("Still noon."))
+    stack.on(INVOKE, tool_result("12:00"))
+    proxy = Proxy(stack)
+    tools = [client_tool("ask_user")]
+    message = message_of(proxy.chat(stream=stream, tools=tools, messages=[QUESTION]))
+    history = [QUESTION, *returned(message, "one", "two")]
+    last = message_of(proxy.chat(stream=stream, tools=tools, messages=history))
+    history += [last, {"role": "user", "content": "And now?"}]
+    proxy.chat(stream=stream, tools=tools, messages=history)
+    assert [m["role"] for m in asked(stack)[2]] == [
+        *("user", "assistant", "tool", "tool", "tool", "assistant", "user")
+    ]
+
+
+@both
+def test_earlier_rounds_of_the_same_answer_come_back_too(stream: bool) -> None:
+    stack = stack_with("clock")
+    theirs = {"content": None, "tool_calls": [call("ask_user", {}, "call_1")]}
+    stack.on(CHAT, calling("clock"), said(theirs, "tool_calls"), saying("Noon."))
+    stack.on(INVOKE, tool_result("12:00"))
+    proxy = Proxy(stack)
+    tools = [client_tool("ask_user")]
+    message = message_of(proxy.chat(stream=stream, tools=tools, messages=[QUESTION]))
+    history = [QUESTION, *returned(message, "yes")]
+    proxy.chat(stream=stream, tools=tools, messages=history)
+    assert [(m["role"], m.get("content")) for m in asked(stack)[2]] == [
+        ("user", "What time is it?"),
+        ("assistant", "" if stream else None),
+        ("tool", "12:00"),
+        ("assistant", "" if stream else None),
+        ("tool", "yes"),
+    ]
+
+
+@both
+def test_two_shared_turns_in_a_row(stream: bool) -> None:
+    stack = stack_with("clock")
+    again = {"content": None, "tool_calls": [call("clock", {}, "x"), call("ask_user", {}, "y")]}
+    stack.on(CHAT, said(MIXED, "tool_calls"), said(again, "tool_calls"), saying("Noon."))
+    stack.on(INVOKE, tool_result("12:00"), tool_result("12:01"))
+    proxy = Proxy(stack)
+    tools = [client_tool("ask_user")]
+    history = [QUESTION]
+    for results in (("one", "two"), ("three",)):
+        message = message_of(proxy.chat(stream=stream, tools=tools, messages=history))
+        history += returned(message, *results)
+    proxy.chat(stream=stream, tools=tools, messages=history)
+    told = [m["content"] for m in asked(stack)[2] if m["role"] == "tool"]
+    assert told == ["one", "12:00", "two", "12:01", "three"]
+
+
+def shared_turn(proxy: Proxy, stack: FakeStack, question: str, time: str, **more: Any) -> Json:
+    """What the client is handed in a shared turn about *question*."""
+    stack.on(CHAT, said(MIXED, "tool_calls"))
+    stack.on(INVOKE, tool_result(time))
+    messages = [{"role": "user", "content": question}]
+    exchange = proxy.chat(tools=[client_tool("ask_user")], messages=messages, **more)
+    return message_of(exchange)
+
+
+def recalled(
+    proxy: Proxy, stack: FakeStack, question: str, message: Json, **more: Any
+) -> list[str]:
+    """The tool results that the model sees when the client returns."""
+    stack.on(CHAT, saying("Done."))
+    messages = [{"role": "user", "content": question}, *returned(message, "one", "two")]
+    proxy.chat(tools=[client_tool("ask_user")], messages=messages, **more)
+    return [m["content"] for m in asked(stack)[-1] if m["role"] == "tool"]
+
+
+def test_two_conversations_with_the_same_ids_are_not_confused() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    first = shared_turn(proxy, stack, "Oslo?", "12:00")
+    second = shared_turn(proxy, stack, "Tokyo?", "20:00")
+    assert ids(first) == ids(second)
+    assert recalled(proxy, stack, "Oslo?", first) == ["one", "12:00", "two"]
+    assert recalled(proxy, stack, "Tokyo?", second) == ["one", "20:00", "two"]
+
+
+def test_what_one_caller_shared_no_other_recalls() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    alice, bob = {"Authorization": "Bearer a"}, {"Authorization": "Bearer b"}
+    message = shared_turn(proxy, stack, "Oslo?", "12:00", fields=alice)
+    assert recalled(proxy, stack, "Oslo?", message, fields=bob) == ["one", "two"]
+    assert recalled(proxy, stack, "Oslo?", message) == ["one", "two"]
+    assert recalled(proxy, stack, "Oslo?", message, fields=alice) == ["one", "12:00", "two"]
+
+
+def test_a_setting_may_change_and_content_may_be_written_in_parts() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    message = shared_turn(proxy, stack, "Oslo?", "12:00")
+    stack.on(CHAT, saying("Done."))
+    parts = [{"type": "text", "text": "Oslo?"}]
+    messages = [
+        {"role": "system", "content": "It is Sunday."},
+        {"role": "user", "content": parts, "name": "x"},
+        *returned(message, "one", "two"),
+    ]
+    proxy.chat(tools=[client_tool("ask_user")], messages=messages)
+    assert [m["content"] for m in asked(stack)[-1]][3:] == ["one", "12:00", "two"]
+
+
+def test_a_forgotten_turn_goes_on_with_the_clients_calls_alone() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack, memory_age=60)
+    message = shared_turn(proxy, stack, "Oslo?", "12:00")
+    proxy.advance(61)
+    assert recalled(proxy, stack, "Oslo?", message) == ["one", "two"]
+    assert len(proxy.memory) == 0
+
+
+def test_a_turn_that_is_still_asked_for_is_not_forgotten() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack, memory_age=60)
+    message = shared_turn(proxy, stack, "Oslo?", "12:00")
+    for _ in range(3):
+        proxy.advance(50)
+        assert recalled(proxy, stack, "Oslo?", message) == ["one", "12:00", "two"]
+
+
+def test_the_oldest_turns_make_room() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack, memory_entries=2)
+    messages = [shared_turn(proxy, stack, q, q.upper()) for q in ("a", "b", "c")]
+    assert len(proxy.memory) == 2
+    assert recalled(proxy, stack, "a", messages[0]) == ["one", "two"]
+    assert recalled(proxy, stack, "c", messages[2]) == ["one", "C", "two"]
+
+
+def test_nothing_is_remembered_of_a_turn_that_was_not_shared() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    stack.on(CHAT, calling("clock"), saying("Noon."))
+    stack.on(INVOKE, tool_result("12:00"))
+    proxy.chat()
+    stack.on(CHAT, calling("ask_user"))
+    proxy.chat(tools=[client_tool("ask_user")])
+    assert len(proxy.memory) == 0
+
+
+def test_open_webui_brings_our_calls_back_itself() -> None:
+    """It shows them as cards and replays those: they must not be added a second time (W3)."""
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    fields = {"X-OpenWebUI-Message-Id": "m1"}
+    message = shared_turn(proxy, stack, "Oslo?", "12:00", fields=fields)
+    assert len(proxy.memory) == 0
+    assert recalled(proxy, stack, "Oslo?", message, fields=fields) == ["one", "two"]
+
+
+def remember(memory: TurnMemory, question: str, text: str) -> tuple[Caller, list[Json], ToolCall]:
+    caller = Caller.of(Headers({b"authorization": [b"Bearer a"]}))
+    messages = [{"role": "user", "content": question}]
+    handed = ToolCall("call_0", "ask_user", "{}")
+    turn = {"role": "assistant", "content": text, "tool_calls": [call("ask_user", {}, "call_0")]}
+    memory.remember(caller, messages, [handed], [turn])
+    return caller, messages, handed
+
+
+def test_memory_is_bounded_in_bytes() -> None:
+    memory = TurnMemory(Clock(), max_entries=1000, max_bytes=5000, max_age=60)
+    for n in range(100):
+        remember(memory, str(n), "x" * 1000)
+    assert 1 <= len(memory) <= 5
+    remember(memory, "large", "x" * 10_000)
+    assert len(memory) <= 5
+
+
+def test_the_same_turn_again_takes_the_place_of_the_first() -> None:
+    memory = TurnMemory(Clock(), max_entries=1000, max_bytes=5000, max_age=60)
+    for n in range(100):
+        caller, messages, _ = remember(memory, "again", f"{n}")
+    assert len(memory) == 1
+    back = {"role": "assistant", "tool_calls": [call("ask_user", "{}", "call_0")]}
+    (_, assistant) = memory.recall(caller, [*messages, back])
+    assert assistant["content"] == "99"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        7,
+        "text",
+        {},
+        {"role": "assistant", "tool_calls": 7},
+        {"role": "assistant", "tool_calls": [None, {}, {"id": 7, "function": None}]},
+        {"role": "tool"},
+        {"role": "tool", "tool_call_id": ["x"], "content": {"a": 1}},
+    ],
+)
+def test_odd_messages_are_left_as_they_are(odd: Any) -> None:
+    memory = TurnMemory(Clock(), max_entries=10, max_bytes=5000, max_age=60)
+    caller, messages, _ = remember(memory, "q", "a")
+    history = [odd, *messages, odd]
+    assert memory.recall(caller, history) == history
+
+
+def test_the_arguments_of_a_call_are_part_of_what_is_recognised() -> None:
+    memory = TurnMemory(Clock(), max_entries=10, max_bytes=5000, max_age=60)
+    caller, messages, _ = remember(memory, "q", "a")
+    other = {"role": "assistant", "tool_calls": [call("ask_user", json.dumps({"x": 1}), "call_0")]}
+    assert memory.recall(caller, [*messages, other]) == [*messages, other]
+
+
+def test_the_upstreams_refusal_of_a_history_is_passed_on() -> None:
+    stack = stack_with("clock")
+    stack.on(CHAT, answer({"error": {"message": "bad messages"}}, 400))
+    assert Proxy(stack).chat(messages=[{"role": "tool"}]).status == 400
