@@ -100,7 +100,8 @@ class ProxySite(Site):
         """One line for each request; nothing of a query, a body or a credential is in it."""
         self._log.info(
             "{client} {method} {path} {status} {sent} bytes {seconds:.3f} s",
-            client=request.getClientAddress().host,
+            # A client of a Unix socket has no host.
+            client=getattr(request.getClientAddress(), "host", "-"),
             method=_UNPRINTABLE.sub("?", request.method.decode("latin-1")),
             path=_UNPRINTABLE.sub("?", request.path.decode("latin-1")),
             status=request.code,

@@ -6,8 +6,14 @@ import re
 from typing import Any
 
 from hyperlink import DecodedURL
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.web.client import HTTPConnectionPool, ProxyAgent
@@ -19,6 +25,10 @@ from llamaproxy.errors import BadRequest
 
 #: Seconds to connect.
 CONNECT_TIMEOUT = 10.0
+
+#: Seconds until the next address of a name is tried: Twisted's 0.3 would be added to every
+#: connection to a "localhost" that listens on IPv4 alone.
+ATTEMPT_DELAY = 0.02
 
 #: Seconds an idle connection is kept: uvicorn closes its side after five, and a request that
 #: crosses with that would be lost.
@@ -41,6 +51,17 @@ def connection_pool(reactor: Any) -> HTTPConnectionPool:
 def origin_of(url: DecodedURL) -> bytes:
     """Scheme and authority of *url*, without a path: ``http://localhost:8321``."""
     return url.replace(path=(), query=(), fragment="").to_uri().to_text().encode("ascii")
+
+
+def _endpoint(reactor: Any, host: str, port: int) -> Any:
+    """Where to connect to; a numeric address needs no resolver, which works in threads."""
+    if isIPAddress(host):
+        return TCP4ClientEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
+    if isIPv6Address(host):
+        return TCP6ClientEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
+    return HostnameEndpoint(
+        reactor, host, port, timeout=CONNECT_TIMEOUT, attemptDelay=ATTEMPT_DELAY
+    )
 
 
 @implementer(IBodyProducer)
@@ -79,7 +100,7 @@ class UpstreamAgent:
     def __init__(self, reactor: Any, url: DecodedURL, pool: HTTPConnectionPool) -> None:
         self._origin = origin_of(url)
         host, port = url.host, url.port or 80
-        endpoint: Any = HostnameEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
+        endpoint = _endpoint(reactor, host, port)
         if url.scheme == "https":
             endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
         self._host = self._origin.partition(b"://")[2]

@@ -72,9 +72,9 @@ def upstream_error(failure: Failure) -> BaseException:
     )
 
 
-def _tls_reason(error: BaseException) -> str:
+def _tls_reason(error: BaseException | None) -> str:
     """What OpenSSL, or the check of the certificate's name, found wrong."""
-    said = error.args[0] if error.args else None
+    said = error.args[0] if error is not None and error.args else None
     if isinstance(said, list) and said and isinstance(said[0], tuple):
         return str(said[0][-1])
     return "a certificate for another host" if isinstance(error, VerificationError) else str(error)
