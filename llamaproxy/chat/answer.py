@@ -104,7 +104,7 @@ class UnaryAnswer:
         self._rounds.append(answer)
         self._shown = [call.entry for call in calls if audience.shows(call.name)]
         for key in ("content", "reasoning_content", "reasoning"):
-            if said.get(key) is not None:
+            if isinstance(said.get(key), str | list):
                 self._add(key, text_of(said[key]))
         if calls:
             said["tool_calls"] = [call.entry for call in calls]
