@@ -39,6 +39,7 @@ setup(
             "openai>=1.50",
             "pytest>=8.0",
             "pytest-twisted>=1.14",
+            "trustme>=1.1",
             "uv>=0.4",
         ],
         "dev": [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamaproxy.tools.names import matches, offered_names
+from llamaproxy.tools.names import matches, meant, nearest, offered_names
 from llamaproxy.tools.source import ToolDefinition
 
 
@@ -111,3 +111,37 @@ def test_no_tool_can_take_the_rewritten_name_of_another() -> None:
 def test_patterns_narrow_by_name_or_group(pattern: str, matched: bool) -> None:
     found = matches(["nothing", pattern], "mcp_web__search_12345678", tool("mcp::web", "search"))
     assert found is matched
+
+
+OFFERED = {
+    "get_time": tool("mcp::clock", "get_time"),
+    "search": tool("mcp::web", "search"),
+    "mcp_one__ping_1234abcd": tool("mcp::one", "ping"),
+    "mcp_two__ping_5678abcd": tool("mcp::two", "ping"),
+}
+
+
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [
+        ("GetTime", "get_time"),
+        ("get-time", "get_time"),
+        ("web.search", "search"),
+        ("mcp::web/search", "search"),
+        ("one_ping", "mcp_one__ping_1234abcd"),
+        ("MCP_TWO__PING_5678ABCD", "mcp_two__ping_5678abcd"),
+    ],
+)
+def test_a_name_that_is_misspelt_a_little_is_understood(called: str, name: str) -> None:
+    assert meant(called, OFFERED) == OFFERED[name]
+
+
+@pytest.mark.parametrize("called", ["", "::", "ping", "get_times", "research"])
+def test_a_name_that_could_be_none_or_several_is_not_guessed(called: str) -> None:
+    assert meant(called, OFFERED) is None
+
+
+def test_names_that_look_alike_are_proposed() -> None:
+    assert nearest("Get_Times", list(OFFERED)) == ["get_time"]
+    assert nearest("zzz", list(OFFERED)) == []
+    assert len(nearest("ping" * 1000, ["ping"])) <= 1

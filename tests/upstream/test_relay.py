@@ -128,7 +128,8 @@ class Reading:
 
     def deliverBody(self, protocol: BodyStream) -> None:
         transport: Any = self.connection
-        protocol.makeConnection(transport)
+        receiver: Any = protocol
+        receiver.makeConnection(transport)
 
     def next(self) -> Deferred[bytes]:
         return Deferred.fromCoroutine(self.stream.__anext__())
@@ -276,7 +277,8 @@ class _Given:
 
     def deliverBody(self, protocol: BodyStream) -> None:
         transport: Any = Connection()
-        protocol.makeConnection(transport)
+        receiver: Any = protocol
+        receiver.makeConnection(transport)
         for part in self._parts:
             protocol.dataReceived(part)
         protocol.connectionLost(DONE)
@@ -313,7 +315,8 @@ class Relaying:
         request: Any = self.client
         transport: Any = self.connection
         self.relay = ResponseRelay(request, self.clock, silence)
-        self.relay.makeConnection(transport)
+        receiver: Any = self.relay
+        receiver.makeConnection(transport)
 
 
 def test_a_body_is_relayed_as_it_comes() -> None:
