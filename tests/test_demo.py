@@ -17,7 +17,7 @@ from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.iweb import IResponse
@@ -419,16 +419,9 @@ def test_no_body_upsets_it(messages: list[Any], tools: object, choice: object) -
 @pytest.fixture(autouse=True)
 def nothing_fails_unseen() -> Iterator[None]:
     """A test must not leave a failure in the log, where nobody reads it."""
-    failures: list[LogEvent] = []
-
-    def observe(event: LogEvent) -> None:
-        if "log_failure" in event:
-            failures.append(event)
-
-    globalLogPublisher.addObserver(observe)
-    yield
-    globalLogPublisher.removeObserver(observe)
-    assert failures == []
+    with capturedLogs() as events:
+        yield
+    assert [event for event in events if "log_failure" in event] == []
 
 
 def result_of(deferred: Deferred[Any]) -> Any:
@@ -446,7 +439,7 @@ class Client:
     """Talks to a DemoStack without a socket, at a time of its own."""
 
     clock: Clock
-    treq: StubTreq
+    treq: Any  # a StubTreq, whose methods mypy does not see
 
     def request(self, method: str, path: str, **kwargs: Any) -> tuple[int, Any, IResponse]:
         response = result_of(self.treq.request(method, f"http://demo{path}", **kwargs))
@@ -514,7 +507,7 @@ def test_models(client: Client) -> None:
         },
     }
     assert client.get("/v1/models") == (200, {"data": [listed]})
-    model = {
+    model: Json = {
         "identifier": "demo/scripted",
         "provider_resource_id": "scripted",
         "provider_id": "demo",
@@ -681,7 +674,12 @@ def invalid(errors: str) -> tuple[int, Json]:
 def test_waiting_takes_its_time(client: Client) -> None:
     pending = client.begin(INVOKE, {"tool_name": "wait", "kwargs": {"seconds": 2}})
     answers: list[object] = []
-    pending.addCallback(lambda response: answers.append(response) or response)
+
+    def note(response: IResponse) -> IResponse:
+        answers.append(response)
+        return response
+
+    pending.addCallback(note)
     client.pass_time(1.9)
     assert not answers
     client.pass_time(0.1)
@@ -883,6 +881,7 @@ def test_a_stream_stops_when_the_client_leaves(client: Client) -> None:
     streamed = stream(client, question="hi")
     client.pass_time(0.02, steps=3)
     assert client.clock.getDelayedCalls()
+    assert streamed.transport is not None
     streamed.transport.loseConnection()
     client.treq.flush()
     assert client.clock.getDelayedCalls() == []

@@ -86,7 +86,7 @@ def test_a_bad_value_is_refused_by_name(option: str, value: str) -> None:
 
 
 def test_a_bad_value_in_the_environment_is_refused_by_the_name_of_its_variable() -> None:
-    with pytest.raises(UsageError, match="^PROXY_PORT must be a whole number"):
+    with pytest.raises(UsageError, match=r"^PROXY_PORT must be a whole number"):
         parsed(PROXY_PORT="http")
 
 
