@@ -60,6 +60,9 @@ class EventDecoder:
         """
         if not chunk:
             return []
+        if not self._size and chunk.startswith(b"data: ") and self._is_one_event(chunk):
+            self._first = self._after_cr = False
+            return [Event(chunk[6:-2])]
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
             if not chunk:
@@ -90,6 +93,11 @@ class EventDecoder:
             self._read(line, events)
         self._read(b"", events)
         return events
+
+    def _is_one_event(self, chunk: bytes) -> bool:
+        """Whether *chunk* is one event of one line, as nearly all are that model servers send."""
+        whole = chunk.endswith(b"\n\n") and chunk.count(b"\n") == 2 and b"\r" not in chunk
+        return whole and len(chunk) <= self._limit
 
     def _grow(self, size: int) -> None:
         self._size += size
