@@ -14,6 +14,9 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+#: Logged as the status of an answer that did not come to its end, as nginx does it.
+CUT_OFF = 499
+
 #: What a request may not write into the log.
 _UNPRINTABLE = re.compile("[^!-~]")
 
@@ -81,7 +84,9 @@ class ProxySite(Site):
     def began(self, request: Request) -> float:
         """*request* is being served from now on; the time is returned."""
         self._running.add(request)
-        request.notifyFinish().addBoth(lambda _: self._ended(request))
+        finished = request.notifyFinish()
+        finished.addErrback(lambda _: self._log_access(request, CUT_OFF))
+        finished.addBoth(lambda _: self._ended(request))
         return self._monotonic.seconds()
 
     def when_idle(self) -> Deferred[None]:
@@ -97,6 +102,10 @@ class ProxySite(Site):
             request.loseConnection()
 
     def log(self, request: Any) -> None:
+        """Called by Twisted for a request that was answered to the end."""
+        self._log_access(request, request.code)
+
+    def _log_access(self, request: Any, status: int) -> None:
         """One line for each request; nothing of a query, a body or a credential is in it."""
         self._log.info(
             "{client} {method} {path} {status} {sent} bytes {seconds:.3f} s",
@@ -104,7 +113,7 @@ class ProxySite(Site):
             client=getattr(request.getClientAddress(), "host", "-"),
             method=_UNPRINTABLE.sub("?", request.method.decode("latin-1")),
             path=_UNPRINTABLE.sub("?", request.path.decode("latin-1")),
-            status=request.code,
+            status=status,
             sent=request.sentLength,
             seconds=self._monotonic.seconds() - request.started_at,
         )

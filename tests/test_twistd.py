@@ -201,3 +201,20 @@ def test_the_log_can_be_json_and_tells_nothing_that_was_said(tmp_path: Path) -> 
     assert [line["tool"] for line in tools] == ["roll_dice"]
     assert "7777" not in daemon.log.read_text()
     assert "hidden" not in daemon.log.read_text()
+
+
+def test_a_client_that_leaves_is_in_the_access_log_too(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "log", "--demo")
+    connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
+    body = {
+        "model": "demo/scripted",
+        "stream": True,
+        "messages": [{"role": "user", "content": "Wait 60 seconds"}],
+    }
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    response = connection.getresponse()
+    connection.close()
+    response.close()
+    assert daemon.stop() in (0, -signal.SIGTERM)
+    log = daemon.log.read_text()
+    assert "POST /v1/chat/completions 499" in log

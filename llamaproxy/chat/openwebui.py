@@ -61,12 +61,18 @@ class Card:
         }
 
     def output_item(self, result: ToolResult) -> Json:
-        """The call's result, with its pictures."""
+        """The call's result, with its pictures.
+
+        Open WebUI tells a failure by the text that it begins with, whatever the status.
+        """
+        text = result.text
+        if result.is_error and not text.startswith("Error:"):
+            text = f"Error: {text}"
         item: Json = {
             "type": "function_call_output",
             "id": f"fco_{self._id}",
             "call_id": f"call_{self._id}",
-            "output": [{"type": "input_text", "text": result.text}],
+            "output": [{"type": "input_text", "text": text}],
             "status": "failed" if result.is_error else "completed",
         }
         if result.images:

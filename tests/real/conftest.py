@@ -1,7 +1,7 @@
 """Real programs for the tests of this folder. Each is started once, when a test first asks for it.
 
-The servers need Python 3.12 (see ``environments.py``). Where there is none, the tests are skipped
-and say so; in CI, they fail instead.
+The servers need Python 3.12 (see ``environments.py``), and Open WebUI's page needs Chromium. Where
+there is none, the tests are skipped and say so; in CI, they fail instead.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import sys
 import sysconfig
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from openai import OpenAI
 
+from . import openwebui
 from .environments import PythonMissing, find_python
+from .openwebui import ChromiumMissing, Page, find_chromium
 from .processes import Command, Process, free_port
 from .programs import McpServer, Proxy, ScriptedModel, Server
 from .servers import GENERATIONS, MCP_SERVER, SMALL_MODEL, Settings
@@ -27,6 +29,7 @@ HERE = Path(__file__).parent
 Launch = Callable[..., Process]
 StartServer = Callable[..., Server]
 StartProxy = Callable[..., Proxy]
+StartOpenWebUI = Callable[..., Process]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -41,7 +44,7 @@ def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, Any, Any
 
 def _programs_of(item: pytest.Function) -> Iterator[Process]:
     for fixture in item.funcargs.values():
-        if isinstance(fixture, Proxy | Server | ScriptedModel | McpServer):
+        if isinstance(fixture, Proxy | Server | ScriptedModel | McpServer | Page):
             yield fixture.process
         if isinstance(fixture, Proxy):
             yield fixture.server.process
@@ -70,9 +73,22 @@ def python312() -> str:
     try:
         return find_python()
     except PythonMissing as missing:
-        if os.environ.get("CI"):
-            pytest.fail(str(missing))
-        pytest.skip(f"REAL SERVERS ARE NOT TESTED: {missing}")
+        _do_without("REAL SERVERS ARE NOT TESTED", missing)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's program."""
+    try:
+        return find_chromium()
+    except ChromiumMissing as missing:
+        _do_without("THE PAGE OF OPEN WEBUI IS NOT TESTED", missing)
+
+
+def _do_without(consequence: str, missing: Exception) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(str(missing))
+    pytest.skip(f"{consequence}: {missing}")
 
 
 @pytest.fixture(scope="session")
@@ -209,3 +225,31 @@ def llamaproxy(launch: Launch) -> Iterator[StartProxy]:
 def proxy(llamaproxy: StartProxy, llama_stack: Server) -> Proxy:
     """A proxy as anyone would run it, in front of ``llama_stack``."""
     return llamaproxy(llama_stack)
+
+
+@pytest.fixture(scope="session")
+def start_open_webui(
+    launch: Launch, python312: str, tmp_path_factory: pytest.TempPathFactory
+) -> StartOpenWebUI:
+    """Start an Open WebUI on a proxy, its models having these capabilities."""
+
+    def start(proxy: Proxy, capabilities: Mapping[str, bool], **environment: str) -> Process:
+        port, store = free_port(), tmp_path_factory.mktemp("open-webui")
+        settings = openwebui.settings(port, store, proxy.process.url + "/v1", capabilities)
+        return launch(
+            "open-webui",
+            openwebui.serve,
+            "/health",
+            port=port,
+            environment={**settings, **environment},
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def artifacts(pytestconfig: pytest.Config) -> Path:
+    """A folder for what a person may want to see afterwards; git ignores it."""
+    folder = pytestconfig.rootpath / "artifacts"
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -19,9 +19,11 @@ import attrs
 PATIENCE = 120.0
 
 # What must not reach a program from the test run's own environment: paths of another interpreter,
-# ways out of loopback, and options of llamaproxy.
+# what makes it compile its thousand modules again at every start, ways out of loopback, and options
+# of llamaproxy.
 UNWANTED = re.compile(
-    r"PYTHONPATH|PYTHONHOME|VIRTUAL_ENV|(https?|all)_proxy|LLAMAPROXY_.*|LLAMASTACK_.*|PROXY_PORT",
+    r"PYTHONPATH|PYTHONHOME|PYTHONDONTWRITEBYTECODE|VIRTUAL_ENV"
+    r"|(https?|all)_proxy|LLAMAPROXY_.*|LLAMASTACK_.*|PROXY_PORT",
     re.IGNORECASE,
 )
 
