@@ -124,16 +124,17 @@ class UnaryAnswer:
         """The answer as one completion."""
         last = self._rounds[-1]
         said = objects(last["choices"])
-        choices = [self._choice(choice, first=n == 0) for n, choice in enumerate(said)]
-        answer = {**last, **self._identity.fields(), "choices": choices}
+        choices = [self._choice(choice, place) for place, choice in enumerate(said)]
+        fields = self._identity.fields()
+        answer = {"object": "chat.completion", **last, **fields, "choices": choices}
         if self._items:
             text = message_item(self._texts.get("content", ""))
             answer["output"] = [*self._items, text]
         return answer if self._usage is None else {**answer, "usage": self._usage}
 
-    def _choice(self, choice: Json, first: bool) -> Json:
+    def _choice(self, choice: Json, place: int) -> Json:
         message = dict(as_object(choice.get("message")))
-        if first:
+        if place == 0:
             message |= self._texts
             if self._shown:
                 message["tool_calls"] = self._shown
@@ -147,7 +148,7 @@ class UnaryAnswer:
         message["role"] = "assistant"
         arguments = [call["function"]["arguments"] for call in calls]
         reason = closing_reason(choice.get("finish_reason"), arguments)
-        return {**choice, "message": message, "finish_reason": reason}
+        return {"index": place, **choice, "message": message, "finish_reason": reason}
 
     def _add(self, key: str, text: str) -> None:
         before = self._texts.get(key, "")

@@ -130,7 +130,8 @@ class RoundStream:
             return None
         told = [choice for choice in objects(choices) if self._read(choice, chunk)]
         chunk["choices"] = told
-        return chunk if told or not choices else None
+        # Without an id a chunk could not be shown before the answer has one.
+        return chunk if told or (not choices and chunk.get("id")) else None
 
     def completion(self) -> Completion:
         """The first choice, whole.

@@ -1,0 +1,1 @@
+"""Programs that speak to llamaproxy through OpenAI's own clients, and an upstream for them."""
