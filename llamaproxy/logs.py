@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 from twisted.logger import (
     FileLogObserver,
@@ -13,14 +14,21 @@ from twisted.logger import (
     formatEvent,
     formatTime,
 )
+from twisted.python.logfile import LogFile
+
+#: The file to write to, None or ``-`` for the standard output: twistd's ``--logger`` names a
+#: function without arguments, so what its ``--logfile`` says must be kept until that is called.
+path: str | None = None
 
 
-def json_to_stdout() -> ILogObserver:
-    """An observer for twistd's ``--logger``."""
-    return json_observer(sys.stdout)
+def twistd_observer() -> ILogObserver:
+    """An observer for twistd's ``--logger``, which rotates files as twistd does."""
+    if path in (None, "-"):
+        return json_observer(sys.stdout)
+    return json_observer(LogFile.fromFullPath(os.path.abspath(path)))
 
 
-def json_observer(stream: TextIO) -> ILogObserver:
+def json_observer(stream: Any) -> ILogObserver:
     """An observer that writes JSON lines to *stream*."""
     return FileLogObserver(stream, format_json)
 

@@ -11,7 +11,7 @@ from hyperlink import DecodedURL
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from llamaproxy import __version__
+from llamaproxy import __version__, logs
 
 
 def _integer(least: int, most: int) -> Callable[[str], int]:
@@ -256,7 +256,8 @@ class Options(UsageOptions):
         parent = getattr(self, "parent", None)
         if self["log-format"] == "json" and parent is not None and not parent["logger"]:
             # twistd has its own option for this, read after ours.
-            parent["logger"] = "llamaproxy.logs.json_to_stdout"
+            parent["logger"] = "llamaproxy.logs.twistd_observer"
+            logs.path = parent["logfile"] or (None if parent["nodaemon"] else "twistd.log")
 
     def _value(self, setting: Setting, given: str | None) -> Any:
         said, where = given, f"--{setting.name}"

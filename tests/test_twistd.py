@@ -218,3 +218,22 @@ def test_a_client_that_leaves_is_in_the_access_log_too(tmp_path: Path) -> None:
     assert daemon.stop() in (0, -signal.SIGTERM)
     log = daemon.log.read_text()
     assert "POST /v1/chat/completions 499" in log
+
+
+def test_json_lines_go_to_the_log_file_that_twistd_was_given(tmp_path: Path) -> None:
+    path = tmp_path / "file.log"
+    listen = PORT_LINE.format(port=free_port())
+    arguments = ["--demo", "--log-format", "json", "--listen", listen]
+    with subprocess.Popen(
+        [*TWISTD, "-n", "--pidfile=", "--logfile", str(path), "llamaproxy", *arguments],
+        env=environment(),
+        stdout=subprocess.PIPE,
+    ) as process:
+        for _ in range(300):
+            if path.exists() and "starting on" in path.read_text():
+                break
+            time.sleep(0.1)  # until the process is there; nothing tells
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+    assert out == b""
+    assert json.loads(path.read_text().splitlines()[-1])["message"] == "Server Shut Down."

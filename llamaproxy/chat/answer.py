@@ -126,7 +126,8 @@ class UnaryAnswer:
         said = objects(last["choices"])
         choices = [self._choice(choice, place) for place, choice in enumerate(said)]
         fields = self._identity.fields()
-        answer = {"object": "chat.completion", **last, **fields, "choices": choices}
+        answer = {**last, **fields, "choices": choices}
+        answer.setdefault("object", "chat.completion")
         if self._items:
             text = message_item(self._texts.get("content", ""))
             answer["output"] = [*self._items, text]
@@ -148,7 +149,9 @@ class UnaryAnswer:
         message["role"] = "assistant"
         arguments = [call["function"]["arguments"] for call in calls]
         reason = closing_reason(choice.get("finish_reason"), arguments)
-        return {"index": place, **choice, "message": message, "finish_reason": reason}
+        whole = {**choice, "message": message, "finish_reason": reason}
+        whole.setdefault("index", place)
+        return whole
 
     def _add(self, key: str, text: str) -> None:
         before = self._texts.get(key, "")
