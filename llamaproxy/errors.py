@@ -131,6 +131,22 @@ class UpstreamRefused(ProxyError):
     def headers(self) -> dict[str, str]:
         return self._headers
 
+    @property
+    def missing_route(self) -> bool:
+        """Whether the server has no such route, and so has not acted on the request.
+
+        That, and nothing else, is exactly ``{"detail": "Not Found"}`` on every generation.
+        """
+        return self.status == 404 and str(self) == "Not Found"
+
+
+class McpBroke(ProxyError):
+    """The MCP server did not answer as it should."""
+
+    status = 502
+    type = "upstream_error"
+    code = "mcp_broke"
+
 
 def _openai_error(status: int, body: object) -> dict[str, Any]:
     """Any generation's error body in OpenAI's shape."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,6 +61,24 @@ def _url(text: str) -> DecodedURL:
     if url.query or url.fragment or any(url.userinfo):
         raise ValueError(f"{wanted}, with no user, query or fragment")
     return url.replace(path=tuple(segment for segment in url.path if segment))
+
+
+def _mcp_server(text: str) -> tuple[str, str]:
+    """A name and the URL of an MCP server, which may have a query."""
+    wanted = "must be NAME=URL, such as web=http://localhost:9000/mcp"
+    name, _, said = (part.strip() for part in text.partition("="))
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", name):
+        raise ValueError(wanted)
+    try:
+        url = DecodedURL.from_text(said)
+        plain = url.replace(path=(), query=(), fragment="", rooted=True)
+        _url(plain.to_text())
+        encoded: str = url.to_uri().to_text()
+    except ValueError:
+        raise ValueError(wanted) from None
+    if url.fragment or any(c.isspace() for c in encoded):
+        raise ValueError(f"{wanted}, with no user or fragment")
+    return name, encoded
 
 
 def _flag(text: str) -> bool:
@@ -122,6 +141,14 @@ SETTINGS = (
         "Seconds for which a list of tools is fresh.",
     ),
     Setting(
+        "tool-source",
+        "LLAMAPROXY_TOOL_SOURCE",
+        "auto",
+        _choice("auto", "tool-runtime", "mcp"),
+        "Where the server's tools are run: by itself (tool-runtime), by calling the MCP servers "
+        "that it names (mcp), or as it can (auto).",
+    ),
+    Setting(
         "max-tool-result",
         "LLAMAPROXY_MAX_TOOL_RESULT",
         "65536",
@@ -180,6 +207,7 @@ SETTINGS = (
 )
 
 _LISTEN_ENVIRONMENT = "LLAMAPROXY_LISTEN"
+_MCP_SERVERS = "LLAMAPROXY_MCP_SERVERS"
 _DEMO = Setting("demo", "LLAMAPROXY_DEMO", None, _flag, "")
 
 
@@ -187,7 +215,7 @@ class Options(UsageOptions):
     """What ``twistd llamaproxy`` was told.
 
     After parsing, every setting is there under its name, of its type: ``listen`` is a list of
-    endpoint strings, ``demo`` a bool.
+    endpoint strings, ``mcp-server`` a dict of URLs by name, ``demo`` a bool.
     """
 
     synopsis = "[llamaproxy options]"
@@ -212,6 +240,7 @@ class Options(UsageOptions):
         UsageOptions.__init__(self)
         self._environment = environment
         self["listen"] = []
+        self["mcp-server"] = []
 
     def opt_listen(self, endpoint: str) -> None:
         self["listen"].append(endpoint)
@@ -219,6 +248,14 @@ class Options(UsageOptions):
     opt_listen.__doc__ = (
         "Twisted endpoint to listen on instead of --port, such as tcp:8322:interface=127.0.0.1; "
         "can be given again. [LLAMAPROXY_LISTEN]"
+    )
+
+    def opt_mcp_server(self, server: str) -> None:
+        self["mcp-server"].append(server)
+
+    opt_mcp_server.__doc__ = (
+        "An MCP server whose tools are offered too, as NAME=URL; can be given again. "
+        "[LLAMAPROXY_MCP_SERVERS, comma-separated]"
     )
 
     def opt_version(self) -> None:
@@ -253,11 +290,29 @@ class Options(UsageOptions):
                 for endpoint in [self._environment.get(_LISTEN_ENVIRONMENT, "").strip()]
                 if endpoint
             ] or [f"tcp:{self['port']}"]
+        self["mcp-server"] = self._mcp_servers(self["mcp-server"])
         parent = getattr(self, "parent", None)
         if self["log-format"] == "json" and parent is not None and not parent["logger"]:
             # twistd has its own option for this, read after ours.
             parent["logger"] = "llamaproxy.logs.twistd_observer"
             logs.path = parent["logfile"] or (None if parent["nodaemon"] else "twistd.log")
+
+    def _mcp_servers(self, given: list[str]) -> dict[str, str]:
+        """URLs of MCP servers by name."""
+        where = "--mcp-server" if given else _MCP_SERVERS
+        said = given or self._environment.get(_MCP_SERVERS, "").split(",")
+        servers: dict[str, str] = {}
+        for text in said:
+            if not text.strip() and not given:
+                continue
+            try:
+                name, url = _mcp_server(text)
+            except ValueError as error:
+                raise UsageError(f"{where} {error}, not {text!r}") from None
+            if name in servers:
+                raise UsageError(f"{where} names two servers {name!r}")
+            servers[name] = url
+        return servers
 
     def _value(self, setting: Setting, given: str | None) -> Any:
         said, where = given, f"--{setting.name}"

@@ -26,9 +26,11 @@ from llamaproxy.options import Options
 from llamaproxy.routes import ProxyApp
 from llamaproxy.site import ListenService, ProxySite
 from llamaproxy.tools.catalogue import Catalogue
-from llamaproxy.tools.source import DetectedSource
+from llamaproxy.tools.mcp.pool import SessionPool
+from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
+from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
 from llamaproxy.tools.toolruntime import ToolRuntime
-from llamaproxy.upstream.agent import UpstreamAgent, connection_pool
+from llamaproxy.upstream.agent import UpstreamAgent, agent_for_anywhere, connection_pool
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.generation import Detector
@@ -54,8 +56,20 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     metrics = Metrics()
     client = LlamaStackClient(treq_client(agent), url, reactor, options["upstream-timeout"])
     detector = Detector(client)
+    sessions = SessionPool(
+        agent_for_anywhere(reactor, pool), reactor, changed=lambda: catalogue.changed()
+    )
+    source: ToolSource = DetectedSource(
+        detector,
+        ToolRuntime(client),
+        McpSource(Connectors(client, detector), sessions, reactor),
+        options["tool-source"],
+    )
+    if options["mcp-server"]:
+        named = McpSource(FixedServers(options["mcp-server"]), sessions, reactor)
+        source = UnionSource(named, source)
     catalogue = Catalogue(
-        source=DetectedSource(detector, ToolRuntime(client)),
+        source=source,
         clock=reactor,
         metrics=metrics,
         ttl=options["tools-ttl"],
@@ -74,7 +88,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     )
     passthrough = LlamaStackResource(agent, url, detector, reactor, options["upstream-timeout"])
     site = ProxySite(ProxyApp(chat, passthrough).resource(), reactor)
-    services.addService(UpstreamService(pool, catalogue))
+    services.addService(UpstreamService(pool, catalogue, sessions))
     services.addService(ListenService(reactor, options["listen"], site, options["drain-timeout"]))
     _log.info(
         "llamaproxy {version} gives the tools of {url} to clients on {listen}",
@@ -109,15 +123,21 @@ class OrderedServices(MultiService):
 class UpstreamService(Service):
     """Ends, when the daemon stops, what would go on without a client."""
 
-    def __init__(self, pool: HTTPConnectionPool, catalogue: Catalogue) -> None:
+    def __init__(
+        self, pool: HTTPConnectionPool, catalogue: Catalogue, sessions: SessionPool
+    ) -> None:
         self._pool = pool
         self._catalogue = catalogue
+        self._sessions = sessions
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
         self._catalogue.stop()
-        closed: Deferred[None] = self._pool.closeCachedConnections()
-        return closed
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        await self._sessions.close()
+        await self._pool.closeCachedConnections()
 
 
 class _QuietSite(Site):

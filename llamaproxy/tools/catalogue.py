@@ -23,6 +23,9 @@ from llamaproxy.upstream.headers import Caller
 #: How many callers' tool lists are kept; the one not asked for the longest goes first.
 MAX_CALLERS = 128
 
+#: Seconds between two changes that are acted on at once; in between, a list is only stale.
+_CHANGE_INTERVAL = 10.0
+
 Offered = dict[str, ToolDefinition]
 
 
@@ -66,6 +69,7 @@ class _CallersTools:
     offered: Offered = attrs.Factory(dict)
     stale_at: float = 0.0
     refresh: SharedCall[Offered] = attrs.Factory(SharedCall)
+    caller: Caller | None = None
 
 
 @attrs.define
@@ -83,6 +87,7 @@ class Catalogue:
     _tool_timeout: float
     _max_result: int
     _callers: OrderedDict[Any, _CallersTools] = attrs.Factory(OrderedDict)
+    _told_at: float = -_CHANGE_INTERVAL
     _log: ClassVar[Logger] = Logger()
 
     async def offer(
@@ -132,6 +137,15 @@ class Catalogue:
         )
         return result.tidied(self._max_result)
 
+    def changed(self) -> None:
+        """A source says that its tools have changed: list them again, though not all the time."""
+        now = self._clock.seconds()
+        told, self._told_at = self._told_at, now
+        for known in self._callers.values():
+            known.stale_at = min(known.stale_at, now)
+            if known.caller is not None and now - told >= _CHANGE_INTERVAL:
+                self._start_refresh(known, known.caller)
+
     def stop(self) -> None:
         """Give up the listings under way."""
         for known in self._callers.values():
@@ -144,8 +158,8 @@ class Catalogue:
             return await self._source.invoke(tool, arguments, caller)
         except ToolUnknown:
             known = self._known(caller)
-            await known.refresh.result(lambda: self._refresh(known, caller))
-            return await self._source.invoke(tool, arguments, caller)
+            offered = await known.refresh.result(lambda: self._refresh(known, caller))
+            return await self._source.invoke(_again(tool, offered), arguments, caller)
 
     def _known(self, caller: Caller) -> _CallersTools:
         known = self._callers.setdefault(caller.credentials, _CallersTools())
@@ -160,8 +174,11 @@ class Catalogue:
             return known.offered
         if known.groups is None:
             return await known.refresh.result(lambda: self._refresh(known, caller))
-        known.refresh.start(lambda: self._refresh(known, caller))
+        self._start_refresh(known, caller)
         return known.offered
+
+    def _start_refresh(self, known: _CallersTools, caller: Caller) -> None:
+        known.refresh.start(lambda: self._refresh(known, caller))
 
     async def _refresh(self, known: _CallersTools, caller: Caller) -> Offered:
         started = self._clock.seconds()
@@ -182,6 +199,7 @@ class Catalogue:
             now = self._clock.seconds()
             known.stale_at = now + (now - started)
             return known.offered
+        known.caller = caller
         known.groups = self._merged(listing, known.groups or {})
         known.offered = offered_names(known.groups)
         known.stale_at = self._clock.seconds() + self._ttl
@@ -200,3 +218,10 @@ class Catalogue:
             if group in before:
                 groups.setdefault(group, before[group])
         return groups
+
+
+def _again(tool: ToolDefinition, offered: Offered) -> ToolDefinition:
+    """*tool* as it is listed now: a server that was replaced may run it in another way."""
+    called = [other for other in offered.values() if other.name == tool.name]
+    exact = [other for other in called if other.group == tool.group]
+    return exact[0] if exact else called[0] if len(called) == 1 else tool

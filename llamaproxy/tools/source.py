@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import attrs
 
-from llamaproxy.errors import ProxyError, ToolUnknown
+from llamaproxy.concurrent import all_of
+from llamaproxy.errors import ProxyError, ToolUnknown, UpstreamUnavailable
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.generation import Detector
@@ -20,7 +21,8 @@ LISTING_TIMEOUT = 10.0
 class ToolDefinition:
     """One tool of a source: its group, its real name, and what the model is told of it.
 
-    *parameters* is a JSON Schema. *origin* is the source's own note of where it came from.
+    *parameters* is a JSON Schema. *origin* is the source's own note of where it came from;
+    *endpoint* is the URL of the MCP server behind it, where that is known.
     """
 
     group: str
@@ -28,6 +30,11 @@ class ToolDefinition:
     description: str
     parameters: Json = attrs.field(hash=False)
     origin: str = ""
+    endpoint: str = ""
+
+
+#: The *origin* of tools of MCP servers that the proxy calls itself.
+SPOKEN_BY_US = "mcp"
 
 
 @attrs.frozen
@@ -59,17 +66,42 @@ class ToolSource(Protocol):
 
 
 @attrs.frozen
+class NoTools:
+    """No tools at all. Implements :class:`ToolSource`."""
+
+    async def list_tools(self, caller: Caller) -> Listing:
+        return Listing({})
+
+    async def invoke(
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+    ) -> ToolResult:
+        raise ToolUnknown(f"Error: there is no tool {tool.name!r} any more.")
+
+
+@attrs.frozen
 class DetectedSource:
-    """The tools of whatever generation the upstream is. Implements :class:`ToolSource`."""
+    """The tools of whatever generation the upstream is. Implements :class:`ToolSource`.
+
+    *connectors* are the tools of the MCP servers that the upstream names, called by ourselves;
+    *pinned* is ``tool-runtime`` or ``mcp`` where detection is not to choose.
+    """
 
     _detector: Detector
     _tool_runtime: ToolSource
+    _connectors: ToolSource = attrs.Factory(NoTools)
+    _pinned: str = "auto"
 
     async def list_tools(self, caller: Caller) -> Listing:
-        if not (await self._detector.generation()).tool_runtime:
-            return Listing({})
+        """The tools, and first of all whether the upstream is still what it was.
+
+        A list need not show it: 0.7 still answers ``GET /v1/tools``, with what it cannot run.
+        """
+        generation = await self._detector.confirmed()
+        runs_tools = generation.tool_runtime and self._pinned != "mcp"
         try:
-            return await self._tool_runtime.list_tools(caller)
+            if runs_tools or self._pinned == "tool-runtime":
+                return await self._tool_runtime.list_tools(generation.caller(caller))
+            return await self._connectors.list_tools(caller)
         except ProxyError:
             self._detector.forget()
             raise
@@ -77,9 +109,41 @@ class DetectedSource:
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
     ) -> ToolResult:
+        if tool.origin == SPOKEN_BY_US:
+            return await self._connectors.invoke(tool, arguments, caller)
+        generation = await self._detector.generation()
         try:
-            return await self._tool_runtime.invoke(tool, arguments, caller)
-        except ToolUnknown:
-            # The server was restarted, so it may be another version now.
+            return await self._tool_runtime.invoke(tool, arguments, generation.caller(caller))
+        except (ToolUnknown, UpstreamUnavailable):
             self._detector.forget()
             raise
+
+
+@attrs.frozen
+class UnionSource:
+    """The tools of the MCP servers of ``--mcp-server``, and the upstream's beside them.
+
+    Implements :class:`ToolSource`. A failure of the one is none of the other; of two groups of
+    one name, the one of ``--mcp-server`` counts.
+    """
+
+    _named: ToolSource
+    _upstream: ToolSource
+
+    async def list_tools(self, caller: Caller) -> Listing:
+        named, upstream = await all_of(
+            [self._named.list_tools(caller), self._whole(self._upstream, caller)]
+        )
+        return Listing({**upstream.groups, **named.groups}, {**upstream.failures, **named.failures})
+
+    async def invoke(
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+    ) -> ToolResult:
+        source = self._named if tool.origin == SPOKEN_BY_US else self._upstream
+        return await source.invoke(tool, arguments, caller)
+
+    async def _whole(self, source: ToolSource, caller: Caller) -> Listing:
+        try:
+            return await source.list_tools(caller)
+        except ProxyError as error:
+            return Listing({}, {"the upstream": str(error)})

@@ -35,6 +35,9 @@ class ToolRuntime:
         An MCP server that answers 401 makes the whole list a 401 on every version up to 0.6, and
         a dead one makes it a 500 on 0.2.12 (recorded).
         """
+        if caller.has_tokens:
+            # 0.4 to 0.6 take a token for one group at a time.
+            return await self._group_by_group(caller, None)
         try:
             answer = await self._tools(caller, None)
         except ProxyError as error:
@@ -44,10 +47,13 @@ class ToolRuntime:
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
     ) -> ToolResult:
-        body = jsontext.dumps({"tool_name": tool.name, "kwargs": arguments})
+        body: Json = {"tool_name": tool.name, "kwargs": arguments}
+        token = caller.token(tool.endpoint)
+        if token is not None:
+            body["authorization"] = token
         try:
             answer = await self._client.ask(
-                "POST", "/v1/tool-runtime/invoke", caller, body, timeout=_NO_LIMIT
+                "POST", "/v1/tool-runtime/invoke", caller, jsontext.dumps(body), timeout=_NO_LIMIT
             )
         except UpstreamRefused as error:
             # After a restart no tool is known until somebody lists them (recorded: 400); after an
@@ -60,27 +66,35 @@ class ToolRuntime:
         content = answer.get("content")
         return result_of(content or answer.get("error_message") if failed else content, failed)
 
-    async def _tools(self, caller: Caller, group: str | None) -> list[Json]:
+    async def _tools(
+        self, caller: Caller, group: str | None, token: str | None = None
+    ) -> list[Json]:
         query = {} if group is None else {"toolgroup_id": group}
+        if token is not None:
+            query["authorization"] = token
         return _entries(
             await self._client.ask("GET", "/v1/tools", caller, query=query, timeout=LISTING_TIMEOUT)
         )
 
-    async def _group(self, caller: Caller, name: str) -> list[Json] | ProxyError:
+    async def _group(self, caller: Caller, group: Json) -> list[Json] | ProxyError:
+        endpoint = group.get("mcp_endpoint")
+        url = endpoint.get("uri") if isinstance(endpoint, dict) else None
+        token = caller.token(url) if isinstance(url, str) else None
         try:
-            return await self._tools(caller, name)
+            return await self._tools(caller, str(group["identifier"]), token)
         except ProxyError as error:
             return error
 
-    async def _group_by_group(self, caller: Caller, reason: ProxyError) -> Listing:
+    async def _group_by_group(self, caller: Caller, reason: ProxyError | None) -> Listing:
         try:
             answer = await self._client.ask(
                 "GET", "/v1/toolgroups", caller, timeout=LISTING_TIMEOUT
             )
-        except ProxyError:
-            raise reason from None
-        names = [str(group["identifier"]) for group in _entries(answer) if group.get("identifier")]
-        asked = [self._group(caller, name) for name in names]
+        except ProxyError as error:
+            raise reason or error from None
+        listed = [group for group in _entries(answer) if group.get("identifier")]
+        names = [str(group["identifier"]) for group in listed]
+        asked = [self._group(caller, group) for group in listed]
         entries: list[Json] = []
         failures: dict[str, str] = {}
         for name, outcome in zip(names, await all_of(asked), strict=True):
@@ -88,7 +102,7 @@ class ToolRuntime:
                 failures[name] = str(outcome)
             else:
                 entries += outcome
-        if not names:
+        if not names and reason is not None:
             raise reason
         return Listing(_grouped(entries), failures)
 
@@ -124,11 +138,14 @@ def definition_of(entry: Json) -> ToolDefinition | None:
     if not isinstance(schema, dict):
         schema = _schema_of(listed if isinstance(listed, list) else [])
     group = entry.get("toolgroup_id")
+    metadata = entry.get("metadata")
+    endpoint = metadata.get("endpoint") if isinstance(metadata, dict) else None
     return ToolDefinition(
         group=group if isinstance(group, str) else "",
         name=name,
         description=str(entry.get("description") or ""),
         parameters=schema,
+        endpoint=endpoint if isinstance(endpoint, str) else "",
     )
 
 

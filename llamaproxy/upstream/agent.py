@@ -16,9 +16,9 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.interfaces import IConsumer
 from twisted.internet.ssl import optionsForClientTLS
-from twisted.web.client import HTTPConnectionPool, ProxyAgent
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from llamaproxy.errors import BadRequest
@@ -121,3 +121,24 @@ class UpstreamAgent:
         fields.setRawHeaders(b"Host", [self._host])
         answer: Deferred[IResponse] = self._agent.request(method, target, fields, bodyProducer)
         return answer
+
+
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    """Connects to whatever server a URL names, over TLS where it says https."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def endpointForURI(self, uri: URI) -> Any:
+        host = uri.host.decode("ascii")
+        endpoint = _endpoint(self._reactor, host.strip("[]"), uri.port)
+        if uri.scheme == b"https":
+            return wrapClientTLS(optionsForClientTLS(host), endpoint)
+        return endpoint
+
+
+def agent_for_anywhere(reactor: Any, pool: HTTPConnectionPool) -> IAgent:
+    """An agent that asks any server, with no cookies, redirects or compression."""
+    agent: IAgent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor), pool)
+    return agent

@@ -11,7 +11,7 @@ from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused, UpstreamUnavailable
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.client import LlamaStackClient, without_error
-from llamaproxy.upstream.generation import Detector
+from llamaproxy.upstream.generation import Detector, Generation
 from llamaproxy.upstream.headers import Caller
 
 
@@ -28,12 +28,12 @@ class Completions:
         :raises ProxyError: if there is none.
         """
         text = jsontext.dumps(body)
-        path = await self._path()
+        served = await self._detector.generation()
         try:
-            answer = await self._client.ask("POST", path, caller, text)
+            answer = await self._client.ask("POST", _path(served), served.caller(caller), text)
         except UpstreamRefused as error:
-            path = await self._moved(path, error)
-            answer = await self._client.ask("POST", path, caller, text)
+            served = await self._moved(served, error)
+            answer = await self._client.ask("POST", _path(served), served.caller(caller), text)
         except UpstreamUnavailable:
             self._detector.forget()
             raise
@@ -45,10 +45,10 @@ class Completions:
         :raises ProxyError: if the stream is refused or breaks off.
         """
         text = jsontext.dumps(body)
-        path = await self._path()
+        served = await self._detector.generation()
         begun = False
         try:
-            async with aclosing(self._client.stream(path, caller, text)) as chunks:
+            async with aclosing(self._stream(served, caller, text)) as chunks:
                 async for chunk in chunks:
                     begun = True
                     yield chunk
@@ -56,26 +56,31 @@ class Completions:
         except UpstreamRefused as error:
             if begun:
                 raise
-            path = await self._moved(path, error)
+            served = await self._moved(served, error)
         except UpstreamUnavailable:
             self._detector.forget()
             raise
-        async with aclosing(self._client.stream(path, caller, text)) as chunks:
+        async with aclosing(self._stream(served, caller, text)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    async def _path(self) -> str:
-        return f"{(await self._detector.generation()).openai_prefix}/chat/completions"
+    def _stream(
+        self, served: Generation, caller: Caller, text: bytes
+    ) -> AsyncGenerator[Json | None, None]:
+        return self._client.stream(_path(served), served.caller(caller), text)
 
-    async def _moved(self, path: str, error: UpstreamRefused) -> str:
-        """Where the route is now, if *error* says that it is not at *path* (any more).
+    async def _moved(self, before: Generation, error: UpstreamRefused) -> Generation:
+        """What serves the route now, if *error* says that it is not where it was (any more).
 
-        A missing route, and nothing else, is exactly ``{"detail": "Not Found"}`` on every
-        generation (recorded), so the server has not acted on the request.
+        The server has not acted on the request then.
         """
-        if error.status == 404 and str(error) == "Not Found":
+        if error.missing_route:
             self._detector.forget()
-            now = await self._path()
-            if now != path:
+            now = await self._detector.generation()
+            if _path(now) != _path(before):
                 return now
         raise error
+
+
+def _path(generation: Generation) -> str:
+    return f"{generation.openai_prefix}/chat/completions"

@@ -19,7 +19,7 @@ from llamaproxy.errors import (
     UpstreamTimeout,
 )
 from llamaproxy.upstream.client import LlamaStackClient
-from llamaproxy.upstream.headers import Caller
+from llamaproxy.upstream.headers import LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA, Caller
 
 #: Seconds for ``GET /v1/version``: a busy server has been seen to stall for 11 s.
 DETECTION_TIMEOUT = 15.0
@@ -48,12 +48,21 @@ class Generation:
 
     *version* is the server's own word, empty for a server that is no Llama Stack;
     *openai_prefix* is where its OpenAI dialect lives; *tool_runtime* tells whether tools can be
-    invoked over HTTP.
+    invoked over HTTP; *connectors* are the routes, the likeliest first, that may name its MCP
+    servers; *provider_data* is its field for credentials of its providers, and *mcp_headers* what
+    it makes of those in it (see :meth:`Caller.translated`).
     """
 
     version: str
     openai_prefix: str
     tool_runtime: bool
+    connectors: tuple[str, ...] = ()
+    provider_data: bytes = LLAMA_STACK_PROVIDER_DATA
+    mcp_headers: str = "dropped"
+
+    def caller(self, caller: Caller) -> Caller:
+        """*caller* in the words of this generation (DESIGN: T4)."""
+        return caller.translated(self.provider_data, self.mcp_headers)
 
     @property
     def name(self) -> str:
@@ -84,12 +93,26 @@ def generation_of(version: str) -> Generation:
     A version that cannot be read is taken for the newest.
     """
     match = re.match(r"\s*v?(\d+)\.(\d+)", version)
-    major, minor = (int(match[1]), int(match[2])) if match else (999, 0)
+    release = (int(match[1]), int(match[2])) if match else (999, 0)
     return Generation(
         version=version,
-        openai_prefix="/v1/openai/v1" if (major, minor) < (0, 4) else "/v1",
-        tool_runtime=(major, minor) < (0, 7),
+        openai_prefix="/v1/openai/v1" if release < (0, 4) else "/v1",
+        tool_runtime=release < (0, 7),
+        connectors=_connectors(release),
+        # With 0.8, Llama Stack became OGX.
+        provider_data=LLAMA_STACK_PROVIDER_DATA if release < (0, 8) else OGX_PROVIDER_DATA,
+        mcp_headers="kept" if release < (0, 4) else "apart" if release < (0, 7) else "dropped",
     )
+
+
+def _connectors(release: tuple[int, int]) -> tuple[str, ...]:
+    if release < (0, 5):
+        return ("/v1/toolgroups",)  # which have the URLs of MCP servers too
+    if release < (0, 7):
+        return ("/v1alpha/connectors",)
+    if release < (1, 0):
+        return ("/v1beta/connectors", "/v1alpha/admin/connectors")
+    return ("/v1alpha/admin/connectors", "/v1beta/connectors")
 
 
 PLAIN_OPENAI = Generation(version="", openai_prefix="/v1", tool_runtime=False)
@@ -115,6 +138,13 @@ class Detector:
         """
         if self.known is not None:
             return self.known
+        return await self._asking.result(self._detect)
+
+    async def confirmed(self) -> Generation:
+        """The same, asked for anew, while others go on with what is known.
+
+        :raises ProxyError: as :meth:`generation`.
+        """
         return await self._asking.result(self._detect)
 
     def forget(self) -> None:

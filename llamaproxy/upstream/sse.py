@@ -40,6 +40,10 @@ class EventDecoder:
     def __init__(self, limit: int = 16 * 1024 * 1024) -> None:
         """:param limit: the most bytes that one event may have."""
         self._limit = limit
+        #: The number of the last event, and the milliseconds to wait before coming back, if the
+        #: peer has said so; events without data say it too.
+        self.last_id: bytes | None = None
+        self.retry: int | None = None
         self._line: list[bytes] = []
         self._size = 0
         self._after_cr = False
@@ -109,6 +113,10 @@ class EventDecoder:
             self._first = False
             line = line.removeprefix(b"\xef\xbb\xbf")
         if not line:
+            if self._id is not None:
+                self.last_id = self._id
+            if self._retry is not None:
+                self.retry = self._retry
             if self._data:
                 events.append(Event(b"\n".join(self._data), self._event, self._id, self._retry))
             self._clear()

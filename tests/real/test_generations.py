@@ -20,19 +20,8 @@ def version(request: pytest.FixtureRequest) -> str:
     return chosen
 
 
-# From these on, a server runs no tool over HTTP: the proxy has to call the MCP servers itself.
-WITHOUT_TOOL_RUNTIME = ("0.7.3", "ogx-1.5.0")
-
 # The one that lets its model go on when a client has left.
 CARELESS = "0.2.12"
-
-
-@pytest.fixture
-def runs_tools(request: pytest.FixtureRequest, version: str) -> None:
-    """For tests in which a tool is run."""
-    if version in WITHOUT_TOOL_RUNTIME:
-        not_yet = pytest.mark.xfail(strict=True, reason="the proxy is no MCP client yet")
-        request.applymarker(not_yet)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +29,6 @@ def proxy(version: str, start_server: StartServer, llamaproxy: StartProxy) -> Pr
     return llamaproxy(start_server(version))
 
 
-@pytest.mark.usefixtures("runs_tools")
 def test_a_tool_is_run(proxy: Proxy, version: str, scripted_model: ScriptedModel) -> None:
     marker = f"unary on {version}"
     completion = proxy.create(messages=user(f'{marker} [call get_text {{"city": "Oslo"}}]'))
@@ -53,7 +41,6 @@ def test_a_tool_is_run(proxy: Proxy, version: str, scripted_model: ScriptedModel
     assert "items" in functions["nested"]["parameters"]["properties"]["tags"]
 
 
-@pytest.mark.usefixtures("runs_tools")
 def test_a_tool_is_run_in_a_stream(proxy: Proxy, version: str) -> None:
     reply = proxy.chat(f'stream on {version} [call ping {{}}] [call big {{"n": 9}}]')
     assert reply.payloads[-1] == "[DONE]"
@@ -61,14 +48,12 @@ def test_a_tool_is_run_in_a_stream(proxy: Proxy, version: str) -> None:
     assert len({chunk["id"] for chunk in reply.chunks}) == 1
 
 
-@pytest.mark.usefixtures("runs_tools")
 def test_nested_arguments_arrive(proxy: Proxy, version: str) -> None:
     arguments = {"address": {"street": "Main"}, "tags": ["a", "b"], "unit": "f"}
     reply = proxy.chat(f"nesting on {version} [call nested {json.dumps(arguments)}]")
     assert spoken(reply.chunks) == "The tool said: Main|a,b|f|None|None"
 
 
-@pytest.mark.usefixtures("runs_tools")
 def test_the_model_reads_of_a_failure(
     proxy: Proxy, version: str, scripted_model: ScriptedModel
 ) -> None:

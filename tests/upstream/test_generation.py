@@ -7,6 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from llamaproxy.errors import ProxyError, UpstreamTimeout
 from llamaproxy.upstream.generation import PLAIN_OPENAI, Generation, generation_of
+from llamaproxy.upstream.headers import LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA
 from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing, recorded
 
 
@@ -27,7 +28,37 @@ from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing,
     ],
 )
 def test_a_version_belongs_to_a_generation(version: str, prefix: str, tool_runtime: bool) -> None:
-    assert generation_of(version) == Generation(version, prefix, tool_runtime)
+    generation = generation_of(version)
+    assert (generation.openai_prefix, generation.tool_runtime) == (prefix, tool_runtime)
+    assert generation.version == version
+
+
+@pytest.mark.parametrize(
+    ("version", "connectors", "provider_data", "mcp_headers"),
+    [
+        ("0.2.12", "/v1/toolgroups", LLAMA_STACK_PROVIDER_DATA, "kept"),
+        ("0.3.5", "/v1/toolgroups", LLAMA_STACK_PROVIDER_DATA, "kept"),
+        ("0.4.7", "/v1/toolgroups", LLAMA_STACK_PROVIDER_DATA, "apart"),
+        ("0.5.4", "/v1alpha/connectors", LLAMA_STACK_PROVIDER_DATA, "apart"),
+        ("0.6.1", "/v1alpha/connectors", LLAMA_STACK_PROVIDER_DATA, "apart"),
+        ("0.7.3", "/v1beta/connectors", LLAMA_STACK_PROVIDER_DATA, "dropped"),
+        ("0.8.0", "/v1beta/connectors", OGX_PROVIDER_DATA, "dropped"),
+        ("1.0.4", "/v1alpha/admin/connectors", OGX_PROVIDER_DATA, "dropped"),
+        ("1.5.0", "/v1alpha/admin/connectors", OGX_PROVIDER_DATA, "dropped"),
+        ("", "/v1alpha/admin/connectors", OGX_PROVIDER_DATA, "dropped"),
+    ],
+)
+def test_a_generation_knows_where_its_mcp_servers_are_named_and_how_it_takes_credentials(
+    version: str, connectors: str, provider_data: bytes, mcp_headers: str
+) -> None:
+    generation = generation_of(version)
+    assert generation.connectors[0] == connectors
+    assert generation.provider_data == provider_data
+    assert generation.mcp_headers == mcp_headers
+
+
+def test_a_plain_server_names_no_mcp_servers() -> None:
+    assert PLAIN_OPENAI.connectors == ()
 
 
 OLD = generation_of("0.3.5")

@@ -1,0 +1,187 @@
+"""HTTP towards MCP servers: no cookies, no redirects, no compression, everything bounded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IResponse
+
+from llamaproxy.errors import (
+    McpBroke,
+    ProxyError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from llamaproxy.tools.mcp import messages
+from llamaproxy.upstream.agent import WholeBody
+from llamaproxy.upstream.client import answered
+from llamaproxy.upstream.headers import HOP_BY_HOP
+from llamaproxy.upstream.relay import body_of, read_body
+from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
+
+#: Seconds: whoever asks has a limit of his own, so a silent server needs none.
+NO_LIMIT = 7 * 86400.0
+
+#: Seconds for what nobody waits for: notifications, goodbyes.
+COURTESY = 5.0
+
+#: The most bytes of all messages of one streamed answer.
+MAX_STREAM = 4 * messages.MAX_MESSAGE
+
+#: The most bytes of an error's body.
+_MAX_REFUSAL = 64 * 1024
+
+#: Fields that are ours to write, whatever a caller's ``mcp_headers`` say.
+_OURS = HOP_BY_HOP | {
+    *(b"host", b"content-length", b"content-type", b"content-encoding", b"accept"),
+    *(b"accept-encoding", b"expect", b"cookie", b"last-event-id"),
+}
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
+
+Fields = tuple[tuple[str, str], ...]
+
+
+class HttpRefused(McpBroke):
+    """The MCP server refused the request."""
+
+    def __init__(self, http_status: int, text: str = "") -> None:
+        self.http_status = http_status
+        self.text = text
+        wants = (
+            ": it wants credentials, or others (mcp_headers in X-LlamaStack-Provider-Data)"
+            if http_status in (401, 403)
+            else ": a redirect, which is not followed"
+            if 300 <= http_status < 400
+            else ""
+        )
+        super().__init__(f"The MCP server answered with HTTP status {http_status}{wants}.")
+
+
+def permitted(fields: Iterable[tuple[str, str]]) -> Fields:
+    """Those of a caller's *fields* that can be sent to an MCP server."""
+    return tuple(
+        (name, value)
+        for name, value in fields
+        if _TOKEN.fullmatch(name)
+        and not {name.lower().encode()} & _OURS
+        and not name.lower().startswith("mcp-")
+        and value.isprintable()
+    )
+
+
+def content_type(response: IResponse) -> bytes:
+    """The media type of *response*, without parameters."""
+    values: list[bytes] = response.headers.getRawHeaders(b"content-type", [b""])
+    return values[0].partition(b";")[0].strip().lower()
+
+
+@attrs.frozen
+class McpHttp:
+    """Requests to one MCP server, with one caller's credentials."""
+
+    _agent: IAgent
+    clock: IReactorTime
+    url: str
+    _credentials: Fields = attrs.field(default=(), repr=False)
+
+    async def request(
+        self,
+        method: bytes,
+        fields: Fields = (),
+        body: bytes | None = None,
+        url: str | None = None,
+        seconds: float = NO_LIMIT,
+    ) -> IResponse:
+        """The head of an answer.
+
+        :raises McpBroke: if there is none.
+        """
+        headers = Headers()
+        for name, value in (*permitted(self._credentials), *fields):
+            headers.setRawHeaders(name, [value.encode("utf-8", "replace")])
+        if body is not None:
+            headers.setRawHeaders(b"Content-Type", [b"application/json"])
+        target = (url or self.url).encode("ascii")
+        sent = None if body is None else WholeBody(body)
+        try:
+            request = self._agent.request(method, target, headers, sent)
+            response: IResponse = await answered(request, self.clock, seconds)
+        except ProxyError as error:
+            raise _translated(error) from None
+        return response
+
+    async def body(self, response: IResponse, limit: int, seconds: float) -> bytes:
+        """The whole body of *response*.
+
+        :raises McpBroke: if it is cut short, or too large.
+        """
+        try:
+            return await read_body(response, self.clock, seconds, limit)
+        except ProxyError as error:
+            raise _translated(error) from None
+
+    async def discard(self, response: IResponse) -> None:
+        """Read the rest of *response* for nobody, so that its connection can be used again."""
+        await self.body(response, _MAX_REFUSAL, COURTESY)
+
+    async def refusal(self, response: IResponse) -> McpBroke:
+        """What *response*, which is no success, says."""
+        try:
+            text = await self.body(response, _MAX_REFUSAL, COURTESY)
+        except McpBroke:
+            text = b""
+        if content_type(response) == b"application/json":
+            try:
+                [message] = messages.read(text)
+            except (McpBroke, ValueError):
+                message = {}
+            if "jsonrpc" in message and isinstance(message.get("error"), dict):
+                return messages.RpcError(message["error"], response.code)
+        return HttpRefused(response.code, text.decode("utf-8", "replace"))
+
+    async def events(
+        self, response: IResponse, decoder: EventDecoder, limit: int = MAX_STREAM
+    ) -> AsyncGenerator[Event, None]:
+        """The events of *response*; iterate inside :func:`contextlib.aclosing`.
+
+        :raises McpBroke: if they break off, or are too many.
+        """
+        size = 0
+        try:
+            async with aclosing(body_of(response, self.clock, NO_LIMIT)) as body:
+                async for part in body:
+                    size += len(part)
+                    if size > limit:
+                        raise McpBroke("The MCP server sent more than it may in one answer.")
+                    for event in decoder.feed(part):
+                        yield event
+        except EventTooLarge as error:
+            raise McpBroke(f"The MCP server sent {error}.") from None
+        except ProxyError as error:
+            raise _translated(error) from None
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        waiting: Deferred[None] = Deferred(lambda _: call.cancel())
+        call = self.clock.callLater(seconds, waiting.callback, None)
+        await waiting
+
+
+def _translated(error: ProxyError) -> McpBroke:
+    """*error*, which speaks of Llama Stack, in words about an MCP server."""
+    if isinstance(error, McpBroke):
+        return error
+    if isinstance(error, UpstreamTimeout):
+        return McpBroke("The MCP server did not answer in time.")
+    if isinstance(error, UpstreamUnavailable):
+        return McpBroke("The MCP server could not be reached.")
+    if error.status == 413:
+        return McpBroke("The MCP server sent more than it may in one answer.")
+    return McpBroke("The MCP server closed the connection before it had answered.")

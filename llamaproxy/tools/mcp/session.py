@@ -1,0 +1,232 @@
+"""Session: one conversation with an MCP server, in the transport and revision that it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from itertools import count
+from typing import Any, ClassVar, Protocol
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.logger import Logger
+
+from llamaproxy.concurrent import SharedCall
+from llamaproxy.errors import McpBroke
+from llamaproxy.jsontext import Json
+from llamaproxy.tools.mcp import messages
+from llamaproxy.tools.mcp.http import COURTESY, Fields, HttpRefused, McpHttp
+from llamaproxy.tools.mcp.sse import HttpSse
+from llamaproxy.tools.mcp.streamable import SessionLost, Stateless, Streamable
+
+#: Seconds to begin a conversation.
+OPEN_TIMEOUT = 10.0
+
+#: The most tools of one server, and the most pages of its list.
+MAX_TOOLS, MAX_PAGES = 10_000, 1000
+
+#: The most things done at a time for a server that nobody waits for; more are left undone.
+_MAX_ERRANDS = 16
+
+
+class Transport(Protocol):
+    """One way of carrying messages; all are in the two modules of that name."""
+
+    alive: bool
+    revision: str
+
+    async def ask(self, message: Json, fields: Fields = ()) -> Json: ...
+    async def tell(self, message: Json, fields: Fields = ()) -> None: ...
+    async def abandon(self, message: Json) -> None: ...
+    async def listen(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+@attrs.define(eq=False)
+class Session:
+    """Asks an MCP server; begins, and begins again when the server has forgotten, by itself."""
+
+    _http: McpHttp
+    _changed: Callable[[], None]
+    #: How many requests are under way, and when the last one ended.
+    busy: int = 0
+    used_at: float = 0.0
+    _transport: Transport | None = None
+    _opening: SharedCall[Transport] = attrs.Factory(SharedCall)
+    _numbers: count[int] = attrs.Factory(lambda: count(1))
+    _errands: set[Deferred[None]] = attrs.Factory(set)
+    _listening: Deferred[None] | None = None
+    _log: ClassVar[Logger] = Logger()
+
+    async def tools(self, fields: Fields = ()) -> list[Json]:
+        """Every tool, as the server describes it.
+
+        :raises McpBroke: if they cannot be listed.
+        """
+        found: list[Json] = []
+        cursors: set[str] = set()
+        params: Json = {}
+        for _ in range(MAX_PAGES):
+            page = await self._ask("tools/list", params, fields)
+            listed = page.get("tools")
+            if not isinstance(listed, list):
+                raise McpBroke("The MCP server sent a list without tools.")
+            found += [tool for tool in listed if isinstance(tool, dict)]
+            cursor = page.get("nextCursor")
+            if len(found) > MAX_TOOLS:
+                break
+            if not isinstance(cursor, str):
+                return found
+            if cursor in cursors:
+                raise McpBroke("The MCP server's list of tools goes round in circles.")
+            cursors.add(cursor)
+            params = {"cursor": cursor}
+        raise McpBroke(f"The MCP server lists more than {MAX_TOOLS} tools.")
+
+    async def call(self, name: str, arguments: Json, schema: Json, fields: Fields = ()) -> Json:
+        """The result of a call, as the server sends it.
+
+        :raises McpBroke: if there is none.
+        """
+        params = {"name": name, "arguments": arguments}
+        return await self._ask("tools/call", params, fields, schema)
+
+    async def close(self) -> None:
+        """Say goodbye, to a server that has been spoken to."""
+        self._opening.cancel()
+        transport, self._transport = self._transport, None
+        for errand in list(self._errands):
+            errand.cancel()
+        if self._listening is not None:
+            self._listening.cancel()
+        if transport is not None and transport.alive:
+            try:
+                await self._limited(transport.close(), COURTESY)
+            except McpBroke:
+                pass
+
+    async def _ask(
+        self, method: str, params: Json, fields: Fields, schema: Json | None = None
+    ) -> Json:
+        self.busy += 1
+        try:
+            transport = await self._opened()
+            try:
+                return await self._exchange(transport, method, params, fields, schema)
+            except SessionLost:
+                # It has not acted on the request.
+                transport = await self._opened()
+                return await self._exchange(transport, method, params, fields, schema)
+        finally:
+            self.busy -= 1
+            self.used_at = self._http.clock.seconds()
+
+    async def _exchange(
+        self, transport: Transport, method: str, params: Json, fields: Fields, schema: Json | None
+    ) -> Json:
+        message = messages.request(next(self._numbers), method, params)
+        if schema is not None and transport.revision == messages.STATELESS:
+            fields += messages.parameter_fields(schema, params["arguments"])
+        try:
+            return await transport.ask(message, fields)
+        except CancelledError:
+            self._run(transport.abandon(message))
+            raise
+
+    async def _opened(self) -> Transport:
+        if self._transport is not None and self._transport.alive:
+            return self._transport
+        return await self._opening.result(self._open)
+
+    async def _open(self) -> Transport:
+        if self._listening is not None:
+            self._listening.cancel()
+        greeted: tuple[Transport, Json] = await self._limited(self._greet(), OPEN_TIMEOUT)
+        transport, capabilities = greeted
+        self._transport = transport
+        tools = capabilities.get("tools")
+        if isinstance(tools, dict) and tools.get("listChanged"):
+            self._listening = Deferred.fromCoroutine(transport.listen())
+            self._listening.addErrback(self._deaf)
+        return transport
+
+    async def _greet(self) -> tuple[Transport, Json]:
+        """A transport that the server understands, and what the server can do."""
+        transport: Transport = Streamable(self._http, self._hear)
+        try:
+            return await self._initialized(transport)
+        except messages.RpcError as error:
+            if error.rpc_code in messages.NO_HANDSHAKE:
+                discovered = await self._discovered()
+                if discovered is not None:
+                    return discovered
+            status = error.http_status
+            reason: McpBroke = error
+        except HttpRefused as error:
+            status = error.http_status
+            reason = error
+        if status not in (400, 404, 405):
+            raise reason
+        old = HttpSse(self._http, self._hear)
+        try:
+            await old.open()
+            return await self._initialized(old)
+        except McpBroke as error:
+            # Both reasons count; the first is the one of the transport that is not given up.
+            self._log.debug("nor does HTTP+SSE work: {reason}", reason=str(error))
+            raise reason from None
+        finally:
+            if not old.revision:
+                await old.close()
+
+    async def _initialized(self, transport: Transport) -> tuple[Transport, Json]:
+        result = await transport.ask(messages.initialize(next(self._numbers)))
+        revision = result.get("protocolVersion")
+        if revision not in messages.REVISIONS:
+            raise McpBroke("The MCP server speaks no revision of MCP that is known here.")
+        transport.revision = str(revision)
+        await transport.tell(messages.notification("notifications/initialized"))
+        capabilities = result.get("capabilities")
+        return transport, capabilities if isinstance(capabilities, dict) else {}
+
+    async def _discovered(self) -> tuple[Transport, Json] | None:
+        """The same without a handshake, None if the server does not speak that revision."""
+        transport = Stateless(self._http, self._hear)
+        try:
+            result = await transport.ask(messages.request(next(self._numbers), "server/discover"))
+        except McpBroke:
+            return None
+        revisions = result.get("supportedVersions")
+        if not isinstance(revisions, list) or messages.STATELESS not in revisions:
+            return None
+        capabilities = result.get("capabilities")
+        return transport, capabilities if isinstance(capabilities, dict) else {}
+
+    def _hear(self, message: Json) -> None:
+        """What the server says of its own accord: requests are answered, the rest is noted."""
+        if message.get("method") == "notifications/tools/list_changed":
+            self._changed()
+        reply = messages.reply_to(message)
+        transport = self._transport
+        if reply is not None and transport is not None:
+            self._run(transport.tell(reply))
+
+    def _run(self, errand: Coroutine[Any, Any, None]) -> None:
+        """Do what nobody waits for; a server that causes too much of it is its own loss."""
+        if len(self._errands) >= _MAX_ERRANDS:
+            errand.close()
+            return
+        running = Deferred.fromCoroutine(self._limited(errand, COURTESY))
+        self._errands.add(running)
+        running.addErrback(lambda failure: failure.trap(McpBroke, CancelledError) and None)
+        running.addBoth(lambda _: self._errands.discard(running))
+
+    def _deaf(self, failure: Any) -> None:
+        failure.trap(McpBroke, CancelledError)
+
+    async def _limited(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        waiting = Deferred.fromCoroutine(work)
+        waiting.addTimeout(seconds, self._http.clock)
+        try:
+            return await waiting
+        except TimeoutError:
+            raise McpBroke(f"The MCP server did not answer within {seconds:g} s.") from None

@@ -1,0 +1,184 @@
+"""McpSource: the tools of MCP servers that are called by ourselves; and which servers those are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+
+from llamaproxy.concurrent import all_of
+from llamaproxy.errors import (
+    McpBroke,
+    ProxyError,
+    ToolFailed,
+    ToolUnknown,
+    UpstreamBroke,
+    UpstreamRefused,
+)
+from llamaproxy.jsontext import Json
+from llamaproxy.tools.mcp.http import HttpRefused
+from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
+from llamaproxy.tools.mcp.pool import SessionPool
+from llamaproxy.tools.results import ToolResult, result_of
+from llamaproxy.tools.source import LISTING_TIMEOUT, SPOKEN_BY_US, Listing, ToolDefinition
+from llamaproxy.upstream.client import LlamaStackClient
+from llamaproxy.upstream.generation import Detector
+from llamaproxy.upstream.headers import Caller
+
+
+class McpServers(Protocol):
+    """Knows which MCP servers there are."""
+
+    async def named(self, caller: Caller) -> Mapping[str, str]:
+        """Their URLs by name.
+
+        :raises ProxyError: if that cannot be told.
+        """
+
+
+@attrs.frozen
+class FixedServers:
+    """The MCP servers of ``--mcp-server``. Implements :class:`McpServers`."""
+
+    _urls: Mapping[str, str]
+
+    async def named(self, caller: Caller) -> Mapping[str, str]:
+        return self._urls
+
+
+@attrs.frozen
+class Connectors:
+    """The MCP servers that Llama Stack or OGX knows. Implements :class:`McpServers`."""
+
+    _client: LlamaStackClient
+    _detector: Detector
+
+    async def named(self, caller: Caller) -> Mapping[str, str]:
+        generation = await self._detector.generation()
+        asking = generation.caller(caller)
+        for path in generation.connectors:
+            try:
+                answer = await self._client.ask("GET", path, asking, timeout=LISTING_TIMEOUT)
+            except UpstreamRefused as error:
+                if error.missing_route:
+                    continue
+                if error.status < 500:
+                    raise
+                # OGX 1.0.4 answers so whatever is configured (recorded).
+                raise UpstreamBroke(
+                    f"the server cannot list its connectors (HTTP status {error.status} on "
+                    f"{path}); name its MCP servers with --mcp-server NAME=URL"
+                ) from None
+            return _urls(answer)
+        if generation.connectors:
+            raise UpstreamBroke(
+                "the server has no connectors API; name MCP servers with --mcp-server NAME=URL"
+            )
+        return {}
+
+
+def _urls(answer: Json) -> dict[str, str]:
+    """MCP URLs by name in a list of connectors, or of tool groups (up to 0.4)."""
+    entries = answer.get("data")
+    if not isinstance(entries, list):
+        raise UpstreamBroke("Llama Stack sent a list without data.")
+    urls: dict[str, str] = {}
+    for entry in entries:
+        if not isinstance(entry, dict):
+            continue
+        endpoint = entry.get("mcp_endpoint")
+        url = entry.get("url") or (endpoint.get("uri") if isinstance(endpoint, dict) else None)
+        name = entry.get("connector_id") or entry.get("identifier")
+        if isinstance(name, str) and isinstance(url, str) and url.isascii():
+            if url.startswith(("http://", "https://")):
+                urls[name] = url
+    return urls
+
+
+@attrs.frozen
+class McpSource:
+    """The tools of MCP servers. Implements :class:`ToolSource`.
+
+    Each server is a group. What a caller's ``mcp_headers`` say for a server's URL, and nothing
+    else that identifies him, is sent to that server.
+    """
+
+    _servers: McpServers
+    _sessions: SessionPool
+    _clock: IReactorTime
+
+    async def list_tools(self, caller: Caller) -> Listing:
+        urls = await self._servers.named(caller)
+        groups: dict[str, list[ToolDefinition]] = {}
+        failures: dict[str, str] = {}
+        outcomes = await all_of([self._group(name, url, caller) for name, url in urls.items()])
+        for name, outcome in zip(urls, outcomes, strict=True):
+            if isinstance(outcome, ProxyError):
+                failures[name] = str(outcome)
+            else:
+                groups[name] = outcome
+        return Listing(groups, failures)
+
+    async def invoke(
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+    ) -> ToolResult:
+        session = self._sessions.session(tool.endpoint, caller.mcp_headers(tool.endpoint))
+        try:
+            result = await session.call(tool.name, arguments, tool.parameters, caller.tracing)
+        except RpcError as error:
+            words = error.said.lower()
+            if error.rpc_code in (INVALID_PARAMS, METHOD_NOT_FOUND) and (
+                "unknown tool" in words or "not found" in words
+            ):
+                raise ToolUnknown(f"Error: {error.said}") from None
+            raise ToolFailed(f"Error: {error.said}") from None
+        except HttpRefused as error:
+            raise ToolFailed(f"Error: {error}") from None
+        if result.get("resultType", "complete") != "complete":
+            raise ToolFailed("Error: the tool wants to ask a person, which it cannot do here.")
+        found = result_of(
+            result.get("content"), result.get("isError") is True, result.get("structuredContent")
+        )
+        if found.is_error and found.text == f"Error: Unknown tool: {tool.name}":
+            raise ToolUnknown(found.text)
+        return found
+
+    async def _group(
+        self, name: str, url: str, caller: Caller
+    ) -> list[ToolDefinition] | ProxyError:
+        try:
+            session = self._sessions.session(url, caller.mcp_headers(url))
+            listing = Deferred.fromCoroutine(session.tools(caller.tracing))
+            listing.addTimeout(LISTING_TIMEOUT, self._clock)
+            entries = await listing
+        except CancelledError:
+            raise
+        except TimeoutError:
+            return McpBroke(f"The MCP server did not answer within {LISTING_TIMEOUT:g} s.")
+        except ProxyError as error:
+            return error
+        found = {}
+        for entry in entries:
+            tool = definition_of(name, url, entry)
+            if tool is not None:
+                found[tool.name] = tool
+        return list(found.values())
+
+
+def definition_of(group: str, url: str, entry: Json) -> ToolDefinition | None:
+    """A tool as MCP describes it, None if it has no name."""
+    name = entry.get("name")
+    if not isinstance(name, str) or not name:
+        return None
+    schema = entry.get("inputSchema")
+    return ToolDefinition(
+        group=group,
+        name=name,
+        description=str(entry.get("description") or entry.get("title") or ""),
+        parameters=schema if isinstance(schema, dict) else {"type": "object", "properties": {}},
+        origin=SPOKEN_BY_US,
+        endpoint=url,
+    )

@@ -1,0 +1,237 @@
+"""Streamable HTTP: every message to the server is a POST, its answer JSON or an event stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+
+from twisted.web.iweb import IResponse
+
+from llamaproxy import jsontext
+from llamaproxy.errors import McpBroke
+from llamaproxy.jsontext import Json
+from llamaproxy.tools.mcp import messages
+from llamaproxy.tools.mcp.http import (
+    COURTESY,
+    MAX_STREAM,
+    NO_LIMIT,
+    Fields,
+    HttpRefused,
+    McpHttp,
+    content_type,
+)
+from llamaproxy.upstream.sse import Event, EventDecoder
+
+#: Seconds before a broken stream is resumed, where the server does not say; and at most.
+RETRY, MAX_RETRY = 1.0, 60.0
+
+#: How often in a row a stream may break without having brought anything.
+_ATTEMPTS = 3
+
+_EVENTS = b"text/event-stream"
+
+
+class SessionLost(McpBroke):
+    """The MCP server does not know the session any more."""
+
+
+class Streamable:
+    """One session over streamable HTTP (revisions 2025-03-26 to 2025-11-25)."""
+
+    alive = True
+    #: The revision agreed upon, once it is.
+    revision = ""
+
+    def __init__(self, http: McpHttp, on_message: Callable[[Json], None]) -> None:
+        """:param on_message: is told of what the server says of its own accord."""
+        self._http = http
+        self._on_message = on_message
+        self._session: str | None = None
+
+    async def ask(self, message: Json, fields: Fields = ()) -> Json:
+        """The result of a request.
+
+        :raises SessionLost: if the server has forgotten the session, and so not acted.
+        :raises McpBroke: if there is no result.
+        """
+        response = await self._post(message, fields)
+        if response.code >= 300:
+            raise await self._refusal(response)
+        for session in response.headers.getRawHeaders("mcp-session-id", []):
+            # Visible ASCII by the specification, which is also all that a field can repeat.
+            if message["method"] == "initialize" and session.isascii() and session.isprintable():
+                self._session = session
+        kind = content_type(response)
+        if kind == _EVENTS:
+            return await self._streamed(response, message["id"])
+        if kind != b"application/json":
+            await self._http.discard(response)
+            raise McpBroke(
+                "The MCP server answered with something that is neither JSON nor events."
+            )
+        text = await self._http.body(response, messages.MAX_MESSAGE, NO_LIMIT)
+        for said in messages.read(text):
+            if messages.is_answer(said, message["id"]):
+                return messages.result_in(said, response.code)
+            self._on_message(said)
+        raise McpBroke("The MCP server answered another question.")
+
+    async def tell(self, message: Json, fields: Fields = ()) -> None:
+        """Send what has no answer."""
+        response = await self._post(message, fields, COURTESY)
+        if response.code >= 300:
+            raise await self._refusal(response)
+        await self._http.discard(response)
+
+    async def abandon(self, message: Json) -> None:
+        """Tell the server that the request *message* has been given up."""
+        await self.tell(messages.cancelled(message))
+
+    async def listen(self) -> None:
+        """Hear what the server says outside of any answer, for as long as it will."""
+        decoder = self._decoder()
+        for _ in range(_ATTEMPTS):
+            response = await self._get(decoder.last_id)
+            if response is None:
+                return
+            try:
+                async with aclosing(self._http.events(response, decoder, 2**62)) as events:
+                    async for event in events:
+                        for said in _messages(event):
+                            self._on_message(said)
+            except McpBroke:
+                pass
+            decoder = self._decoder(decoder)
+            await self._http.sleep(_retry(decoder))
+
+    async def close(self) -> None:
+        """End the session."""
+        self.alive = False
+        if self._session is not None:
+            response = await self._http.request(b"DELETE", self._fields(), seconds=COURTESY)
+            await self._http.discard(response)
+
+    def _fields(self, message: Json | None = None) -> Fields:
+        fields: list[tuple[str, str]] = []
+        if self.revision:
+            fields.append(("MCP-Protocol-Version", self.revision))
+        if self._session is not None:
+            fields.append(("Mcp-Session-Id", self._session))
+        return tuple(fields)
+
+    async def _post(self, message: Json, fields: Fields, seconds: float = NO_LIMIT) -> IResponse:
+        accept = ("Accept", "application/json, text/event-stream")
+        body = jsontext.dumps(message)
+        sent = (*fields, accept, *self._fields(message))
+        return await self._http.request(b"POST", sent, body, seconds=seconds)
+
+    async def _refusal(self, response: IResponse) -> McpBroke:
+        error = await self._http.refusal(response)
+        # The specification says 404; the SDK's own examples say 400 and name the session.
+        if self._session is not None and (
+            response.code == 404 or (response.code == 400 and "session" in _words(error))
+        ):
+            self.alive = False
+            return SessionLost()
+        return error
+
+    async def _streamed(self, response: IResponse, number: int) -> Json:
+        """The result at the end of an event stream, which is resumed where it breaks.
+
+        Only a server that numbers its events can be asked to go on where it stopped.
+        """
+        decoder = self._decoder()
+        fruitless = 0
+        left = MAX_STREAM
+        while fruitless < _ATTEMPTS:
+            fruitless += 1
+            try:
+                async with aclosing(self._http.events(response, decoder, left)) as events:
+                    async for event in events:
+                        fruitless = 0
+                        left -= len(event.data)
+                        for said in _messages(event):
+                            if messages.is_answer(said, number):
+                                return messages.result_in(said)
+                            self._on_message(said)
+            except (messages.RpcError, HttpRefused):
+                raise
+            except McpBroke:
+                if decoder.last_id is None or left <= 0:
+                    raise
+            if decoder.last_id is None:
+                break
+            decoder = self._decoder(decoder)
+            await self._http.sleep(_retry(decoder))
+            resumed = await self._get(decoder.last_id)
+            if resumed is None:
+                break
+            response = resumed
+        raise McpBroke("The MCP server ended its answer before the result.")
+
+    async def _get(self, last_id: bytes | None) -> IResponse | None:
+        """An event stream, None if the server has none to offer."""
+        fields: Fields = (("Accept", "text/event-stream"), *self._fields())
+        if last_id is not None:
+            fields += (("Last-Event-ID", last_id.decode("utf-8", "replace")),)
+        response = await self._http.request(b"GET", fields)
+        if response.code == 200 and content_type(response) == _EVENTS:
+            return response
+        await self._http.discard(response)
+        return None
+
+    @staticmethod
+    def _decoder(before: EventDecoder | None = None) -> EventDecoder:
+        decoder = EventDecoder(messages.MAX_MESSAGE)
+        if before is not None:
+            decoder.last_id, decoder.retry = before.last_id, before.retry
+        return decoder
+
+
+class Stateless(Streamable):
+    """Requests that stand for themselves (revision 2026-07-28)."""
+
+    revision = messages.STATELESS
+
+    async def tell(self, message: Json, fields: Fields = ()) -> None:
+        """There is nothing to tell: a request is given up by closing its connection."""
+
+    async def abandon(self, message: Json) -> None:
+        """Closing the connection has said it."""
+
+    async def listen(self) -> None:
+        """Ask to be told when the tools change."""
+        wanted = {"notifications": {"toolsListChanged": True}}
+        try:
+            await self.ask(messages.request(-1, "subscriptions/listen", wanted))
+        except McpBroke:
+            pass
+
+    def _fields(self, message: Json | None = None) -> Fields:
+        fields = Streamable._fields(self)
+        if message is None:
+            return fields
+        fields += (("Mcp-Method", message["method"]),)
+        if message["method"] == "tools/call":
+            fields += (("Mcp-Name", messages.field_value(message["params"]["name"])),)
+        return fields
+
+    async def _post(self, message: Json, fields: Fields, seconds: float = NO_LIMIT) -> IResponse:
+        return await Streamable._post(self, messages.self_contained(message), fields, seconds)
+
+
+def _messages(event: Event) -> list[Json]:
+    """What *event* says; one without data only gives its number."""
+    if not event.data.strip() or event.event not in (b"", b"message"):
+        return []
+    return messages.read(event.data)
+
+
+def _retry(decoder: EventDecoder) -> float:
+    return RETRY if decoder.retry is None else min(decoder.retry / 1000, MAX_RETRY)
+
+
+def _words(error: McpBroke) -> str:
+    if isinstance(error, HttpRefused):
+        return error.text.lower()
+    return error.said.lower() if isinstance(error, messages.RpcError) else ""
