@@ -111,6 +111,12 @@ def mcp_server(launch: Launch, python312: str) -> McpServer:
     return McpServer(_start_mcp_server(launch, "streamable-http"), "/mcp")
 
 
+@pytest.fixture
+def restartable_mcp_server(launch: Launch, python312: str) -> McpServer:
+    """One that no other test uses."""
+    return McpServer(_start_mcp_server(launch, "streamable-http"), "/mcp")
+
+
 @pytest.fixture(scope="session")
 def mcp_sse_server(launch: Launch, python312: str) -> McpServer:
     return McpServer(_start_mcp_server(launch, "sse"), "/sse")
@@ -149,6 +155,7 @@ def start_server(
         mcp_servers: Mapping[str, str] | None = None,
         model_url: str | None = None,
         models: Sequence[str] = ("scripted-1", "embed-1"),
+        port: int | None = None,
     ) -> Server:
         generation = GENERATIONS[version]
         if mcp_servers is None:
@@ -156,11 +163,11 @@ def start_server(
             mcp_servers = {"main": request.getfixturevalue(fixture).url}
         if model_url is None:
             model_url = request.getfixturevalue("scripted_model").url
-        key = (version, *mcp_servers.items(), model_url, *models)
+        key = (version, *mcp_servers.items(), model_url, *models, port)
         if key not in started:
             name = f"server-{version}"
             settings = Settings(
-                port=free_port(),
+                port=port or free_port(),
                 store=tmp_path_factory.mktemp(name),
                 model_url=model_url,
                 models=models,

@@ -168,15 +168,19 @@ class Session:
             raise reason
         old = HttpSse(self._http, self._hear)
         try:
-            await old.open()
+            await self._open_old(old, reason)
             return await self._initialized(old)
-        except McpBroke as error:
-            # Both reasons count; the first is the one of the transport that is not given up.
-            self._log.debug("nor does HTTP+SSE work: {reason}", reason=str(error))
-            raise reason from None
         finally:
             if not old.revision:
                 await old.close()
+
+    async def _open_old(self, old: HttpSse, reason: McpBroke) -> None:
+        """:raises McpBroke: *reason*, if the server does not speak the old transport either."""
+        try:
+            await old.open()
+        except McpBroke as error:
+            self._log.debug("nor does HTTP+SSE work: {reason}", reason=str(error))
+            raise reason from None
 
     async def _initialized(self, transport: Transport) -> tuple[Transport, Json]:
         result = await transport.ask(messages.initialize(next(self._numbers)))

@@ -100,6 +100,8 @@ class HttpSse:
             async with aclosing(self._http.events(response, decoder, 2**62)) as events:
                 async for event in events:
                     self._heard(event)
+                    if not self.alive:  # closed by whoever has heard it
+                        return
         except CancelledError:
             raise
         except McpBroke as error:

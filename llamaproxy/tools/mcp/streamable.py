@@ -143,7 +143,7 @@ class Streamable:
         decoder = self._decoder()
         fruitless = 0
         left = MAX_STREAM
-        while fruitless < _ATTEMPTS:
+        while True:
             fruitless += 1
             try:
                 async with aclosing(self._http.events(response, decoder, left)) as events:
@@ -159,7 +159,7 @@ class Streamable:
             except McpBroke:
                 if decoder.last_id is None or left <= 0:
                     raise
-            if decoder.last_id is None:
+            if decoder.last_id is None or fruitless >= _ATTEMPTS:
                 break
             decoder = self._decoder(decoder)
             await self._http.sleep(_retry(decoder))

@@ -1,0 +1,123 @@
+"""MCP servers behind every generation: dead, locked, restarted, and the server replaced by another.
+
+A group is named ``main`` by a connector and ``mcp::main`` by a tool group; the tools are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+
+from .conftest import StartProxy, StartServer
+from .processes import free_port
+from .programs import OUR_TOOLS, McpServer, Proxy, ScriptedModel, eventually, names, spoken
+from .servers import GENERATIONS
+
+pytestmark = pytest.mark.real
+
+LOCKED_TOOLS = [f"locked_{name}" for name in OUR_TOOLS]
+
+# The 0.2 generations cannot say which group is broken, or only by a whole list that fails.
+STREAMABLE = [v for v, generation in GENERATIONS.items() if generation.speaks_streamable_http]
+
+
+def token_for(server: McpServer, header: str = "X-LlamaStack-Provider-Data") -> dict[str, str]:
+    """The one way in which a user's token for an MCP server travels."""
+    fields = {server.url: {"Authorization": "Bearer sesame", "X-Team": "blue"}}
+    return {header: json.dumps({"mcp_headers": fields})}
+
+
+@pytest.fixture(scope="module", params=STREAMABLE)
+def version(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def proxy(
+    version: str,
+    start_server: StartServer,
+    llamaproxy: StartProxy,
+    mcp_server: McpServer,
+    locked_mcp_server: McpServer,
+) -> Proxy:
+    """In front of a server with three MCP servers: one lives, one is dead, one is locked."""
+    servers = {
+        "main": mcp_server.url,
+        "dead": f"http://127.0.0.1:{free_port()}/mcp",
+        "locked": locked_mcp_server.url,
+    }
+    return llamaproxy(start_server(version, mcp_servers=servers))
+
+
+def test_a_dead_and_a_locked_group_do_not_cost_the_living(
+    proxy: Proxy, version: str, scripted_model: ScriptedModel
+) -> None:
+    marker = f"beside the dead on {version}"
+    reply = proxy.chat(f"{marker} [call ping {{}}]")
+    assert spoken(reply.chunks) == "The tool said: pong"
+    assert names(scripted_model.bodies(marker)[0]) == OUR_TOOLS
+
+
+@pytest.mark.parametrize("header", ["X-LlamaStack-Provider-Data", "X-OGX-Provider-Data"])
+def test_a_users_token_opens_the_locked_group(
+    proxy: Proxy,
+    version: str,
+    header: str,
+    scripted_model: ScriptedModel,
+    locked_mcp_server: McpServer,
+) -> None:
+    marker = f"unlocked on {version} by {header}"
+    fields = token_for(locked_mcp_server, header) | {"Authorization": "Bearer the-clients-own"}
+    reply = proxy.chat(f"{marker} [call locked_headers {{}}]", fields)
+    said = spoken(reply.chunks)
+    assert "Bearer sesame" in said
+    assert "the-clients-own" not in said
+    assert "'x-team': 'blue'" in said
+    assert names(scripted_model.bodies(marker)[0]) == LOCKED_TOOLS + OUR_TOOLS
+
+
+def test_the_token_goes_to_no_other_server(
+    proxy: Proxy, version: str, locked_mcp_server: McpServer
+) -> None:
+    reply = proxy.chat(f"other on {version} [call headers {{}}]", token_for(locked_mcp_server))
+    assert "sesame" not in spoken(reply.chunks)
+    assert "blue" not in spoken(reply.chunks)
+
+
+# --- restarts and replacements
+
+
+@pytest.mark.parametrize("version", ["0.6.1", "0.7.3"], scope="module")
+def test_an_mcp_server_that_was_restarted_is_used_again(
+    version: str,
+    start_server: StartServer,
+    llamaproxy: StartProxy,
+    restartable_mcp_server: McpServer,
+) -> None:
+    servers = {"main": restartable_mcp_server.url}
+    proxy = llamaproxy(start_server(version, mcp_servers=servers))
+    for time in ("before", "after"):
+        reply = proxy.chat(f"{time} the restart on {version} [call ping {{}}]")
+        assert spoken(reply.chunks) == "The tool said: pong"
+        restartable_mcp_server.process.restart()
+
+
+def test_a_server_that_is_replaced_by_other_generations_on_its_port(
+    start_server: StartServer, llamaproxy: StartProxy
+) -> None:
+    """The proxy lists again after a moment, and the user sees no more of it than that."""
+    port = free_port()
+    proxy: Proxy | None = None
+    for version in ("0.6.1", "0.7.3", "ogx-1.5.0", "0.3.5"):
+        server = start_server(version, port=port)
+        proxy = proxy or llamaproxy(server, "--tools-ttl", "0.5")
+
+        def pongs(through: Proxy, version: str = version) -> bool:
+            reply = through.chat(f"replaced by {version} [call ping {{}}]")
+            return reply.status == 200 and "pong" in spoken(reply.chunks)
+
+        assert eventually(partial(pongs, proxy), 15.0)
+        server.process.stop()

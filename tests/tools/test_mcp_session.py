@@ -1,0 +1,616 @@
+"""One conversation with an MCP server: both transports, every revision, and servers that misbehave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from twisted.internet.defer import CancelledError
+from twisted.web.http import Request
+
+from llamaproxy.errors import McpBroke, ProxyError
+from llamaproxy.jsontext import Json
+from llamaproxy.tools.mcp import messages, pool
+from llamaproxy.tools.mcp.http import HttpRefused
+from tests.support import answer, hang_up
+from tests.tools.mcp_servers import (
+    URL,
+    Conversation,
+    FakeMcp,
+    Handler,
+    begin,
+    described,
+    error,
+    frame,
+    never,
+    raw,
+    result,
+    streamed,
+    text,
+)
+
+
+@pytest.fixture(params=["streamable", "sse"])
+def server(request: pytest.FixtureRequest) -> FakeMcp:
+    return FakeMcp(old=request.param == "sse")
+
+
+@pytest.fixture
+def talk(server: FakeMcp) -> Conversation:
+    return Conversation(server)
+
+
+# --- in both transports
+
+
+def test_a_handshake_then_requests(server: FakeMcp, talk: Conversation) -> None:
+    assert talk.result(talk.session().tools()) == [described("ping")]
+    assert talk.result(talk.call(n=1)) == text("pong")
+    accepted = [m["method"] for m in server.messages]
+    assert accepted[1 if server.old else 0 :] == [
+        *("initialize", "notifications/initialized", "tools/list", "tools/call"),
+    ]
+    [*_, called] = server.messages
+    assert called["params"] == {"name": "ping", "arguments": {"n": 1}}
+    assert server.said("initialize")[0]["params"]["protocolVersion"] == "2025-11-25"
+
+
+@pytest.mark.parametrize("revision", messages.REVISIONS)
+def test_the_server_says_which_revision_it_is(
+    server: FakeMcp, talk: Conversation, revision: str
+) -> None:
+    server.revision = revision
+    talk.result(talk.call())
+    assert server.fields("MCP-Protocol-Version")[-2:] == [revision, revision]
+    assert server.fields("MCP-Protocol-Version")[0] is None
+
+
+@pytest.mark.parametrize("revision", ["1.0", None, "2099-01-01", 7])
+def test_an_unknown_revision_is_not_spoken(
+    server: FakeMcp, talk: Conversation, revision: object
+) -> None:
+    server.revision = revision
+    with pytest.raises(McpBroke, match="no revision"):
+        talk.result(talk.call())
+
+
+def test_a_list_has_pages(server: FakeMcp, talk: Conversation) -> None:
+    def pages(request: Request, message: Json) -> None:
+        number = int(message["params"].get("cursor", "0"))
+        page: Json = {"tools": [described(f"t{number}")]}
+        if number < 2:
+            page["nextCursor"] = str(number + 1)
+        result(page)(request, message)
+
+    server.handlers["tools/list"] = pages
+    assert [tool["name"] for tool in talk.result(talk.session().tools())] == ["t0", "t1", "t2"]
+
+
+def test_a_list_that_goes_round_in_circles_is_left(server: FakeMcp, talk: Conversation) -> None:
+    server.handlers["tools/list"] = result({"tools": [], "nextCursor": "again"})
+    with pytest.raises(McpBroke, match="circles"):
+        talk.result(talk.session().tools())
+
+
+def test_a_list_without_end_is_left(server: FakeMcp, talk: Conversation) -> None:
+    many = [{"name": str(n)} for n in range(6000)]
+
+    def pages(request: Request, message: Json) -> None:
+        page = {"tools": many, "nextCursor": str(len(server.messages))}
+        result(page)(request, message)
+
+    server.handlers["tools/list"] = pages
+    with pytest.raises(McpBroke, match="10000"):
+        talk.result(talk.session().tools())
+
+
+@pytest.mark.parametrize("page", [{}, {"tools": None}, {"tools": "ping"}])
+def test_a_list_without_tools_is_broken(server: FakeMcp, talk: Conversation, page: Json) -> None:
+    server.handlers["tools/list"] = result(page)
+    with pytest.raises(McpBroke, match="without tools"):
+        talk.result(talk.session().tools())
+
+
+def test_an_error_is_told_in_the_servers_words(server: FakeMcp, talk: Conversation) -> None:
+    server.handlers["tools/call"] = error(-32000, "out of paper")
+    with pytest.raises(messages.RpcError, match="out of paper") as failed:
+        talk.result(talk.call())
+    assert failed.value.rpc_code == -32000
+
+
+def test_a_call_given_up_is_cancelled_at_the_server(server: FakeMcp, talk: Conversation) -> None:
+    server.handlers["tools/call"] = never
+    calling = talk.begin(talk.call())
+    [called] = server.said("tools/call")
+    calling.cancel()
+    with pytest.raises(CancelledError):
+        talk.result(calling)
+    [said] = server.said("notifications/cancelled")
+    assert said["params"]["requestId"] == called["id"]
+    server.handlers["tools/call"] = result(text("still there"))
+    assert talk.result(talk.call()) == text("still there")
+
+
+def test_a_handshake_given_up_is_not_cancelled(server: FakeMcp, talk: Conversation) -> None:
+    """The specification forbids it."""
+    server.handlers["initialize"] = never
+    calling = talk.begin(talk.call())
+    calling.cancel()
+    talk.settle()
+    assert not server.said("notifications/cancelled")
+
+
+def test_a_server_that_says_nothing_is_given_ten_seconds(
+    server: FakeMcp, talk: Conversation
+) -> None:
+    server.handlers["initialize"] = never
+    calling = talk.begin(talk.call())
+    with pytest.raises(McpBroke, match="10 s"):
+        talk.result(calling, after=10)
+    talk.advance(600)
+    assert not server.open
+
+
+def test_requests_at_the_same_time_share_one_handshake(server: FakeMcp, talk: Conversation) -> None:
+    begun = [talk.begin(talk.call()) for _ in range(5)]
+    assert [talk.result(each) for each in begun] == [text("pong")] * 5
+    assert len(server.said("initialize")) == (2 if server.old else 1)  # the first try is refused
+
+
+def test_a_session_that_nobody_uses_is_closed(server: FakeMcp, talk: Conversation) -> None:
+    talk.result(talk.call())
+    talk.advance(pool.IDLE_TIMEOUT)
+    assert not server.open
+    if not server.old:
+        assert server.asked[-1].method == "DELETE"
+        assert server.asked[-1].headers.getRawHeaders("Mcp-Session-Id") == ["s-1"]
+    assert not talk.clock.getDelayedCalls()
+
+
+def test_stopping_ends_everything(server: FakeMcp, talk: Conversation) -> None:
+    talk.result(talk.call())
+    server.handlers["tools/call"] = never
+    calling = talk.begin(talk.call())
+    calling.addErrback(lambda _: None)
+    talk.result(talk.pool.close())
+    calling.cancel()
+    talk.settle()
+    assert not server.open
+    talk.advance(60)
+    assert not talk.clock.getDelayedCalls()
+
+
+# --- what the server says of its own accord
+
+
+def asking(method: str, number: object = "s1") -> bytes:
+    return frame({"jsonrpc": "2.0", "id": number, "method": method})
+
+
+def test_pings_are_answered_and_other_requests_refused_while_a_call_runs() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    progress = frame({"jsonrpc": "2.0", "method": "notifications/progress", "params": {}})
+    server.handlers["tools/call"] = streamed(
+        asking("ping"),
+        progress,
+        asking("sampling/createMessage", 7),
+        b": a comment\n\n",
+        last=text("done"),
+    )
+    assert talk.result(talk.call()) == text("done")
+    replies = [message for message in server.messages if "method" not in message]
+    assert replies[0] == {"jsonrpc": "2.0", "id": "s1", "result": {}}
+    assert replies[1]["id"] == 7
+    assert replies[1]["error"]["code"] == -32601
+
+
+def test_a_flood_of_pings_is_not_answered_without_end() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    talk.result(talk.call())
+    server.deaf = True
+    server.handlers["tools/call"] = streamed(*[asking("ping", n) for n in range(500)], last={})
+    assert talk.result(talk.call()) == {}
+    assert len([message for message in server.messages if "method" not in message]) == 16
+
+
+CHANGED = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
+CHANGING = {"tools": {"listChanged": True}}
+
+
+def test_a_change_is_told() -> None:
+    server = FakeMcp(capabilities=CHANGING)
+    talk = Conversation(server)
+
+    def listen(request: Request) -> None:
+        begin(request)
+        server.stream = request
+
+    server.get = listen
+    talk.result(talk.call())
+    server.say(CHANGED)
+    talk.settle()
+    assert len(talk.changes) == 1
+    assert server.stream is not None
+    server.stream.finish()
+    talk.settle()
+    talk.advance(1)
+    server.say(CHANGED)
+    talk.settle()
+    assert len(talk.changes) == 2
+    talk.result(talk.pool.close())
+    assert not server.open
+
+
+def test_a_change_is_told_over_the_old_transport() -> None:
+    server = FakeMcp(old=True)
+    talk = Conversation(server)
+    talk.result(talk.call())
+    server.say(CHANGED)
+    talk.settle()
+    assert len(talk.changes) == 1
+
+
+def test_a_server_without_a_stream_is_not_asked_again() -> None:
+    server = FakeMcp(capabilities=CHANGING)
+    talk = Conversation(server)
+    talk.result(talk.call())
+    talk.advance(100)
+    assert [each.method for each in server.asked].count("GET") == 1
+
+
+# --- streamable HTTP
+
+
+def test_the_session_is_named_in_every_request() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    talk.result(talk.call())
+    assert server.fields("Mcp-Session-Id") == [None, "s-1", "s-1"]
+    accepts = server.fields("Accept")
+    assert accepts == ["application/json, text/event-stream"] * 3
+
+
+@pytest.mark.parametrize("refusal", [404, 400])
+def test_a_session_that_the_server_forgot_is_begun_again(refusal: int) -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    talk.result(talk.call())
+    if refusal == 404:
+        server.session = "s-2"
+    else:
+        once = [raw(b'{"error": "No valid session ID provided"}', 400), result(text("pong"))]
+        server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+    assert talk.result(talk.call()) == text("pong")
+    assert len(server.said("initialize")) == 2
+
+
+def test_a_server_that_forgets_every_session_at_once_is_broken() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    server.handlers["tools/call"] = raw(b"", 404)
+    with pytest.raises(McpBroke, match="session"):
+        talk.result(talk.call())
+    assert len(server.said("tools/call")) == 2
+
+
+def resuming(server: FakeMcp, talk: Conversation, *later: bytes) -> list[str | None]:
+    """A call whose answer breaks off after its first event; GETs get *later*, one at a time."""
+    resumed: list[str | None] = []
+    frames = list(later)
+
+    def go_on(request: Request) -> None:
+        resumed.append(request.getHeader("last-event-id"))
+        begin(request)
+        request.write(frames.pop(0))
+        request.finish()
+
+    server.get = go_on
+    server.handlers["tools/call"] = streamed(b"id: e1\nretry: 500\ndata: \n\n", last=None)
+    return resumed
+
+
+def last(number: int) -> bytes:
+    return frame({"jsonrpc": "2.0", "id": number, "result": text("at last")})
+
+
+def test_a_broken_stream_is_resumed_after_its_last_event() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    progress: Json = {"jsonrpc": "2.0", "method": "notifications/progress"}
+    resumed = resuming(server, talk, frame(progress, "e2", 3000), last(2))
+    calling = talk.begin(talk.call())
+    talk.advance(0.4)
+    assert resumed == []
+    talk.advance(0.1)
+    assert resumed == ["e1"]
+    talk.advance(2.9)
+    assert resumed == ["e1"]
+    talk.advance(0.1)
+    assert resumed == ["e1", "e2"]
+    assert talk.result(calling) == text("at last")
+    assert len(server.said("tools/call")) == 1
+
+
+def test_a_stream_that_brings_nothing_is_not_resumed_for_ever() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    resumed = resuming(server, talk, *[b": nothing\n\n"] * 20)
+    calling = talk.begin(talk.call())
+    for _ in range(30):
+        talk.advance(60)
+    with pytest.raises(McpBroke):
+        talk.result(calling)
+    assert len(resumed) == 3
+
+
+def test_a_half_event_is_not_counted_as_seen() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    resumed = resuming(server, talk, last(2))
+    server.handlers["tools/call"] = streamed(b"id: e1\ndata: \n\nid: e2\ndata: {", last=None)
+    calling = talk.begin(talk.call())
+    talk.advance(1)
+    assert resumed == ["e1"]
+    assert talk.result(calling) == text("at last")
+
+
+def test_a_stream_without_numbers_cannot_be_resumed() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    server.handlers["tools/call"] = streamed(last=None)
+    with pytest.raises(McpBroke, match="before the result"):
+        talk.result(talk.call())
+    assert len(server.said("tools/call")) == 1
+
+
+HUGE = b'{"jsonrpc": "2.0", "id": 2, "result": "' + b"x" * (messages.MAX_MESSAGE + 1)
+DEEP = b'{"jsonrpc": "2.0", "id": 2, "result": ' + b"[" * 10_000
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        raw(b"<html>It works!</html>", kind="text/html"),
+        raw(b"<html>It works!</html>"),
+        raw(b""),
+        raw(b"null"),
+        raw(b'"pong"'),
+        raw(b"[1, 2]"),
+        raw(b"[]"),
+        raw(b"[" + b"{}," * 2000 + b"{}]"),
+        raw(b'{"jsonrpc": "2.0", "id": 99, "result": {}}'),
+        raw(b'{"jsonrpc": "2.0", "id": 2, "result": "pong"}'),
+        raw(b'{"jsonrpc": "2.0", "id": 2, "error": "no"}'),
+        raw(b'{"jsonrpc": "2.0", "id": 2, "error": {"message": 7}}'),
+        raw(b'{"jsonrpc": "2.0", "id": 2}'),
+        raw(b"\xff\xfe", 200),
+        raw(HUGE),
+        raw(DEEP),
+        raw(b"", 202),
+        raw(b"", 302),
+        raw(b"<html>Bad gateway", 502, "text/html"),
+        raw(b"", 401),
+        streamed(frame("not json"), last=None),
+        streamed(b"data: " + b"x" * (messages.MAX_MESSAGE + 1), last=None),
+        streamed(frame({"jsonrpc": "2.0", "id": 99, "result": {}}), last=None),
+        lambda request, message: hang_up(request),
+    ],
+)
+def test_a_server_that_lies_costs_only_its_own_call(lie: Handler) -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    server.handlers["tools/call"] = lie
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    server.handlers["tools/call"] = result(text("sorry"))
+    assert talk.result(talk.call()) == text("sorry")
+
+
+def test_a_batch_is_understood() -> None:
+    """As servers of 2025-03-26 may send."""
+    server = FakeMcp()
+    talk = Conversation(server)
+    server.handlers["tools/call"] = raw(
+        b'[{"jsonrpc": "2.0", "method": "notifications/progress"},'
+        b' {"jsonrpc": "2.0", "id": 2, "result": {"content": []}}]'
+    )
+    assert talk.result(talk.call()) == {"content": []}
+
+
+def test_a_redirect_is_not_followed_and_a_cookie_not_kept() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+
+    def cookie(request: Request, message: Json) -> None:
+        request.setHeader("Set-Cookie", "a=b")
+        result(text("pong"))(request, message)
+
+    server.handlers["tools/call"] = cookie
+    talk.result(talk.call())
+    moved = {"Location": "http://mcp:9000/elsewhere"}
+    server.handlers["tools/call"] = lambda request, _: answer(b"", 307, moved)(request)
+    with pytest.raises(HttpRefused, match="redirect"):
+        talk.result(talk.call())
+    assert server.fields("Cookie")[-1] is None
+    assert {each.path for each in server.asked} == {"/mcp"}
+
+
+# --- credentials
+
+
+def test_two_callers_with_other_credentials_have_other_sessions() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    for token in ("a", "b", "a"):
+        talk.result(talk.session(("Authorization", f"Bearer {token}")).call("ping", {}, {}))
+    assert len(server.said("initialize")) == 2
+    tokens = server.fields("Authorization")
+    assert tokens == ["Bearer a"] * 3 + ["Bearer b"] * 3 + ["Bearer a"]
+
+
+def test_fields_that_are_ours_cannot_be_set() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    odd = [
+        *[("Host", "x"), ("Mcp-Session-Id", "x"), ("Content-Length", "1"), ("X-Ok", "yes")],
+        *[("X Bad", "x"), ("X-Bad", "a\r\nX-Smuggled: b"), ("Accept", "x"), ("Cookie", "c=d")],
+    ]
+    talk.result(talk.session(*odd).call("ping", {}, {}))
+    sent = server.asked[-1].headers
+    assert sent.getRawHeaders("X-Ok") == ["yes"]
+    assert sent.getRawHeaders("Mcp-Session-Id") == ["s-1"]
+    assert not {"X Bad", "X-Bad", "X-Smuggled", "Cookie"} & {
+        name.decode() for name, _ in sent.getAllRawHeaders()
+    }
+
+
+def test_the_pool_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "MAX_SESSIONS", 2)
+    server = FakeMcp()
+    talk = Conversation(server)
+    for token in "ab":
+        talk.result(talk.session(("Authorization", token)).call("ping", {}, {}))
+    server.handlers["tools/call"] = never
+    calling = talk.begin(talk.session(("Authorization", "b")).call("ping", {}, {}))
+    server.handlers["tools/call"] = result(text("pong"))
+    talk.result(talk.session(("Authorization", "c")).call("ping", {}, {}))
+    assert [each.method for each in server.asked].count("DELETE") == 1
+    server.session = "s-1"
+    server.handlers["tools/call"] = never
+    other = talk.begin(talk.session(("Authorization", "c")).call("ping", {}, {}))
+    with pytest.raises(McpBroke, match="Too many"):
+        talk.session(("Authorization", "d"))
+    for each in (calling, other):
+        each.addErrback(lambda _: None)
+        each.cancel()
+
+
+# --- the old transport
+
+
+@pytest.mark.parametrize("status", [400, 404, 405])
+def test_a_refused_handshake_leads_to_the_old_transport(status: int) -> None:
+    server = FakeMcp(old=True)
+    talk = Conversation(server)
+    assert talk.result(talk.call()) == text("pong")
+    assert [each.method for each in server.asked[:3]] == ["POST", "GET", "POST"]
+    assert server.asked[2].target == "/messages?session_id=1"
+
+
+@pytest.mark.parametrize("status", [401, 403, 500, 503])
+def test_other_refusals_do_not(status: int) -> None:
+    server = FakeMcp()
+    server.handlers["initialize"] = raw(b"", status)
+    talk = Conversation(server)
+    with pytest.raises(HttpRefused, match=str(status)):
+        talk.result(talk.call())
+    assert [each.method for each in server.asked] == ["POST"]
+
+
+def test_a_stream_that_ends_fails_its_calls_and_is_opened_again() -> None:
+    server = FakeMcp(old=True)
+    talk = Conversation(server)
+    server.handlers["tools/call"] = never
+    calling = talk.begin(talk.call())
+    assert server.stream is not None
+    server.stream.finish()
+    with pytest.raises(McpBroke, match="closed its stream"):
+        talk.result(calling)
+    server.handlers["tools/call"] = result(text("pong"))
+    assert talk.result(talk.call()) == text("pong")
+
+
+@pytest.mark.parametrize(
+    "endpoint", [b"http://evil:9000/messages", b"//evil/x", b"\xff", b"https://mcp:9000/messages"]
+)
+def test_messages_go_to_no_other_server(endpoint: bytes) -> None:
+    server = FakeMcp(old=True)
+
+    def listen(request: Request) -> None:
+        begin(request)
+        request.write(b"event: endpoint\ndata: " + endpoint + b"\n\n")
+
+    server._listen = listen  # type: ignore[method-assign]
+    talk = Conversation(server)
+    with pytest.raises(ProxyError):
+        talk.result(talk.session(("Authorization", "secret")).call("ping", {}, {}))
+    assert [each.method for each in server.asked] == ["POST", "GET"]
+    talk.advance(20)
+    assert not server.open
+
+
+def test_events_that_nobody_waits_for_are_ignored() -> None:
+    server = FakeMcp(old=True)
+    talk = Conversation(server)
+    talk.result(talk.call())
+    for odd in ({"jsonrpc": "2.0", "id": [], "result": {}}, {"id": 1, "result": {}}, {}):
+        server.say(odd)
+    talk.settle()
+    assert talk.result(talk.call()) == text("pong")
+
+
+# --- the stateless revision
+
+
+def stateless(**more: Handler) -> FakeMcp:
+    server = FakeMcp()
+    server.session = ""
+    supported: Any = {"supported": [messages.STATELESS], "requested": "2025-11-25"}
+    server.handlers["initialize"] = error(-32022, "no", 400, data=supported)
+    server.handlers["server/discover"] = result(
+        {"resultType": "complete", "supportedVersions": [messages.STATELESS], "capabilities": {}}
+    )
+    server.handlers |= more
+    return server
+
+
+def test_a_server_that_knows_no_handshake_is_spoken_to_without() -> None:
+    server = stateless()
+    talk = Conversation(server)
+    assert talk.result(talk.session().tools()) == [described("ping")]
+    schema = {"properties": {"city": {"type": "string", "x-mcp-header": "City"}}}
+    assert talk.result(talk.session().call("ping", {"city": "Tromsø"}, schema)) == text("pong")
+    called = server.messages[-1]
+    meta = called["params"]["_meta"]
+    assert meta["io.modelcontextprotocol/protocolVersion"] == "2026-07-28"
+    assert meta["io.modelcontextprotocol/clientCapabilities"] == {}
+    assert server.fields("MCP-Protocol-Version")[-1] == "2026-07-28"
+    assert server.fields("Mcp-Method")[-1] == "tools/call"
+    assert server.fields("Mcp-Name")[-1] == "ping"
+    assert server.fields("Mcp-Param-City")[-1] == "=?base64?VHJvbXPDuA==?="
+    assert len(server.said("initialize")) == 1
+    assert not server.said("notifications/initialized")
+
+
+def test_a_stateless_call_is_given_up_by_closing_its_connection() -> None:
+    server = stateless(**{"tools/call": never})
+    talk = Conversation(server)
+    calling = talk.begin(talk.call())
+    assert len(server.open) == 1
+    calling.cancel()
+    calling.addErrback(lambda _: None)
+    talk.settle()
+    assert not server.open
+    assert not server.said("notifications/cancelled")
+
+
+@pytest.mark.parametrize(
+    "discovered", [error(-32601), raw(b"<html>"), result({"supportedVersions": ["2025-11-25"]})]
+)
+def test_a_server_that_speaks_neither_is_refused_for_its_first_reason(discovered: Handler) -> None:
+    server = stateless()
+    server.handlers["initialize"] = error(-32022, "only the future")
+    server.handlers["server/discover"] = discovered
+    talk = Conversation(server)
+    with pytest.raises(McpBroke, match="only the future"):
+        talk.result(talk.call())
+
+
+def test_the_url_is_asked_as_it_was_given() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    url = f"{URL}/a%2Fb/?key=1%202"
+    talk.result(talk.session(url=url).call("ping", {}, {}))
+    assert {each.target for each in server.asked} == {"/mcp/a%2Fb/?key=1%202"}
