@@ -1,4 +1,4 @@
-"""One conversation with an MCP server: both transports, every revision, and servers that misbehave."""
+"""One conversation with an MCP server: every transport and revision, and servers that lie."""
 
 from __future__ import annotations
 

@@ -1,0 +1,517 @@
+"""The tools of MCP servers: those that a server names, those named by hand, and whose tokens go."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from treq.testing import RequestTraversalAgent
+from twisted.internet.defer import Deferred
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.resource import Resource
+from zope.interface import implementer
+
+from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke
+from llamaproxy.jsontext import Json
+from llamaproxy.tools.mcp.pool import SessionPool
+from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource, definition_of
+from llamaproxy.tools.results import ToolResult
+from llamaproxy.tools.source import (
+    SPOKEN_BY_US,
+    DetectedSource,
+    Listing,
+    ToolDefinition,
+    ToolSource,
+    UnionSource,
+)
+from llamaproxy.tools.toolruntime import ToolRuntime
+from llamaproxy.upstream.headers import Caller
+from tests.support import (
+    INVOKE,
+    Answer,
+    FakeStack,
+    Upstream,
+    answer,
+    hang_up,
+    recorded,
+    tool,
+    tool_result,
+)
+from tests.tools.mcp_servers import Conversation, FakeMcp, error, never, raw, result, text
+
+ONE, TWO = "http://one:9000/mcp", "http://two:9000/mcp"
+
+
+@implementer(IAgent)
+class Hosts:
+    """An agent that finds each server by its name."""
+
+    def __init__(self, **servers: Resource) -> None:
+        self._agents = {name: RequestTraversalAgent(each) for name, each in servers.items()}
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        host = uri.split(b"/")[2].partition(b":")[0].decode()
+        asked: Any = self._agents[host].request(method, uri, headers, bodyProducer)
+        answered: Deferred[IResponse] = asked
+        return answered
+
+    def flush(self) -> None:
+        for agent in self._agents.values():
+            agent.flush()
+
+
+def caller(header: str = "X-LlamaStack-Provider-Data", **fields: Json) -> Caller:
+    """Somebody with a key for the server, and with ``mcp_headers`` for MCP servers."""
+    urls = {"one": ONE, "two": TWO, "main": "http://127.0.0.1:9102/mcp"}
+    data = {"mcp_headers": {urls[name]: each for name, each in fields.items()}, "other": 1}
+    own = {"Authorization": ["Bearer own"], "X-Request-Id": ["r-1"]}
+    return Caller.of(Headers({**own, header: [json.dumps(data)]}))
+
+
+class World:
+    """A Llama Stack, two MCP servers, and the sources that ``tap`` would make."""
+
+    def __init__(self, version: str = "0.7.3", **options: Any) -> None:
+        self.stack = FakeStack()
+        self.stack.on("GET /v1/version", answer({"version": version}))
+        self.one, self.two = FakeMcp("ping"), FakeMcp("ping", "pong")
+        self.upstream = Upstream(self.stack)
+        # The same bookkeeping as for a single conversation.
+        self.talk = Conversation(self.one)
+        self.talk.agent = hosts = Hosts(one=self.one, two=self.two)  # type: ignore[assignment]
+        self.talk.clock = self.upstream.clock
+        self.talk.pool = pool = SessionPool(hosts, self.upstream.clock)
+        client, detector = self.upstream.client, self.upstream.detector
+        mcp = McpSource(Connectors(client, detector), pool, self.upstream.clock)
+        self.detected = DetectedSource(
+            detector, ToolRuntime(client), mcp, options.get("pinned", "auto")
+        )
+        self.named = McpSource(FixedServers({"two": TWO}), pool, self.upstream.clock)
+        self.source: ToolSource = self.detected
+
+    def connect(self, route: str = "/v1beta/connectors", **urls: str) -> None:
+        """The stack names these MCP servers."""
+        data = [{"connector_id": name, "url": url} for name, url in urls.items()]
+        self.stack.on(f"GET {route}", answer({"data": data}))
+
+    def settle(self) -> None:
+        for _ in range(3):
+            self.upstream.settle()
+            self.talk.settle()
+
+    def result(self, work: Any, after: float = 0) -> Any:
+        waited = self.talk.begin(work)
+        self.settle()
+        if after:
+            self.upstream.clock.advance(after)
+            self.settle()
+        return self.upstream.result(waited)
+
+    def list(self, who: Caller | None = None, after: float = 0) -> Listing:
+        listing: Listing = self.result(self.source.list_tools(who or Caller()), after)
+        return listing
+
+    def run(self, tool: ToolDefinition, who: Caller | None = None, **arguments: Any) -> ToolResult:
+        got: ToolResult = self.result(self.source.invoke(tool, arguments, who or Caller()))
+        return got
+
+
+# --- definitions
+
+
+def test_a_tool_is_described_by_its_server() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    entry = {"name": "t", "title": "T", "description": "Does.", "inputSchema": schema}
+    assert definition_of("g", ONE, entry) == ToolDefinition(
+        "g", "t", "Does.", schema, SPOKEN_BY_US, ONE
+    )
+
+
+@pytest.mark.parametrize("schema", [None, [], "x", {}])
+def test_a_tool_without_a_schema_takes_anything(schema: object) -> None:
+    definition = definition_of("g", ONE, {"name": "t", "title": "T", "inputSchema": schema})
+    assert definition is not None
+    assert definition.parameters == ({} if schema == {} else {"type": "object", "properties": {}})
+    assert definition.description == "T"
+
+
+@pytest.mark.parametrize("entry", [{}, {"name": None}, {"name": ""}, {"name": 7}])
+def test_an_entry_without_a_name_is_no_tool(entry: Json) -> None:
+    assert definition_of("g", ONE, entry) is None
+
+
+# --- connectors
+
+
+@pytest.mark.parametrize(
+    ("version", "route"),
+    [
+        ("0.7.3", "/v1beta/connectors"),
+        ("0.8.0", "/v1beta/connectors"),
+        ("1.0.4", "/v1alpha/admin/connectors"),
+        ("1.5.0", "/v1alpha/admin/connectors"),
+        ("1.9.0", "/v1beta/connectors"),  # moved back, say
+    ],
+)
+def test_the_servers_connectors_are_listed_and_run(version: str, route: str) -> None:
+    world = World(version)
+    world.connect(route, one=ONE, two=TWO)
+    listing = world.list()
+    assert {group: [t.name for t in tools] for group, tools in listing.groups.items()} == {
+        "one": ["ping"],
+        "two": ["ping", "pong"],
+    }
+    world.two.handlers["tools/call"] = result(text("two says pong"))
+    assert world.run(listing.groups["two"][0]) == ToolResult("two says pong")
+    assert not world.one.said("tools/call")
+    assert not world.stack.asked_for("GET /v1/tools")
+    assert not world.stack.asked_for(INVOKE)
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "route"),
+    [
+        ("0.6.1", "connectors", "/v1alpha/connectors"),
+        ("0.7.3", "connectors", "/v1beta/connectors"),
+        ("ogx-1.5.0", "connectors", "/v1alpha/admin/connectors"),
+        ("0.3.5", "toolgroups", "/v1/toolgroups"),
+    ],
+)
+def test_every_generations_servers_are_read(version: str, name: str, route: str) -> None:
+    world = World(pinned="mcp")
+    world.stack.on("GET /v1/version", recorded(version, "version"))
+    world.stack.on(f"GET {route}", recorded(version, name))
+    client, detector = world.upstream.client, world.upstream.detector
+    urls = world.result(Connectors(client, detector).named(Caller()))
+    assert urls == {"conn-main" if name == "connectors" else "mcp::main": MAIN}
+
+
+MAIN = "http://127.0.0.1:9102/mcp"
+
+
+def test_a_broken_mcp_server_costs_only_its_own_tools() -> None:
+    world = World()
+    world.connect(one=ONE, two=TWO)
+    for lie in (raw(b"<html>"), error(-32603, "no"), raw(b"", 500), raw(b"", 401)):
+        world.one.handlers["tools/list"] = lie
+        listing = world.list()
+        assert list(listing.groups) == ["two"]
+        assert list(listing.failures) == ["one"]
+
+
+def test_a_silent_mcp_server_is_given_ten_seconds() -> None:
+    world = World()
+    world.connect(one=ONE, two=TWO)
+    world.one.handlers["tools/list"] = never
+    listing = world.list(after=10)
+    assert list(listing.groups) == ["two"]
+    assert "10 s" in listing.failures["one"]
+
+
+def test_odd_connectors_are_skipped() -> None:
+    world = World()
+    data = [
+        *(None, 7, {}, {"connector_id": "x"}, {"connector_id": 7, "url": ONE}),
+        *(
+            {"connector_id": "f", "url": "file:///etc/passwd"},
+            {"connector_id": "u", "url": "http://ü"},
+        ),
+        {"connector_id": "one", "url": ONE},
+    ]
+    world.stack.on("GET /v1beta/connectors", answer({"data": data}))
+    assert list(world.list().groups) == ["one"]
+
+
+@pytest.mark.parametrize("status", [500, 502])
+def test_where_connectors_cannot_be_listed_the_option_is_named(status: int) -> None:
+    """OGX 1.0.4 answers 500, always."""
+    world = World("1.0.4")
+    world.stack.on("GET /v1alpha/admin/connectors", answer({"detail": "boom"}, status))
+    with pytest.raises(UpstreamBroke, match=f"{status} on /v1alpha/admin/connectors.*--mcp-server"):
+        world.list()
+
+
+def test_a_server_without_connectors_is_told_of_the_option() -> None:
+    with pytest.raises(UpstreamBroke, match="--mcp-server"):
+        World().list()
+
+
+def test_a_plain_openai_server_is_asked_for_nothing() -> None:
+    world = World()
+    world.stack.on("GET /v1/version", answer({"detail": "Not Found"}, 404))
+    assert world.list() == Listing({})
+    assert [each.path for each in world.stack.asked] == ["/v1/version"]
+
+
+def test_the_clients_key_goes_to_the_server_and_to_no_mcp_server() -> None:
+    world = World()
+    world.connect(one=ONE, two=TWO)
+    who = caller(one={"Authorization": "Bearer t-one", "X-Team": "blue"})
+    tools = world.list(who).groups
+    world.run(tools["one"][0], who)
+    world.run(tools["two"][0], who)
+    [asked] = world.stack.asked_for("GET /v1beta/connectors")
+    assert asked.headers.getRawHeaders("Authorization") == ["Bearer own"]
+    [data] = asked.headers.getRawHeaders("X-LlamaStack-Provider-Data") or []
+    assert json.loads(data) == {"other": 1}
+    assert set(world.one.fields("Authorization")) == {"Bearer t-one"}
+    assert set(world.one.fields("X-Team")) == {"blue"}
+    assert set(world.two.fields("Authorization")) == {None}
+    assert set(world.two.fields("X-Team")) == {None}
+    for server in (world.one, world.two):
+        assert set(server.fields("X-LlamaStack-Provider-Data")) == {None}
+        assert server.fields("X-Request-Id")[-1] == "r-1"
+
+
+def test_the_fields_spelling_is_the_servers() -> None:
+    world = World("1.5.0")
+    world.connect("/v1alpha/admin/connectors", one=ONE)
+    world.list(caller(one={"Authorization": "Bearer t-one"}))
+    [asked] = world.stack.asked_for("GET /v1alpha/admin/connectors")
+    assert asked.headers.hasHeader("X-OGX-Provider-Data")
+    assert not asked.headers.hasHeader("X-LlamaStack-Provider-Data")
+    assert set(world.one.fields("Authorization")) == {"Bearer t-one"}
+
+
+# --- calls
+
+
+def called(world: World, answering: Any) -> ToolResult:
+    world.connect(one=ONE)
+    [ping] = world.list().groups["one"]
+    world.one.handlers["tools/call"] = answering
+    return world.run(ping, n=1)
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        (text("hello"), ToolResult("hello")),
+        (text("boom", isError=True), ToolResult("Error: boom", True)),
+        ({"content": [], "structuredContent": {"a": 1}}, ToolResult('{"a":1}')),
+        ({}, ToolResult("")),
+        ({"content": "odd", "isError": "yes"}, ToolResult("odd")),
+    ],
+)
+def test_a_result_is_understood(body: Json, wanted: ToolResult) -> None:
+    assert called(World(), result(body)) == wanted
+
+
+@pytest.mark.parametrize(
+    "answering",
+    [
+        error(-32602, "Unknown tool: ping"),
+        error(-32601, "Tool not found"),
+        result(text("Unknown tool: ping", isError=True)),
+    ],
+)
+def test_a_tool_that_is_gone_is_unknown(answering: Any) -> None:
+    with pytest.raises(ToolUnknown):
+        called(World(), answering)
+
+
+@pytest.mark.parametrize(
+    ("answering", "words"),
+    [
+        (error(-32603, "out of paper"), "out of paper"),
+        (error(-32602, "missing argument"), "missing argument"),
+        (raw(b"", 403), "wants credentials"),
+        (result({"resultType": "input_required"}), "ask a person"),
+    ],
+)
+def test_a_failure_is_told_to_the_model(answering: Any, words: str) -> None:
+    with pytest.raises(ToolFailed, match=words) as failed:
+        called(World(), answering)
+    assert not isinstance(failed.value, ToolUnknown)
+
+
+# --- by hand, and which source runs a tool
+
+
+def test_servers_named_by_hand_come_beside_the_servers_own() -> None:
+    world = World("0.6.1")
+    world.stack.on("GET /v1/tools", answer({"data": [tool("clock"), tool("odd", "two")]}))
+    world.stack.on(INVOKE, tool_result("noon"))
+    world.source = UnionSource(world.named, world.detected)
+    listing = world.list()
+    assert sorted(listing.groups) == ["mcp::main", "two"]
+    assert [t.name for t in listing.groups["two"]] == ["ping", "pong"]
+    assert world.run(listing.groups["mcp::main"][0]) == ToolResult("noon")
+    assert world.run(listing.groups["two"][0]) == ToolResult("pong")
+
+
+@pytest.mark.parametrize("broken", [hang_up, answer({"detail": "no"}, 500)])
+def test_one_half_that_fails_does_not_cost_the_other(broken: Answer) -> None:
+    world = World()
+    world.stack.on("GET /v1beta/connectors", broken)
+    world.source = UnionSource(world.named, world.detected)
+    listing = world.list()
+    assert list(listing.groups) == ["two"]
+    assert list(listing.failures) == ["the upstream"]
+
+
+def test_a_pin_is_kept() -> None:
+    world = World("0.6.1", pinned="mcp")
+    world.connect("/v1alpha/connectors", one=ONE)
+    assert list(world.list().groups) == ["one"]
+    world = World("0.7.3", pinned="tool-runtime")
+    world.stack.on("GET /v1/tools", answer({"data": [tool("clock")]}))
+    assert list(world.list().groups) == ["mcp::main"]
+
+
+def test_a_server_that_was_replaced_is_noticed_with_the_next_list() -> None:
+    """0.7 still answers ``GET /v1/tools``, with what cannot be run."""
+    world = World("0.6.1")
+    world.stack.on("GET /v1/tools", answer({"data": [tool("clock")]}))
+    assert list(world.list().groups) == ["mcp::main"]
+    world.stack.on("GET /v1/version", recorded("0.7.3", "version"))
+    world.stack.on("GET /v1/tools", recorded("0.7.3", "tools"))
+    world.connect(one=ONE)
+    assert list(world.list().groups) == ["one"]
+    world.stack.on("GET /v1/version", answer({"version": "0.6.1"}))
+    world.stack.on("GET /v1/tools", answer({"data": [tool("clock")]}))
+    assert list(world.list().groups) == ["mcp::main"]
+
+
+# --- tokens for the tool-runtime API
+
+
+LOCKED = {"main": {"Authorization": "Bearer sesame", "X-Team": "blue"}}
+
+
+def sent(world: World, route: str) -> list[tuple[Json | None, Json | None]]:
+    """What provider data, and what body, requests of *route* had."""
+    return [
+        (
+            json.loads((each.headers.getRawHeaders("X-LlamaStack-Provider-Data") or ["null"])[0]),
+            each.json() if each.body else None,
+        )
+        for each in world.stack.asked_for(route)
+    ]
+
+
+@pytest.mark.parametrize("header", ["X-LlamaStack-Provider-Data", "X-OGX-Provider-Data"])
+def test_up_to_0_3_mcp_headers_go_as_they_are(header: str) -> None:
+    world = World("0.3.5")
+    who = caller(header, **LOCKED)
+    world.stack.on("GET /v1/tools", recorded("0.3.5", "tools"))
+    world.stack.on(INVOKE, tool_result("pong"))
+    [ping] = [t for t in world.list(who).groups["mcp::main"] if t.name == "ping"]
+    world.run(ping, who)
+    whole = {"mcp_headers": {MAIN: LOCKED["main"]}, "other": 1}
+    assert sent(world, "GET /v1/tools") == [(whole, None)]
+    assert sent(world, INVOKE) == [(whole, {"tool_name": "ping", "kwargs": {}})]
+
+
+@pytest.mark.parametrize("header", ["X-LlamaStack-Provider-Data", "X-OGX-Provider-Data"])
+@pytest.mark.parametrize("version", ["0.4.7", "0.5.4", "0.6.1"])
+def test_from_0_4_to_0_6_a_token_travels_apart(version: str, header: str) -> None:
+    world = World(version)
+    who = caller(header, **LOCKED)
+    groups = recorded("0.6.1", "toolgroups_after_register")
+    world.stack.on("GET /v1/toolgroups", groups)
+    world.stack.on("GET /v1/tools", answer({"data": []}))
+    main = "GET /v1/tools?toolgroup_id=mcp%3A%3Amain&authorization=sesame"
+    world.stack.on(main, recorded("0.6.1", "tools_by_group"))
+    world.stack.on(INVOKE, recorded("0.6.1", "invoke_authorization"))
+    [ping] = [t for t in world.list(who).groups["mcp::main"] if t.name == "ping"]
+    assert world.run(ping, who) == ToolResult("pong")
+    rest = {"mcp_headers": {MAIN: {"X-Team": "blue"}}, "other": 1}
+    assert [data for data, _ in sent(world, "GET /v1/tools")] == [rest] * 3
+    body = {"tool_name": "ping", "kwargs": {}, "authorization": "sesame"}
+    assert sent(world, INVOKE) == [(rest, body)]
+    targets = [each.target for each in world.stack.asked_for("GET /v1/tools")]
+    assert [target.count("sesame") for target in targets] == [1, 0, 0]
+
+
+def test_a_caller_without_tokens_lists_everything_at_once() -> None:
+    world = World("0.6.1")
+    world.list(caller(main={"X-Team": "blue"}))
+    assert len(world.stack.asked_for("GET /v1/tools")) == 1
+
+
+# --- how a caller's words are translated
+
+
+def translated(value: str, mcp_headers: str, header: str = "X-LlamaStack-Provider-Data") -> Caller:
+    who = Caller.of(Headers({header: [value], "Authorization": ["Bearer own"]}))
+    return who.translated(b"x-ogx-provider-data", mcp_headers)
+
+
+@pytest.mark.parametrize("broken", ["{", "[]", "7", "null", '"x"', "\xff"])
+def test_broken_provider_data_is_the_servers_to_judge(broken: str) -> None:
+    fields = translated(broken, "apart").headers()
+    assert fields.getRawHeaders("X-OGX-Provider-Data") == [broken]
+    assert fields.getRawHeaders("Authorization") == ["Bearer own"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"mcp_headers": 7},
+        {"mcp_headers": {"u": 7}},
+        {"mcp_headers": {"u": {"Authorization": 7}}},
+        {"mcp_headers": None, "a": 1},
+    ],
+)
+@pytest.mark.parametrize("what", ["kept", "apart", "dropped"])
+def test_odd_mcp_headers_break_nothing(said: Json, what: str) -> None:
+    who = translated(json.dumps(said), what)
+    assert who.mcp_headers("u") == ()
+    assert who.token("u") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "token"),
+    [("Bearer t", "t"), ("bearer  t ", "t"), ("t", "t"), ("Basic abc", "Basic abc")],
+)
+def test_a_bare_token_is_made_of_the_field(value: str, token: str) -> None:
+    who = translated(json.dumps({"mcp_headers": {"http://u/": {"authorization": value}}}), "apart")
+    assert who.token("http://u") == token
+    assert who.token("http://v") is None
+    assert b'authorization": "' not in str(who.headers()).encode()
+
+
+def test_one_without_provider_data_stays_who_he_is() -> None:
+    who = Caller.of(Headers({"Authorization": ["Bearer own"]}))
+    assert who.translated(b"x-ogx-provider-data", "apart") is who
+
+
+def test_both_spellings_together() -> None:
+    who = Caller.of(
+        Headers(
+            {
+                "X-LlamaStack-Provider-Data": [
+                    json.dumps({"a": 1, "mcp_headers": {"u": {"A": "1"}}})
+                ],
+                "X-OGX-Provider-Data": [json.dumps({"b": 2, "mcp_headers": {"v": {"B": "2"}}})],
+            }
+        )
+    )
+    assert who.mcp_headers("u") == (("A", "1"),)
+    assert who.mcp_headers("v/") == (("B", "2"),)
+    [data] = (
+        who.translated(b"x-ogx-provider-data", "dropped")
+        .headers()
+        .getRawHeaders("X-OGX-Provider-Data")
+        or []
+    )
+    assert json.loads(data) == {"a": 1, "b": 2}
+
+
+def test_a_lost_upstream_is_asked_again_what_it_is() -> None:
+    world = World()
+    world.connect(one=ONE)
+    world.list()
+    world.stack.on("GET /v1beta/connectors", hang_up)
+    with pytest.raises(ProxyError):
+        world.list()
+    assert world.upstream.detector.known is None
