@@ -38,7 +38,9 @@ from llamaproxy.jsontext import Json
 from llamaproxy.routes import ProxyApp
 from llamaproxy.tap import treq_client
 from llamaproxy.tools.catalogue import Catalogue
-from llamaproxy.tools.source import DetectedSource
+from llamaproxy.tools.mcp.pool import SessionPool
+from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
+from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
 from llamaproxy.tools.toolruntime import ToolRuntime
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.completions import Completions
@@ -390,11 +392,27 @@ class Proxy(Upstream):
         memory_entries: int = 1000,
         memory_bytes: int = 1024 * 1024,
         memory_age: float = 3600,
+        mcp: Any = None,
+        mcp_servers: Mapping[str, str] | None = None,
+        tool_source: str = "auto",
     ) -> None:
+        """:param mcp: an agent that finds MCP servers."""
         Upstream.__init__(self, stack, clock, timeout)
         self.metrics = Metrics()
         self.memory = TurnMemory(self.clock, memory_entries, memory_bytes, memory_age)
-        source = DetectedSource(self.detector, ToolRuntime(self.client))
+        self.sessions = SessionPool(
+            mcp or self.agent, self.clock, changed=lambda: self.catalogue.changed()
+        )
+        self._mcp = mcp
+        source: ToolSource = DetectedSource(
+            self.detector,
+            ToolRuntime(self.client),
+            McpSource(Connectors(self.client, self.detector), self.sessions, self.clock),
+            tool_source,
+        )
+        if mcp_servers:
+            named = McpSource(FixedServers(mcp_servers), self.sessions, self.clock)
+            source = UnionSource(named, source)
         self.catalogue = Catalogue(source, self.clock, self.metrics, ttl, tool_timeout, max_result)
         chat = ChatCompletions(
             loop=ToolLoop(self.catalogue, self.memory, self.metrics, max_rounds),
@@ -408,6 +426,8 @@ class Proxy(Upstream):
 
     def settle(self) -> None:
         for _ in range(_ENOUGH):
+            if self._mcp is not None:
+                self._mcp.flush()
             self.agent.flush()
             self._front.flush()
 

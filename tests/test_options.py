@@ -71,6 +71,15 @@ def test_the_url_may_have_a_path_but_loses_its_last_slash() -> None:
         ("keep-alive", ""),
         ("max-chat-body", "32M"),
         ("log-format", "xml"),
+        ("tool-source", "both"),
+        ("mcp-server", "http://localhost:9000/mcp"),
+        ("mcp-server", "web"),
+        ("mcp-server", "web="),
+        ("mcp-server", "=http://localhost:9000/mcp"),
+        ("mcp-server", "a b=http://localhost:9000/mcp"),
+        ("mcp-server", "web=ftp://localhost/mcp"),
+        ("mcp-server", "web=http://user:secret@localhost/mcp"),
+        ("mcp-server", "web=http://localhost/mcp#part"),
         ("llamastack-url", "localhost:8321"),
         ("llamastack-url", "ftp://stack"),
         ("llamastack-url", "http://"),
@@ -96,3 +105,27 @@ def test_every_setting_says_in_the_help_how_else_it_can_be_set() -> None:
     for setting in SETTINGS:
         assert f"--{setting.name}=" in text
         assert setting.environment in words
+
+
+def test_mcp_servers_are_named_on_the_command_line_or_in_the_environment() -> None:
+    both = "web=http://localhost:9000/mcp, files=https://files.example/mcp/?key=1=2 ,"
+    named = {"web": "http://localhost:9000/mcp", "files": "https://files.example/mcp/?key=1=2"}
+    assert parsed()["mcp-server"] == {}
+    assert parsed(LLAMAPROXY_MCP_SERVERS=both)["mcp-server"] == named
+    given = [each for name, url in named.items() for each in ("--mcp-server", f"{name}={url}")]
+    assert parsed(*given, LLAMAPROXY_MCP_SERVERS="other=http://other")["mcp-server"] == named
+
+
+def test_two_mcp_servers_of_one_name_are_a_mistake() -> None:
+    with pytest.raises(UsageError, match=r"^LLAMAPROXY_MCP_SERVERS names two servers 'a'"):
+        parsed(LLAMAPROXY_MCP_SERVERS="a=http://one,a=http://two")
+
+
+def test_a_bad_mcp_server_in_the_environment_is_refused_by_the_name_of_its_variable() -> None:
+    with pytest.raises(UsageError, match=r"^LLAMAPROXY_MCP_SERVERS must be NAME=URL"):
+        parsed(LLAMAPROXY_MCP_SERVERS="http://one")
+
+
+def test_the_tool_source_can_be_pinned() -> None:
+    assert parsed()["tool-source"] == "auto"
+    assert parsed("--tool-source", "mcp")["tool-source"] == "mcp"

@@ -43,10 +43,11 @@ class Process:
 
     name: str
     command: Command  # given the port
-    ready: str  # a path that answers 200 as soon as the program is of use
+    ready: str  # a path that answers as soon as the program is of use
     log: Path
     environment: Mapping[str, str] = attrs.field(factory=dict)
     port: int = attrs.field(factory=free_port)
+    ready_status: int = 200
     boot_seconds: float = 0.0
     _popen: subprocess.Popen[bytes] | None = None
 
@@ -124,7 +125,7 @@ class Process:
                 seen, _ = self.get(self.ready)
             except (OSError, http.client.HTTPException) as error:
                 seen = error
-            if seen == 200:
+            if seen == self.ready_status:
                 return
             time.sleep(0.1)
         raise RuntimeError(f"{self.name} did not get ready ({seen}). Its log ends:\n{self.tail()}")

@@ -131,7 +131,7 @@ class FakeMcp(Resource):
     def fields(self, name: str) -> list[str | None]:
         """That field of every POST so far."""
         posts = [each for each in self.asked if each.method == "POST"]
-        return [(each.headers.getRawHeaders(name) or [None])[0] for each in posts]
+        return [next(iter(each.headers.getRawHeaders(name, [])), None) for each in posts]
 
     def say(self, message: Json) -> None:
         """Say something on the stream that a GET has opened."""

@@ -143,6 +143,14 @@ def test_a_tool_without_a_schema_takes_anything(schema: object) -> None:
     assert definition.description == "T"
 
 
+def test_a_tool_that_only_runs_as_a_task_is_not_offered() -> None:
+    """Tasks (an experiment of 2025-11-25) are not spoken here."""
+    entry: Json = {"name": "t", "execution": {"taskSupport": "required"}}
+    assert definition_of("g", ONE, entry) is None
+    entry["execution"]["taskSupport"] = "optional"
+    assert definition_of("g", ONE, entry) is not None
+
+
 @pytest.mark.parametrize("entry", [{}, {"name": None}, {"name": ""}, {"name": 7}])
 def test_an_entry_without_a_name_is_no_tool(entry: Json) -> None:
     assert definition_of("g", ONE, entry) is None

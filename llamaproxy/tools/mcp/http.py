@@ -181,7 +181,8 @@ def _translated(error: ProxyError) -> McpBroke:
     if isinstance(error, UpstreamTimeout):
         return McpBroke("The MCP server did not answer in time.")
     if isinstance(error, UpstreamUnavailable):
-        return McpBroke("The MCP server could not be reached.")
+        reason = str(error).partition(": ")[2]
+        return McpBroke(f"The MCP server could not be reached: {reason or 'no connection'}")
     if error.status == 413:
         return McpBroke("The MCP server sent more than it may in one answer.")
     return McpBroke("The MCP server closed the connection before it had answered.")

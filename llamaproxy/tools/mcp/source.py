@@ -169,9 +169,12 @@ class McpSource:
 
 
 def definition_of(group: str, url: str, entry: Json) -> ToolDefinition | None:
-    """A tool as MCP describes it, None if it has no name."""
+    """A tool as MCP describes it, None if it has no name, or cannot just be called."""
     name = entry.get("name")
+    execution = entry.get("execution")
     if not isinstance(name, str) or not name:
+        return None
+    if isinstance(execution, dict) and execution.get("taskSupport") == "required":
         return None
     schema = entry.get("inputSchema")
     return ToolDefinition(
