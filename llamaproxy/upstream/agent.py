@@ -131,8 +131,8 @@ class _Endpoints:
         self._reactor = reactor
 
     def endpointForURI(self, uri: URI) -> Any:
-        host = uri.host.decode("ascii")
-        endpoint = _endpoint(self._reactor, host.strip("[]"), uri.port)
+        host = uri.host.decode("ascii").strip("[]")
+        endpoint = _endpoint(self._reactor, host, uri.port)
         if uri.scheme == b"https":
             return wrapClientTLS(optionsForClientTLS(host), endpoint)
         return endpoint

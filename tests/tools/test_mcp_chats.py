@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support import CHAT, INVOKE, FakeStack, Proxy, answer, calling, saying, tool
-from tests.tools.mcp_servers import FakeMcp, described, never, result, text
-from tests.tools.test_mcp_session import CHANGED, CHANGING, begin
+from tests.tools.mcp_servers import FakeMcp, begin, described, never, result, text
+from tests.tools.test_mcp_session import CHANGED, CHANGING
 from tests.tools.test_mcp_source import ONE, TWO, Hosts
 
 

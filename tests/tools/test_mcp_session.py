@@ -286,6 +286,64 @@ def test_a_session_that_the_server_forgot_is_begun_again(refusal: int) -> None:
     assert len(server.said("initialize")) == 2
 
 
+def test_a_server_replaced_by_one_of_another_revision_is_greeted_again() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    talk.result(talk.call())
+    once = [error(-32020, "header mismatch", 400), result(text("pong"))]
+    server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+    assert talk.result(talk.call()) == text("pong")
+    assert len(server.said("initialize")) == 2
+
+
+def test_lies_in_a_stream_with_numbers_are_not_asked_for_again() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    resumed = resuming(server, talk, frame("not json", "e2", 0), last(2))
+    calling = talk.begin(talk.call())
+    talk.advance(1)
+    with pytest.raises(McpBroke, match="not JSON"):
+        talk.result(calling)
+    assert resumed == ["e1"]
+
+
+def test_a_ping_during_the_handshake_is_answered() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}}
+    server.session = ""
+    server.handlers["initialize"] = streamed(asking("ping"), last=hello)
+    talk.result(talk.call())
+    assert {"jsonrpc": "2.0", "id": "s1", "result": {}} in server.messages
+
+
+def test_a_stream_that_is_closed_now_and_then_is_opened_again_for_ever() -> None:
+    server = FakeMcp(capabilities=CHANGING)
+    talk = Conversation(server)
+    opened: list[Request] = []
+
+    def listen(request: Request) -> None:
+        begin(request)
+        opened.append(request)
+
+    server.get = listen
+    calling = server.handlers["tools/call"]
+    for _ in range(6):
+        server.handlers["tools/call"] = calling
+        talk.result(talk.call())
+        talk.advance(60)
+        opened[-1].finish()
+        talk.settle()
+        talk.advance(1)
+    assert len(opened) == 7
+    for _ in range(6):
+        if opened[-1] in server.open:
+            opened[-1].finish()
+        talk.settle()
+        talk.advance(1)
+    assert len(opened) == 9
+
+
 def test_a_server_that_forgets_every_session_at_once_is_broken() -> None:
     server = FakeMcp()
     talk = Conversation(server)

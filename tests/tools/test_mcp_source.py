@@ -228,14 +228,33 @@ def test_odd_connectors_are_skipped() -> None:
     world = World()
     data = [
         *(None, 7, {}, {"connector_id": "x"}, {"connector_id": 7, "url": ONE}),
-        *(
-            {"connector_id": "f", "url": "file:///etc/passwd"},
-            {"connector_id": "u", "url": "http://ü"},
-        ),
         {"connector_id": "one", "url": ONE},
     ]
     world.stack.on("GET /v1beta/connectors", answer({"data": data}))
     assert list(world.list().groups) == ["one"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://a b/", "http://one:port/mcp", "http://one:99999/mcp", "http://", "http://[::1"),
+        *("file:///etc/passwd", "http://ü/mcp", "one"),
+    ],
+)
+def test_a_connector_whose_url_is_none_costs_only_itself(url: str) -> None:
+    world = World()
+    world.connect(odd=url, one=ONE)
+    listing = world.list()
+    assert list(listing.groups) == ["one"]
+    assert list(listing.failures) == ["odd"]
+
+
+def test_what_a_tool_adds_to_every_chat_is_bounded() -> None:
+    huge = {"type": "object", "description": "x" * 2**17}
+    assert definition_of("g", ONE, {"name": "t", "inputSchema": huge}) is None
+    definition = definition_of("g", ONE, {"name": "t", "description": "x" * 2**20})
+    assert definition is not None
+    assert len(definition.description) < 2**15
 
 
 @pytest.mark.parametrize("status", [500, 502])
@@ -317,8 +336,9 @@ def test_a_result_is_understood(body: Json, wanted: ToolResult) -> None:
     "answering",
     [
         error(-32602, "Unknown tool: ping"),
-        error(-32601, "Tool not found"),
+        error(-32601, "Tool not found: ping"),
         result(text("Unknown tool: ping", isError=True)),
+        result(text("MCP error -32602: Tool ping not found", isError=True)),
     ],
 )
 def test_a_tool_that_is_gone_is_unknown(answering: Any) -> None:
@@ -331,6 +351,8 @@ def test_a_tool_that_is_gone_is_unknown(answering: Any) -> None:
     [
         (error(-32603, "out of paper"), "out of paper"),
         (error(-32602, "missing argument"), "missing argument"),
+        # It may have run: so it must not be run again.
+        (error(-32602, "file ping not found"), "file ping not found"),
         (raw(b"", 403), "wants credentials"),
         (result({"resultType": "input_required"}), "ask a person"),
     ],

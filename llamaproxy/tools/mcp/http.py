@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections import deque
+from collections.abc import Iterable
 
 import attrs
+from hyperlink import DecodedURL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
@@ -22,7 +23,7 @@ from llamaproxy.tools.mcp import messages
 from llamaproxy.upstream.agent import WholeBody
 from llamaproxy.upstream.client import answered
 from llamaproxy.upstream.headers import HOP_BY_HOP
-from llamaproxy.upstream.relay import body_of, read_body
+from llamaproxy.upstream.relay import BodyStream, body_of, read_body
 from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
 
 #: Seconds: whoever asks has a limit of his own, so a silent server needs none.
@@ -45,7 +46,13 @@ _OURS = HOP_BY_HOP | {
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 
+_URL = re.compile(r"[!-~]+")
+
 Fields = tuple[tuple[str, str], ...]
+
+
+class Interrupted(McpBroke):
+    """The MCP server's stream broke off."""
 
 
 class HttpRefused(McpBroke):
@@ -82,6 +89,47 @@ def content_type(response: IResponse) -> bytes:
     return values[0].partition(b";")[0].strip().lower()
 
 
+class EventStream:
+    """The events of a response, in their order."""
+
+    def __init__(self, body: BodyStream, decoder: EventDecoder, limit: int) -> None:
+        """:param limit: the most bytes of the whole stream."""
+        self._body = body
+        self._decoder = decoder
+        self._left = limit
+        self._events: deque[Event] = deque()
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        """:raises Interrupted: if the stream breaks off.
+
+        :raises McpBroke: if it is too long.
+        """
+        while not self._events:
+            try:
+                part = await self._body.__anext__()
+            except ProxyError as error:
+                raise Interrupted(str(_translated(error))) from None
+            self._left -= len(part)
+            if self._left < 0:
+                raise McpBroke("The MCP server sent more than it may in one answer.")
+            try:
+                self._events.extend(self._decoder.feed(part))
+            except EventTooLarge as error:
+                raise McpBroke(f"The MCP server sent {error}.") from None
+        return self._events.popleft()
+
+    def drain(self) -> None:
+        """Want no more, but expect the end at once: the connection can be used again then."""
+        self._body.drain()
+
+    async def aclose(self) -> None:
+        """Want no more: the connection is closed unless the stream has ended."""
+        await self._body.aclose()
+
+
 @attrs.frozen
 class McpHttp:
     """Requests to one MCP server, with one caller's credentials."""
@@ -108,8 +156,8 @@ class McpHttp:
             headers.setRawHeaders(name, [value.encode("utf-8", "replace")])
         if body is not None:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
-        target = (url or self.url).encode("ascii")
         sent = None if body is None else WholeBody(body)
+        target = _target(url or self.url)
         try:
             request = self._agent.request(method, target, headers, sent)
             response: IResponse = await answered(request, self.clock, seconds)
@@ -146,32 +194,29 @@ class McpHttp:
                 return messages.RpcError(message["error"], response.code)
         return HttpRefused(response.code, text.decode("utf-8", "replace"))
 
-    async def events(
+    def events(
         self, response: IResponse, decoder: EventDecoder, limit: int = MAX_STREAM
-    ) -> AsyncGenerator[Event, None]:
-        """The events of *response*; iterate inside :func:`contextlib.aclosing`.
-
-        :raises McpBroke: if they break off, or are too many.
-        """
-        size = 0
-        try:
-            async with aclosing(body_of(response, self.clock, NO_LIMIT)) as body:
-                async for part in body:
-                    size += len(part)
-                    if size > limit:
-                        raise McpBroke("The MCP server sent more than it may in one answer.")
-                    for event in decoder.feed(part):
-                        yield event
-        except EventTooLarge as error:
-            raise McpBroke(f"The MCP server sent {error}.") from None
-        except ProxyError as error:
-            raise _translated(error) from None
+    ) -> EventStream:
+        """The events of *response*; iterate inside :func:`contextlib.aclosing`."""
+        return EventStream(body_of(response, self.clock, NO_LIMIT), decoder, limit)
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         waiting: Deferred[None] = Deferred(lambda _: call.cancel())
         call = self.clock.callLater(seconds, waiting.callback, None)
         await waiting
+
+
+def _target(url: str) -> bytes:
+    """:raises McpBroke: if *url* is none."""
+    try:
+        parsed = DecodedURL.from_text(url)
+        fit = parsed.scheme in ("http", "https") and bool(parsed.host) and _URL.fullmatch(url)
+        if not fit or parsed.port is None or not 0 < parsed.port < 65536:
+            raise ValueError
+    except ValueError:
+        raise McpBroke("The MCP server's address is no URL.") from None
+    return url.encode("ascii")
 
 
 def _translated(error: ProxyError) -> McpBroke:

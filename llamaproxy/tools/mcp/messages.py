@@ -47,7 +47,8 @@ class RpcError(McpBroke):
         self.rpc_code = said.get("code")
         self.data = said.get("data")
         self.http_status = http_status
-        self.said = str(said.get("message") or "it does not say why")[:2000]
+        words = str(said.get("message") or "it does not say why")[:2000]
+        self.said = "".join(each if each.isprintable() else " " for each in words)
         super().__init__(f"The MCP server answered with an error: {self.said}")
 
 

@@ -151,9 +151,9 @@ class Session:
 
     async def _greet(self) -> tuple[Transport, Json]:
         """A transport that the server understands, and what the server can do."""
-        transport: Transport = Streamable(self._http, self._hear)
+        streamable = Streamable(self._http, lambda message: self._hear(streamable, message))
         try:
-            return await self._initialized(transport)
+            return await self._initialized(streamable)
         except messages.RpcError as error:
             if error.rpc_code in messages.NO_HANDSHAKE:
                 discovered = await self._discovered()
@@ -166,7 +166,7 @@ class Session:
             reason = error
         if status not in (400, 404, 405):
             raise reason
-        old = HttpSse(self._http, self._hear)
+        old = HttpSse(self._http, lambda message: self._hear(old, message))
         try:
             await self._open_old(old, reason)
             return await self._initialized(old)
@@ -194,7 +194,7 @@ class Session:
 
     async def _discovered(self) -> tuple[Transport, Json] | None:
         """The same without a handshake, None if the server does not speak that revision."""
-        transport = Stateless(self._http, self._hear)
+        transport = Stateless(self._http, lambda message: self._hear(transport, message))
         try:
             result = await transport.ask(messages.request(next(self._numbers), "server/discover"))
         except McpBroke:
@@ -205,13 +205,12 @@ class Session:
         capabilities = result.get("capabilities")
         return transport, capabilities if isinstance(capabilities, dict) else {}
 
-    def _hear(self, message: Json) -> None:
+    def _hear(self, transport: Transport, message: Json) -> None:
         """What the server says of its own accord: requests are answered, the rest is noted."""
         if message.get("method") == "notifications/tools/list_changed":
             self._changed()
         reply = messages.reply_to(message)
-        transport = self._transport
-        if reply is not None and transport is not None:
+        if reply is not None:
             self._run(transport.tell(reply))
 
     def _run(self, errand: Coroutine[Any, Any, None]) -> None:

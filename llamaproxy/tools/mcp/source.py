@@ -9,6 +9,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 
+from llamaproxy import jsontext
 from llamaproxy.concurrent import all_of
 from llamaproxy.errors import (
     McpBroke,
@@ -22,11 +23,15 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp.http import HttpRefused
 from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
 from llamaproxy.tools.mcp.pool import SessionPool
-from llamaproxy.tools.results import ToolResult, result_of
+from llamaproxy.tools.results import ToolResult, result_of, shortened
 from llamaproxy.tools.source import LISTING_TIMEOUT, SPOKEN_BY_US, Listing, ToolDefinition
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.generation import Detector
 from llamaproxy.upstream.headers import Caller
+
+#: Bytes of what one tool may add to every completion: its schema (with more it is not offered) and
+#: its description (which is cut).
+_MAX_SCHEMA, _MAX_DESCRIPTION = 128 * 1024, 16 * 1024
 
 
 class McpServers(Protocol):
@@ -92,9 +97,8 @@ def _urls(answer: Json) -> dict[str, str]:
         endpoint = entry.get("mcp_endpoint")
         url = entry.get("url") or (endpoint.get("uri") if isinstance(endpoint, dict) else None)
         name = entry.get("connector_id") or entry.get("identifier")
-        if isinstance(name, str) and isinstance(url, str) and url.isascii():
-            if url.startswith(("http://", "https://")):
-                urls[name] = url
+        if isinstance(name, str) and isinstance(url, str):
+            urls[name] = url
     return urls
 
 
@@ -129,10 +133,7 @@ class McpSource:
         try:
             result = await session.call(tool.name, arguments, tool.parameters, caller.tracing)
         except RpcError as error:
-            words = error.said.lower()
-            if error.rpc_code in (INVALID_PARAMS, METHOD_NOT_FOUND) and (
-                "unknown tool" in words or "not found" in words
-            ):
+            if error.rpc_code in (INVALID_PARAMS, METHOD_NOT_FOUND) and _gone(tool, error.said):
                 raise ToolUnknown(f"Error: {error.said}") from None
             raise ToolFailed(f"Error: {error.said}") from None
         except HttpRefused as error:
@@ -142,7 +143,7 @@ class McpSource:
         found = result_of(
             result.get("content"), result.get("isError") is True, result.get("structuredContent")
         )
-        if found.is_error and found.text == f"Error: Unknown tool: {tool.name}":
+        if found.is_error and _gone(tool, found.text):
             raise ToolUnknown(found.text)
         return found
 
@@ -168,6 +169,19 @@ class McpSource:
         return list(found.values())
 
 
+def _gone(tool: ToolDefinition, words: str) -> bool:
+    """Whether a server says in *words* that there is no such tool: it has run nothing then.
+
+    The texts are those of the SDKs; there is no error code for it.
+    """
+    said = words.removeprefix("Error: ").removeprefix("MCP error -32602: ").rstrip(".").lower()
+    name = tool.name.lower()
+    return said in (
+        *(f"unknown tool: {name}", f"unknown tool '{name}'", f"unknown tool {name}"),
+        *(f"tool {name} not found", f"tool '{name}' not found", f"tool not found: {name}"),
+    )
+
+
 def definition_of(group: str, url: str, entry: Json) -> ToolDefinition | None:
     """A tool as MCP describes it, None if it has no name, or cannot just be called."""
     name = entry.get("name")
@@ -177,10 +191,13 @@ def definition_of(group: str, url: str, entry: Json) -> ToolDefinition | None:
     if isinstance(execution, dict) and execution.get("taskSupport") == "required":
         return None
     schema = entry.get("inputSchema")
+    if isinstance(schema, dict) and len(jsontext.dumps(schema)) > _MAX_SCHEMA:
+        return None
+    description = str(entry.get("description") or entry.get("title") or "")
     return ToolDefinition(
         group=group,
         name=name,
-        description=str(entry.get("description") or entry.get("title") or ""),
+        description=shortened(description, _MAX_DESCRIPTION),
         parameters=schema if isinstance(schema, dict) else {"type": "object", "properties": {}},
         origin=SPOKEN_BY_US,
         endpoint=url,

@@ -133,8 +133,8 @@ class HttpSse:
 
     def _place(self, said: bytes) -> str:
         """Where to send messages: credentials go along, so it must be of the same origin."""
-        here = DecodedURL.from_text(self._http.url)
         try:
+            here = DecodedURL.from_text(self._http.url)
             there = here.click(said.decode("utf-8"))
             place = there.replace(fragment="").to_uri().to_text()
         except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import aclosing
 
@@ -17,16 +18,23 @@ from llamaproxy.tools.mcp.http import (
     NO_LIMIT,
     Fields,
     HttpRefused,
+    Interrupted,
     McpHttp,
     content_type,
 )
 from llamaproxy.upstream.sse import Event, EventDecoder
 
-#: Seconds before a broken stream is resumed, where the server does not say; and at most.
-RETRY, MAX_RETRY = 1.0, 60.0
+#: Seconds before a broken stream is resumed, where the server does not say; at least; and at most.
+RETRY, _MIN_RETRY, MAX_RETRY = 1.0, 0.1, 60.0
+
+#: Seconds for which a stream must last to have been worth opening.
+_LONG = 10.0
 
 #: How often in a row a stream may break without having brought anything.
 _ATTEMPTS = 3
+
+#: What a server says to a revision that is not, or no longer, its own.
+_OTHER_REVISION = (messages.UNSUPPORTED_REVISION, messages.HEADER_MISMATCH)
 
 _EVENTS = b"text/event-stream"
 
@@ -90,19 +98,25 @@ class Streamable:
     async def listen(self) -> None:
         """Hear what the server says outside of any answer, for as long as it will."""
         decoder = self._decoder()
-        for _ in range(_ATTEMPTS):
+        fruitless = 0
+        while fruitless < _ATTEMPTS:
+            began = self._http.clock.seconds()
             response = await self._get(decoder.last_id)
             if response is None:
                 return
+            fruitless += 1
             try:
                 async with aclosing(self._http.events(response, decoder, 2**62)) as events:
                     async for event in events:
+                        fruitless = 0
                         for said in _messages(event):
                             self._on_message(said)
-            except McpBroke:
+            except Interrupted:
                 pass
+            if self._http.clock.seconds() - began > _LONG:
+                fruitless = 0
             decoder = self._decoder(decoder)
-            await self._http.sleep(_retry(decoder))
+            await self._http.sleep(max(_retry(decoder), RETRY))
 
     async def close(self) -> None:
         """End the session."""
@@ -127,10 +141,14 @@ class Streamable:
 
     async def _refusal(self, response: IResponse) -> McpBroke:
         error = await self._http.refusal(response)
-        # The specification says 404; the SDK's own examples say 400 and name the session.
-        if self._session is not None and (
-            response.code == 404 or (response.code == 400 and "session" in _words(error))
-        ):
+        # The specification says 404; the SDKs' own examples say 400 and name the session. A server
+        # that has been replaced by one of another revision has lost it too.
+        lost = self._session is not None and (
+            response.code == 404
+            or (response.code == 400 and re.search("session|not initialized", _words(error)))
+        )
+        other = isinstance(error, messages.RpcError) and error.rpc_code in _OTHER_REVISION
+        if lost or (other and self.revision):
             self.alive = False
             return SessionLost()
         return error
@@ -152,12 +170,11 @@ class Streamable:
                         left -= len(event.data)
                         for said in _messages(event):
                             if messages.is_answer(said, number):
+                                events.drain()
                                 return messages.result_in(said)
                             self._on_message(said)
-            except (messages.RpcError, HttpRefused):
-                raise
-            except McpBroke:
-                if decoder.last_id is None or left <= 0:
+            except Interrupted:
+                if decoder.last_id is None:
                     raise
             if decoder.last_id is None or fruitless >= _ATTEMPTS:
                 break
@@ -228,7 +245,9 @@ def _messages(event: Event) -> list[Json]:
 
 
 def _retry(decoder: EventDecoder) -> float:
-    return RETRY if decoder.retry is None else min(decoder.retry / 1000, MAX_RETRY)
+    if decoder.retry is None:
+        return RETRY
+    return min(max(decoder.retry / 1000, _MIN_RETRY), MAX_RETRY)
 
 
 def _words(error: McpBroke) -> str:
