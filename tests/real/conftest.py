@@ -22,7 +22,7 @@ from .environments import PythonMissing, find_python
 from .openwebui import ChromiumMissing, Page, find_chromium
 from .processes import Command, Process, free_port
 from .programs import McpServer, Proxy, ScriptedModel, Server
-from .servers import GENERATIONS, MCP_SERVER, SMALL_MODEL, Settings
+from .servers import GENERATIONS, MCP_SERVER, SMALL_MODEL, STATELESS_MCP_SERVER, Settings
 
 HERE = Path(__file__).parent
 
@@ -115,6 +115,15 @@ def mcp_server(launch: Launch, python312: str) -> McpServer:
 def restartable_mcp_server(launch: Launch, python312: str) -> McpServer:
     """One that no other test uses."""
     return McpServer(_start_mcp_server(launch, "streamable-http"), "/mcp")
+
+
+@pytest.fixture(scope="session")
+def stateless_mcp_server(launch: Launch, python312: str) -> Process:
+    """One that knows no handshake; it offers ``add``."""
+    argv = [str(STATELESS_MCP_SERVER.python()), str(HERE / "mcp_stateless.py")]
+    return launch(
+        "mcp-stateless", lambda port: [*argv, str(port)], "/no-such-path", ready_status=404
+    )
 
 
 @pytest.fixture(scope="session")

