@@ -156,6 +156,19 @@ def config_0_3(settings: Settings) -> Json:
     }
 
 
+def config_0_4(settings: Settings) -> Json:
+    """As 0.3, with another name for the model backend's URL."""
+    return {
+        **_base(settings, provider_url_key="base_url"),
+        "image_name": "mini",
+        "storage": _storage(settings, key_stores=("prompts",), sql_stores=()),
+        "registered_resources": {
+            "models": _models(settings),
+            "tool_groups": _tool_groups(settings),
+        },
+    }
+
+
 def config_0_6(settings: Settings) -> Json:
     """Tool groups for the tool-runtime API, and the same servers as connectors."""
     return {
@@ -236,6 +249,31 @@ GENERATIONS = {
             f"ogx==1.5.0 ogx-api==1.5.0 mcp>=2 {DATABASE}",
             "ogx run {run_file} --port {port} --insecure",
             config_ogx,
+        ),
+    )
+}
+
+#: In between; see ``test_further_generations.py``.
+FURTHER = {
+    generation.version: generation
+    for generation in (
+        Generation(
+            "0.4.7",
+            f"llama-stack==0.4.7 llama-stack-api==0.4.7 mcp<2 {DATABASE}",
+            RUN,
+            config_0_4,
+        ),
+        Generation(
+            "0.5.4",
+            f"llama-stack==0.5.4 llama-stack-api==0.5.4 mcp<2 {DATABASE}",
+            RUN,
+            config_0_6,
+        ),
+        Generation(
+            "ogx-0.8.0",
+            f"ogx==0.8.0 ogx-api==0.8.0 mcp<2 {DATABASE}",
+            "ogx stack run {run_file} --port {port}",
+            config_0_7,
         ),
     )
 }
