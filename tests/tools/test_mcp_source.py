@@ -257,6 +257,14 @@ def test_what_a_tool_adds_to_every_chat_is_bounded() -> None:
     assert len(definition.description) < 2**15
 
 
+def test_text_that_is_no_text_is_put_right() -> None:
+    world = World()
+    world.connect(one=ONE)
+    body = rb'{"jsonrpc":"2.0","id":%d,"result":{"tools":[{"name":"t","description":"a\ud800"}]}}'
+    world.one.handlers["tools/list"] = lambda request, said: raw(body % said["id"])(request, said)
+    assert [t.description for t in world.list().groups["one"]] == ["a\ufffd"]
+
+
 @pytest.mark.parametrize("status", [500, 502])
 def test_where_connectors_cannot_be_listed_the_option_is_named(status: int) -> None:
     """OGX 1.0.4 answers 500, always."""

@@ -129,3 +129,13 @@ def test_an_event_without_end_does_not_fill_the_memory(piece: bytes) -> None:
 def test_many_events_are_no_large_event() -> None:
     decoder = EventDecoder(limit=100)
     assert sum(len(decoder.feed(encoded(b"x" * 40) * 10)) for _ in range(100)) == 1000
+
+
+def test_number_and_delay_are_known_of_events_without_data_but_not_of_half_ones() -> None:
+    decoder = EventDecoder()
+    assert decoder.feed(b"id: 1\nretry: 500\n\n") == []
+    assert (decoder.last_id, decoder.retry) == (b"1", 500)
+    decoder.feed(b"data: x\n\nid: 2\nretry: 9\ndata: {")
+    assert (decoder.last_id, decoder.retry) == (b"1", 500)
+    decoder.feed(b"}\n\n")
+    assert (decoder.last_id, decoder.retry) == (b"2", 9)

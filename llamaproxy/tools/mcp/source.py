@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from llamaproxy import jsontext
 from llamaproxy.concurrent import all_of
@@ -23,7 +24,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp.http import HttpRefused
 from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
 from llamaproxy.tools.mcp.pool import SessionPool
-from llamaproxy.tools.results import ToolResult, result_of, shortened
+from llamaproxy.tools.results import ToolResult, cleaned, result_of, shortened
 from llamaproxy.tools.source import LISTING_TIMEOUT, SPOKEN_BY_US, Listing, ToolDefinition
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.generation import Detector
@@ -113,6 +114,7 @@ class McpSource:
     _servers: McpServers
     _sessions: SessionPool
     _clock: IReactorTime
+    _log: ClassVar[Logger] = Logger()
 
     async def list_tools(self, caller: Caller) -> Listing:
         urls = await self._servers.named(caller)
@@ -154,19 +156,17 @@ class McpSource:
             session = self._sessions.session(url, caller.mcp_headers(url))
             listing = Deferred.fromCoroutine(session.tools(caller.tracing))
             listing.addTimeout(LISTING_TIMEOUT, self._clock)
-            entries = await listing
+            tools = [definition_of(name, url, entry) for entry in await listing]
         except CancelledError:
             raise
         except TimeoutError:
             return McpBroke(f"The MCP server did not answer within {LISTING_TIMEOUT:g} s.")
         except ProxyError as error:
             return error
-        found = {}
-        for entry in entries:
-            tool = definition_of(name, url, entry)
-            if tool is not None:
-                found[tool.name] = tool
-        return list(found.values())
+        except Exception:  # whatever it is, the other servers' tools are not to be lost for it
+            self._log.failure("listing the tools of {group} broke", group=name)
+            return McpBroke("The MCP server's tools could not be understood.")
+        return list({tool.name: tool for tool in tools if tool is not None}.values())
 
 
 def _gone(tool: ToolDefinition, words: str) -> bool:
@@ -197,7 +197,7 @@ def definition_of(group: str, url: str, entry: Json) -> ToolDefinition | None:
     return ToolDefinition(
         group=group,
         name=name,
-        description=shortened(description, _MAX_DESCRIPTION),
+        description=shortened(cleaned(description), _MAX_DESCRIPTION),
         parameters=schema if isinstance(schema, dict) else {"type": "object", "properties": {}},
         origin=SPOKEN_BY_US,
         endpoint=url,
