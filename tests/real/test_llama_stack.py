@@ -322,7 +322,6 @@ def test_a_locked_or_dead_tool_server_costs_nothing_else(
     assert names(scripted_model.bodies("no token")[0]) == OUR_TOOLS
 
 
-@pytest.mark.xfail(strict=True, reason="the proxy does not turn tokens into authorization yet")
 def test_a_token_opens_a_locked_tool_server(
     guarded_proxy: Proxy, locked_mcp_server: McpServer, scripted_model: ScriptedModel
 ) -> None:
