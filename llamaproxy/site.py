@@ -129,6 +129,14 @@ class ProxySite(Site):
                 waiter.callback(None)
 
 
+class CannotListen(SystemExit, Exception):
+    """An endpoint is unusable or taken: the daemon does not start.
+
+    In the foreground a SystemExit is one line and no traceback; in the background twistd tells its
+    parent process of an Exception, and of nothing else.
+    """
+
+
 class ListenService(Service):
     """Listens while it runs; when stopped, lets the requests in flight end first."""
 
@@ -137,7 +145,7 @@ class ListenService(Service):
     def __init__(self, reactor: Any, endpoints: list[str], site: ProxySite, drain: float) -> None:
         """:param drain: seconds that requests in flight are given.
 
-        :raises SystemExit: with one clear line, if an endpoint's description is wrong.
+        :raises CannotListen: with one clear line, if an endpoint's description is wrong.
         """
         self._clock: IReactorTime = reactor
         self._site = site
@@ -148,14 +156,14 @@ class ListenService(Service):
             try:
                 self._endpoints.append((description, serverFromString(reactor, description)))
             except Exception as error:  # each endpoint parser has exceptions of its own
-                raise SystemExit(
+                raise CannotListen(
                     f"twistd llamaproxy: cannot listen on {description!r}: {error}"
                 ) from None
 
     def privilegedStartService(self) -> None:
         """Listen on every endpoint.
 
-        :raises SystemExit: with one clear line, if one is taken.
+        :raises CannotListen: with one clear line, if one is taken.
         """
         for description, endpoint in self._endpoints:
             refused: list[Failure] = []
@@ -163,7 +171,7 @@ class ListenService(Service):
             if refused:
                 reason = refused[0].value
                 said = getattr(reason, "socketError", reason)
-                raise SystemExit(f"twistd llamaproxy: cannot listen on {description!r}: {said}")
+                raise CannotListen(f"twistd llamaproxy: cannot listen on {description!r}: {said}")
 
     def startService(self) -> None:
         Service.startService(self)

@@ -19,7 +19,7 @@ from llamaproxy.chat.messages import (
     text_of,
 )
 from llamaproxy.chat.openwebui import Card, message_item, shown
-from llamaproxy.chat.stream import Audience, RoundStream
+from llamaproxy.chat.stream import FOREIGN, Audience, RoundStream
 from llamaproxy.errors import ProxyError, UpstreamBroke
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.results import ToolResult
@@ -38,10 +38,6 @@ class Answer(Protocol):
 
     async def say(self, text: str) -> None:
         """Add *text* to the answer, as if the model had said it."""
-
-    @property
-    def cards(self) -> bool:
-        """Whether server tools are shown, so that the client brings their calls back (W3)."""
 
     async def show_call(self, call: ToolCall) -> Card:
         """A server tool is about to run."""
@@ -82,11 +78,12 @@ class UnaryAnswer:
     def __init__(
         self, upstream: Completions, caller: Caller, identity: Identity, cards: bool
     ) -> None:
-        self.cards = cards
+        self._cards = cards
         self._upstream = upstream
         self._caller = caller
         self._identity = identity
-        self._items: list[Json] = []
+        #: In the order of the calls, whichever ended first.
+        self._results: dict[Card, ToolResult | None] = {}
         self._rounds: list[Json] = []
         self._texts: dict[str, str] = {}
         self._usage: Any = None
@@ -114,11 +111,12 @@ class UnaryAnswer:
         self._add("content", text)
 
     async def show_call(self, call: ToolCall) -> Card:
-        return Card(call)
+        card = Card(call)
+        self._results[card] = None
+        return card
 
     async def show_result(self, card: Card, result: ToolResult) -> None:
-        if self.cards:
-            self._items += [card.call_item(), card.output_item(result)]
+        self._results[card] = result
 
     def result(self) -> Json:
         """The answer as one completion."""
@@ -128,9 +126,16 @@ class UnaryAnswer:
         fields = self._identity.fields()
         answer = {**last, **fields, "choices": choices}
         answer.setdefault("object", "chat.completion")
-        if self._items:
-            text = message_item(self._texts.get("content", ""))
-            answer["output"] = [*self._items, text]
+        for key in (*FOREIGN, "output"):
+            answer.pop(key, None)
+        if self._cards and self._results:
+            items = [
+                item
+                for card, result in self._results.items()
+                if result is not None
+                for item in (card.call_item(), card.output_item(result))
+            ]
+            answer["output"] = [*items, message_item(self._texts.get("content", ""))]
         return answer if self._usage is None else {**answer, "usage": self._usage}
 
     def _choice(self, choice: Json, place: int) -> Json:
@@ -171,7 +176,7 @@ class StreamedAnswer:
         include_usage: bool,
         cards: bool,
     ) -> None:
-        self.cards = cards
+        self._cards = cards
         self._upstream = upstream
         self._caller = caller
         self._identity = identity
@@ -210,13 +215,13 @@ class StreamedAnswer:
 
     async def show_call(self, call: ToolCall) -> Card:
         card = Card(call)
-        if self.cards:
+        if self._cards:
             self._open.append(card)
             await self._events.send(shown(card.call_item()))
         return card
 
     async def show_result(self, card: Card, result: ToolResult) -> None:
-        if self.cards:
+        if self._cards:
             self._open.remove(card)
             await self._events.send(shown(card.output_item(result)))
 

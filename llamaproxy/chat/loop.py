@@ -31,7 +31,7 @@ from llamaproxy.errors import ToolFailed
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.arguments import parse_arguments
 from llamaproxy.tools.catalogue import Catalogue, Offer
-from llamaproxy.tools.names import nearest
+from llamaproxy.tools.names import nearest, plain_name
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.headers import Caller
 
@@ -52,7 +52,7 @@ class _Repeats:
 
     def too_many(self, done: _Done) -> bool:
         """Whether, with this round, a call has been repeated too often."""
-        keys = {jsontext.canonical([c.name, _arguments(c), r.text]) for c, r in done}
+        keys = {jsontext.canonical([plain_name(c.name), _arguments(c), r.text]) for c, r in done}
         self._counts = {key: self._counts.get(key, 0) + 1 for key in keys}
         return max(self._counts.values(), default=0) >= _MAX_REPEATS
 
@@ -83,12 +83,12 @@ class ToolLoop:
         self, body: Json, caller: Caller, answer: Answer, patterns: list[str] | None
     ) -> None:
         """Rounds with the server's tools, narrowed to *patterns* if there are any (L5)."""
-        asked = body["messages"]
+        asked = without_old_cards(body["messages"])
         theirs = tool_names(body)
         offer = await self._catalogue.offer(caller, theirs, patterns)
         audience = Audience(client=theirs, server=offer.tools.keys())
         body = _with_offer(body, offer)
-        body["messages"] = self._memory.recall(caller, without_old_cards(asked))
+        body["messages"] = self._memory.recall(caller, asked)
         known = len(body["messages"])
         repeats = _Repeats()
         limit = None
@@ -104,7 +104,7 @@ class ToolLoop:
             if limit is not None and done:
                 done = [(call, limit.noted(result)) for call, result in done]
             body = _next_round(body, completion, done, offer)
-            if handed and (ours or number > 1) and not answer.cards:
+            if handed and (ours or number > 1):
                 self._memory.remember(caller, asked, handed, body["messages"][known:])
             if handed or not ours:
                 return
@@ -143,7 +143,7 @@ class ToolLoop:
     async def _run(
         self, call: ToolCall, offer: Offer, theirs: Collection[str], caller: Caller
     ) -> ToolResult:
-        tool = offer.find(call.name)
+        tool = offer.find(call.name, theirs)
         if tool is None:
             near = nearest(call.name, [*theirs, *offer.tools])
             hint = f"Did you mean {' or '.join(near)}?" if near else "Use one of the tools given."

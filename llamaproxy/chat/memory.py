@@ -19,13 +19,14 @@ from llamaproxy.chat.messages import ToolCall, objects, read_calls, text_of
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.headers import Caller
 
-#: Roles whose words may change between two requests of one conversation (the time, a memory).
-_SETTING = ("system", "developer")
-
 
 @attrs.frozen
 class _Turn:
-    """What was said between a client's request and the calls that it was handed."""
+    """What was said between a client's request and the calls that it was handed.
+
+    No messages at all: two turns that only differ in what the server's tools answered. Which of
+    them a client comes back to cannot be told, so it is told neither.
+    """
 
     messages: list[Json]
     size: int
@@ -54,6 +55,9 @@ class TurnMemory:
     ) -> None:
         """Keep *said*, the messages since the client *asked*, of which it was *handed* calls."""
         key = _key(caller, _history(asked), handed)
+        known = self._turns.get(key)
+        if known is not None and known.messages != said:
+            said = []
         size = len(jsontext.dumps(said))
         self._forget(key)
         if size <= self._max_bytes:
@@ -71,7 +75,7 @@ class TurnMemory:
         for place, message in enumerate(messages):
             calls = _calls(message)
             turn = self._turn(_key(caller, history, calls)) if calls and self._turns else None
-            if turn is not None:
+            if turn is not None and turn.messages:
                 results = _results(messages[place + 1 :])
                 whole += _restored(turn.messages, results)
             elif not any(message is result for result in results):
@@ -130,9 +134,18 @@ def _key(caller: Caller, history: hashlib._Hash, calls: Iterable[ToolCall]) -> b
     Models repeat the ids of their calls in every conversation, so these alone say nothing.
     """
     key = history.copy()
-    key.update(jsontext.dumps([[call.id, call.name, call.arguments] for call in calls]))
+    made = sorted([call.id, call.name, _arguments(call)] for call in calls)
+    key.update(jsontext.dumps(made))
     key.update(repr(caller.credentials).encode())
     return key.digest()
+
+
+def _arguments(call: ToolCall) -> str:
+    """The arguments, however they are written: clients parse them and write them anew."""
+    try:
+        return jsontext.canonical(jsontext.loads(call.arguments)).decode("utf-8", "replace")
+    except ValueError:
+        return call.arguments
 
 
 def _history(messages: list[Json]) -> hashlib._Hash:
@@ -144,8 +157,13 @@ def _history(messages: list[Json]) -> hashlib._Hash:
 
 def _add(history: hashlib._Hash, message: object) -> None:
     """Add what identifies *message*, however its sender writes it."""
-    if not isinstance(message, dict) or message.get("role") in _SETTING:
+    if not isinstance(message, dict):
         return
-    calls = [call.get("id") for call in objects(message.get("tool_calls"))]
-    said = [message.get("role"), text_of(message.get("content")), calls]
-    history.update(jsontext.dumps([*said, message.get("tool_call_id")]))
+    calls = sorted(str(call.get("id")) for call in objects(message.get("tool_calls")))
+    said = [message.get("role"), calls, message.get("tool_call_id")]
+    if not calls:
+        # What is said beside calls is brought back in different ways: as text, empty, or not.
+        content = message.get("content")
+        parts = [part for part in objects(content) if part.get("type") != "text"]
+        said += [text_of(content).strip(), parts]
+    history.update(jsontext.canonical(said))

@@ -38,7 +38,7 @@ def is_background_task(body: Json) -> bool:
     )
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Card:
     """A tool call as Open WebUI shows it: items of OpenAI's Responses API.
 

@@ -26,7 +26,7 @@ from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
 
 #: Top-level keys that some clients act on: only their own server may fill them (S9).
-_FOREIGN = ("event", "selected_model_id", "sources")
+FOREIGN = ("event", "selected_model_id", "sources")
 
 
 #: Characters of a round that are remembered for the next one: what a model says before it calls
@@ -119,7 +119,7 @@ class RoundStream:
             return None
         if str(chunk.get("type") or "").startswith("response."):
             return None
-        for key in _FOREIGN:
+        for key in FOREIGN:
             chunk.pop(key, None)
         if chunk.get("usage"):
             self.usage = chunk.pop("usage")
@@ -255,12 +255,15 @@ class RoundStream:
 
     def _call_of(self, state: _Choice, delta: Json, touched: list[_Call]) -> _Call:
         """The call that a delta belongs to, a new one if it begins one."""
-        name = as_object(delta.get("function")).get("name")
+        function = as_object(delta.get("function"))
+        name = function.get("name")
         index, call_id = delta.get("index"), delta.get("id")
         if isinstance(index, int):
             call = state.by_index.get(index)
             # Some servers number every call 0.
             other_id = bool(call and call_id and call.id and call_id != call.id and name)
+            if call is not None and name and not call_id and call.whole():
+                other_id = bool(arguments_text(function.get("arguments")).strip())
         else:
             known = [known for known in state.calls if call_id and known.id == call_id]
             call = next(reversed(known or state.calls), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import accumulate
 from typing import Any
 
 import json_repair
@@ -9,9 +11,10 @@ import json_repair
 from llamaproxy import jsontext
 from llamaproxy.errors import ToolFailed
 
-#: Characters times opening brackets of what is repaired: the tolerant parser reads the rest again
-#: for each of them, at some 8 µs a character, while nothing else is served.
-_MAX_EFFORT = 32 * 1024
+#: What is repaired, in characters, and in characters times depth: the tolerant parser may read
+#: the rest again for each open bracket, at some 5 µs a character, while nothing else is served.
+_MAX_LENGTH = 64 * 1024
+_MAX_EFFORT = 256 * 1024
 
 
 def parse_arguments(text: str) -> dict[str, Any]:
@@ -38,8 +41,7 @@ def parse_arguments(text: str) -> dict[str, Any]:
 
 
 def _repaired(text: str, error: ValueError) -> Any:
-    brackets = text.count("{") + text.count("[")
-    if "{" in text and len(text) * brackets <= _MAX_EFFORT:
+    if "{" in text and len(text) <= _MAX_LENGTH and len(text) * _depth(text) <= _MAX_EFFORT:
         try:
             value = json_repair.loads(text)
         except (RecursionError, ValueError):
@@ -48,3 +50,9 @@ def _repaired(text: str, error: ValueError) -> Any:
         if isinstance(value, dict) and (value or not any(map(str.isalnum, text))):
             return value
     raise ToolFailed(f"Error: the arguments are not valid JSON ({error}). Call again, corrected.")
+
+
+def _depth(text: str) -> int:
+    """How deep the brackets of *text* are nested, or seem to be."""
+    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text))
+    return max(accumulate(steps), default=0)

@@ -55,10 +55,10 @@ class Offer:
             return name
         return next((offered for offered, tool in self.tools.items() if tool.name == name), None)
 
-    def find(self, called: str) -> ToolDefinition | None:
+    def find(self, called: str, others: Collection[str] = ()) -> ToolDefinition | None:
         """The tool that a model means by *called*, though it may have misspelt it a little."""
         exact = self.tools.get(called)
-        return exact if exact is not None else meant(called, self.tools)
+        return exact if exact is not None else meant(called, self.tools, others)
 
 
 @attrs.define

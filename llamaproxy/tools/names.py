@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
@@ -49,29 +49,36 @@ def matches(patterns: list[str], offered: str, tool: ToolDefinition) -> bool:
     )
 
 
-def meant(called: str, offered: Mapping[str, ToolDefinition]) -> ToolDefinition | None:
-    """The one tool that *called* differs from only in case, punctuation or its group in front."""
-    wanted = _plain(called)
+def meant(
+    called: str, offered: Mapping[str, ToolDefinition], others: Collection[str] = ()
+) -> ToolDefinition | None:
+    """The one tool that *called* differs from only in case, punctuation or its group in front.
+
+    None if one of the *others*, the client's own, could be meant as well.
+    """
+    wanted = plain_name(called)
     found = {
         name: tool
         for name, tool in offered.items()
         if wanted
         and wanted
         in (
-            _plain(name),
-            _plain(tool.name),
-            _plain(tool.group + tool.name),
-            _plain(re.split("[^a-zA-Z0-9]", tool.group)[-1] + tool.name),
+            plain_name(name),
+            plain_name(tool.name),
+            plain_name(tool.group + tool.name),
+            plain_name(re.split("[^a-zA-Z0-9]", tool.group)[-1] + tool.name),
         )
     }
-    return next(iter(found.values())) if len(found) == 1 else None
+    rivals = any(plain_name(other) == wanted for other in others)
+    return next(iter(found.values())) if len(found) == 1 and not rivals else None
 
 
 def nearest(called: str, names: list[str]) -> list[str]:
     """Up to three *names* that look like *called*."""
-    by_plain = {_plain(name): name for name in names}
-    return [by_plain[name] for name in get_close_matches(_plain(called[:128]), by_plain)]
+    close = get_close_matches(plain_name(called[:128]), {plain_name(name) for name in names})
+    return [name for plain in close for name in names if plain_name(name) == plain][:3]
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """*name* without what models get wrong: case and punctuation."""
     return re.sub("[^a-z0-9]", "", name.lower())

@@ -95,6 +95,8 @@ def _text(part: object) -> str:
         if kind == "resource_link":
             words = (part.get("title") or part.get("name"), part.get("description"))
             return " ".join([f"[resource: {part.get('uri')}]", *(str(w) for w in words if w)])
+        if kind in ("image", "image_url") and _image_url(part):
+            return f"[image: {_image_url(part)[:500]}]"
         if kind == "audio" and isinstance(part.get("data"), str):
             return f"[audio: {part.get('mimeType')}, {len(part['data']) * 3 // 4} bytes]"
     return jsontext.dumps(part).decode()
@@ -108,14 +110,26 @@ def _resource(resource: dict[str, Any]) -> str:
 
 
 def _image(part: object) -> Image | None:
-    if not isinstance(part, dict) or part.get("type") != "image":
+    if not isinstance(part, dict) or part.get("type") not in ("image", "image_url"):
         return None
-    nested = part.get("image")
+    nested = part.get("image") or part.get("image_url")
     inner: dict[str, Any] = nested if isinstance(nested, dict) else part
     data = inner.get("data")
-    if not isinstance(data, str):
-        return None
-    return Image(_media_type(part.get("mimeType"), data), data)
+    if isinstance(data, str):
+        return Image(_media_type(part.get("mimeType"), data), data)
+    head, comma, data = _image_url(part).partition(";base64,")
+    if comma and head.startswith("data:"):
+        return Image(_media_type(head.removeprefix("data:"), data), data)
+    return None
+
+
+def _image_url(part: dict[str, Any]) -> str:
+    """Where a picture is that is not in the result itself (the tool-runtime API's ``uri``)."""
+    nested = part.get("image") or part.get("image_url")
+    url = nested.get("url") if isinstance(nested, dict) else nested
+    if isinstance(url, dict):
+        url = url.get("uri")
+    return url if isinstance(url, str) else ""
 
 
 def _media_type(said: object, data: str) -> str:
@@ -139,21 +153,23 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 #: Controls that show nothing: C0 but for tab and line ends, C1, zero-width space, bidirectional
 #: overrides, invisible operators, byte order mark, and tags, with which text can be smuggled.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff"
-    "\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
 #: What chat templates of common models are made of (ChatML, Llama, Mistral, Gemma, DeepSeek,
 #: Hermes and Qwen tool calling): in a tool's result it must not be read as structure.
 _CONTROL_TOKENS = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>"
-    r"|<\uff5c[^\uff5c<>]{1,40}\uff5c>"
+    r"<\|[^<>]{1,60}\|>"
+    r"|<\uff5c[^<>]{1,60}\uff5c>"
     r"|\[/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|TOOL_CONTENT|ARGS"
-    r"|CALL_ID|THINK|IMG|PREFIX|SUFFIX|MIDDLE)\]"
+    r"|CALL_ID|THINK|IMG|PREFIX|SUFFIX|MIDDLE|MODEL_SETTINGS|gMASK)\]"
     r"|<</?SYS>>"
-    r"|</?(?:s|bos|eos|unk|pad|start_of_turn|end_of_turn|tools?|tool_calls?|tool_response"
-    r"|function_calls?|function|tool_code|tool_outputs?|think|thinking|system|im_start|im_end"
-    r"|fim_prefix|fim_suffix|fim_middle|start_header_id|end_header_id|eot_id)>",
+    r"|</?(?:\w+:)?(?:s|bos|eos|unk|pad|bos_token|eos_token|sop|eop|start_of_turn|end_of_turn"
+    r"|start_of_image|end_of_image|tools?|tool_calls?|tool_response|tool_code|tool_outputs?"
+    r"|function_calls?|function|invoke|parameter|arg_key|arg_value|think|thinking|system"
+    r"|im_start|im_end|fim_prefix|fim_suffix|fim_middle|start_header_id|end_header_id|eot_id"
+    r"|unused\d+)(?:[\s=][^<>]{0,200})?/?>",
     re.IGNORECASE,
 )
 

@@ -16,6 +16,9 @@ from llamaproxy.upstream.headers import Caller
 #: Seconds within which one tool group must have been listed (DESIGN: T3).
 LISTING_TIMEOUT = 10.0
 
+#: Seconds for the list of all groups: one that hangs must not use up the others' time.
+WHOLE_LISTING_TIMEOUT = 3.0
+
 
 @attrs.frozen
 class ToolDefinition:

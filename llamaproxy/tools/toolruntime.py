@@ -11,7 +11,12 @@ from llamaproxy.concurrent import all_of
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke, UpstreamRefused
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.results import ToolResult, result_of
-from llamaproxy.tools.source import LISTING_TIMEOUT, Listing, ToolDefinition
+from llamaproxy.tools.source import (
+    LISTING_TIMEOUT,
+    WHOLE_LISTING_TIMEOUT,
+    Listing,
+    ToolDefinition,
+)
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.headers import Caller
 
@@ -69,11 +74,12 @@ class ToolRuntime:
     async def _tools(
         self, caller: Caller, group: str | None, token: str | None = None
     ) -> list[Json]:
+        limit = WHOLE_LISTING_TIMEOUT if group is None else LISTING_TIMEOUT
         query = {} if group is None else {"toolgroup_id": group}
         if token is not None:
             query["authorization"] = token
         return _entries(
-            await self._client.ask("GET", "/v1/tools", caller, query=query, timeout=LISTING_TIMEOUT)
+            await self._client.ask("GET", "/v1/tools", caller, query=query, timeout=limit)
         )
 
     async def _group(self, caller: Caller, group: Json) -> list[Json] | ProxyError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import attrs
 from hyperlink import DecodedURL
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, succeed
@@ -14,8 +15,13 @@ from twisted.internet.endpoints import (
     TCP6ClientEndpoint,
     wrapClientTLS,
 )
-from twisted.internet.interfaces import IConsumer
+from twisted.internet.interfaces import (
+    IConsumer,
+    IProtocolFactory,
+    IStreamClientEndpoint,
+)
 from twisted.internet.ssl import optionsForClientTLS
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
@@ -53,15 +59,49 @@ def origin_of(url: DecodedURL) -> bytes:
     return url.replace(path=(), query=(), fragment="").to_uri().to_text().encode("ascii")
 
 
-def _endpoint(reactor: Any, host: str, port: int) -> Any:
+class _Closing(ProtocolWrapper):
+    """A connection that hears nothing more once it has been told to close.
+
+    What has arrived in the same turn of the reactor would else complete the answer, and a
+    connection that is about to close would go back into the pool, to fail another's request.
+    """
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self.disconnecting:
+            ProtocolWrapper.dataReceived(self, data)
+
+
+class _ClosingFactory(WrappingFactory):
+    protocol = _Closing
+
+
+@implementer(IStreamClientEndpoint)
+@attrs.frozen
+class _ClosingEndpoint:
+    """Connects as the endpoint within, through :class:`_Closing`."""
+
+    _within: Any
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
+        wrapping: Any = _ClosingFactory
+        connected: Deferred[Any] = self._within.connect(wrapping(factory))
+        return connected.addCallback(lambda wrapper: wrapper.wrappedProtocol)
+
+
+def _endpoint(reactor: Any, host: str, port: int, tls: bool) -> Any:
     """Where to connect to; a numeric address needs no resolver, which works in threads."""
+    endpoint: Any
     if isIPAddress(host):
-        return TCP4ClientEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
-    if isIPv6Address(host):
-        return TCP6ClientEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
-    return HostnameEndpoint(
-        reactor, host, port, timeout=CONNECT_TIMEOUT, attemptDelay=ATTEMPT_DELAY
-    )
+        endpoint = TCP4ClientEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
+    elif isIPv6Address(host):
+        endpoint = TCP6ClientEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
+    else:
+        endpoint = HostnameEndpoint(
+            reactor, host, port, timeout=CONNECT_TIMEOUT, attemptDelay=ATTEMPT_DELAY
+        )
+    if tls:
+        endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+    return _ClosingEndpoint(endpoint)
 
 
 @implementer(IBodyProducer)
@@ -100,9 +140,7 @@ class UpstreamAgent:
     def __init__(self, reactor: Any, url: DecodedURL, pool: HTTPConnectionPool) -> None:
         self._origin = origin_of(url)
         host, port = url.host, url.port or 80
-        endpoint = _endpoint(reactor, host, port)
-        if url.scheme == "https":
-            endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+        endpoint = _endpoint(reactor, host, port, url.scheme == "https")
         self._host = self._origin.partition(b"://")[2]
         self._agent = ProxyAgent(endpoint, reactor=reactor, pool=pool)
 
@@ -132,10 +170,7 @@ class _Endpoints:
 
     def endpointForURI(self, uri: URI) -> Any:
         host = uri.host.decode("ascii").strip("[]")
-        endpoint = _endpoint(self._reactor, host, uri.port)
-        if uri.scheme == b"https":
-            return wrapClientTLS(optionsForClientTLS(host), endpoint)
-        return endpoint
+        return _endpoint(self._reactor, host, uri.port, uri.scheme == b"https")
 
 
 def agent_for_anywhere(reactor: Any, pool: HTTPConnectionPool) -> IAgent:

@@ -33,7 +33,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.upstream.agent import WholeBody
 from llamaproxy.upstream.headers import Caller
 from llamaproxy.upstream.relay import body_of, read_body
-from llamaproxy.upstream.sse import EventDecoder, EventTooLarge
+from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
 
 #: The most bytes of one JSON answer that are kept in memory.
 MAX_ANSWER = 64 * 1024 * 1024
@@ -138,6 +138,11 @@ class LlamaStackClient:
     _clock: IReactorTime
     _timeout: float
 
+    @property
+    def timeout(self) -> float:
+        """Seconds that the server is given to begin an answer."""
+        return self._timeout
+
     async def ask(
         self,
         method: str,
@@ -183,8 +188,8 @@ class LlamaStackClient:
         async with aclosing(body_of(response, self._clock, self._timeout)) as answer_body:
             async for data in answer_body:
                 for event in _decoded(decoder, data):
-                    done = done or event == b"[DONE]"
-                    if not done:
+                    done = done or event.data.strip() == b"[DONE]"
+                    if not done and event.data:
                         yield _chunk(event)
                 if done:
                     # The HTTP message has not ended yet; its last bytes are about to come, and
@@ -193,7 +198,7 @@ class LlamaStackClient:
                     yield None
                     return
         for left in decoder.finish():
-            yield None if left.data.strip() == b"[DONE]" else _chunk(left.data)
+            yield None if left.data.strip() == b"[DONE]" else _chunk(left)
 
     async def _request(
         self,
@@ -245,34 +250,43 @@ class LlamaStackClient:
         raise UpstreamRefused(response.code, answer, kept)
 
 
-def _decoded(decoder: EventDecoder, data: bytes) -> list[bytes]:
+def _decoded(decoder: EventDecoder, data: bytes) -> list[Event]:
     try:
-        return [event.data.strip() for event in decoder.feed(data)]
+        return decoder.feed(data)
     except EventTooLarge as error:
         raise UpstreamBroke(f"Llama Stack sent {error}.") from None
 
 
-def _chunk(data: bytes) -> Json:
+def _chunk(event: Event) -> Json:
     try:
-        chunk = jsontext.loads_anyhow(data)
+        chunk = jsontext.loads_anyhow(event.data)
     except ValueError:
         chunk = None
     if not isinstance(chunk, dict):
         raise UpstreamBroke("Llama Stack sent an event that is not a JSON object.")
+    if event.event == b"error" and "error" not in chunk:
+        chunk = {"error": chunk}
     return without_error(chunk)
 
 
 def without_error(chunk: Json) -> Json:
-    """*chunk* itself, unless it reports an error.
+    """*chunk* itself, unless it reports an error, in whatever way servers do that.
 
     Up to 0.4 a refused streaming request is a 200 with one event whose message begins with the
     real status ("400: Error code: 400 - ...", recorded); later ones carry it in ``code``.
     """
     error = chunk.get("error")
+    if not error and "choices" not in chunk:
+        if "error" in (chunk.get("type"), chunk.get("object")):
+            error = chunk
+        else:
+            error = chunk.get("detail")
     if not error:
         return chunk
     code = error.get("code") if isinstance(error, dict) else None
     message = error.get("message") if isinstance(error, dict) else error
+    if error is chunk:
+        chunk = {"error": {key: value for key, value in chunk.items() if key != "object"}}
     for status in (str(code), str(message)[:3]):
         if status.isdigit() and 400 <= int(status) <= 599:
             raise UpstreamRefused(int(status), chunk)

@@ -172,7 +172,10 @@ class Detector:
     async def _ask(self) -> Generation:
         try:
             answer = await self._client.ask(
-                "GET", "/v1/version", Caller(), timeout=DETECTION_TIMEOUT
+                "GET",
+                "/v1/version",
+                Caller(),
+                timeout=min(DETECTION_TIMEOUT, self._client.timeout),
             )
         except UpstreamRefused as error:
             if error.status >= 500 or error.status in _PASSING:

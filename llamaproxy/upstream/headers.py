@@ -33,7 +33,9 @@ _NEVER_FORWARDED = frozenset({b"x-llamastack-client-version", b"x-ogx-client-ver
 #: The next request's framing and target are written by the HTTP client itself.
 _REWRITTEN = frozenset({b"host", b"content-length", b"expect"})
 
-_NOT_FORWARDED = HOP_BY_HOP | _NEVER_FORWARDED | _REWRITTEN
+_FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"})
+
+_NOT_FORWARDED = HOP_BY_HOP | _NEVER_FORWARDED | _REWRITTEN | _FORWARDED
 
 #: Credentials: what one caller's lists and memories are kept apart by (DESIGN: T4).
 _CREDENTIALS = (b"authorization", b"x-llamastack-provider-data", b"x-ogx-provider-data")
@@ -54,6 +56,20 @@ def end_to_end(headers: Headers) -> Headers:
 def forwarded(headers: Headers) -> Headers:
     """The fields of a client's request that go to the upstream."""
     return _without(headers, _NOT_FORWARDED)
+
+
+def forwarded_for(headers: Headers, client: str | None, secure: bool) -> Headers:
+    """The same, and ``X-Forwarded-*``: who asked, by which scheme, for which host.
+
+    What the client says there itself is not believed.
+    """
+    fields = forwarded(headers)
+    if client is not None:
+        fields.setRawHeaders(b"X-Forwarded-For", [client.encode("ascii", "replace")])
+    fields.setRawHeaders(b"X-Forwarded-Proto", [b"https" if secure else b"http"])
+    if host := headers.getRawHeaders(b"host"):
+        fields.setRawHeaders(b"X-Forwarded-Host", host[:1])
+    return fields
 
 
 def _without(headers: Headers, dropped: frozenset[bytes]) -> Headers:

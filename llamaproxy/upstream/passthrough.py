@@ -22,7 +22,7 @@ from llamaproxy.errors import BadRequest, ProxyError, error_response
 from llamaproxy.upstream.agent import WholeBody
 from llamaproxy.upstream.client import answered
 from llamaproxy.upstream.generation import Detector
-from llamaproxy.upstream.headers import end_to_end, forwarded
+from llamaproxy.upstream.headers import end_to_end, forwarded_for
 from llamaproxy.upstream.relay import ResponseRelay
 
 with warnings.catch_warnings():
@@ -119,11 +119,13 @@ class LlamaStackResource(ReverseProxyResource):
         if path.startswith((b"/v1/", b"/openai/v1/")):
             generation = await self._detector.generation()
             path = generation.upstream_path(request.method, path)
-        body = _body_of(request) if _has_body(request) else None
+        # Twisted's pool would send a DELETE without a body again if its connection closes, though
+        # the server may have acted on it.
+        body = _body_of(request) if _has_body(request) or request.method == b"DELETE" else None
         sent: Any = self._agent.request(
             request.method,
             self._url + path + mark + query,
-            forwarded(request.requestHeaders),
+            forwarded_for(request.requestHeaders, _client_of(request), request.isSecure()),
             body,
         )
         response: IResponse = await answered(sent, self._clock, self._timeout)
@@ -141,6 +143,12 @@ def _body_of(request: Request) -> IBodyProducer:
     upload: Any = _Upload
     producer: IBodyProducer = upload(content)
     return producer
+
+
+def _client_of(request: Request) -> str | None:
+    """The address that the request came from; a Unix socket has none."""
+    host: str | None = getattr(request.getClientAddress(), "host", None)
+    return host
 
 
 def _has_body(request: Request) -> bool:

@@ -187,19 +187,60 @@ def test_what_one_caller_shared_no_other_recalls() -> None:
     assert recalled(proxy, stack, "Oslo?", message, fields=alice) == ["one", "12:00", "two"]
 
 
-def test_a_setting_may_change_and_content_may_be_written_in_parts() -> None:
+def test_what_a_client_writes_anew_is_recognised_all_the_same() -> None:
     stack = stack_with("clock")
     proxy = Proxy(stack)
     message = shared_turn(proxy, stack, "Oslo?", "12:00")
     stack.on(CHAT, saying("Done."))
     parts = [{"type": "text", "text": "Oslo?"}]
+    for made in message["tool_calls"]:
+        made["function"]["arguments"] = made["function"]["arguments"].replace(" ", "\n")
+    message |= {"content": None, "tool_calls": message["tool_calls"][::-1]}
     messages = [
-        {"role": "system", "content": "It is Sunday."},
         {"role": "user", "content": parts, "name": "x"},
-        *returned(message, "one", "two"),
+        *returned(message, "two", "one"),
     ]
     proxy.chat(tools=[client_tool("ask_user")], messages=messages)
-    assert [m["content"] for m in asked(stack)[-1]][3:] == ["one", "12:00", "two"]
+    assert [m["content"] for m in asked(stack)[-1]][2:] == ["one", "12:00", "two"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [{"role": "system", "content": "You help Bob."}, {"role": "user", "content": "Oslo?"}],
+        [{"role": "user", "content": [{"type": "text", "text": "Oslo?"}, {"type": "image_url"}]}],
+    ],
+)
+def test_another_setting_or_another_picture_is_another_conversation(other: list[Json]) -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    message = shared_turn(proxy, stack, "Oslo?", "12:00")
+    stack.on(CHAT, saying("Done."))
+    messages = [*other, *returned(message, "one", "two")]
+    proxy.chat(tools=[client_tool("ask_user")], messages=messages)
+    assert [m["content"] for m in asked(stack)[-1] if m["role"] == "tool"] == ["one", "two"]
+
+
+def test_of_two_turns_that_look_the_same_neither_is_recalled() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    message = shared_turn(proxy, stack, "Oslo?", "12:00")
+    shared_turn(proxy, stack, "Oslo?", "13:00")
+    assert recalled(proxy, stack, "Oslo?", message) == ["one", "two"]
+
+
+def test_old_cards_in_the_history_do_no_harm() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    card = '<details type="tool_calls" done="true">\n<summary>x</summary>\n</details>\nNoon.'
+    history = [{"role": "assistant", "content": card}, QUESTION]
+    stack.on(CHAT, said(MIXED, "tool_calls"), saying("Done."))
+    stack.on(INVOKE, tool_result("12:00"))
+    tools = [client_tool("ask_user")]
+    message = message_of(proxy.chat(tools=tools, messages=history))
+    proxy.chat(tools=tools, messages=[*history, *returned(message, "one", "two")])
+    told = [m["content"] for m in asked(stack)[-1] if m["role"] == "tool"]
+    assert told == ["one", "12:00", "two"]
 
 
 def test_a_forgotten_turn_goes_on_with_the_clients_calls_alone() -> None:
@@ -240,14 +281,27 @@ def test_nothing_is_remembered_of_a_turn_that_was_not_shared() -> None:
     assert len(proxy.memory) == 0
 
 
-def test_open_webui_brings_our_calls_back_itself() -> None:
-    """It shows them as cards and replays those: they must not be added a second time (W3)."""
+def test_calls_that_open_webui_brings_back_itself_are_not_added_again() -> None:
+    """It shows them as cards, and replays those (W3)."""
     stack = stack_with("clock")
     proxy = Proxy(stack)
     fields = {"X-OpenWebUI-Message-Id": "m1"}
     message = shared_turn(proxy, stack, "Oslo?", "12:00", fields=fields)
-    assert len(proxy.memory) == 0
-    assert recalled(proxy, stack, "Oslo?", message, fields=fields) == ["one", "two"]
+    stack.on(CHAT, saying("Done."))
+    card = {"role": "assistant", "content": "", "tool_calls": [call("clock", {}, "call_ab")]}
+    replayed = [card, result("call_ab", "12:00"), *returned(message, "one", "two")]
+    messages = [{"role": "user", "content": "Oslo?"}, *replayed]
+    proxy.chat(tools=[client_tool("ask_user")], messages=messages, fields=fields)
+    assert asked(stack)[-1] == messages
+
+
+def test_an_older_open_webui_that_does_not_is_helped() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    fields = {"X-OpenWebUI-Message-Id": "m1"}
+    message = shared_turn(proxy, stack, "Oslo?", "12:00", fields=fields)
+    told = recalled(proxy, stack, "Oslo?", message, fields=fields)
+    assert told == ["one", "12:00", "two"]
 
 
 def remember(memory: TurnMemory, question: str, text: str) -> tuple[Caller, list[Json], ToolCall]:
@@ -268,14 +322,14 @@ def test_memory_is_bounded_in_bytes() -> None:
     assert len(memory) <= 5
 
 
-def test_the_same_turn_again_takes_the_place_of_the_first() -> None:
+def test_the_same_turn_again_is_one_entry() -> None:
     memory = TurnMemory(Clock(), max_entries=1000, max_bytes=5000, max_age=60)
-    for n in range(100):
-        caller, messages, _ = remember(memory, "again", f"{n}")
+    for _ in range(100):
+        caller, messages, _handed = remember(memory, "again", "same")
     assert len(memory) == 1
     back = {"role": "assistant", "tool_calls": [call("ask_user", "{}", "call_0")]}
     (_, assistant) = memory.recall(caller, [*messages, back])
-    assert assistant["content"] == "99"
+    assert assistant["content"] == "same"
 
 
 @pytest.mark.parametrize(

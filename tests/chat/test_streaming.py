@@ -398,9 +398,9 @@ def test_a_slow_listing_is_bridged_with_comments() -> None:
     stack = stack_with("clock")
     stack.on("GET /v1/tools", nothing)
     stack.on(CHAT, saying("Hi."))
-    proxy = Proxy(stack, keep_alive=5)
+    proxy = Proxy(stack, keep_alive=2)
     exchange = proxy.chat(stream=True)
-    proxy.advance(5)
+    proxy.advance(2)
     assert exchange.body == KEEP_ALIVE
 
 
