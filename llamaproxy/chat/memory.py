@@ -19,18 +19,42 @@ from llamaproxy.chat.messages import ToolCall, objects, read_calls, text_of
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.headers import Caller
 
+#: Turns kept that began alike: more are of clients that never came back.
+_MAX_ALIKE = 16
 
-@attrs.frozen
+
+@attrs.define
 class _Turn:
     """What was said between a client's request and the calls that it was handed.
 
-    No messages at all: two turns that only differ in what the server's tools answered. Which of
-    them a client comes back to cannot be told, so it is told neither.
+    *answered* are the results with which the client came back, once it has.
     """
 
     messages: list[Json]
     size: int
-    used_at: float
+    answered: bytes | None = None
+
+
+@attrs.define
+class _Place:
+    """The turns that began after the same messages with the same calls; mostly there is one."""
+
+    turns: list[_Turn] = attrs.Factory(list)
+    used_at: float = 0.0
+
+    def turn(self, results: bytes) -> _Turn | None:
+        """The turn that a client returns to with *results*.
+
+        Where several wait for their client and their tools answered differently, none: whose the
+        answers are cannot be told, and no conversation may be shown those of another.
+        """
+        known = [turn for turn in self.turns if turn.answered == results]
+        waiting = [turn for turn in self.turns if turn.answered is None]
+        if not known and len({_without_ids(turn.messages) for turn in waiting}) == 1:
+            waiting[-1].answered = results
+            self.turns = [turn for turn in self.turns if turn.answered is not None]
+            return waiting[-1]
+        return known[-1] if known else None
 
 
 @attrs.define
@@ -44,27 +68,22 @@ class TurnMemory:
     _max_entries: int
     _max_bytes: int
     _max_age: float
-    _turns: OrderedDict[bytes, _Turn] = attrs.Factory(OrderedDict)
-    _size: int = 0
+    _places: OrderedDict[bytes, _Place] = attrs.Factory(OrderedDict)
 
     def __len__(self) -> int:
-        return len(self._turns)
+        return sum(len(place.turns) for place in self._places.values())
 
     def remember(
         self, caller: Caller, asked: list[Json], handed: Iterable[ToolCall], said: list[Json]
     ) -> None:
         """Keep *said*, the messages since the client *asked*, of which it was *handed* calls."""
         key = _key(caller, _history(asked), handed)
-        known = self._turns.get(key)
-        if known is not None and known.messages != said:
-            said = []
-        size = len(jsontext.dumps(said))
-        self._forget(key)
-        if size <= self._max_bytes:
-            self._turns[key] = _Turn(said, size, self._clock.seconds())
-            self._size += size
-        while len(self._turns) > self._max_entries or self._size > self._max_bytes:
-            self._forget(next(iter(self._turns)))
+        turn = _Turn(said, len(jsontext.dumps(said)))
+        place = self._places.setdefault(key, _Place())
+        place.turns = [*place.turns[1 - _MAX_ALIKE :], turn]
+        self._touch(key, place)
+        while self._places and (len(self) > self._max_entries or self._size() > self._max_bytes):
+            self._places.popitem(last=False)
 
     def recall(self, caller: Caller, messages: list[Json]) -> list[Json]:
         """*messages* with what is remembered of them back in its places."""
@@ -72,33 +91,49 @@ class TurnMemory:
         whole: list[Json] = []
         history = _history([])
         results: list[Json] = []
-        for place, message in enumerate(messages):
-            calls = _calls(message)
-            turn = self._turn(_key(caller, history, calls)) if calls and self._turns else None
-            if turn is not None and turn.messages:
-                results = _results(messages[place + 1 :])
+        for number, message in enumerate(messages):
+            calls = _calls(message) if self._places else []
+            answers = _results(messages[number + 1 :]) if calls else []
+            turn = self._turn(_key(caller, history, calls), answers) if calls else None
+            if turn is not None:
+                results = answers
                 whole += _restored(turn.messages, results)
             elif not any(message is result for result in results):
                 whole.append(message)
             _add(history, message)
         return whole
 
-    def _turn(self, key: bytes) -> _Turn | None:
-        turn = self._turns.get(key)
-        if turn is not None:
-            self._turns[key] = attrs.evolve(turn, used_at=self._clock.seconds())
-            self._turns.move_to_end(key)
-        return turn
+    def _turn(self, key: bytes, answers: list[Json]) -> _Turn | None:
+        place = self._places.get(key)
+        if place is None:
+            return None
+        self._touch(key, place)
+        return place.turn(_history(answers).digest())
+
+    def _touch(self, key: bytes, place: _Place) -> None:
+        place.used_at = self._clock.seconds()
+        self._places.move_to_end(key)
+
+    def _size(self) -> int:
+        return sum(turn.size for place in self._places.values() for turn in place.turns)
 
     def _forget_old(self) -> None:
         oldest = self._clock.seconds() - self._max_age
-        while self._turns and next(iter(self._turns.values())).used_at < oldest:
-            self._forget(next(iter(self._turns)))
+        while self._places and next(iter(self._places.values())).used_at < oldest:
+            self._places.popitem(last=False)
 
-    def _forget(self, key: bytes) -> None:
-        turn = self._turns.pop(key, None)
-        if turn is not None:
-            self._size -= turn.size
+
+def _without_ids(messages: list[Json]) -> bytes:
+    """What was said and answered, whatever ids its calls had."""
+    said = [
+        [
+            message.get("role"),
+            text_of(message.get("content")),
+            [[call.name, call.arguments] for call in read_calls(message.get("tool_calls"))],
+        ]
+        for message in messages
+    ]
+    return jsontext.canonical(said)
 
 
 def _calls(message: object) -> list[ToolCall]:

@@ -158,11 +158,16 @@ def shared_turn(proxy: Proxy, stack: FakeStack, question: str, time: str, **more
 
 
 def recalled(
-    proxy: Proxy, stack: FakeStack, question: str, message: Json, **more: Any
+    proxy: Proxy,
+    stack: FakeStack,
+    question: str,
+    message: Json,
+    answer_one: str = "one",
+    **more: Any,
 ) -> list[str]:
     """The tool results that the model sees when the client returns."""
     stack.on(CHAT, saying("Done."))
-    messages = [{"role": "user", "content": question}, *returned(message, "one", "two")]
+    messages = [{"role": "user", "content": question}, *returned(message, answer_one, "two")]
     proxy.chat(tools=[client_tool("ask_user")], messages=messages, **more)
     return [m["content"] for m in asked(stack)[-1] if m["role"] == "tool"]
 
@@ -227,6 +232,23 @@ def test_of_two_turns_that_look_the_same_neither_is_recalled() -> None:
     message = shared_turn(proxy, stack, "Oslo?", "12:00")
     shared_turn(proxy, stack, "Oslo?", "13:00")
     assert recalled(proxy, stack, "Oslo?", message) == ["one", "two"]
+
+
+def test_a_conversation_that_is_held_again_has_its_own_results() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    for time in ("12:00", "13:00", "14:00"):
+        message = shared_turn(proxy, stack, "Oslo?", time)
+        told = recalled(proxy, stack, "Oslo?", message, answer_one=time)
+        assert told == [time, time, "two"]
+
+
+def test_two_turns_that_came_to_the_same_are_one() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    message = shared_turn(proxy, stack, "Oslo?", "12:00")
+    shared_turn(proxy, stack, "Oslo?", "12:00")
+    assert recalled(proxy, stack, "Oslo?", message) == ["one", "12:00", "two"]
 
 
 def test_old_cards_in_the_history_do_no_harm() -> None:
@@ -322,14 +344,15 @@ def test_memory_is_bounded_in_bytes() -> None:
     assert len(memory) <= 5
 
 
-def test_the_same_turn_again_is_one_entry() -> None:
-    memory = TurnMemory(Clock(), max_entries=1000, max_bytes=5000, max_age=60)
+def test_turns_that_nobody_comes_back_to_do_not_pile_up() -> None:
+    memory = TurnMemory(Clock(), max_entries=1000, max_bytes=500_000, max_age=60)
     for _ in range(100):
         caller, messages, _handed = remember(memory, "again", "same")
-    assert len(memory) == 1
+    assert len(memory) <= 16
     back = {"role": "assistant", "tool_calls": [call("ask_user", "{}", "call_0")]}
     (_, assistant) = memory.recall(caller, [*messages, back])
     assert assistant["content"] == "same"
+    assert len(memory) == 1
 
 
 @pytest.mark.parametrize(
