@@ -93,3 +93,10 @@ def test_whatever_a_model_writes_is_an_object_or_words_for_it(text: str) -> None
         assert isinstance(parse_arguments(text), dict)
     except ToolFailed as error:
         assert error.message.startswith("Error: ")
+
+
+def test_an_ordinary_call_of_some_size_is_repaired() -> None:
+    items = ", ".join(f'{{"name": "{"x" * 80}", "i": {n}}}' for n in range(20))
+    assert len(parse_arguments(f'{{"items": [{items},]}}')["items"]) == 20
+    code = "if (a) { b[0] }" * 2000
+    assert parse_arguments(f'{{"code": "{code}"')["code"] == code

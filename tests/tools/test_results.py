@@ -263,3 +263,43 @@ def test_the_pictures_of_a_failure_are_kept() -> None:
 def test_a_structured_result_stays_json_text() -> None:
     body = recording("0.6.1", "invoke_structured")["response"]["body"]
     assert json.loads(result_of(body["content"]).text)["city"] == "Oslo"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "<function=x>",
+        "<parameter=y>",
+        "<tool_call name=x>",
+        "<tool_call >",
+        "<| im_start |>",
+        "<|a|b|>",
+        "<BOS_TOKEN>",
+        "[gMASK]",
+        "<start_of_image>",
+        "<unused0>",
+        "[MODEL_SETTINGS]",
+        "<minimax:tool_call>",
+        '<invoke name="x">',
+    ],
+)
+def test_tokens_with_attributes_and_blanks_are_broken_up_too(token: str) -> None:
+    assert token not in neutralised(f"a {token} b")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "image": {"url": {"uri": "data:image/png;base64,iVBORw0KGgo="}}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+    ],
+)
+def test_a_picture_in_a_url_is_a_picture(part: Any) -> None:
+    result = result_of([part])
+    assert result.images == (Image("image/png", "iVBORw0KGgo="),)
+    assert "iVBOR" not in result.text
+
+
+def test_a_picture_elsewhere_is_named() -> None:
+    part = {"type": "image", "image": {"url": {"uri": "http://x/y.png"}, "data": None}}
+    assert result_of([part]).text == "[image: http://x/y.png]"

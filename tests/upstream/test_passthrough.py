@@ -91,3 +91,13 @@ def test_a_client_that_leaves_ends_the_request() -> None:
     assert len(stack.open) == 1
     answered.leave()
     assert stack.open == []
+
+
+def test_the_upstream_is_told_who_asked_and_not_what_the_client_says_of_itself() -> None:
+    stack = FakeStack()
+    stack.on("GET /x", answer({}))
+    Proxy(stack).request("GET", "/x", fields={"X-Forwarded-For": "9.9.9.9"})
+    (asked,) = stack.asked_for("GET /x")
+    assert asked.headers.getRawHeaders("X-Forwarded-For") != ["9.9.9.9"]
+    assert asked.headers.getRawHeaders("X-Forwarded-Proto") == ["http"]
+    assert asked.headers.getRawHeaders("X-Forwarded-Host") == ["proxy:8322"]
