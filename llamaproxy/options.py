@@ -100,6 +100,9 @@ class Setting:
     doc: str
 
 
+#: Where an operator asks unless told otherwise; if it is taken, the daemon does without.
+ADMIN = "tcp:8323:interface=127.0.0.1"
+
 _BYTES = _integer(1, 2**40)
 
 #: Every option that takes one value (DESIGN: 8).
@@ -111,6 +114,13 @@ SETTINGS = (
         "http://localhost:8321",
         _url,
         "URL of the Llama Stack server.",
+    ),
+    Setting(
+        "admin",
+        "LLAMAPROXY_ADMIN",
+        ADMIN,
+        str.strip,
+        "Twisted endpoint for /live, /ready, /metrics and /status, or off.",
     ),
     Setting(
         "max-iterations",

@@ -142,14 +142,25 @@ class ListenService(Service):
 
     _log: ClassVar[Logger] = Logger()
 
-    def __init__(self, reactor: Any, endpoints: list[str], site: ProxySite, drain: float) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        endpoints: list[str],
+        site: ProxySite,
+        drain: float,
+        optional: bool = False,
+    ) -> None:
         """:param drain: seconds that requests in flight are given.
+
+        :param optional: whether the daemon may do without, with a warning.
 
         :raises CannotListen: with one clear line, if an endpoint's description is wrong.
         """
         self._clock: IReactorTime = reactor
         self._site = site
         self._drain = drain
+        self._optional = optional
+        self.draining = False
         self._ports: list[IListeningPort] = []
         self._endpoints = []
         for description in endpoints:
@@ -171,11 +182,18 @@ class ListenService(Service):
             if refused:
                 reason = refused[0].value
                 said = getattr(reason, "socketError", reason)
+                if self._optional:
+                    self._log.warn(
+                        "cannot listen on {endpoint}, going on without: {reason}",
+                        endpoint=description,
+                        reason=str(said),
+                    )
+                    continue
                 raise CannotListen(f"twistd llamaproxy: cannot listen on {description!r}: {said}")
 
     def startService(self) -> None:
         Service.startService(self)
-        if not self._ports:
+        if not self._ports and not self._optional:
             self.privilegedStartService()
 
     async def _stop(self) -> None:
@@ -190,4 +208,5 @@ class ListenService(Service):
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
+        self.draining = True
         return Deferred.fromCoroutine(self._stop())

@@ -17,12 +17,14 @@ from twisted.web.client import HTTPConnectionPool
 from twisted.web.server import Site
 
 from llamaproxy import __version__
+from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import ToolLoop
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.demo import DemoStack
-from llamaproxy.options import Options
+from llamaproxy.jsontext import Json
+from llamaproxy.options import ADMIN, Options
 from llamaproxy.routes import ProxyApp
 from llamaproxy.site import ListenService, ProxySite
 from llamaproxy.tools.catalogue import Catalogue
@@ -89,7 +91,20 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     passthrough = LlamaStackResource(agent, url, detector, reactor, options["upstream-timeout"])
     site = ProxySite(ProxyApp(chat, passthrough).resource(), reactor)
     services.addService(UpstreamService(pool, catalogue, sessions))
-    services.addService(ListenService(reactor, options["listen"], site, options["drain-timeout"]))
+    listen = ListenService(reactor, options["listen"], site, options["drain-timeout"])
+    if options["admin"] != "off":
+        admin = AdminApp(metrics, lambda: listen.draining, lambda: _upstream(url, detector))
+        services.addService(
+            ListenService(
+                reactor,
+                [options["admin"]],
+                ProxySite(admin.resource(), reactor),
+                drain=0,
+                optional=options["admin"] == ADMIN,
+            )
+        )
+    # The last to start and the first to stop.
+    services.addService(listen)
     _log.info(
         "llamaproxy {version} gives the tools of {url} to clients on {listen}",
         version=__version__,
@@ -97,6 +112,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         listen=", ".join(options["listen"]),
     )
     return services
+
+
+def _upstream(url: DecodedURL, detector: Detector) -> Json:
+    """What the status says of the server."""
+    known = detector.known
+    return {"url": url.to_text(), "server": None if known is None else known.name}
 
 
 def treq_client(agent: Any) -> HTTPClient:

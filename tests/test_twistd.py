@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -52,6 +53,8 @@ class Daemon:
         self.port = free_port()
         self.log = log
         listen = PORT_LINE.format(port=self.port)
+        if "--admin" not in arguments:
+            arguments = ("--admin", "off", *arguments)
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 [*TWISTD, "-n", "--pidfile=", "llamaproxy", "--listen", listen, *arguments],
@@ -122,7 +125,7 @@ def test_a_mistake_stops_the_start_with_one_line(arguments: tuple[str, ...], lin
 def test_a_taken_port_stops_the_start_with_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = PORT_LINE.format(port=taken.getsockname()[1])
-        result = twistd("llamaproxy", "--listen", listen)
+        result = twistd("llamaproxy", "--admin", "off", "--listen", listen)
     assert result.returncode == 1
     (line,) = [line for line in result.stdout.splitlines() if "cannot listen on" in line]
     assert "Address already in use" in line
@@ -237,3 +240,40 @@ def test_json_lines_go_to_the_log_file_that_twistd_was_given(tmp_path: Path) -> 
         out, _ = process.communicate(timeout=30)
     assert out == b""
     assert json.loads(path.read_text().splitlines()[-1])["message"] == "Server Shut Down."
+
+
+def test_an_operator_asks_on_a_port_of_his_own(tmp_path: Path) -> None:
+    port = free_port()
+    admin = ("--admin", PORT_LINE.format(port=port))
+    daemon = Daemon(tmp_path / "log", "--demo", *admin)
+    body = {"model": "demo/scripted", "messages": [{"role": "user", "content": "What is 6*7?"}]}
+    daemon.get("/v1/chat/completions", "POST", body)
+    proxy, daemon.port = daemon.port, port
+    assert daemon.get("/live") == (200, b'{"status":"live"}')
+    assert daemon.get("/ready") == (200, b'{"status":"ready"}')
+    status = json.loads(daemon.get("/status")[1])
+    assert status["upstream"]["server"] == "version 0.6.1"
+    assert status["tool_groups"] == {"demo::tools": {"tools": 4, "error": None}}
+    assert b'llamaproxy_tool_calls_total{outcome="answered"} 1.0' in daemon.get("/metrics")[1]
+    daemon.port = proxy
+    assert daemon.get("/live")[0] == 404, "no path of the upstream is shadowed"
+    daemon.stop()
+
+
+def test_an_admin_port_that_was_asked_for_and_is_taken_stops_the_start() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        admin = PORT_LINE.format(port=taken.getsockname()[1])
+        listen = PORT_LINE.format(port=free_port())
+        result = twistd("llamaproxy", "--demo", "--listen", listen, "--admin", admin)
+    assert result.returncode == 1
+    assert "cannot listen on" in result.stdout
+
+
+def test_a_default_admin_port_that_is_taken_is_one_warning(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # somebody else's, which is as good
+            stack.enter_context(socket.create_server(("127.0.0.1", 8323)))
+        daemon = Daemon(tmp_path / "log", "--demo", "--admin", "tcp:8323:interface=127.0.0.1")
+        assert daemon.get("/health")[0] == 200
+        daemon.stop()
+    assert daemon.log.read_text().count("going on without") == 1

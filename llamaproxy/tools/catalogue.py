@@ -189,7 +189,7 @@ class Catalogue:
         except Exception as error:
             if not isinstance(error, ProxyError):
                 self._log.failure("listing the tools broke")
-            self._metrics.listing_failed()
+            self._metrics.listing_failed("", str(error))
             self._log.warn(
                 "the tools cannot be listed, chats go on {how}: {reason}",
                 how="without them" if known.groups is None else "with those of the last good list",
@@ -210,8 +210,9 @@ class Catalogue:
     ) -> dict[str, list[ToolDefinition]]:
         """The listed groups, and of the broken ones what was known of them (DESIGN: T2, T3)."""
         groups = dict(listing.groups)
+        self._metrics.listed({group: len(tools) for group, tools in groups.items()})
         for group, reason in listing.failures.items():
-            self._metrics.listing_failed()
+            self._metrics.listing_failed(group, reason)
             self._log.warn(
                 "the tools of {group} cannot be listed: {reason}", group=group, reason=reason
             )

@@ -221,7 +221,15 @@ def llamaproxy(launch: Launch) -> Iterator[StartProxy]:
                 listen = f"tcp:{port}:interface=127.0.0.1"
                 return [
                     *(twistd, "-n", "--pidfile=", "llamaproxy"),
-                    *("--listen", listen, "--llamastack-url", server.url, *options),
+                    *(
+                        "--admin",
+                        "off",
+                        "--listen",
+                        listen,
+                        "--llamastack-url",
+                        server.url,
+                        *options,
+                    ),
                 ]
 
             process = launch("llamaproxy", command, "/health", environment=environment)

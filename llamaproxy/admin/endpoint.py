@@ -1,0 +1,64 @@
+"""AdminApp: what an operator and his tools ask on the second port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import attrs
+from klein import Klein
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+
+from llamaproxy import __version__, jsontext
+from llamaproxy.admin.metrics import Metrics
+from llamaproxy.jsontext import Json
+
+
+@attrs.frozen
+class AdminApp:
+    """Every URL of the admin port.
+
+    *draining* tells whether the daemon is stopping; *upstream* what is known of the server.
+    """
+
+    _metrics: Metrics
+    _draining: Callable[[], bool]
+    _upstream: Callable[[], Json]
+    _routes: ClassVar[Klein] = Klein()
+
+    def resource(self) -> IResource:
+        """The root of the resource tree."""
+        return self._routes.resource()
+
+    @_routes.route("/live", methods=["GET"])
+    def live(self, request: IRequest) -> bytes:
+        return _json(request, {"status": "live"})
+
+    @_routes.route("/ready", methods=["GET"])
+    def ready(self, request: IRequest) -> bytes:
+        if self._draining():
+            request.setResponseCode(503)
+            return _json(request, {"status": "draining"})
+        return _json(request, {"status": "ready"})
+
+    @_routes.route("/metrics", methods=["GET"])
+    def metrics(self, request: IRequest) -> bytes:
+        request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode())
+        return generate_latest(self._metrics.registry)
+
+    @_routes.route("/status", methods=["GET"])
+    def status(self, request: IRequest) -> bytes:
+        said = {
+            "version": __version__,
+            "draining": self._draining(),
+            "upstream": self._upstream(),
+            "tool_groups": self._metrics.tool_groups,
+        }
+        return _json(request, said)
+
+
+def _json(request: Any, body: Json) -> bytes:
+    request.setHeader(b"content-type", b"application/json")
+    return jsontext.dumps(body)
