@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -88,12 +89,14 @@ class TurnMemory:
     def recall(self, caller: Caller, messages: list[Json]) -> list[Json]:
         """*messages* with what is remembered of them back in its places."""
         self._forget_old()
+        if not self._places:
+            return list(messages)
         whole: list[Json] = []
         history = _history([])
         results: list[Json] = []
         for number, message in enumerate(messages):
-            calls = _calls(message) if self._places else []
-            answers = _results(messages[number + 1 :]) if calls else []
+            calls = _calls(message)
+            answers = _results(islice(messages, number + 1, None)) if calls else []
             turn = self._turn(_key(caller, history, calls), answers) if calls else None
             if turn is not None:
                 results = answers
@@ -143,7 +146,7 @@ def _calls(message: object) -> list[ToolCall]:
     return read_calls(message.get("tool_calls"))
 
 
-def _results(messages: list[Json]) -> list[Json]:
+def _results(messages: Iterable[Json]) -> list[Json]:
     """The tool messages that *messages* begin with."""
     results: list[Json] = []
     for message in messages:

@@ -119,8 +119,14 @@ class _ReadyURL(EncodedURL):
 
 
 @lru_cache(maxsize=256)
-def _url(base: DecodedURL, path: str, query: tuple[tuple[str, str], ...]) -> _ReadyURL:
-    url = base.replace(path=(*base.path, *path.strip("/").split("/")), query=query).to_uri()
+def _url(base: DecodedURL, path: str) -> _ReadyURL:
+    return _encoded(base, path, {})
+
+
+def _encoded(base: DecodedURL, path: str, query: dict[str, str]) -> _ReadyURL:
+    # Not kept like the others: a query may hold a user's token.
+    segments = (*base.path, *path.strip("/").split("/"))
+    url = base.replace(path=segments, query=tuple(query.items())).to_uri()
     ready = _ReadyURL(url.scheme, url.host, url.path, url.query, port=url.port)
     ready._ready = url.to_text()
     return ready
@@ -209,7 +215,7 @@ class LlamaStackClient:
         query: dict[str, str] | None,
         timeout: float,
     ) -> IResponse:
-        url = _url(self._url, path, tuple((query or {}).items()))
+        url = _encoded(self._url, path, query) if query else _url(self._url, path)
         headers = caller.headers()
         headers.setRawHeaders(b"Accept", [b"application/json, text/event-stream"])
         if body is not None:
