@@ -29,6 +29,11 @@ def free_port() -> int:
         return port
 
 
+def question(text: str, **more: object) -> dict[str, object]:
+    """A chat completion request to the demo's model."""
+    return {"model": "demo/scripted", "messages": [{"role": "user", "content": text}], **more}
+
+
 def environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA", "PROXY_"))}
     return {**kept, "PYTHONPATH": str(ROOT)}
@@ -138,10 +143,7 @@ def test_health_is_the_proxys_own(demo: Daemon) -> None:
 
 
 def test_the_demo_answers_a_chat_with_what_its_tools_say(demo: Daemon) -> None:
-    body = {
-        "model": "demo/scripted",
-        "messages": [{"role": "user", "content": "What is 6*7?"}],
-    }
+    body = question("What is 6*7?")
     for path in ("/v1/chat/completions", "/openai/v1/chat/completions"):
         status, answer = demo.get(path, "POST", body)
         assert status == 200
@@ -149,11 +151,7 @@ def test_the_demo_answers_a_chat_with_what_its_tools_say(demo: Daemon) -> None:
 
 
 def test_the_demo_streams(demo: Daemon) -> None:
-    body = {
-        "model": "demo/scripted",
-        "stream": True,
-        "messages": [{"role": "user", "content": "What is 6*7?"}],
-    }
+    body = question("What is 6*7?", stream=True)
     status, answer = demo.get("/v1/chat/completions", "POST", body)
     assert status == 200
     *events, done = [line[6:] for line in answer.splitlines() if line.startswith(b"data: ")]
@@ -174,11 +172,7 @@ def test_sigterm_stops_it_cleanly(tmp_path: Path) -> None:
 def test_a_request_in_flight_ends_before_the_daemon_does(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "log", "--demo")
     connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
-    body = {
-        "model": "demo/scripted",
-        "stream": True,
-        "messages": [{"role": "user", "content": "Wait 1 second, then what is 6*7?"}],
-    }
+    body = question("Wait 1 second, then what is 6*7?", stream=True)
     connection.request("POST", "/v1/chat/completions", json.dumps(body))
     response = connection.getresponse()  # the stream has begun: the first round is under way
     daemon.process.send_signal(signal.SIGTERM)
@@ -189,10 +183,7 @@ def test_a_request_in_flight_ends_before_the_daemon_does(tmp_path: Path) -> None
 
 def test_the_log_can_be_json_and_tells_nothing_that_was_said(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "log", "--demo", "--log-format", "json")
-    body = {
-        "model": "demo/scripted",
-        "messages": [{"role": "user", "content": "Roll 2d6 with seed 7777"}],
-    }
+    body = question("Roll 2d6 with seed 7777")
     status, _ = daemon.get("/v1/chat/completions?key=hidden", "POST", body)
     assert status == 200
     daemon.stop()
@@ -209,11 +200,7 @@ def test_the_log_can_be_json_and_tells_nothing_that_was_said(tmp_path: Path) -> 
 def test_a_client_that_leaves_is_in_the_access_log_too(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "log", "--demo")
     connection = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
-    body = {
-        "model": "demo/scripted",
-        "stream": True,
-        "messages": [{"role": "user", "content": "Wait 60 seconds"}],
-    }
+    body = question("Wait 60 seconds", stream=True)
     connection.request("POST", "/v1/chat/completions", json.dumps(body))
     response = connection.getresponse()
     connection.close()
@@ -246,7 +233,7 @@ def test_an_operator_asks_on_a_port_of_his_own(tmp_path: Path) -> None:
     port = free_port()
     admin = ("--admin", PORT_LINE.format(port=port))
     daemon = Daemon(tmp_path / "log", "--demo", *admin)
-    body = {"model": "demo/scripted", "messages": [{"role": "user", "content": "What is 6*7?"}]}
+    body = question("What is 6*7?")
     daemon.get("/v1/chat/completions", "POST", body)
     proxy, daemon.port = daemon.port, port
     assert daemon.get("/live") == (200, b'{"status":"live"}')

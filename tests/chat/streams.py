@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import pytest
 from twisted.web.http import Request
 
 from tests.support import (
@@ -21,6 +22,9 @@ from tests.support import (
 )
 
 Json = dict[str, Any]
+
+#: Every rule holds for both.
+both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 #: One on all chunks of an answer (S1).
 _IDENTITY = ("id", "object", "created", "model")

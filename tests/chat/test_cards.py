@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llamaproxy.chat.openwebui import without_old_cards
-from tests.chat.streams import client_tool, said, stack_with
+from tests.chat.streams import both, client_tool, said, stack_with
 from tests.support import (
     CHAT,
     INVOKE,
@@ -25,8 +25,6 @@ from tests.support import (
 )
 
 Json = dict[str, Any]
-
-both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 MARK = {"X-OpenWebUI-Message-Id": "message-1"}
 

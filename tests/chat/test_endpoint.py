@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llamaproxy.tools.catalogue import Catalogue
-from tests.chat.streams import failure_in, joined, message_of, nothing_left, said, stack_with
+from tests.chat.streams import both, failure_in, joined, message_of, nothing_left, said, stack_with
 from tests.support import (
     CHAT,
     INVOKE,
@@ -28,8 +28,6 @@ from tests.support import (
 )
 
 Json = dict[str, Any]
-
-both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 #: Where each recorded version serves chat completions.
 PATHS = {

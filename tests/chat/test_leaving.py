@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.chat.streams import client_tool, nothing_left, stack_with
+from tests.chat.streams import both, client_tool, nothing_left, stack_with
 from tests.chat.test_streaming import Connections
 from tests.support import (
     CHAT,
@@ -21,8 +21,6 @@ from tests.support import (
     tool_result,
     turn,
 )
-
-both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
 def errors_of(capsys: pytest.CaptureFixture[str]) -> str:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.chat.streams import (
+    both,
     client_tool,
     finish_of,
     joined,
@@ -42,8 +43,6 @@ from tests.support import (
 )
 
 Json = dict[str, Any]
-
-both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
 def asked(stack: FakeStack) -> list[Json]:

@@ -12,7 +12,7 @@ from twisted.web.http_headers import Headers
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.messages import ToolCall
 from llamaproxy.upstream.headers import Caller
-from tests.chat.streams import client_tool, finish_of, message_of, said, stack_with
+from tests.chat.streams import both, client_tool, finish_of, message_of, said, stack_with
 from tests.support import (
     CHAT,
     INVOKE,
@@ -26,8 +26,6 @@ from tests.support import (
 )
 
 Json = dict[str, Any]
-
-both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 #: A round with calls of both kinds, the server's in the middle.
 MIXED = {

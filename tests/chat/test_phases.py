@@ -19,7 +19,15 @@ from zope.interface import implementer
 
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.sse import KEEP_ALIVE
-from tests.chat.streams import client_tool, failure_in, finish_of, joined, nothing_left, stack_with
+from tests.chat.streams import (
+    both,
+    client_tool,
+    failure_in,
+    finish_of,
+    joined,
+    nothing_left,
+    stack_with,
+)
 from tests.chat.test_streaming import Connections
 from tests.support import (
     CHAT,
@@ -239,7 +247,6 @@ cells = pytest.mark.parametrize(
     ("name", "happening"), [(name, event) for name, row in TABLE.items() for event in row]
 )
 phases = pytest.mark.parametrize("name", PHASES)
-both = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 shown = pytest.mark.parametrize("cards", [False, True], ids=["plain", "cards"])
 
 

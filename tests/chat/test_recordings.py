@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.chat.streams import (
+    both,
     client_tool,
     failure_in,
     finish_of,
@@ -15,7 +16,7 @@ from tests.chat.streams import (
     message_of,
     nothing_left,
 )
-from tests.chat.test_endpoint import PATHS, both, of_version
+from tests.chat.test_endpoint import PATHS, of_version
 from tests.support import Answer, Proxy, answer, begin_events, recorded, recording
 
 Json = dict[str, Any]
