@@ -24,9 +24,10 @@ from llamaproxy.chat.loop import ToolLoop
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.demo import DemoStack
 from llamaproxy.jsontext import Json
+from llamaproxy.listen import ListenService
 from llamaproxy.options import ADMIN, Options
 from llamaproxy.routes import ProxyApp
-from llamaproxy.site import ListenService, ProxySite
+from llamaproxy.site import ProxySite
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource

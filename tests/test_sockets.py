@@ -25,8 +25,8 @@ from zope.interface import implementer
 
 from llamaproxy import site as site_module
 from llamaproxy.jsontext import Json
+from llamaproxy.listen import ListenService
 from llamaproxy.options import Options
-from llamaproxy.site import ListenService
 from llamaproxy.tap import makeService
 from tests.support import chunk, event, tool
 from tests.test_twistd import Daemon
