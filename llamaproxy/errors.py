@@ -64,6 +64,22 @@ class BadRequest(ProxyError):
     status = 400
 
 
+class Unauthorized(ProxyError):
+    """Incorrect API key provided.
+
+    Type and code are those that OpenAI answers with, which clients know; RFC 6750 section 3 wants
+    a parameter beside the scheme.
+    """
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="llamaproxy"'}
+
+
 class BodyTooLarge(ProxyError):
     """The request body is larger than this proxy accepts.
 

@@ -13,6 +13,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from llamaproxy import __version__, logs
+from llamaproxy.access import ApiKeys, is_key
 
 
 def _integer(least: int, most: int) -> Callable[[str], int]:
@@ -81,6 +82,13 @@ def _mcp_server(text: str) -> tuple[str, str]:
     return name, encoded
 
 
+def _api_keys(text: str) -> ApiKeys:
+    try:
+        return ApiKeys.read(text)
+    except ValueError as error:
+        raise ValueError(f"must name a file with one key a line ({error})") from None
+
+
 def _flag(text: str) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True}
     words |= {"0": False, "false": False, "no": False, "off": False}
@@ -105,6 +113,9 @@ ADMIN = "tcp:8323:interface=127.0.0.1"
 
 _BYTES = _integer(1, 2**40)
 
+#: The key that the server gets if clients must have keys: no option, which others could see.
+_SERVER_KEY = "LLAMASTACK_API_KEY"
+
 #: Every option that takes one value (DESIGN: 8).
 SETTINGS = (
     Setting("port", "PROXY_PORT", "8322", _integer(0, 65535), "TCP port to listen on."),
@@ -121,6 +132,14 @@ SETTINGS = (
         ADMIN,
         str.strip,
         "Twisted endpoint for /live, /ready, /metrics and /status, or off.",
+    ),
+    Setting(
+        "api-keys-file",
+        "LLAMAPROXY_API_KEYS_FILE",
+        None,
+        _api_keys,
+        "File with the keys that clients may use, one a line; read again on SIGHUP. The server "
+        f"then gets the key in the variable {_SERVER_KEY}, or none.",
     ),
     Setting(
         "max-iterations",
@@ -225,7 +244,8 @@ class Options(UsageOptions):
     """What ``twistd llamaproxy`` was told.
 
     After parsing, every setting is there under its name, of its type: ``listen`` is a list of
-    endpoint strings, ``mcp-server`` a dict of URLs by name, ``demo`` a bool.
+    endpoint strings, ``mcp-server`` a dict of URLs by name, ``demo`` a bool,
+    ``llamastack-api-key`` bytes, which may be empty.
     """
 
     synopsis = "[llamaproxy options]"
@@ -243,7 +263,8 @@ class Options(UsageOptions):
         ),
     )
     optParameters = tuple(
-        (s.name, None, None, f"{s.doc} [{s.environment}, default: {s.default}]") for s in SETTINGS
+        (s.name, None, None, f"{s.doc} [{s.environment}, default: {s.default or 'none'}]")
+        for s in SETTINGS
     )
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -301,6 +322,10 @@ class Options(UsageOptions):
                 if endpoint
             ] or [f"tcp:{self['port']}"]
         self["mcp-server"] = self._mcp_servers(self["mcp-server"])
+        key = self._environment.get(_SERVER_KEY, "").strip()
+        if key and not is_key(key):
+            raise UsageError(f"{_SERVER_KEY} must be one key of visible ASCII characters")
+        self["llamastack-api-key"] = key.encode("ascii")
         parent = getattr(self, "parent", None)
         if self["log-format"] == "json" and parent is not None and not parent["logger"]:
             # twistd has its own option for this, read after ours.

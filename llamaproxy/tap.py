@@ -14,9 +14,11 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
+from twisted.web.iweb import IAgent
 from twisted.web.server import Site
 
 from llamaproxy import __version__
+from llamaproxy.access import AuthorizedAgent, GuardedResource, KeysService
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.chat.endpoint import ChatCompletions
@@ -49,13 +51,22 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     Factory.noisy = False  # "Starting factory", for every connection that is made
     ordered: Any = OrderedServices
     services: MultiService = ordered()
+    keys = options["api-keys-file"]
+    if keys is not None:
+        # Before the others, to stop after them: SIGHUP would end a daemon that is draining.
+        services.addService(KeysService(keys, reactor))
     url: DecodedURL = options["llamastack-url"]
     if options["demo"]:
         demo = DemoService(reactor)
         services.addService(demo)
         url = demo.url
     pool = connection_pool(reactor)
-    agent = UpstreamAgent(reactor, url, pool)
+    agent: IAgent = UpstreamAgent(reactor, url, pool)
+    if options["llamastack-api-key"]:
+        if keys is not None:
+            agent = AuthorizedAgent(agent, options["llamastack-api-key"])
+        else:
+            _log.warn("LLAMASTACK_API_KEY is not used: that needs --api-keys-file")
     metrics = Metrics()
     client = LlamaStackClient(treq_client(agent), url, reactor, options["upstream-timeout"])
     detector = Detector(client)
@@ -90,7 +101,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         keep_alive=options["keep-alive"],
     )
     passthrough = LlamaStackResource(agent, url, detector, reactor, options["upstream-timeout"])
-    site = ProxySite(ProxyApp(chat, passthrough).resource(), reactor)
+    root = ProxyApp(chat, passthrough).resource()
+    if keys is not None:
+        root = GuardedResource(root, keys)
+    site = ProxySite(root, reactor)
     services.addService(UpstreamService(pool, catalogue, sessions))
     listen = ListenService(reactor, options["listen"], site, options["drain-timeout"])
     if options["admin"] != "off":

@@ -30,6 +30,7 @@ from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
+from llamaproxy.access import ApiKeys, AuthorizedAgent, GuardedResource
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import ToolLoop
@@ -264,11 +265,18 @@ class FakeStack(Resource):
 class Upstream:
     """The client's side of a Llama Stack in memory: for the tests of a single class."""
 
-    def __init__(self, stack: IResource, clock: Clock | None = None, timeout: float = 600) -> None:
+    def __init__(
+        self,
+        stack: IResource,
+        clock: Clock | None = None,
+        timeout: float = 600,
+        key: bytes = b"",
+    ) -> None:
         self.clock = clock or Clock()
         self.agent = RequestTraversalAgent(stack)
+        self.asking = AuthorizedAgent(self.agent, key) if key else self.agent
         self.url = DecodedURL.from_text("http://stack:8321")
-        self.client = LlamaStackClient(treq_client(self.agent), self.url, self.clock, timeout)
+        self.client = LlamaStackClient(treq_client(self.asking), self.url, self.clock, timeout)
         self.detector = Detector(self.client)
 
     def settle(self) -> None:
@@ -395,9 +403,11 @@ class Proxy(Upstream):
         mcp: Any = None,
         mcp_servers: Mapping[str, str] | None = None,
         tool_source: str = "auto",
+        keys: ApiKeys | None = None,
+        server_key: bytes = b"",
     ) -> None:
         """:param mcp: an agent that finds MCP servers."""
-        Upstream.__init__(self, stack, clock, timeout)
+        Upstream.__init__(self, stack, clock, timeout, server_key)
         self.metrics = Metrics()
         self.memory = TurnMemory(self.clock, memory_entries, memory_bytes, memory_age)
         self.sessions = SessionPool(
@@ -421,8 +431,9 @@ class Proxy(Upstream):
             max_body=max_body,
             keep_alive=keep_alive,
         )
-        rest = LlamaStackResource(self.agent, self.url, self.detector, self.clock, timeout)
-        self._front: Any = StubTreq(ProxyApp(chat, rest).resource())
+        rest = LlamaStackResource(self.asking, self.url, self.detector, self.clock, timeout)
+        root = ProxyApp(chat, rest).resource()
+        self._front: Any = StubTreq(root if keys is None else GuardedResource(root, keys))
 
     def settle(self) -> None:
         for _ in range(_ENOUGH):

@@ -54,7 +54,7 @@ def twistd(*arguments: str) -> subprocess.CompletedProcess[str]:
 class Daemon:
     """A running ``twistd llamaproxy``."""
 
-    def __init__(self, log: Path, *arguments: str) -> None:
+    def __init__(self, log: Path, *arguments: str, **variables: str) -> None:
         self.port = free_port()
         self.log = log
         listen = PORT_LINE.format(port=self.port)
@@ -63,7 +63,7 @@ class Daemon:
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 [*TWISTD, "-n", "--pidfile=", "llamaproxy", "--listen", listen, *arguments],
-                env=environment(),
+                env={**environment(), **variables},
                 stdout=out,
                 stderr=out,
             )

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.web.http import Request
 
 from llamaproxy import jsontext
+from llamaproxy.access import identity_of
 from llamaproxy.chat.answer import Identity, StreamedAnswer, UnaryAnswer
 from llamaproxy.chat.eventstream import EventStream
 from llamaproxy.chat.loop import ToolLoop
@@ -43,7 +44,7 @@ class ChatCompletions:
         :raises ProxyError: if nothing has been sent to the client yet.
         """
         body = parse_request(self._read(request))
-        caller = Caller.of(request.requestHeaders)
+        caller = Caller.of(request.requestHeaders, identity_of(request))
         model = body.get("model")
         identity = Identity(self._clock, model, f"chatcmpl-{secrets.token_hex(16)}")
         cards = _field(request, b"x-openwebui-message-id") != ""

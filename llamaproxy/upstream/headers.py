@@ -40,6 +40,9 @@ _NOT_FORWARDED = HOP_BY_HOP | _NEVER_FORWARDED | _REWRITTEN | _FORWARDED
 #: Credentials: what one caller's lists and memories are kept apart by (DESIGN: T4).
 _CREDENTIALS = (b"authorization", b"x-llamastack-provider-data", b"x-ogx-provider-data")
 
+#: In a field's place, which no field can take: what tells callers apart and is sent to nobody.
+_IDENTITY = b""
+
 #: The two spellings of the field for a server's providers; clients may use either.
 LLAMA_STACK_PROVIDER_DATA = b"x-llamastack-provider-data"
 OGX_PROVIDER_DATA = b"x-ogx-provider-data"
@@ -86,26 +89,31 @@ def _without(headers: Headers, dropped: frozenset[bytes]) -> Headers:
 
 @attrs.frozen
 class Caller:
-    """On whose behalf something is asked: the fields of DESIGN T4 of one client request."""
+    """On whose behalf something is asked: the fields of DESIGN T4 of one client request.
+
+    *credentials* are those of them, and an identity, that keep callers apart.
+    """
 
     credentials: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
     _tracing: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
     _tokens: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, headers: Headers) -> Caller:
-        """The caller who sent *headers*."""
+    def of(cls, headers: Headers, identity: bytes = b"") -> Caller:
+        """The caller who sent *headers*, with a key of that *identity*."""
 
         def pick(names: Iterable[bytes]) -> tuple[tuple[bytes, tuple[bytes, ...]], ...]:
             return tuple(
                 (name, tuple(values)) for name in names if (values := headers.getRawHeaders(name))
             )
 
-        return cls(pick(_CREDENTIALS), pick(_TRACING))
+        known = ((_IDENTITY, (identity,)),) if identity else ()
+        return cls(known + pick(_CREDENTIALS), pick(_TRACING))
 
     def headers(self) -> Headers:
         """The fields to send along, and nothing else of the client's."""
-        return Headers({name: list(values) for name, values in self.credentials + self._tracing})
+        fields = self.credentials + self._tracing
+        return Headers({name: list(values) for name, values in fields if name != _IDENTITY})
 
     @property
     def tracing(self) -> tuple[tuple[str, str], ...]:

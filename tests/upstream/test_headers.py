@@ -87,6 +87,20 @@ def test_callers_differ_by_their_credentials(name: str) -> None:
     assert hash(one) == hash(Caller.of(Headers({name.lower(): ["a"]})))
 
 
+@pytest.mark.parametrize("mcp_headers", ["kept", "dropped", "apart"])
+def test_callers_differ_by_an_identity_that_is_not_sent(mcp_headers: str) -> None:
+    data = b"x-llamastack-provider-data"
+    for headers in (Headers(), Headers({data: [b'{"a": 1}']}), Headers({data: [b"broken"]})):
+        whose = {identity: Caller.of(headers, identity) for identity in (b"", b"one", b"two")}
+        for translate in (False, True):
+            if translate:
+                whose = {i: c.translated(data, mcp_headers) for i, c in whose.items()}
+            assert len({caller.credentials for caller in whose.values()}) == 3
+            (sent,) = {repr(raw(caller.headers())) for caller in whose.values()}
+            assert "one" not in sent
+            assert "two" not in sent
+
+
 @pytest.mark.parametrize("name", TRACING)
 def test_tracing_identifies_nobody(name: str) -> None:
     assert Caller.of(Headers({name: ["a"]})).credentials == Caller().credentials

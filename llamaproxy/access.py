@@ -1,0 +1,230 @@
+"""Who may use the proxy: the keys of its clients, and the server's key in their place."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
+
+from llamaproxy.errors import BadRequest, ProxyError, Unauthorized, error_response
+
+#: RFC 6750 section 2.1, with any token: what is none of the keys is refused anyway.
+_BEARER = re.compile(rb"bearer(?:[ \t]+(.*))?", re.IGNORECASE | re.DOTALL)
+
+#: Fields that are a key and nothing else: the usual one, and Azure OpenAI's.
+_BARE = (b"x-api-key", b"api-key")
+
+#: Every visible character of ASCII, which is more than RFC 6750 allows in a token.
+_KEY = re.compile(r"[!-~]+")
+
+#: Fields that every preflight has, and fields that announce a body.
+_PREFLIGHT = (b"origin", b"access-control-request-method")
+_BODY = (b"content-length", b"transfer-encoding")
+
+#: What a value is that can be no key, such as Basic's.
+_NO_KEY = b""
+
+
+def is_key(text: str) -> bool:
+    """Whether *text* can be a key."""
+    return _KEY.fullmatch(text) is not None
+
+
+def presented(headers: Headers) -> frozenset[bytes]:
+    """The different keys in a request, in any spelling; empty fields say nothing.
+
+    ``Authorization`` of another scheme counts as one that is nobody's.
+    """
+    found = set()
+    for value in headers.getRawHeaders(b"authorization", ()):
+        if said := value.strip(b" \t"):
+            bearer = _BEARER.fullmatch(said)
+            if bearer is None:
+                found.add(_NO_KEY)
+            elif bearer[1]:
+                found.add(bearer[1])
+    for name in _BARE:
+        found.update(filter(None, (v.strip(b" \t") for v in headers.getRawHeaders(name, ()))))
+    return frozenset(found)
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+@attrs.define
+class ApiKeys:
+    """The keys in a file, one a line; they are kept as digests."""
+
+    _path: str
+    _digests: tuple[bytes, ...] = attrs.field(default=(), repr=False)
+
+    @classmethod
+    def read(cls, path: str) -> ApiKeys:
+        """The keys in the file at *path*.
+
+        :raises ValueError: as :meth:`reread`.
+        """
+        # twistd leaves the directory that it was started in.
+        keys = cls(os.path.abspath(path))
+        keys.reread()
+        return keys
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def reread(self) -> None:
+        """Take the keys that are in the file now.
+
+        :raises ValueError: saying why, but not with which key, if the file is unusable; the keys
+            are then the same as before.
+        """
+        try:
+            text = Path(self._path).read_text("utf-8-sig")
+        except OSError as error:
+            raise ValueError(error.strerror or type(error).__name__) from None
+        except UnicodeDecodeError:
+            raise ValueError("it is not UTF-8") from None
+        found: dict[bytes, None] = {}
+        # Not splitlines(): a comment may have one of the line ends that only Unicode knows.
+        for number, line in enumerate(text.split("\n"), 1):
+            said = line.strip(" \t")
+            if not said or said.startswith("#"):
+                continue
+            if not is_key(said):
+                raise ValueError(f"line {number} is not one key of visible ASCII characters")
+            found[_digest(said.encode("ascii"))] = None
+        if not found:
+            raise ValueError("there is no key in it")
+        self._digests = tuple(found)
+
+    def identity(self, headers: Headers) -> bytes:
+        """The digest of the key that a request came with.
+
+        :raises ProxyError: if it came with none of these keys, or with two (RFC 6750 section 3.1).
+        """
+        keys = presented(headers)
+        if not keys:
+            raise Unauthorized(
+                "No API key was provided. It belongs into the field 'Authorization: Bearer KEY'."
+            )
+        if len(keys) > 1:
+            raise BadRequest("The request has two different API keys.")
+        digest = _digest(*keys)
+        # All are looked at, so that the time taken tells nothing.
+        if not sum(hmac.compare_digest(digest, known) for known in self._digests):
+            raise Unauthorized()
+        return digest
+
+
+class GuardedResource(Resource):
+    """The resource within, for requests with a key; it never sees the key.
+
+    Two kinds of request need none: for the proxy's own ``/health``, and a browser's preflight,
+    which cannot have one (Fetch standard, section 4.8: an OPTIONS request without a body).
+    """
+
+    isLeaf = True
+
+    def __init__(self, within: IResource, keys: ApiKeys) -> None:
+        Resource.__init__(self)
+        self._within = within
+        self._keys = keys
+
+    def render(self, request: Any) -> Any:
+        headers = request.requestHeaders
+        try:
+            if not _is_open(request):
+                request.identity = self._keys.identity(headers)
+        except ProxyError as error:
+            request.write(error_response(request, error))
+            request.finish()
+            return NOT_DONE_YET
+        for name in (b"authorization", *_BARE):
+            headers.removeHeader(name)
+        return self._within.render(request)
+
+
+def _is_open(request: Any) -> bool:
+    """Whether *request* needs no key."""
+    if request.method == b"OPTIONS":
+        has = request.requestHeaders.hasHeader
+        return all(map(has, _PREFLIGHT)) and not any(map(has, _BODY))
+    return request.path == b"/health" and request.method in (b"GET", b"HEAD")
+
+
+def identity_of(request: Any) -> bytes:
+    """What tells the sender of *request* from those with other keys; empty if none are asked for.
+
+    A digest, which is never sent anywhere.
+    """
+    identity: bytes = getattr(request, "identity", b"")
+    return identity
+
+
+@implementer(IAgent)
+@attrs.frozen
+class AuthorizedAgent:
+    """Asks as the agent within, with one key for every request but OPTIONS.
+
+    Those may be the preflight of anybody.
+    """
+
+    _within: IAgent
+    _key: bytes = attrs.field(repr=False)
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        fields = headers.copy() if headers is not None else Headers()
+        if method != b"OPTIONS":
+            fields.setRawHeaders(b"Authorization", [b"Bearer " + self._key])
+        return self._within.request(method, uri, fields, bodyProducer)
+
+
+class KeysService(Service):
+    """Has the keys read again on SIGHUP, while it runs."""
+
+    _log: ClassVar[Logger] = Logger()
+
+    def __init__(self, keys: ApiKeys, reactor: IReactorFromThreads) -> None:
+        self._keys = keys
+        self._reactor = reactor
+        self._before: Any = None
+
+    def startService(self) -> None:
+        Service.startService(self)
+        self._before = signal.signal(
+            signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reread)
+        )
+
+    def stopService(self) -> None:
+        Service.stopService(self)
+        signal.signal(signal.SIGHUP, self._before)
+
+    def _reread(self) -> None:
+        try:
+            self._keys.reread()
+        except ValueError as error:
+            self._log.warn("the API keys stay as they were: {reason}", reason=str(error))
+        else:
+            self._log.info("API keys read again: {count}", count=len(self._keys))
