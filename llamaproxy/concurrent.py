@@ -11,6 +11,14 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 
 
+def cut_short_by(request: Any, work: Deferred[Any]) -> None:
+    """Let *work* be cancelled when the daemon cannot wait any longer for *request*'s answer.
+
+    Work is cancelled for clients that have left, too; only their requests have no channel.
+    """
+    request.work = work
+
+
 class SharedCall(Generic[T]):
     """Runs a coroutine once for all who ask while it runs.
 

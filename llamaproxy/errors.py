@@ -156,6 +156,17 @@ class UpstreamRefused(ProxyError):
         return self.status == 404 and str(self) == "Not Found"
 
 
+class ShuttingDown(ProxyError):
+    """The proxy is shutting down; please ask again."""
+
+    status = 503
+    code = "shutting_down"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "1"}
+
+
 class McpBroke(ProxyError):
     """The MCP server did not answer as it should."""
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamaproxy.site import ProxySite
+
+#: Seconds in which clients may read the last that is sent to them when time is up.
+FLUSH = 0.5
 
 
 class CannotListen(SystemExit, Exception):
@@ -46,6 +49,8 @@ class ListenService(Service):
         self._drain = drain
         self._optional = optional
         self.draining = False
+        self._hurried = False
+        self._waiting: Deferred[None] | None = None
         self._ports: list[IListeningPort] = []
         self._endpoints = []
         for description in endpoints:
@@ -81,17 +86,47 @@ class ListenService(Service):
         if not self._ports and not self._optional:
             self.privilegedStartService()
 
+    def hurry(self) -> None:
+        """Do not wait any longer for what is being served."""
+        self._hurried = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
     async def _stop(self) -> None:
-        for port in self._ports:
+        ports, self._ports = self._ports, []
+        for port in ports:
+            _accept_waiting(port)
             await maybeDeferred(port.stopListening)
-        self._ports.clear()
+        connections = self._site.connections
+        connections.drain()
+        if connections.running:
+            self._log.info("waiting for {count} requests", count=connections.running)
+        if await self._wait(0 if self._hurried else self._drain):
+            return
+        if connections.running:
+            self._log.warn("{count} requests have been cut short", count=connections.running)
+        connections.cut_short()
+        if not await self._wait(FLUSH):
+            connections.abort()
+
+    async def _wait(self, seconds: float) -> bool:
+        """Whether all connections have been closed within so many *seconds*."""
+        self._waiting = self._site.connections.when_closed()
         try:
-            await self._site.when_idle().addTimeout(self._drain, self._clock)
-        except TimeoutError:
-            self._log.warn("requests were still running and have been cut off")
-            self._site.cut_off()
+            await self._waiting.addTimeout(seconds, self._clock)
+        except (TimeoutError, CancelledError):
+            return False
+        finally:
+            self._waiting = None
+        return True
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
         self.draining = True
         return Deferred.fromCoroutine(self._stop())
+
+
+def _accept_waiting(port: Any) -> None:
+    """Accept the connections that clients have made already: the kernel would reset them."""
+    port.numberAccepts = 100_000
+    port.doRead()

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import attrs
 from klein import Klein
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import Request
@@ -15,7 +15,8 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException
 
 from llamaproxy.chat.endpoint import ChatCompletions
-from llamaproxy.errors import BadRequest, ProxyError, error_response
+from llamaproxy.concurrent import cut_short_by
+from llamaproxy.errors import BadRequest, ProxyError, ShuttingDown, error_response
 
 
 class _Root(Resource):
@@ -60,7 +61,9 @@ class ProxyApp:
     @_routes.route("/v1/chat/completions", methods=["POST"])
     @_routes.route("/openai/v1/chat/completions", methods=["POST"])
     async def chat_completions(self, request: Request) -> bytes | None:
-        return await self._chat.respond(request)
+        work = Deferred.fromCoroutine(self._chat.respond(request))
+        cut_short_by(request, work)
+        return await work
 
     @_routes.route("/", branch=True)
     def passthrough(self, request: IRequest) -> IResource:
@@ -76,8 +79,12 @@ class ProxyApp:
     def unroutable(self, request: IRequest, failure: Failure) -> bytes:
         return error_response(request, BadRequest("The request target is not valid."))
 
+    @_routes.handle_errors(CancelledError)
+    def cancelled(self, request: IRequest, failure: Failure) -> bytes:
+        # Read by a client that is still there: Klein itself cancels for those who have left.
+        return error_response(request, ShuttingDown())
+
     @_routes.handle_errors(Exception)
     def broken(self, request: IRequest, failure: Failure) -> bytes:
-        if not failure.check(CancelledError):
-            self._log.failure("a request failed", failure)
+        self._log.failure("a request failed", failure)
         return error_response(request, ProxyError())

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
+
+from llamaproxy.connections import Connections
 
 #: Logged as the status of an answer that did not come to its end, as nginx does it.
 CUT_OFF = 499
@@ -66,37 +70,44 @@ _TOO_LARGE = (
 )
 
 
-class ProxySite(Site):
-    """Serves requests, logs them, and can wait for those in flight."""
+class ProxyChannel(HTTPChannel):
+    """A client's connection."""
 
+    site: ProxySite
+
+    def connectionMade(self) -> None:
+        HTTPChannel.connectionMade(self)
+        self.site.connections.opened(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.site.connections.closed(self)
+        HTTPChannel.connectionLost(self, reason)
+
+
+class ProxySite(Site):
+    """Serves requests, logs them, and knows its connections."""
+
+    # Not the stock factory, which would speak HTTP/2 as well where the library for it is there.
+    protocol: Any = ProxyChannel
     _log: ClassVar[Logger] = Logger()
 
     def __init__(self, resource: IResource, clock: IReactorTime) -> None:
         Site.__init__(self, resource, requestFactory=ProxyRequest, parsePOSTFormSubmission=False)
         self._monotonic = clock
-        self._running: set[Request] = set()
-        self._idle: list[Deferred[None]] = []
+        self.connections = Connections(clock)
         self.displayTracebacks = False
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """What is spoken over TLS (RFC 7301)."""
+        return [b"http/1.1"]
 
     def began(self, request: Request) -> float:
         """*request* is being served from now on; the time is returned."""
-        self._running.add(request)
+        self.connections.began(request)
         finished = request.notifyFinish()
         finished.addErrback(lambda _: self._log_access(request, CUT_OFF))
-        finished.addBoth(lambda _: self._ended(request))
+        finished.addBoth(lambda _: self.connections.ended(request))
         return self._monotonic.seconds()
-
-    def when_idle(self) -> Deferred[None]:
-        """Fires when no request is being served."""
-        waiter: Deferred[None] = Deferred(self._idle.remove)
-        self._idle.append(waiter)
-        self._wake()
-        return waiter
-
-    def cut_off(self) -> None:
-        """Close the connection of every request that is still being served."""
-        for request in list(self._running):
-            request.loseConnection()
 
     def log(self, request: Any) -> None:
         """Called by Twisted for a request that was answered to the end."""
@@ -114,13 +125,3 @@ class ProxySite(Site):
             sent=request.sentLength,
             seconds=self._monotonic.seconds() - request.started_at,
         )
-
-    def _ended(self, request: Request) -> None:
-        self._running.discard(request)
-        self._wake()
-
-    def _wake(self) -> None:
-        if not self._running:
-            idle, self._idle = self._idle, []
-            for waiter in idle:
-                waiter.callback(None)

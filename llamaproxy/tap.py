@@ -29,6 +29,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.listen import ListenService
 from llamaproxy.options import ADMIN, Options
 from llamaproxy.routes import ProxyApp
+from llamaproxy.signals import SecondSignal
 from llamaproxy.site import ProxySite
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.mcp.pool import SessionPool
@@ -46,7 +47,8 @@ _log = Logger()
 
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The daemon that *options* describe."""
-    if reactor is None:  # twistd passes options alone
+    by_twistd = reactor is None  # which passes options alone
+    if by_twistd:
         from twisted.internet import reactor
     Factory.noisy = False  # "Starting factory", for every connection that is made
     ordered: Any = OrderedServices
@@ -106,6 +108,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         root = GuardedResource(root, keys)
     site = ProxySite(root, reactor)
     services.addService(UpstreamService(pool, catalogue, sessions))
+    metrics.watch(site.connections)
     listen = ListenService(reactor, options["listen"], site, options["drain-timeout"])
     if options["admin"] != "off":
         admin = AdminApp(metrics, lambda: listen.draining, lambda: _upstream(url, detector))
@@ -120,6 +123,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         )
     # The last to start and the first to stop.
     services.addService(listen)
+    if by_twistd:
+        services.addService(SecondSignal(reactor, listen.hurry))
     _log.info(
         "llamaproxy {version} gives the tools of {url} to clients on {listen}",
         version=__version__,

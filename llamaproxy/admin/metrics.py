@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from llamaproxy.connections import Connections
 
 
 class Metrics:
@@ -29,6 +31,14 @@ class Metrics:
             ["limit"],
             registry=self.registry,
         )
+
+    def watch(self, connections: Connections) -> None:
+        """Tell, when asked, what *connections* there are."""
+        for name, doc, count in (
+            ("llamaproxy_connections", "Client connections.", lambda: connections.connected),
+            ("llamaproxy_requests_running", "Requests served now.", lambda: connections.running),
+        ):
+            Gauge(name, doc, registry=self.registry).set_function(count)
 
     def tool_called(self, failed: bool) -> None:
         """A server tool was run."""

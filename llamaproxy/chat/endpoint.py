@@ -18,7 +18,7 @@ from llamaproxy.chat.eventstream import EventStream
 from llamaproxy.chat.loop import ToolLoop
 from llamaproxy.chat.messages import parse_request
 from llamaproxy.chat.openwebui import is_background_task
-from llamaproxy.errors import BodyTooLarge, ProxyError
+from llamaproxy.errors import BodyTooLarge, ProxyError, ShuttingDown
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.headers import Caller
@@ -67,7 +67,10 @@ class ChatCompletions:
             await self._answer(request, body, caller, answer)
             await answer.end()
         except CancelledError:
-            raise
+            if request.channel is None or not events.started:
+                raise
+            # The client is there: it is the daemon that cannot wait any longer.
+            await answer.fail(ShuttingDown())
         except Exception as error:
             if not events.started:
                 raise

@@ -18,7 +18,8 @@ from twisted.web.http import NO_BODY_CODES
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from twisted.web.server import NOT_DONE_YET, Request
 
-from llamaproxy.errors import BadRequest, ProxyError, error_response
+from llamaproxy.concurrent import cut_short_by
+from llamaproxy.errors import BadRequest, ProxyError, ShuttingDown, error_response
 from llamaproxy.upstream.agent import WholeBody
 from llamaproxy.upstream.client import answered
 from llamaproxy.upstream.generation import Detector
@@ -71,12 +72,20 @@ class LlamaStackResource(ReverseProxyResource):
         """Forward *request*; its answer is relayed when it comes."""
         work = Deferred.fromCoroutine(self._forward(request))
         request.notifyFinish().addErrback(lambda _: work.cancel())
-        work.addErrback(self._broken)
+        cut_short_by(request, work)
+        work.addErrback(self._broken, request)
         return NOT_DONE_YET
 
-    def _broken(self, failure: Failure) -> None:
+    def _broken(self, failure: Failure, request: Request) -> None:
         if not failure.check(CancelledError):
             self._log.failure("forwarding broke", failure)
+        elif request.channel is None:
+            pass  # the client has gone
+        elif request.startedWriting:
+            request.loseConnection()
+        else:
+            request.write(error_response(request, ShuttingDown()))
+            request.finish()
 
     async def _forward(self, request: Request) -> None:
         try:

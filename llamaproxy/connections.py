@@ -1,0 +1,128 @@
+"""Connections: who is connected, what is being served, and how both end in good order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.web.http import HTTPChannel, Request
+
+#: Seconds for which a connection without a request stays open when the daemon stops. A request
+#: that is sent on a connection just as that is closed is lost, and nobody can tell whether it was
+#: acted on (RFC 9112 section 9.5); so one more is answered, and its answer says "close".
+GRACE = 2.0
+
+_TICK = 0.25
+
+
+class Connections:
+    """Keeps count of the connections and requests of a site.
+
+    Draining, once begun, leads every connection to its end without the loss of a request: answers
+    that begin from then on close their connection, and connections without a request are closed
+    when none has come for :data:`GRACE` seconds.
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._open: set[HTTPChannel] = set()
+        self._running: set[Request] = set()
+        self._idle_since: dict[HTTPChannel, float] = {}
+        self._waiters: list[Deferred[None]] = []
+        self._ticking: IDelayedCall | None = None
+        self.draining = False
+
+    @property
+    def connected(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
+
+    @property
+    def running(self) -> int:
+        """How many requests are being served."""
+        return len(self._running)
+
+    def opened(self, channel: HTTPChannel) -> None:
+        self._open.add(channel)
+
+    def closed(self, channel: HTTPChannel) -> None:
+        self._open.discard(channel)
+        self._wake()
+
+    def began(self, request: Request) -> None:
+        """*request* is being served from now on."""
+        self._running.add(request)
+        if self.draining:
+            _close_after(request)
+
+    def ended(self, request: Request) -> None:
+        """*request* has been answered, or its client has gone."""
+        self._running.discard(request)
+
+    def when_closed(self) -> Deferred[None]:
+        """Fires when no connection is open."""
+        waiter: Deferred[None] = Deferred(self._waiters.remove)
+        self._waiters.append(waiter)
+        self._wake()
+        return waiter
+
+    def drain(self) -> None:
+        """Let what is being served end, and nothing follow."""
+        self.draining = True
+        for request in self._running:
+            if not request.startedWriting:
+                _close_after(request)
+        self._tick()
+
+    def cut_short(self) -> None:
+        """End everything now: answers that have begun with an error, the others with a 503."""
+        busy = {request.channel for request in self._running}
+        for channel in self._open - busy:
+            channel.loseConnection()
+        for request in list(self._running):
+            _close_after(request)
+            work: Deferred[Any] | None = getattr(request, "work", None)
+            if work is None:
+                request.loseConnection()
+            else:
+                work.cancel()
+
+    def abort(self) -> None:
+        """Close every connection, whatever its client has not read yet."""
+        for channel in list(self._open):
+            transport: Any = channel.transport
+            transport.abortConnection()
+
+    def _tick(self) -> None:
+        self._ticking = None
+        if not self._open:
+            return
+        now = self._clock.seconds()
+        idle = [channel for channel in self._open if not channel.requests]
+        self._idle_since = {channel: self._idle_since.get(channel, now) for channel in idle}
+        for channel, since in self._idle_since.items():
+            if now - since >= GRACE:
+                # Not before what has arrived in the meantime is read.
+                self._clock.callLater(0, self._close_idle, channel)
+        self._ticking = self._clock.callLater(_TICK, self._tick)
+
+    def _close_idle(self, channel: HTTPChannel) -> None:
+        if not channel.requests and channel in self._open:
+            channel.loseConnection()
+
+    def _wake(self) -> None:
+        if not self._open:
+            if self._ticking is not None:
+                self._ticking.cancel()
+                self._ticking = None
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                waiter.callback(None)
+
+
+def _close_after(request: Request) -> None:
+    """Let *request* be the last of its connection; its answer says so unless it has begun."""
+    request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+    channel: Any = request.channel
+    channel.persistent = False
