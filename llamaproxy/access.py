@@ -32,9 +32,8 @@ _BARE = (b"x-api-key", b"api-key")
 #: Every visible character of ASCII, which is more than RFC 6750 allows in a token.
 _KEY = re.compile(r"[!-~]+")
 
-#: Fields that every preflight has, and fields that announce a body.
+#: Fields that every preflight has.
 _PREFLIGHT = (b"origin", b"access-control-request-method")
-_BODY = (b"content-length", b"transfer-encoding")
 
 #: What a value is that can be no key, such as Basic's.
 _NO_KEY = b""
@@ -67,6 +66,20 @@ def presented(headers: Headers) -> set[bytes]:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
+
+
+def _is_open(method: bytes, path: bytes, headers: Headers) -> bool:
+    """Whether anybody may send this request."""
+    if method == b"OPTIONS":
+        wanted = all(map(headers.hasHeader, _PREFLIGHT))
+    else:
+        wanted = path == b"/health" and method in (b"GET", b"HEAD")
+    return wanted and not _has_body(headers)
+
+
+def _has_body(headers: Headers) -> bool:
+    length = headers.getRawHeaders(b"content-length", [b"0"])
+    return length != [b"0"] or headers.hasHeader(b"transfer-encoding")
 
 
 @attrs.define
@@ -115,11 +128,17 @@ class ApiKeys:
             raise ValueError("there is no key in it")
         self._digests = tuple(found)
 
-    def identity(self, headers: Headers) -> bytes:
-        """The digest of the key that a request came with.
+    def admit(self, method: bytes, path: bytes, headers: Headers) -> bytes:
+        """The digest of the key that a request came with; empty if it needs none.
+
+        Two kinds of request need none, if they have no body: those for the proxy's own
+        ``/health``, and a browser's preflight, which cannot have one (Fetch standard, section
+        4.8).
 
         :raises ProxyError: if it came with none of these keys, or with two (RFC 6750 section 3.1).
         """
+        if _is_open(method, path, headers):
+            return b""
         keys = presented(headers)
         if not keys:
             raise Unauthorized(
@@ -137,11 +156,7 @@ class ApiKeys:
 
 
 class GuardedResource(Resource):
-    """The resource within, for requests with a key; it never sees the key.
-
-    Two kinds of request need none: for the proxy's own ``/health``, and a browser's preflight,
-    which cannot have one (Fetch standard, section 4.8: an OPTIONS request without a body).
-    """
+    """The resource within, for requests that are admitted; it never sees their keys."""
 
     isLeaf = True
 
@@ -153,8 +168,7 @@ class GuardedResource(Resource):
     def render(self, request: Any) -> Any:
         headers = request.requestHeaders
         try:
-            if not _is_open(request):
-                request.identity = self._keys.identity(headers)
+            request.identity = self._keys.admit(request.method, request.path, headers)
         except ProxyError as error:
             request.write(error_response(request, error))
             request.finish()
@@ -162,14 +176,6 @@ class GuardedResource(Resource):
         for name in (b"authorization", *_BARE):
             headers.removeHeader(name)
         return self._within.render(request)
-
-
-def _is_open(request: Any) -> bool:
-    """Whether *request* needs no key."""
-    if request.method == b"OPTIONS":
-        has = request.requestHeaders.hasHeader
-        return all(map(has, _PREFLIGHT)) and not any(map(has, _BODY))
-    return request.path == b"/health" and request.method in (b"GET", b"HEAD")
 
 
 def identity_of(request: Any) -> bytes:

@@ -48,6 +48,10 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+def admitted(keys: ApiKeys, key: str) -> bytes:
+    return keys.admit(b"GET", b"/v1/models", Headers({"Api-Key": [key]}))
+
+
 # --- the parser
 
 
@@ -129,7 +133,7 @@ def test_nothing_that_a_client_sends_is_a_surprise(fields: list[tuple[str, bytes
         headers.addRawHeader(name, value.replace(b"\r", b"").replace(b"\n", b""))
     some = ApiKeys("", (b"0" * 32,))
     with pytest.raises(ProxyError) as refused:
-        some.identity(headers)
+        some.admit(b"GET", b"/v1/models", headers)
     assert refused.value.status in (400, 401)
 
 
@@ -148,11 +152,10 @@ def test_one_key_a_line(path: Path, text: bytes) -> None:
     path.write_bytes(text)
     keys = ApiKeys.read(str(path))
     assert len(keys) == 2
-    found = {keys.identity(Headers({"Api-Key": [key]})) for key in ("sk-alice", "sk-bob")}
-    assert len(found) == 2
+    assert len({admitted(keys, key) for key in ("sk-alice", "sk-bob")}) == 2
     for key in ("#", "# more", "sk-", "sk-alicesk-bob", "SK-BOB"):
         with pytest.raises(ProxyError):
-            keys.identity(Headers({"Api-Key": [key]}))
+            admitted(keys, key)
 
 
 UNUSABLE = {
@@ -198,7 +201,7 @@ def test_the_file_is_found_again_from_another_directory(
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     path.write_text(EVE)
     keys.reread()
-    assert keys.identity(Headers({"Api-Key": [EVE]}))
+    assert admitted(keys, EVE)
 
 
 # --- the options
@@ -293,7 +296,9 @@ def test_anybody_may_ask_whether_the_proxy_is_well(
     keys: ApiKeys, method: str, fields: dict[str, str]
 ) -> None:
     stack = FakeStack()
-    assert Proxy(stack, keys=keys).request(method, "/health?x", fields=fields).status == 200
+    proxy = Proxy(stack, keys=keys)
+    for more in ({}, {"Content-Length": "0"}):
+        assert proxy.request(method, "/health?x", fields={**fields, **more}).status == 200
     assert stack.asked == []
 
 
@@ -330,18 +335,20 @@ def test_a_preflight_which_cannot_have_a_key_passes_without_the_servers(
 
 
 @pytest.mark.parametrize(
-    ("method", "body", "fields"),
+    ("route", "body", "fields"),
     [
-        ("GET", None, PREFLIGHT),
-        ("OPTIONS", b"a body", PREFLIGHT),
-        ("OPTIONS", None, {"Origin": "http://page"}),
+        ("GET /v1/models", None, PREFLIGHT),
+        ("OPTIONS /v1/models", b"a body", PREFLIGHT),
+        ("OPTIONS /v1/models", None, {"Origin": "http://page"}),
+        ("GET /health", b"a body", {}),
     ],
 )
-def test_what_only_looks_like_a_preflight_needs_a_key(
-    keys: ApiKeys, method: str, body: bytes | None, fields: dict[str, str]
+def test_what_only_looks_as_if_anybody_might_send_it_needs_a_key(
+    keys: ApiKeys, route: str, body: bytes | None, fields: dict[str, str]
 ) -> None:
     stack = FakeStack()
-    assert Proxy(stack, keys=keys).request(method, "/v1/models", body, fields).status == 401
+    method, target = route.split()
+    assert Proxy(stack, keys=keys).request(method, target, body, fields).status == 401
     assert stack.asked == []
 
 
@@ -447,13 +454,13 @@ def test_sighup_reads_the_file_again_while_the_service_runs(path: Path, keys: Ap
     try:
         path.write_text(EVE)
         os.kill(os.getpid(), signal.SIGHUP)
-        assert keys.identity(Headers({"Api-Key": [EVE]}))
+        assert admitted(keys, EVE)
         with pytest.raises(ProxyError):
-            keys.identity(Headers({"Api-Key": [ALICE]}))
+            admitted(keys, ALICE)
         for text in ("", "# nobody", "two keys", "\x00"):
             path.write_text(text)
             os.kill(os.getpid(), signal.SIGHUP)
-            assert keys.identity(Headers({"Api-Key": [EVE]}))
+            assert admitted(keys, EVE)
         path.unlink()
         os.kill(os.getpid(), signal.SIGHUP)
         assert len(keys) == 1
@@ -479,6 +486,13 @@ def reread(daemon: Daemon, word: str) -> None:
     raise AssertionError(daemon.log.read_text())
 
 
+def begin_stream(connection: http.client.HTTPConnection) -> Any:
+    """A stream that lasts for two seconds, and has begun."""
+    body = json.dumps(question("Wait 2 seconds, then what is 6*7?", stream=True))
+    connection.request("POST", "/v1/chat/completions", body, headers=bearer(ALICE))
+    return connection.getresponse()
+
+
 def test_a_running_daemon_takes_new_keys_and_drops_no_connection(
     tmp_path: Path, path: Path
 ) -> None:
@@ -490,9 +504,7 @@ def test_a_running_daemon_takes_new_keys_and_drops_no_connection(
     try:
         assert daemon.get("/v1/models")[0] == 401
         assert [status_of(kept, key) for key in (ALICE, EVE, BOB)] == [200, 401, 200]
-        body = json.dumps(question("Wait 2 seconds, then what is 6*7?", stream=True))
-        streaming.request("POST", "/v1/chat/completions", body, headers=bearer(ALICE))
-        stream = streaming.getresponse()
+        stream = begin_stream(streaming)
         path.write_text(f"{EVE}\n")
         reread(daemon, "API keys read again: 1")
         assert [status_of(kept, key) for key in (ALICE, EVE, BOB)] == [401, 200, 401]
@@ -509,6 +521,20 @@ def test_a_running_daemon_takes_new_keys_and_drops_no_connection(
     for secret in (ALICE, BOB, EVE, "hush"):
         assert secret not in log
     assert "Traceback" not in log
+
+
+def test_a_daemon_that_drains_is_not_ended_by_sighup(tmp_path: Path, path: Path) -> None:
+    daemon = Daemon(tmp_path / "log", "--demo", "--api-keys-file", str(path))
+    streaming = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
+    stream = begin_stream(streaming)
+    daemon.process.send_signal(signal.SIGTERM)
+    with pytest.raises(ConnectionError):
+        while True:  # until it is stopping; a client is told nothing else
+            daemon.get("/health")
+    reread(daemon, "API keys read again: 2")
+    assert stream.read().endswith(b"data: [DONE]\n\n")
+    streaming.close()
+    assert daemon.process.wait(30) in (0, -signal.SIGTERM)
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
