@@ -6,7 +6,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.web.http import HTTPChannel, Request
+from twisted.web.http import Request
+
+from llamaproxy.channel import ProxyChannel
 
 #: Seconds for which a connection without a request stays open when the daemon stops. A request
 #: that is sent on a connection just as that is closed is lost, and nobody can tell whether it was
@@ -14,6 +16,9 @@ from twisted.web.http import HTTPChannel, Request
 GRACE = 2.0
 
 _TICK = 0.25
+
+#: Seconds between two looks at which clients' time is up.
+SWEEP = 1.0
 
 
 class Connections:
@@ -26,11 +31,12 @@ class Connections:
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        self._open: set[HTTPChannel] = set()
+        self._open: set[ProxyChannel] = set()
         self._running: set[Request] = set()
-        self._idle_since: dict[HTTPChannel, float] = {}
+        self._idle_since: dict[ProxyChannel, float] = {}
         self._waiters: list[Deferred[None]] = []
         self._ticking: IDelayedCall | None = None
+        self._sweeping: IDelayedCall | None = None
         self.draining = False
 
     @property
@@ -43,10 +49,12 @@ class Connections:
         """How many requests are being served."""
         return len(self._running)
 
-    def opened(self, channel: HTTPChannel) -> None:
+    def opened(self, channel: ProxyChannel) -> None:
         self._open.add(channel)
+        if self._sweeping is None:
+            self._sweeping = self._clock.callLater(SWEEP, self._sweep)
 
-    def closed(self, channel: HTTPChannel) -> None:
+    def closed(self, channel: ProxyChannel) -> None:
         self._open.discard(channel)
         self._wake()
 
@@ -107,7 +115,14 @@ class Connections:
                 self._clock.callLater(0, self._close_idle, channel)
         self._ticking = self._clock.callLater(_TICK, self._tick)
 
-    def _close_idle(self, channel: HTTPChannel) -> None:
+    def _sweep(self) -> None:
+        # One look at all of them costs less than a timer for each, set anew by every request.
+        self._sweeping = self._clock.callLater(SWEEP, self._sweep) if self._open else None
+        now = self._clock.seconds()
+        for channel in [channel for channel in self._open if channel.deadline <= now]:
+            channel.expire()
+
+    def _close_idle(self, channel: ProxyChannel) -> None:
         if not channel.requests and channel in self._open:
             channel.loseConnection()
 

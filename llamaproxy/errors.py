@@ -83,7 +83,7 @@ class Unauthorized(ProxyError):
 class BodyTooLarge(ProxyError):
     """The request body is larger than this proxy accepts.
 
-    Raise ``--max-chat-body`` (chat completions) if such requests are wanted.
+    Raise ``--max-chat-body`` (chat completions) or ``--max-body`` if such requests are wanted.
     """
 
     status = 413

@@ -18,6 +18,9 @@ from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.concurrent import cut_short_by
 from llamaproxy.errors import BadRequest, ProxyError, ShuttingDown, error_response
 
+#: Where chat completions are asked for.
+CHAT_PATHS = ("/v1/chat/completions", "/openai/v1/chat/completions")
+
 
 class _Root(Resource):
     """Asks Klein about the paths that it has routes for, and nothing about any other.
@@ -58,8 +61,8 @@ class ProxyApp:
         request.setHeader(b"content-type", b"application/json")
         return b'{"status": "healthy"}'
 
-    @_routes.route("/v1/chat/completions", methods=["POST"])
-    @_routes.route("/openai/v1/chat/completions", methods=["POST"])
+    @_routes.route(CHAT_PATHS[0], methods=["POST"])
+    @_routes.route(CHAT_PATHS[1], methods=["POST"])
     async def chat_completions(self, request: Request) -> bytes | None:
         work = Deferred.fromCoroutine(self._chat.respond(request))
         cut_short_by(request, work)

@@ -26,9 +26,10 @@ from llamaproxy.chat.loop import ToolLoop
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.demo import DemoStack
 from llamaproxy.jsontext import Json
+from llamaproxy.limits import Limits, connections_possible
 from llamaproxy.listen import ListenService
 from llamaproxy.options import ADMIN, Options
-from llamaproxy.routes import ProxyApp
+from llamaproxy.routes import CHAT_PATHS, ProxyApp
 from llamaproxy.signals import SecondSignal
 from llamaproxy.site import ProxySite
 from llamaproxy.tools.catalogue import Catalogue
@@ -99,14 +100,20 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         loop=ToolLoop(catalogue, memory, metrics, options["max-iterations"]),
         upstream=Completions(client, detector),
         clock=reactor,
-        max_body=options["max-chat-body"],
         keep_alive=options["keep-alive"],
     )
     passthrough = LlamaStackResource(agent, url, detector, reactor, options["upstream-timeout"])
+    limits = Limits(
+        body=options["max-body"],
+        bodies={path.encode(): options["max-chat-body"] for path in CHAT_PATHS},
+        connections=connections_possible(options["max-connections"]),
+        header_timeout=options["header-timeout"],
+        client_timeout=options["client-timeout"],
+    )
     root = ProxyApp(chat, passthrough).resource()
     if keys is not None:
         root = GuardedResource(root, keys)
-    site = ProxySite(root, reactor)
+    site = ProxySite(root, reactor, limits)
     services.addService(UpstreamService(pool, catalogue, sessions))
     metrics.watch(site.connections)
     listen = ListenService(reactor, options["listen"], site, options["drain-timeout"])

@@ -395,7 +395,6 @@ class Proxy(Upstream):
         tool_timeout: float = 60,
         max_result: int = 65536,
         max_rounds: int = 10,
-        max_body: int = 1024 * 1024,
         keep_alive: float = 15,
         memory_entries: int = 1000,
         memory_bytes: int = 1024 * 1024,
@@ -428,7 +427,6 @@ class Proxy(Upstream):
             loop=ToolLoop(self.catalogue, self.memory, self.metrics, max_rounds),
             upstream=Completions(self.client, self.detector),
             clock=self.clock,
-            max_body=max_body,
             keep_alive=keep_alive,
         )
         rest = LlamaStackResource(self.asking, self.url, self.detector, self.clock, timeout)

@@ -25,6 +25,10 @@ def test_nothing_needs_to_be_configured() -> None:
     assert options["tools-ttl"] == 60
     assert options["max-tool-result"] == 65536
     assert options["max-chat-body"] == 33554432
+    assert options["max-body"] == 1073741824
+    assert options["max-connections"] == 4096
+    assert options["header-timeout"] == 30
+    assert options["client-timeout"] == 60
     assert options["keep-alive"] == 15
     assert options["log-format"] == "text"
     assert options["demo"] is False
@@ -70,6 +74,8 @@ def test_the_url_may_have_a_path_but_loses_its_last_slash() -> None:
         ("upstream-timeout", "-3"),
         ("keep-alive", ""),
         ("max-chat-body", "32M"),
+        ("max-connections", "0"),
+        ("header-timeout", "0"),
         ("log-format", "xml"),
         ("tool-source", "both"),
         ("mcp-server", "http://localhost:9000/mcp"),

@@ -23,7 +23,6 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from llamaproxy import site as site_module
 from llamaproxy.jsontext import Json
 from llamaproxy.listen import ListenService
 from llamaproxy.options import Options
@@ -457,11 +456,8 @@ async def test_an_empty_upload_and_no_upload_are_not_the_same(wires: Wires) -> N
 
 @pytest.mark.parametrize("chunked", [False, True])
 @on_sockets
-async def test_an_upload_over_the_limit_is_refused(
-    wires: Wires, chunked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(site_module, "MAX_BODY", 1000)
-    port = wires.proxy()
+async def test_an_upload_over_the_limit_is_refused(wires: Wires, chunked: bool) -> None:
+    port = wires.proxy("--max-body", "1000")
     if chunked:
         client = await wires.ask(port, "POST /x", "Transfer-Encoding: chunked")
         client.send(b"3e9\r\n", b"x" * 1001)

@@ -18,7 +18,7 @@ from llamaproxy.chat.eventstream import EventStream
 from llamaproxy.chat.loop import ToolLoop
 from llamaproxy.chat.messages import parse_request
 from llamaproxy.chat.openwebui import is_background_task
-from llamaproxy.errors import BodyTooLarge, ProxyError, ShuttingDown
+from llamaproxy.errors import ProxyError, ShuttingDown
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.headers import Caller
@@ -28,13 +28,12 @@ from llamaproxy.upstream.headers import Caller
 class ChatCompletions:
     """Answers chat completion requests.
 
-    *max_body*: bytes of a request; *keep_alive*: seconds between comments in a silent stream.
+    *keep_alive*: seconds between comments in a silent stream.
     """
 
     _loop: ToolLoop
     _upstream: Completions
     _clock: IReactorTime
-    _max_body: int
     _keep_alive: float
     _log: ClassVar[Logger] = Logger()
 
@@ -43,7 +42,8 @@ class ChatCompletions:
 
         :raises ProxyError: if nothing has been sent to the client yet.
         """
-        body = parse_request(self._read(request))
+        assert request.content is not None
+        body = parse_request(request.content.read())
         caller = Caller.of(request.requestHeaders, identity_of(request))
         model = body.get("model")
         identity = Identity(self._clock, model, f"chatcmpl-{secrets.token_hex(16)}")
@@ -100,20 +100,6 @@ class ChatCompletions:
         else:
             patterns = [word.strip() for word in wanted.split(",") if word.strip()]
             await self._loop.run(body, caller, answer, patterns or None)
-
-    def _read(self, request: Request) -> bytes:
-        """The request's body.
-
-        :raises BodyTooLarge: if it is over the limit.
-        """
-        content = request.content
-        assert content is not None
-        text: bytes = content.read(self._max_body + 1)
-        if len(text) > self._max_body:
-            raise BodyTooLarge(
-                f"The request body is larger than the {self._max_body} bytes accepted here."
-            )
-        return text
 
 
 def _field(request: Request, name: bytes) -> str:

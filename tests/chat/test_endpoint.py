@@ -99,20 +99,6 @@ def test_a_malformed_request_is_a_400_and_goes_no_further(body: bytes) -> None:
     assert stack.asked == []
 
 
-@pytest.mark.parametrize(("size", "status"), [(200, 200), (201, 413)])
-def test_a_request_over_the_limit_is_a_413(size: int, status: int) -> None:
-    stack = FakeStack()
-    stack.on(CHAT, saying("Hi."))
-    body = b'{"messages": [], "x": "%s"}'
-    sent = body % (b"x" * (size - len(body) + 2))
-    assert len(sent) == size
-    exchange = Proxy(stack, max_body=200).request("POST", "/v1/chat/completions", sent)
-    assert exchange.status == status
-    if status == 413:
-        assert "200 bytes" in error_of(exchange)["message"]
-        assert stack.asked == []
-
-
 def test_the_answer_says_what_it_is() -> None:
     stack = FakeStack()
     stack.on(CHAT, saying("Hi."))
