@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from OpenSSL.crypto import Error as OpenSSLError
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, maybeDeferred
 from twisted.internet.endpoints import serverFromString
@@ -57,8 +58,9 @@ class ListenService(Service):
             try:
                 self._endpoints.append((description, serverFromString(reactor, description)))
             except Exception as error:  # each endpoint parser has exceptions of its own
+                said = "a file is not PEM" if isinstance(error, OpenSSLError) else error
                 raise CannotListen(
-                    f"twistd llamaproxy: cannot listen on {description!r}: {error}"
+                    f"twistd llamaproxy: cannot listen on {description!r}: {said}"
                 ) from None
 
     def privilegedStartService(self) -> None:

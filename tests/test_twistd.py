@@ -54,8 +54,8 @@ def twistd(*arguments: str) -> subprocess.CompletedProcess[str]:
 class Daemon:
     """A running ``twistd llamaproxy``."""
 
-    def __init__(self, log: Path, *arguments: str, **variables: str) -> None:
-        self.port = free_port()
+    def __init__(self, log: Path, *arguments: str, at: int | None = None, **variables: str) -> None:
+        self.port = at or free_port()
         self.log = log
         listen = PORT_LINE.format(port=self.port)
         if "--admin" not in arguments:
