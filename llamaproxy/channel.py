@@ -117,8 +117,13 @@ class ProxyChannel(HTTPChannel):
         transport: Any = self.transport
         if self._state is State.CLOSE:
             transport.abortConnection()
-        elif self._state is State.BODY or (self._state is State.HEAD and self._spoke):
-            self._refuse(Refused(408, "The request did not come in time."))
+        else:
+            self.end(Refused(408, "The request did not come in time."))
+
+    def end(self, error: ProxyError) -> None:
+        """Close the connection; a request that is still being sent is refused with *error*."""
+        if self._state is State.BODY or (self._state is State.HEAD and self._spoke):
+            self._refuse(error)
         else:
             self.loseConnection()
 

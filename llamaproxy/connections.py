@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import Request
 
 from llamaproxy.channel import ProxyChannel
+from llamaproxy.errors import ShuttingDown
 
 #: Seconds for which a connection without a request stays open when the daemon stops. A request
 #: that is sent on a connection just as that is closed is lost, and nobody can tell whether it was
@@ -87,7 +88,7 @@ class Connections:
         """End everything now: answers that have begun with an error, the others with a 503."""
         busy = {request.channel for request in self._running}
         for channel in self._open - busy:
-            channel.loseConnection()
+            channel.end(ShuttingDown())
         for request in list(self._running):
             _close_after(request)
             work: Deferred[Any] | None = getattr(request, "work", None)

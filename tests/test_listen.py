@@ -265,6 +265,18 @@ async def test_a_forwarded_request_that_has_no_answer_yet_is_a_503(wires: Wires)
 
 
 @on_sockets
+async def test_a_request_that_is_still_being_sent_is_a_503(wires: Wires) -> None:
+    port = wires.proxy("--drain-timeout", "0.3")
+    client = await wires.client(port)
+    client.send(b"PUT /x HTTP/1.1\r\nHost: proxy\r\nContent-Length: 5\r\n\r\nhe")
+    ended = stop(wires)
+    answer = await client.end()
+    assert status_of(answer) == 503
+    assert error_of(answer)["code"] == "shutting_down"
+    await ended
+
+
+@on_sockets
 async def test_a_forwarded_answer_that_has_begun_does_not_look_whole(wires: Wires) -> None:
     port = wires.proxy(*AT_ONCE)
     client = await wires.client(port)
