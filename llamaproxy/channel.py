@@ -224,6 +224,9 @@ class ProxyChannel(HTTPChannel):
         if length == 0:
             self._state, self.deadline = State.ANSWER, inf
         else:
+            if self.site.keys is not None:
+                # Asked again when the request is there; but nobody may fill the disk meanwhile.
+                self.site.keys.admit(line.method, line.target.partition(b"?")[0], headers)
             limit = limits.body_to(line.target)
             if length is not None and length > limit:
                 raise BodyTooLarge(f"The request body is larger than {limit} bytes.")

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from llamaproxy.access import ApiKeys, GuardedResource
 from llamaproxy.channel import ProxyChannel
 from llamaproxy.connections import Connections
 from llamaproxy.limits import Limits
@@ -48,17 +49,23 @@ class ProxySite(Site):
     _log: ClassVar[Logger] = Logger()
 
     def __init__(
-        self, resource: IResource, clock: IReactorTime, limits: Limits = _DEFAULT_LIMITS
+        self,
+        resource: IResource,
+        clock: IReactorTime,
+        limits: Limits = _DEFAULT_LIMITS,
+        keys: ApiKeys | None = None,
     ) -> None:
+        """:param keys: those that clients must have; with None, none is asked for."""
         Site.__init__(
             self,
-            resource,
+            resource if keys is None else GuardedResource(resource, keys),
             requestFactory=ProxyRequest,
             parsePOSTFormSubmission=False,
             timeout=None,  # the channels look after their time themselves
             reactor=clock,
         )
         self.limits = limits
+        self.keys = keys
         self.now = clock.seconds
         self.connections = Connections(clock)
         self.displayTracebacks = False

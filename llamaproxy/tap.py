@@ -18,7 +18,7 @@ from twisted.web.iweb import IAgent
 from twisted.web.server import Site
 
 from llamaproxy import __version__
-from llamaproxy.access import AuthorizedAgent, GuardedResource, KeysService
+from llamaproxy.access import AuthorizedAgent, KeysService
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.chat.endpoint import ChatCompletions
@@ -110,10 +110,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         header_timeout=options["header-timeout"],
         client_timeout=options["client-timeout"],
     )
-    root = ProxyApp(chat, passthrough).resource()
-    if keys is not None:
-        root = GuardedResource(root, keys)
-    site = ProxySite(root, reactor, limits)
+    site = ProxySite(ProxyApp(chat, passthrough).resource(), reactor, limits, keys)
     services.addService(UpstreamService(pool, catalogue, sessions))
     metrics.watch(site.connections)
     listen = ListenService(reactor, options["listen"], site, options["drain-timeout"])

@@ -15,6 +15,7 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from llamaproxy.access import ApiKeys
 from llamaproxy.channel import ProxyChannel
 from llamaproxy.limits import Limits
 from llamaproxy.site import ProxySite
@@ -78,10 +79,10 @@ class Inside(Resource):
 class FrontDoor:
     """A site and the clients before it."""
 
-    def __init__(self, at_once: bool = True, **limits: Any) -> None:
+    def __init__(self, at_once: bool = True, keys: ApiKeys | None = None, **limits: Any) -> None:
         self.clock = Clock()
         self.inside = Inside(at_once)
-        self.site = ProxySite(self.inside, self.clock, Limits(**limits))
+        self.site = ProxySite(self.inside, self.clock, Limits(**limits), keys)
 
     def client(self) -> Client:
         return Client(self)

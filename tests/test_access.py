@@ -22,6 +22,7 @@ from llamaproxy.errors import ProxyError
 from llamaproxy.options import Options
 from tests.chat.streams import stack_with
 from tests.chat.test_memory import recalled, shared_turn
+from tests.door import FrontDoor
 from tests.support import CHAT, INVOKE, FakeStack, Proxy, answer, calling, saying, tool_result
 from tests.test_twistd import Daemon, question, twistd
 from tests.tools.mcp_servers import FakeMcp
@@ -434,6 +435,44 @@ def test_without_a_file_any_value_passes_as_it_is(fields: dict[str, str]) -> Non
     sent = {**fields, "X-API-Key": "one", "Api-Key": "other"}
     Proxy(stack).request("GET", "/v1/files", fields=sent)
     assert shown(stack.asked[-1].headers) == [*fields.values(), "one", "other"]
+
+
+# --- the front door
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("target", ["/v1/files", "/v1/chat/completions", "/health"])
+@pytest.mark.parametrize("field", ["", "Expect: 100-continue\r\n", f"X-API-Key: {EVE}\r\n"])
+def test_without_a_key_no_byte_of_a_body_is_taken(
+    keys: ApiKeys, framing: str, target: str, field: str
+) -> None:
+    door = FrontDoor(keys=keys)
+    client = door.client()
+    head = f"POST {target} HTTP/1.1\r\nHost: proxy\r\n{field}{framing}\r\n\r\n"
+    [refused] = client.send(head.encode()).answers()
+    assert refused.status == 401
+    assert refused.fields["www-authenticate"] == ['Bearer realm="llamaproxy"']
+    assert refused.fields["connection"] == ["close"]
+    assert json.loads(refused.body)["error"]["code"] == "invalid_api_key"
+    assert client.ended
+    assert door.inside.passed == []
+
+
+def test_a_connection_outlives_a_request_without_a_key_or_a_body(keys: ApiKeys) -> None:
+    door = FrontDoor(keys=keys)
+    client = door.client()
+    for field in ("", f"Authorization: Bearer {ALICE}\r\n", f"Api-Key: {EVE}\r\n"):
+        client.send(f"GET /v1/models HTTP/1.1\r\nHost: proxy\r\n{field}\r\n".encode())
+    post = f"POST /v1/files HTTP/1.1\r\nHost: proxy\r\nApi-Key: {BOB}\r\nContent-Length: 2\r\n"
+    client.send(f"{post}\r\nhi".encode())
+    assert client.statuses() == [401, 200, 401, 200]
+    assert [(passed.method, passed.body) for passed in door.inside.passed] == [
+        (b"GET", b""),
+        (b"POST", b"hi"),
+    ]
+    assert not client.ended
+    for passed in door.inside.passed:
+        assert not {name.lower() for name in passed.fields} & {b"authorization", b"api-key"}
 
 
 # --- SIGHUP
