@@ -565,15 +565,19 @@ def test_a_running_daemon_takes_new_keys_and_drops_no_connection(
 def test_a_daemon_that_drains_is_not_ended_by_sighup(tmp_path: Path, path: Path) -> None:
     daemon = Daemon(tmp_path / "log", "--demo", "--api-keys-file", str(path))
     streaming = http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30)
-    stream = begin_stream(streaming)
-    daemon.process.send_signal(signal.SIGTERM)
-    with pytest.raises(ConnectionError):
-        while True:  # until it is stopping; a client is told nothing else
-            daemon.get("/health")
-    reread(daemon, "API keys read again: 2")
-    assert stream.read().endswith(b"data: [DONE]\n\n")
-    streaming.close()
-    assert daemon.process.wait(30) in (0, -signal.SIGTERM)
+    try:
+        stream = begin_stream(streaming)
+        daemon.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionError):
+            while True:  # until it is stopping; a client is told nothing else
+                daemon.get("/health")
+        reread(daemon, "API keys read again: 2")
+        assert stream.read().endswith(b"data: [DONE]\n\n")
+        assert daemon.process.wait(30) in (0, -signal.SIGTERM)
+    finally:
+        streaming.close()
+        daemon.process.kill()
+        daemon.process.wait()
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
