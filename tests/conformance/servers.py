@@ -142,7 +142,8 @@ def _command(name: str, port: int, upstream: int, directory: Path, patience: int
             *(sys.executable, "-c", twistd, "-n", "--pidfile=", "llamaproxy", "--admin", "off"),
             *("--listen", f"tcp:{port}:interface=127.0.0.1:backlog=4096"),
             *("--llamastack-url", f"http://127.0.0.1:{upstream}"),
-            *("--upstream-timeout", str(patience)),
+            *("--upstream-timeout", str(patience), "--header-timeout", str(CLIENT_PATIENCE)),
+            *("--max-body", str(4 * 1024**3)),
         ]
     program = _program(name)
     assert program is not None, f"{name} is not installed"
