@@ -14,6 +14,9 @@ from twisted.python.failure import Failure
 
 from llamaproxy.site import ProxySite
 
+#: Connections that may wait to be accepted; those of more clients take a second or longer.
+BACKLOG = 1024
+
 #: Seconds in which clients may read the last that is sent to them when time is up.
 FLUSH = 0.5
 
@@ -56,7 +59,7 @@ class ListenService(Service):
         self._endpoints = []
         for description in endpoints:
             try:
-                self._endpoints.append((description, serverFromString(reactor, description)))
+                self._endpoints.append((description, serverFromString(reactor, _deep(description))))
             except Exception as error:  # each endpoint parser has exceptions of its own
                 said = "a file is not PEM" if isinstance(error, OpenSSLError) else error
                 raise CannotListen(
@@ -126,6 +129,16 @@ class ListenService(Service):
         Service.stopService(self)
         self.draining = True
         return Deferred.fromCoroutine(self._stop())
+
+
+def _deep(description: str) -> str:
+    """An endpoint with room for many who connect at once; Twisted's own is 50."""
+    plain = description.startswith(("tcp:", "tcp6:", "ssl:", "unix:"))
+    return (
+        f"{description}:backlog={BACKLOG}"
+        if plain and ":backlog=" not in description
+        else description
+    )
 
 
 def _accept_waiting(port: Any) -> None:

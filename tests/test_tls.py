@@ -60,10 +60,12 @@ def secured(tmp_path: Path) -> Secured:
     return made
 
 
-def listen(wires: Wires, secured: Secured) -> int:
+def listen(wires: Wires, secured: Secured, *arguments: str) -> int:
     """Start the daemon; its TLS port."""
     upstream = f"http://127.0.0.1:{wires.listen(wires.stack)}"
-    services: Any = wires.start("--listen", secured.endpoint(), "--llamastack-url", upstream)
+    services: Any = wires.start(
+        "--listen", secured.endpoint(), "--llamastack-url", upstream, *arguments
+    )
     [listening] = [each for each in services if isinstance(each, ListenService)]
     port: Any = listening._ports[0]
     number: int = port.getHost().port
@@ -162,6 +164,17 @@ async def test_a_client_that_speaks_no_tls_is_not_answered(wires: Wires, secured
     client = await wires.client(port)
     client.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert b"HTTP" not in await client.end()
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01\x00"], ids=["silent", "half"])
+@on_sockets
+async def test_a_client_that_never_shakes_hands_is_closed(
+    wires: Wires, secured: Secured, said: bytes
+) -> None:
+    port = listen(wires, secured, "--header-timeout", "0.1")
+    client = await wires.client(port)
+    client.send(said)
+    assert await client.end() == b""
 
 
 # --- what stops the start
