@@ -106,12 +106,17 @@ class ProxySite(Site):
         self, client: object, method: bytes, path: bytes, status: int, sent: int, seconds: float
     ) -> None:
         """One line for each request; nothing of a query, a body or a credential is in it."""
+        # A client of a Unix socket has no host.
+        host = getattr(client, "host", "-")
+        verb = _UNPRINTABLE.sub("?", method.decode("latin-1"))
+        target = _UNPRINTABLE.sub("?", path.decode("latin-1"))
         self._log.info(
-            "{client} {method} {path} {status} {sent} bytes {seconds:.3f} s",
-            # A client of a Unix socket has no host.
-            client=getattr(client, "host", "-"),
-            method=_UNPRINTABLE.sub("?", method.decode("latin-1")),
-            path=_UNPRINTABLE.sub("?", path.decode("latin-1")),
+            # Formatted here: Twisted's way takes three times as long, for every request.
+            "{message}",
+            message=f"{host} {verb} {target} {status} {sent} bytes {seconds:.3f} s",
+            client=host,
+            method=verb,
+            path=target,
             status=status,
             sent=sent,
             seconds=seconds,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 from hyperlink import DecodedURL
@@ -146,8 +145,17 @@ def _upstream(url: DecodedURL, detector: Detector) -> Json:
 
 def treq_client(agent: Any) -> HTTPClient:
     """A treq client that is no browser: it keeps no cookie that one caller could get of another."""
-    jar = IndexableCookieJar(DefaultCookiePolicy(allowed_domains=[]))
-    return HTTPClient(agent, cookiejar=jar)
+    return HTTPClient(agent, cookiejar=_NoCookies())
+
+
+class _NoCookies(IndexableCookieJar):
+    """A jar that nothing is put into: a policy that allows no domain would still read them all."""
+
+    def add_cookie_header(self, request: Any) -> None:
+        pass
+
+    def extract_cookies(self, response: Any, request: Any) -> None:
+        pass
 
 
 class OrderedServices(MultiService):

@@ -53,8 +53,10 @@ class ChatCompletions:
             return None
         answer = UnaryAnswer(self._upstream, caller, identity, cards)
         await self._answer(request, body, caller, answer)
+        text = jsontext.dumps(answer.result())
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
-        return jsontext.dumps(answer.result())
+        request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(text)])
+        return text
 
     async def _stream(
         self, request: Request, body: Json, caller: Caller, identity: Identity, cards: bool

@@ -119,8 +119,9 @@ class _ReadyURL(EncodedURL):
 
 
 @lru_cache(maxsize=256)
-def _url(base: DecodedURL, path: str) -> _ReadyURL:
-    return _encoded(base, path, {})
+def _url(base: str, path: str) -> _ReadyURL:
+    # The base is text because hashing a DecodedURL decodes its host, every time.
+    return _encoded(DecodedURL.from_text(base), path, {})
 
 
 def _encoded(base: DecodedURL, path: str, query: dict[str, str]) -> _ReadyURL:
@@ -143,6 +144,11 @@ class LlamaStackClient:
     _url: DecodedURL
     _clock: IReactorTime
     _timeout: float
+    _base: str = attrs.field(init=False)
+
+    @_base.default
+    def _text_of_url(self) -> str:
+        return self._url.to_text()
 
     @property
     def timeout(self) -> float:
@@ -215,7 +221,7 @@ class LlamaStackClient:
         query: dict[str, str] | None,
         timeout: float,
     ) -> IResponse:
-        url = _encoded(self._url, path, query) if query else _url(self._url, path)
+        url = _encoded(self._url, path, query) if query else _url(self._base, path)
         headers = caller.headers()
         headers.setRawHeaders(b"Accept", [b"application/json, text/event-stream"])
         if body is not None:
