@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import Any, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from llamaproxy.chat.eventstream import EventStream
@@ -192,15 +192,7 @@ class StreamedAnswer:
     async def complete(self, body: Json, audience: Audience) -> Completion:
         self._round = RoundStream(audience, self._roles)
         self._gap = separator(self._said)
-        chunks = self._upstream.stream(body, self._caller)
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                self._events.start()
-                if chunk is not None:
-                    self._identity.learn(chunk)
-                told = self._round.feed(chunk)
-                if told is not None:
-                    await self._send(told)
+        await self._upstream.stream(body, self._caller, self._take)
         for told in self._round.late():
             await self._send(told)
         completion = self._round.completion()
@@ -240,7 +232,19 @@ class StreamedAnswer:
         await self._events.send(error.body)
         self._events.finish()
 
+    def _take(self, chunk: Json | None) -> Deferred[None] | None:
+        """One chunk of the upstream's, or None for its end (see :data:`Take`)."""
+        self._events.start()
+        if chunk is not None:
+            self._identity.learn(chunk)
+        told = self._round.feed(chunk)
+        return None if told is None else self._events.write(self._ours(told))
+
     async def _send(self, chunk: Json) -> None:
+        await self._events.send(self._ours(chunk))
+
+    def _ours(self, chunk: Json) -> Json:
+        """*chunk*, changed into one of this answer's."""
         for choice in chunk["choices"]:
             text = choice["delta"].get("content")
             if text and isinstance(text, str) and choice["index"] == 0:
@@ -250,5 +254,6 @@ class StreamedAnswer:
                 # All that matters is whether anything was said, and how it ended.
                 said = self._said + text
                 self._said = "." * bool(said.strip()) + said[-2:]
-        head = {"object": "chat.completion.chunk", **self._identity.fields()}
-        await self._events.send({**chunk, **head})
+        chunk["object"] = "chat.completion.chunk"
+        chunk.update(self._identity.fields())
+        return chunk

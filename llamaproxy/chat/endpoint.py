@@ -44,6 +44,7 @@ class ChatCompletions:
         """
         assert request.content is not None
         body = parse_request(request.content.read())
+        request.content.close()  # it would be kept until the answer has ended
         caller = Caller.of(request.requestHeaders, identity_of(request))
         model = body.get("model")
         identity = Identity(self._clock, model, f"chatcmpl-{secrets.token_hex(16)}")

@@ -41,13 +41,18 @@ class EventStream:
             self._request.registerProducer(self, True)
             self._request.write(b"")
 
-    async def send(self, payload: Json) -> None:
-        """Send one event, and wait while the client does not read."""
+    def write(self, payload: Json) -> Deferred[None] | None:
+        """Send one event; None, or until when the client should be sent no more."""
         self.start()
         self._quiet.feed()
         self._request.write(encode_event(jsontext.dumps(payload)))
-        if self._full is not None:
-            await self._full
+        return self._full
+
+    async def send(self, payload: Json) -> None:
+        """Send one event, and wait while the client does not read."""
+        full = self.write(payload)
+        if full is not None:
+            await full
 
     def finish(self) -> None:
         """Mark the end of the answer."""

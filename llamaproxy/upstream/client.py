@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from functools import lru_cache
 from typing import Any
 
@@ -31,9 +29,9 @@ from llamaproxy.errors import (
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.agent import WholeBody
+from llamaproxy.upstream.chunks import Take, relay_chunks, without_error
 from llamaproxy.upstream.headers import Caller
-from llamaproxy.upstream.relay import body_of, read_body
-from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
+from llamaproxy.upstream.relay import read_body
 
 #: The most bytes of one JSON answer that are kept in memory.
 MAX_ANSWER = 64 * 1024 * 1024
@@ -176,41 +174,34 @@ class LlamaStackClient:
             raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
         return answer
 
-    async def stream(
-        self, path: str, caller: Caller, body: bytes
-    ) -> AsyncGenerator[Json | None, None]:
-        """The chunks of a streamed completion; iterate inside :func:`contextlib.aclosing`.
+    async def open(self, path: str, caller: Caller, body: bytes) -> IResponse:
+        """The beginning of a streamed completion, to be read with :meth:`relay`.
 
-        A server that answers with one JSON object although a stream was asked for gives that
-        object. The last thing given out is None if the server ended with ``[DONE]``.
-
-        :raises UpstreamRefused: for an error status or an error event.
-        :raises ProxyError: if the stream breaks off.
+        :raises UpstreamRefused: for an error status.
+        :raises ProxyError: if there is no answer.
         """
         response = await self._request("POST", path, caller, body, None, self._timeout)
+        if not 200 <= response.code < 300:
+            await self._json(response, self._timeout)
+        return response
+
+    async def relay(self, response: IResponse, take: Take) -> None:
+        """Hand the chunks of *response* to *take* as they come.
+
+        A server that answers with one JSON object although a stream was asked for gives that
+        object. The last thing handed over is None if the server ended with ``[DONE]``.
+
+        :raises UpstreamRefused: for an error event.
+        :raises ProxyError: if the stream breaks off.
+        """
         content_type = response.headers.getRawHeaders(b"content-type", [b""])[0].lower()
-        if response.code != 200 or b"event-stream" not in content_type:
-            answer = await self._json(response, self._timeout)
-            if not isinstance(answer, dict):
-                raise UpstreamBroke("Llama Stack answered with neither a stream nor an object.")
-            yield without_error(answer)
+        if b"event-stream" in content_type:
+            await relay_chunks(response, self._clock, self._timeout, take)
             return
-        decoder = EventDecoder()
-        done = False
-        async with aclosing(body_of(response, self._clock, self._timeout)) as answer_body:
-            async for data in answer_body:
-                for event in _decoded(decoder, data):
-                    done = done or event.data.strip() == b"[DONE]"
-                    if not done and event.data:
-                        yield _chunk(event)
-                if done:
-                    # The HTTP message has not ended yet; its last bytes are about to come, and
-                    # a connection read to the end can be used again.
-                    answer_body.drain()
-                    yield None
-                    return
-        for left in decoder.finish():
-            yield None if left.data.strip() == b"[DONE]" else _chunk(left)
+        answer = await self._json(response, self._timeout)
+        if not isinstance(answer, dict):
+            raise UpstreamBroke("Llama Stack answered with neither a stream nor an object.")
+        take(without_error(answer))
 
     async def _request(
         self,
@@ -260,46 +251,3 @@ class LlamaStackClient:
             if (values := response.headers.getRawHeaders(name))
         }
         raise UpstreamRefused(response.code, answer, kept)
-
-
-def _decoded(decoder: EventDecoder, data: bytes) -> list[Event]:
-    try:
-        return decoder.feed(data)
-    except EventTooLarge as error:
-        raise UpstreamBroke(f"Llama Stack sent {error}.") from None
-
-
-def _chunk(event: Event) -> Json:
-    try:
-        chunk = jsontext.loads_anyhow(event.data)
-    except ValueError:
-        chunk = None
-    if not isinstance(chunk, dict):
-        raise UpstreamBroke("Llama Stack sent an event that is not a JSON object.")
-    if event.event == b"error" and "error" not in chunk:
-        chunk = {"error": chunk}
-    return without_error(chunk)
-
-
-def without_error(chunk: Json) -> Json:
-    """*chunk* itself, unless it reports an error, in whatever way servers do that.
-
-    Up to 0.4 a refused streaming request is a 200 with one event whose message begins with the
-    real status ("400: Error code: 400 - ...", recorded); later ones carry it in ``code``.
-    """
-    error = chunk.get("error")
-    if not error and "choices" not in chunk:
-        if "error" in (chunk.get("type"), chunk.get("object")):
-            error = chunk
-        else:
-            error = chunk.get("detail")
-    if not error:
-        return chunk
-    code = error.get("code") if isinstance(error, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
-    if error is chunk:
-        chunk = {"error": {key: value for key, value in chunk.items() if key != "object"}}
-    for status in (str(code), str(message)[:3]):
-        if status.isdigit() and 400 <= int(status) <= 599:
-            raise UpstreamRefused(int(status), chunk)
-    raise UpstreamRefused(502, chunk)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
 import attrs
+from twisted.web.iweb import IResponse
 
 from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused, UpstreamUnavailable
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.client import LlamaStackClient, without_error
+from llamaproxy.upstream.chunks import Take, without_error
+from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.generation import Detector, Generation
 from llamaproxy.upstream.headers import Caller
 
@@ -39,35 +38,23 @@ class Completions:
             raise
         return without_error(answer)
 
-    async def stream(self, body: Json, caller: Caller) -> AsyncGenerator[Json | None, None]:
-        """A completion's chunks; iterate inside :func:`contextlib.aclosing`.
+    async def stream(self, body: Json, caller: Caller, take: Take) -> None:
+        """Hand a completion's chunks to *take* as they come.
 
         :raises ProxyError: if the stream is refused or breaks off.
         """
-        text = jsontext.dumps(body)
+        await self._client.relay(await self._open(jsontext.dumps(body), caller), take)
+
+    async def _open(self, text: bytes, caller: Caller) -> IResponse:
         served = await self._detector.generation()
-        begun = False
         try:
-            async with aclosing(self._stream(served, caller, text)) as chunks:
-                async for chunk in chunks:
-                    begun = True
-                    yield chunk
-            return
+            return await self._client.open(_path(served), served.caller(caller), text)
         except UpstreamRefused as error:
-            if begun:
-                raise
             served = await self._moved(served, error)
+            return await self._client.open(_path(served), served.caller(caller), text)
         except UpstreamUnavailable:
             self._detector.forget()
             raise
-        async with aclosing(self._stream(served, caller, text)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-
-    def _stream(
-        self, served: Generation, caller: Caller, text: bytes
-    ) -> AsyncGenerator[Json | None, None]:
-        return self._client.stream(_path(served), served.caller(caller), text)
 
     async def _moved(self, before: Generation, error: UpstreamRefused) -> Generation:
         """What serves the route now, if *error* says that it is not where it was (any more).

@@ -23,6 +23,8 @@ HIGH_WATER = 64 * 1024
 #: Seconds in which a body of which nobody wants more may still end by itself.
 DRAIN_SECONDS = 1.0
 
+_SILENT = "Llama Stack stopped sending in the middle of its answer."
+
 
 class Watchdog:
     """Calls back when it has not been fed for some time.
@@ -145,7 +147,7 @@ class BodyStream(Protocol):
 
     def _silent(self) -> None:
         if self._waiter is not None:
-            self._end = UpstreamTimeout("Llama Stack stopped sending in the middle of its answer.")
+            self._end = UpstreamTimeout(_SILENT)
             self._producer.loseConnection()
             self._wake()
 
@@ -177,35 +179,58 @@ async def read_body(response: Any, clock: IReactorTime, silence: float, limit: i
 
 
 @implementer(IPushProducer)
-class ResponseRelay(Protocol):
-    """Writes an upstream body to a client no faster than the client reads it."""
+class Relay(Protocol):
+    """Hands a response body on as it comes, in the same turn of the reactor.
 
-    def __init__(self, request: Request, clock: IReactorTime, silence: float) -> None:
-        self._request = request
+    *deliver* is given the bytes; what it returns is None, or a Deferred until which nothing more
+    may come. ``finished`` fires when the body has ended well, or fails: with what *deliver* raised,
+    with :class:`UpstreamBroke` for a body that was cut short, with :class:`UpstreamTimeout` after
+    *silence* seconds in which the upstream sent nothing though it could have. Cancelling it closes
+    the upstream connection.
+    """
+
+    def __init__(
+        self,
+        deliver: Callable[[bytes], Deferred[None] | None],
+        clock: IReactorTime,
+        silence: float,
+    ) -> None:
+        self._deliver = deliver
+        self._clock = clock
         self._silence = Watchdog(clock, silence, self._silent)
-        self._timed_out = False
         self.finished: Deferred[None] = Deferred(lambda _: self.stopProducing())
 
     def connectionMade(self) -> None:
         self._silence.start()
-        self._request.registerProducer(self, True)
 
     def dataReceived(self, data: bytes) -> None:
+        if self.finished.called:
+            return
         self._silence.feed()
-        self._request.write(data)
+        try:
+            full = self._deliver(data)
+        except Exception:
+            self._end(Failure())
+            self.stopProducing()
+            return
+        if full is not None and not self.finished.called:
+            self.pauseProducing()
+            full.addCallback(lambda _: self.resumeProducing())
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._end(
+            None if reason.check(ResponseDone, PotentialDataLoss) else Failure(UpstreamBroke())
+        )
         self._silence.stop()
-        if self.finished.called:  # cancelled: the client has gone
-            return
-        if self._request.channel is not None:
-            self._request.unregisterProducer()
-        if self._timed_out:
-            self.finished.errback(UpstreamTimeout())
-        elif reason.check(ResponseDone, PotentialDataLoss):
-            self.finished.callback(None)
-        else:
-            self.finished.errback(UpstreamBroke())
+
+    def release(self) -> None:
+        """Call the body finished, and expect its end at once: throw away what comes until then.
+
+        A connection that is read to its end can be used again.
+        """
+        self._end(None)
+        self._silence = Watchdog(self._clock, DRAIN_SECONDS, self.stopProducing)
+        self._silence.start()
 
     def pauseProducing(self) -> None:
         # A client that does not read is no silence of the upstream.
@@ -213,13 +238,38 @@ class ResponseRelay(Protocol):
         cast(Any, self.transport).pauseProducing()
 
     def resumeProducing(self) -> None:
-        self._silence.start()
-        cast(Any, self.transport).resumeProducing()
+        if not self.finished.called:
+            self._silence.start()
+            cast(Any, self.transport).resumeProducing()
 
     def stopProducing(self) -> None:
         self._silence.stop()
         cast(Any, self.transport).loseConnection()
 
     def _silent(self) -> None:
-        self._timed_out = True
+        self._end(
+            Failure(UpstreamTimeout("Llama Stack stopped sending in the middle of its answer."))
+        )
         self.stopProducing()
+
+    def _end(self, failure: Failure | None) -> None:
+        self._silence.stop()
+        if not self.finished.called:  # else: cancelled, or it has ended before
+            self.finished.callback(failure)
+
+
+class ResponseRelay(Relay):
+    """Relays a body to a client, no faster than the client reads it."""
+
+    def __init__(self, request: Request, clock: IReactorTime, silence: float) -> None:
+        Relay.__init__(self, request.write, clock, silence)
+        self._request = request
+
+    def connectionMade(self) -> None:
+        Relay.connectionMade(self)
+        self._request.registerProducer(self, True)
+
+    def _end(self, failure: Failure | None) -> None:
+        if not self.finished.called and self._request.channel is not None:
+            self._request.unregisterProducer()
+        Relay._end(self, failure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -62,9 +61,8 @@ def ask(*answers: Answer) -> Any:
 
 
 async def chunks_of(upstream: Upstream, into: list[Json | None]) -> list[Json | None]:
-    async with aclosing(upstream.client.stream("/x", Caller(), b"{}")) as chunks:
-        async for each in chunks:
-            into.append(each)
+    response = await upstream.client.open("/x", Caller(), b"{}")
+    await upstream.client.relay(response, into.append)
     return into
 
 
@@ -279,17 +277,15 @@ def test_a_peer_that_never_ends_after_its_end_mark_is_let_go() -> None:
 
 def test_leaving_a_stream_closes_the_upstream_connection() -> None:
     stack, upstream = asking(begin_events)
-
-    async def first() -> Json | None:
-        async with aclosing(upstream.client.stream("/x", Caller(), b"{}")) as chunks:
-            async for each in chunks:
-                return each
-        raise AssertionError
-
-    reading = Deferred.fromCoroutine(first())
+    got: list[Json | None] = []
+    reading = Deferred.fromCoroutine(chunks_of(upstream, got))
     upstream.settle()
     stack.open[0].write(event({"a": 1}))
-    assert upstream.result(reading) == {"a": 1}
+    upstream.settle()
+    assert got == [{"a": 1}]
+    reading.cancel()
+    with pytest.raises(CancelledError):
+        outcome(reading)
     upstream.settle()
     assert stack.open == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -38,8 +37,9 @@ def new() -> Any:
 
 
 async def streamed(completions: Completions, body: Json) -> list[Json | None]:
-    async with aclosing(completions.stream(body, Caller())) as chunks:
-        return [each async for each in chunks]
+    chunks: list[Json | None] = []
+    await completions.stream(body, Caller(), chunks.append)
+    return chunks
 
 
 class Asking:
