@@ -37,6 +37,14 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     with contextlib.suppress(OSError, asyncio.IncompleteReadError):
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"(?i)\ncontent-length: *(\d+)", head)
+            if length:
+                await reader.readexactly(int(length[1]))
+            while b"chunked" in head.lower():
+                size = int(await reader.readuntil(b"\r\n"), 16)
+                await reader.readexactly(size + 2)
+                if not size:
+                    break
             body = bytes(BIG) if b" /big " in head else b'{"data": []}'
             writer.write(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
