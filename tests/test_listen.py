@@ -17,8 +17,10 @@ from llamaproxy import connections
 from llamaproxy.listen import ListenService
 from tests.support import chunk, event
 from tests.test_sockets import (
+    FLOODS,
     PATIENCE,
     Asked,
+    Flood,
     Peer,
     Wires,
     dechunked,
@@ -291,17 +293,21 @@ async def test_a_forwarded_answer_that_has_begun_does_not_look_whole(wires: Wire
     await ended
 
 
+@pytest.mark.parametrize("kind", FLOODS)
 @on_sockets
-async def test_a_client_that_reads_nothing_cannot_hold_it_up(wires: Wires) -> None:
+async def test_a_client_that_reads_nothing_cannot_hold_it_up(wires: Wires, kind: str) -> None:
+    line, body, content_type, piece = FLOODS[kind]
     port = wires.proxy(*AT_ONCE)
     client = await wires.client(port)
     transport: Any = client.transport
     transport.pauseProducing()
-    client.send(GET)
+    head = f"{line} HTTP/1.1\r\nHost: proxy\r\nContent-Length: {len(body)}\r\n\r\n"
+    client.send(head.encode(), body)
     asked = await wires.stack.asked()
-    asked.answer(bytes(30_000_000))
-    await asked.peer.until(lambda: True)
+    asked.begin(f"Content-Type: {content_type}")
+    await Flood(asked, piece).stalled()
     await stop(wires)
+    await asked.peer.end()
 
 
 # --- signals
