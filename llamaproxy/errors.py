@@ -101,6 +101,15 @@ class UpstreamUnavailable(ProxyError):
     code = "upstream_unavailable"
 
 
+class UpstreamTls(UpstreamUnavailable):
+    """Llama Stack could not be reached securely.
+
+    Is its authority the system's, or that of ``--upstream-ca``?
+    """
+
+    code = "upstream_tls"
+
+
 class UpstreamBroke(ProxyError):
     """Llama Stack did not finish its answer."""
 

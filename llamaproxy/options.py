@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from typing import Any
 
 import attrs
 from hyperlink import DecodedURL
+from OpenSSL.SSL import Error as TLSError
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from llamaproxy import __version__, logs
 from llamaproxy.access import ApiKeys, is_key
+from llamaproxy.upstream.headers import TrustedProxies
+from llamaproxy.upstream.tls import trusting
 
 
 def _integer(least: int, most: int) -> Callable[[str], int]:
@@ -97,6 +101,25 @@ def _flag(text: str) -> bool:
     return words[text.lower()]
 
 
+def _authorities(path: str) -> str:
+    """A PEM file with certificates of authorities, which is read now to see whether it is one."""
+    try:
+        trusting(path, system=False)
+    except TLSError:
+        raise ValueError("must be a readable file with certificates in PEM format") from None
+    return path
+
+
+def _proxies(text: str) -> TrustedProxies:
+    wanted = "must be addresses or networks such as 10.0.0.0/8,::1, or unix"
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    try:
+        networks = [ip_network(name) for name in names if name != "unix"]
+    except ValueError:
+        raise ValueError(wanted) from None
+    return TrustedProxies(networks, local="unix" in names)
+
+
 @attrs.frozen
 class Setting:
     """One option: its name, its environment variable, its default as text, and its meaning."""
@@ -161,6 +184,28 @@ SETTINGS = (
         "600",
         _seconds(),
         "Seconds to the first byte of the server's answer, and of silence after it.",
+    ),
+    Setting(
+        "connect-timeout",
+        "LLAMAPROXY_CONNECT_TIMEOUT",
+        "10",
+        _seconds(),
+        "Seconds to reach the server: to resolve its name, to connect, and for the TLS handshake.",
+    ),
+    Setting(
+        "upstream-ca",
+        "LLAMAPROXY_UPSTREAM_CA",
+        None,
+        _authorities,
+        "PEM file with the authorities of the server's certificate, instead of the system's.",
+    ),
+    Setting(
+        "trusted-proxies",
+        "LLAMAPROXY_TRUSTED_PROXIES",
+        "",
+        _proxies,
+        "Addresses or networks, comma-separated, of proxies whose X-Forwarded-* are believed; "
+        "unix for those that come over a Unix socket.",
     ),
     Setting(
         "tools-ttl",

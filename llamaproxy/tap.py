@@ -63,7 +63,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         services.addService(demo)
         url = demo.url
     pool = connection_pool(reactor)
-    agent: IAgent = UpstreamAgent(reactor, url, pool)
+    reaching = (options["connect-timeout"], options["upstream-ca"])
+    agent: IAgent = UpstreamAgent(reactor, url, pool, *reaching)
     if options["llamastack-api-key"]:
         if keys is not None:
             agent = AuthorizedAgent(agent, options["llamastack-api-key"])
@@ -73,7 +74,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     client = LlamaStackClient(treq_client(agent), url, reactor, options["upstream-timeout"])
     detector = Detector(client)
     sessions = SessionPool(
-        agent_for_anywhere(reactor, pool), reactor, changed=lambda: catalogue.changed()
+        agent_for_anywhere(reactor, pool, *reaching), reactor, lambda: catalogue.changed()
     )
     source: ToolSource = DetectedSource(
         detector,
@@ -101,7 +102,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         clock=reactor,
         keep_alive=options["keep-alive"],
     )
-    passthrough = LlamaStackResource(agent, url, detector, reactor, options["upstream-timeout"])
+    passthrough = LlamaStackResource(
+        agent, url, detector, reactor, options["upstream-timeout"], options["trusted-proxies"]
+    )
     limits = Limits(
         body=options["max-body"],
         bodies={path.encode(): options["max-chat-body"] for path in CHAT_PATHS},

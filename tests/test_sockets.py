@@ -16,6 +16,7 @@ from twisted.application.service import IService
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, connectProtocol
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IListeningPort, IPullProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import CertificateOptions, PrivateCertificate
@@ -42,6 +43,8 @@ class Peer(Protocol):
     def __init__(self) -> None:
         self.received = b""
         self.closed = False
+        #: Whether the other side has not closed but reset the connection.
+        self.reset = False
         self._waiting: list[Deferred[None]] = []
 
     def dataReceived(self, data: bytes) -> None:
@@ -50,6 +53,7 @@ class Peer(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.closed = True
+        self.reset = reason.check(ConnectionDone) is None
         self._changed()
 
     def send(self, *parts: bytes) -> None:
@@ -201,7 +205,8 @@ class Wires:
         self.stack = Stack()
         self._ports: list[IListeningPort] = []
         self._services: list[IService] = []
-        self._clients: list[Peer] = []
+        #: Every end of a connection that is the test's.
+        self.peers: list[Peer] = []
 
     def listen(self, factory: Factory, tls: CertificateOptions | None = None) -> int:
         """Listen with *factory*; the port is returned."""
@@ -241,7 +246,7 @@ class Wires:
             else TCP4ClientEndpoint(reactor, "127.0.0.1", port)
         )
         peer: Peer = await connectProtocol(endpoint, Peer())
-        self._clients.append(peer)
+        self.peers.append(peer)
         return peer
 
     async def ask(self, port: int | Path, line: str, *lines: str, body: bytes = b"") -> Peer:
@@ -259,7 +264,7 @@ class Wires:
         return await self.ask(port, line, body=json.dumps(body).encode())
 
     async def close(self) -> None:
-        for peer in [*self._clients, *self.stack.peers]:
+        for peer in [*self.peers, *self.stack.peers]:
             if not peer.closed:
                 peer.leave()
         for service in self._services:
@@ -268,7 +273,7 @@ class Wires:
         for port in self._ports:
             stopped: Any = port.stopListening()
             await stopped
-        for peer in [*self._clients, *self.stack.peers]:
+        for peer in [*self.peers, *self.stack.peers]:
             await peer.end()
 
 

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
-import attrs
 from hyperlink import DecodedURL
+from OpenSSL.SSL import Context
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
     wrapClientTLS,
 )
-from twisted.internet.interfaces import (
-    IConsumer,
-    IProtocolFactory,
-    IStreamClientEndpoint,
-)
-from twisted.internet.ssl import optionsForClientTLS
-from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
 from llamaproxy.errors import BadRequest
+from llamaproxy.upstream.tls import Verifier, handshake_failure, trusting
+from llamaproxy.upstream.wire import Wire, WireFactory
 
-#: Seconds to connect.
+#: Seconds to connect: to resolve the name, to connect, and to shake hands.
 CONNECT_TIMEOUT = 10.0
 
 #: Seconds until the next address of a name is tried: Twisted's 0.3 would be added to every
@@ -46,12 +45,50 @@ MAX_IDLE = 256
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 
 
-def connection_pool(reactor: Any) -> HTTPConnectionPool:
+class UpstreamPool(HTTPConnectionPool):
+    """The idle connections to upstreams; one that its server has closed is not used again.
+
+    What may be repeated is repeated by :class:`Wire`: Twisted's pool would repeat a DELETE too,
+    and might take another connection that is closed.
+    """
+
+    retryAutomatically = False
+    cachedConnectionTimeout = IDLE_TIMEOUT
+    maxPersistentPerHost = MAX_IDLE
+
+    def getConnection(self, key: Any, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
+        afresh = partial(self._connection, key, endpoint, lambda wire: not wire.used)
+        return self._connection(key, endpoint, lambda wire: not wire.is_stale(), afresh)
+
+    def _connection(
+        self,
+        key: Any,
+        endpoint: IStreamClientEndpoint,
+        fit: Callable[[Wire], bool],
+        afresh: Callable[[], Deferred[Wire]] | None = None,
+    ) -> Deferred[Wire]:
+        while True:
+            connected: Any = HTTPConnectionPool.getConnection(self, key, endpoint)
+            # One that was kept is there at once.
+            wire = getattr(getattr(connected, "result", None), "transport", None)
+            if wire is None:
+                return connected.addCallback(_wire_of)  # type: ignore[no-any-return]
+            if fit(wire):
+                wire.afresh = afresh
+                return connected.addCallback(_wire_of)  # type: ignore[no-any-return]
+            wire.abortConnection()
+
+
+def _wire_of(protocol: Any) -> Wire:
+    wire: Wire = protocol.transport
+    return wire
+
+
+def connection_pool(reactor: Any) -> UpstreamPool:
     """The idle connections to upstreams."""
-    pool = HTTPConnectionPool(reactor)
-    pool.cachedConnectionTimeout = IDLE_TIMEOUT
-    pool.maxPersistentPerHost = MAX_IDLE
-    return pool
+    pool: Any = UpstreamPool
+    made: UpstreamPool = pool(reactor)
+    return made
 
 
 def origin_of(url: DecodedURL) -> bytes:
@@ -59,76 +96,57 @@ def origin_of(url: DecodedURL) -> bytes:
     return url.replace(path=(), query=(), fragment="").to_uri().to_text().encode("ascii")
 
 
-class _Closing(ProtocolWrapper):
-    """A connection that hears nothing more once it has been told to close.
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    """Connects to one server, through a :class:`Wire`, within a time; over TLS if *trust* is given.
 
-    What has arrived in the same turn of the reactor would else complete the answer, and a
-    connection that is about to close would go back into the pool, to fail another's request.
+    A numeric address needs no resolver, which works in threads.
     """
 
-    def dataReceived(self, data: bytes) -> None:
-        if not self.disconnecting:
-            ProtocolWrapper.dataReceived(self, data)
-
-
-class _ClosingFactory(WrappingFactory):
-    protocol = _Closing
-
-
-@implementer(IStreamClientEndpoint)
-@attrs.frozen
-class _ClosingEndpoint:
-    """Connects as the endpoint within, through :class:`_Closing`."""
-
-    _within: Any
+    def __init__(
+        self, reactor: Any, host: str, port: int, timeout: float, trust: Context | None
+    ) -> None:
+        self._reactor = reactor
+        self._timeout = timeout
+        self._verifier: Any = None if trust is None else Verifier(trust, host)
+        endpoint: Any
+        if isIPAddress(host):
+            endpoint = TCP4ClientEndpoint(reactor, host, port, timeout=timeout)
+        elif isIPv6Address(host):
+            endpoint = TCP6ClientEndpoint(reactor, host, port, timeout=timeout)
+        else:
+            endpoint = HostnameEndpoint(
+                reactor, host, port, timeout=timeout, attemptDelay=ATTEMPT_DELAY
+            )
+        if self._verifier is not None:
+            endpoint = wrapClientTLS(self._verifier, endpoint)
+        self._within = endpoint
 
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
-        wrapping: Any = _ClosingFactory
-        connected: Deferred[Any] = self._within.connect(wrapping(factory))
-        return connected.addCallback(lambda wrapper: wrapper.wrappedProtocol)
+        """:raises UpstreamTls: if it is not the server that it should be."""
+        connecting = Deferred.fromCoroutine(self._connect(factory))
+        return connecting.addTimeout(self._timeout, self._reactor, _too_slow)
+
+    async def _connect(self, factory: IProtocolFactory) -> Any:
+        wrapping: Any = WireFactory
+        wire: Wire = await self._within.connect(wrapping(factory))
+        if self._verifier is not None:
+            try:
+                await wire.secured()
+            except CancelledError:
+                raise
+            except Exception as error:
+                raise handshake_failure(error, wire.distrust) from None
+            try:
+                self._verifier.check(wire.getHandle())
+            except BaseException:
+                wire.abortConnection()
+                raise
+        return wire.wrappedProtocol
 
 
-def _endpoint(reactor: Any, host: str, port: int, tls: bool) -> Any:
-    """Where to connect to; a numeric address needs no resolver, which works in threads."""
-    endpoint: Any
-    if isIPAddress(host):
-        endpoint = TCP4ClientEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
-    elif isIPv6Address(host):
-        endpoint = TCP6ClientEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
-    else:
-        endpoint = HostnameEndpoint(
-            reactor, host, port, timeout=CONNECT_TIMEOUT, attemptDelay=ATTEMPT_DELAY
-        )
-    if tls:
-        endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
-    return _ClosingEndpoint(endpoint)
-
-
-@implementer(IBodyProducer)
-class WholeBody:
-    """A request body that is in memory, handed over in one piece.
-
-    FileBodyProducer, which treq would use, takes three turns of the reactor for it.
-    """
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = len(body)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        # Not kept: an answer to it may stream for an hour.
-        body, self._body = self._body, b""
-        consumer.write(body)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        pass
-
-    def resumeProducing(self) -> None:
-        pass
-
-    def stopProducing(self) -> None:
-        pass
+def _too_slow(result: object, seconds: float) -> object:
+    raise ConnectTimeout
 
 
 @implementer(IAgent)
@@ -139,10 +157,20 @@ class UpstreamAgent:
     target reaches the server as the client wrote it, this is a ProxyAgent that sends no origin.
     """
 
-    def __init__(self, reactor: Any, url: DecodedURL, pool: HTTPConnectionPool) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        url: DecodedURL,
+        pool: HTTPConnectionPool,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        authorities: str | None = None,
+    ) -> None:
+        """:param authorities: a PEM file with those to trust, instead of the system's."""
         self._origin = origin_of(url)
-        host, port = url.host, url.port or 80
-        endpoint = _endpoint(reactor, host, port, url.scheme == "https")
+        secure = url.scheme == "https"
+        trust = trusting(authorities, system=authorities is None) if secure else None
+        host, port = url.to_uri().host, url.port or 80
+        endpoint = _Endpoint(reactor, host, port, connect_timeout, trust)
         self._host = self._origin.partition(b"://")[2]
         self._agent = ProxyAgent(endpoint, reactor=reactor, pool=pool)
 
@@ -153,11 +181,14 @@ class UpstreamAgent:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
-        """:raises BadRequest: if *uri* is not of this server, or could not be sent as it is."""
+        """Send a request; *headers* are not to be used again.
+
+        :raises BadRequest: if *uri* is not of this server, or could not be sent as it is.
+        """
         target = uri.removeprefix(self._origin)
         if not target.startswith(b"/") or not _TARGET.fullmatch(target):
             raise BadRequest("The request target is not valid.")
-        fields = headers.copy() if headers is not None else Headers()
+        fields = headers if headers is not None else Headers()
         fields.setRawHeaders(b"Host", [self._host])
         answer: Deferred[IResponse] = self._agent.request(method, target, fields, bodyProducer)
         return answer
@@ -167,15 +198,28 @@ class UpstreamAgent:
 class _Endpoints:
     """Connects to whatever server a URL names, over TLS where it says https."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, timeout: float, authorities: str | None) -> None:
         self._reactor = reactor
+        self._timeout = timeout
+        # Read once: the system's are many.
+        self._trust = lru_cache(maxsize=1)(lambda: trusting(authorities, system=True))
 
     def endpointForURI(self, uri: URI) -> Any:
         host = uri.host.decode("ascii").strip("[]")
-        return _endpoint(self._reactor, host, uri.port, uri.scheme == b"https")
+        trust = self._trust() if uri.scheme == b"https" else None
+        return _Endpoint(self._reactor, host, uri.port, self._timeout, trust)
 
 
-def agent_for_anywhere(reactor: Any, pool: HTTPConnectionPool) -> IAgent:
-    """An agent that asks any server, with no cookies, redirects or compression."""
-    agent: IAgent = Agent.usingEndpointFactory(reactor, _Endpoints(reactor), pool)
+def agent_for_anywhere(
+    reactor: Any,
+    pool: HTTPConnectionPool,
+    connect_timeout: float = CONNECT_TIMEOUT,
+    authorities: str | None = None,
+) -> IAgent:
+    """An agent that asks any server, with no cookies, redirects or compression.
+
+    :param authorities: a PEM file with those to trust, besides the system's.
+    """
+    endpoints = _Endpoints(reactor, connect_timeout, authorities)
+    agent: IAgent = Agent.usingEndpointFactory(reactor, endpoints, pool)
     return agent

@@ -7,29 +7,20 @@ from typing import Any
 
 import attrs
 from hyperlink import DecodedURL, EncodedURL
-from OpenSSL.SSL import Error as TLSError
-from service_identity import VerificationError
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.error import ConnectError, ConnectingCancelledError
-from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
-from twisted.web.client import ResponseFailed, ResponseNeverReceived
 from twisted.web.iweb import IResponse
 
 from llamaproxy import jsontext
 from llamaproxy.errors import (
     BodyTooLarge,
-    ProxyError,
     UpstreamBroke,
     UpstreamRefused,
-    UpstreamTimeout,
-    UpstreamUnavailable,
 )
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.agent import WholeBody
+from llamaproxy.upstream.bodies import WholeBody
 from llamaproxy.upstream.chunks import Take, relay_chunks, without_error
+from llamaproxy.upstream.failures import answered
 from llamaproxy.upstream.headers import Caller
 from llamaproxy.upstream.relay import read_body
 
@@ -38,70 +29,6 @@ MAX_ANSWER = 64 * 1024 * 1024
 
 #: Fields of an error answer that tell a client when or how to come back.
 _KEPT_ERROR_FIELDS = (b"retry-after", b"www-authenticate")
-
-
-def upstream_error(failure: Failure) -> BaseException:
-    """The one translation of an HTTP client's failure, unwrapping what Agent wraps.
-
-    Cancellation stays :class:`CancelledError`, however deep it is buried.
-    """
-    error = failure.value
-    if isinstance(error, ProxyError | CancelledError):
-        return error
-    if isinstance(error, ConnectingCancelledError):
-        return CancelledError()
-    if isinstance(error, ResponseNeverReceived | ResponseFailed):
-        for reason in error.reasons:
-            if not isinstance(reason, Failure):
-                continue
-            if reason.check(CancelledError):
-                return CancelledError()
-            if reason.check(TLSError, VerificationError):
-                return UpstreamUnavailable(
-                    "Llama Stack could not be reached securely: its certificate is not valid for "
-                    f"this host, or not trusted ({_tls_reason(reason.value)})."
-                )
-        return UpstreamBroke("Llama Stack closed the connection before it answered.")
-    if isinstance(error, TimeoutError | ConnectTimeout):
-        return UpstreamTimeout("Llama Stack did not accept a connection in time.")
-    reason = (type(error).__doc__ or "").strip() if isinstance(error, ConnectError) else ""
-    return UpstreamUnavailable(
-        f"Llama Stack could not be reached: {reason or type(error).__name__}"
-    )
-
-
-def _tls_reason(error: BaseException | None) -> str:
-    """What OpenSSL, or the check of the certificate's name, found wrong."""
-    said = error.args[0] if error is not None and error.args else None
-    if isinstance(said, list) and said and isinstance(said[0], tuple):
-        return str(said[0][-1])
-    return "a certificate for another host" if isinstance(error, VerificationError) else str(error)
-
-
-async def answered(request: Deferred[Any], clock: IReactorTime, seconds: float) -> Any:
-    """Wait for the headers of a response, for at most *seconds*.
-
-    :raises ProxyError: if there are none.
-    """
-    timed_out = False
-
-    def expire() -> None:
-        nonlocal timed_out
-        timed_out = True
-        request.cancel()
-
-    timer = clock.callLater(seconds, expire)
-    try:
-        return await request
-    except Exception:
-        if timed_out:
-            raise UpstreamTimeout(
-                f"Llama Stack did not begin to answer within {seconds:g} s."
-            ) from None
-        raise upstream_error(Failure()) from None
-    finally:
-        if timer.active():
-            timer.cancel()
 
 
 class _ReadyURL(EncodedURL):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import attrs
 from twisted.web.http_headers import Headers
@@ -51,9 +53,32 @@ OGX_PROVIDER_DATA = b"x-ogx-provider-data"
 _TRACING = (b"traceparent", b"tracestate", b"x-request-id")
 
 
-def end_to_end(headers: Headers) -> Headers:
-    """A copy without the hop-by-hop fields and those that ``Connection`` nominates."""
-    return _without(headers, HOP_BY_HOP)
+class TrustedProxies:
+    """The networks of proxies that tell the truth in ``X-Forwarded-*``."""
+
+    def __init__(self, networks: Iterable[IPv4Network | IPv6Network], local: bool = False) -> None:
+        """:param local: whether clients of a Unix socket, who have no address, are trusted."""
+        self._networks = tuple(networks)
+        self._local = local
+        # Clients come again; parsing their addresses costs more than all the rest.
+        self._known = lru_cache(maxsize=1024)(self._contains)
+
+    def __contains__(self, client: str | None) -> bool:
+        if client is None:
+            return self._local
+        return bool(self._networks) and self._known(client)
+
+    def _contains(self, client: str) -> bool:
+        try:
+            address = ip_address(client)
+        except ValueError:
+            return False
+        # An IPv4 client of a socket that listens on both.
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self._networks)
+
+
+TRUST_NOBODY = TrustedProxies(())
 
 
 def forwarded(headers: Headers) -> Headers:
@@ -61,18 +86,31 @@ def forwarded(headers: Headers) -> Headers:
     return _without(headers, _NOT_FORWARDED)
 
 
-def forwarded_for(headers: Headers, client: str | None, secure: bool) -> Headers:
+def forwarded_for(
+    headers: Headers, client: str | None, secure: bool, trusted: bool = False
+) -> Headers:
     """The same, and ``X-Forwarded-*``: who asked, by which scheme, for which host.
 
-    What the client says there itself is not believed.
+    What the client says there itself is not believed unless it is *trusted*. There is no ``Via``
+    (RFC 9110 section 7.6.3 asks for one): nobody reads it, and servers stop compressing for it.
     """
     fields = forwarded(headers)
+    said = headers.getRawHeaders if trusted else _nothing
+    way = list(said(b"x-forwarded-for") or ())
     if client is not None:
-        fields.setRawHeaders(b"X-Forwarded-For", [client.encode("ascii", "replace")])
-    fields.setRawHeaders(b"X-Forwarded-Proto", [b"https" if secure else b"http"])
-    if host := headers.getRawHeaders(b"host"):
-        fields.setRawHeaders(b"X-Forwarded-Host", host[:1])
+        way.append(client.encode("ascii", "replace"))
+    if way:
+        fields.setRawHeaders(b"X-Forwarded-For", [b", ".join(way)])
+    scheme = said(b"x-forwarded-proto") or [b"https" if secure else b"http"]
+    fields.setRawHeaders(b"X-Forwarded-Proto", scheme)
+    host = said(b"x-forwarded-host") or headers.getRawHeaders(b"host")
+    if host:
+        fields.setRawHeaders(b"X-Forwarded-Host", host)
     return fields
+
+
+def _nothing(name: bytes) -> None:
+    return None
 
 
 def _without(headers: Headers, dropped: frozenset[bytes]) -> Headers:

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import suppress
-from io import BytesIO
 from typing import Any, ClassVar
 
 from hyperlink import DecodedURL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import TaskStopped
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import FileBodyProducer
 from twisted.web.http import NO_BODY_CODES
-from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
 from twisted.web.server import NOT_DONE_YET, Request
 
 from llamaproxy.concurrent import cut_short_by
 from llamaproxy.errors import BadRequest, ProxyError, ShuttingDown, error_response
-from llamaproxy.upstream.agent import WholeBody
-from llamaproxy.upstream.client import answered
+from llamaproxy.upstream.bodies import Upload
+from llamaproxy.upstream.failures import answered
 from llamaproxy.upstream.generation import Detector
-from llamaproxy.upstream.headers import end_to_end, forwarded_for
+from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, forwarded_for
 from llamaproxy.upstream.relay import ResponseRelay
 
 with warnings.catch_warnings():
     # Its HTTPClient is deprecated; nothing of it is used but the place in the resource tree.
     warnings.simplefilter("ignore", DeprecationWarning)
     from twisted.web.proxy import ReverseProxyResource
-
-
-class _Upload(FileBodyProducer):
-    """A request body that has been received already, sent at the upstream's pace."""
-
-    def stopProducing(self) -> None:
-        # An upstream that goes away stops a task which has stopped itself (twisted#6528).
-        with suppress(TaskStopped):
-            FileBodyProducer.stopProducing(self)
 
 
 class LlamaStackResource(ReverseProxyResource):
@@ -59,14 +46,19 @@ class LlamaStackResource(ReverseProxyResource):
         detector: Detector,
         clock: IReactorTime,
         timeout: float,
+        trusted: TrustedProxies = TRUST_NOBODY,
     ) -> None:
-        """:param timeout: seconds to the first byte, and of silence after it."""
+        """:param timeout: seconds to the first byte, and of silence after it.
+
+        :param trusted: clients whose ``X-Forwarded-*`` are believed.
+        """
         ReverseProxyResource.__init__(self, "", 0, b"")
         self._agent = agent
         self._url = url.to_uri().to_text().rstrip("/").encode("ascii")
         self._detector = detector
         self._clock = clock
         self._timeout = timeout
+        self._trusted = trusted
 
     def render(self, request: Request) -> int:
         """Forward *request*; its answer is relayed when it comes."""
@@ -82,7 +74,7 @@ class LlamaStackResource(ReverseProxyResource):
         elif request.channel is None:
             pass  # the client has gone
         elif request.startedWriting:
-            request.loseConnection()
+            _cut_off(request)
         else:
             request.write(error_response(request, ShuttingDown()))
             request.finish()
@@ -95,12 +87,7 @@ class LlamaStackResource(ReverseProxyResource):
             request.finish()
             return
         request.setResponseCode(response.code, response.phrase)
-        # What Twisted Web sets by itself (Server, Date, a Content-Type) is the upstream's to say.
-        request.defaultContentType = None
-        for name in (b"content-type", b"server", b"date"):
-            request.responseHeaders.removeHeader(name)
-        for name, values in end_to_end(response.headers).getAllRawHeaders():
-            request.responseHeaders.setRawHeaders(name, values)
+        _pass_on(response, request)
         # Where there cannot be a body, its length says nothing about the one that there could be.
         bodiless = request.method == b"HEAD" or response.code in NO_BODY_CODES
         if response.length is not UNKNOWN_LENGTH and not bodiless:
@@ -115,7 +102,7 @@ class LlamaStackResource(ReverseProxyResource):
         except ProxyError as error:
             # The status has been sent: only an abnormal end can tell the client now.
             self._log.warn("an answer was cut short: {error_type}", error_type=type(error).__name__)
-            request.loseConnection()
+            _cut_off(request)
             return
         request.finish()
 
@@ -128,30 +115,47 @@ class LlamaStackResource(ReverseProxyResource):
         if path.startswith((b"/v1/", b"/openai/v1/")):
             generation = await self._detector.generation()
             path = generation.upstream_path(request.method, path)
-        # Twisted's pool would send a DELETE without a body again if its connection closes, though
-        # the server may have acted on it.
-        body = _body_of(request) if _has_body(request) or request.method == b"DELETE" else None
+        content: Any = request.content
+        body = Upload(content) if _has_body(request) else None
+        client = _client_of(request)
         sent: Any = self._agent.request(
             request.method,
             self._url + path + mark + query,
-            forwarded_for(request.requestHeaders, _client_of(request), request.isSecure()),
+            forwarded_for(
+                request.requestHeaders, client, request.isSecure(), client in self._trusted
+            ),
             body,
         )
-        response: IResponse = await answered(sent, self._clock, self._timeout)
+        response: IResponse = await answered(sent, self._clock, self._timeout, body)
         if response.code == 404 and path != asked:
             # Perhaps the server was replaced by one of another generation.
             self._detector.forget()
         return response
 
 
-def _body_of(request: Request) -> IBodyProducer:
-    """What sends the body on: in one piece if it is in memory, or piece by piece from its file."""
-    content: Any = request.content
-    if isinstance(content, BytesIO):
-        return WholeBody(content.getvalue())
-    upload: Any = _Upload
-    producer: IBodyProducer = upload(content)
-    return producer
+def _pass_on(response: IResponse, request: Request) -> None:
+    """Give *request* the fields of *response*.
+
+    ``Server`` and ``Date``, which Twisted Web has set by itself, are the upstream's to say, and a
+    ``Content-Type`` is nobody's to invent.
+    """
+    fields = response.headers
+    for name, values in request.responseHeaders.getAllRawHeaders():
+        if name != b"Content-Type" and not fields.hasHeader(name):
+            fields.setRawHeaders(name, values)
+    request.responseHeaders = fields
+
+
+def _cut_off(request: Request) -> None:
+    """End the answer to *request* so that it does not look whole."""
+    framed = request.chunked or request.responseHeaders.hasHeader(b"content-length")
+    channel: Any = request.channel
+    if framed or channel is None:
+        request.loseConnection()
+    else:
+        # To a client of HTTP/1.0 the end of the connection is that of the answer: only a reset
+        # tells it otherwise.
+        channel.transport.abortConnection()
 
 
 def _client_of(request: Request) -> str | None:

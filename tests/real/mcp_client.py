@@ -35,7 +35,7 @@ def arguments(tool: ToolDefinition) -> dict[str, Any]:
 
 
 async def talk(reactor: Any, url: str, *wanted: str) -> None:
-    connections = connection_pool(reactor)
+    connections: Any = connection_pool(reactor)
     sessions = SessionPool(agent_for_anywhere(reactor, connections), reactor)
     source = McpSource(FixedServers({"it": url}), sessions, reactor)
     listing = await source.list_tools(Caller())

@@ -28,7 +28,7 @@ from llamaproxy.errors import (
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream import client as client_module
-from llamaproxy.upstream.client import answered, upstream_error
+from llamaproxy.upstream.failures import answered, upstream_error
 from llamaproxy.upstream.headers import Caller
 from tests.support import (
     Answer,

@@ -20,8 +20,8 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.tools.mcp import messages
-from llamaproxy.upstream.agent import WholeBody
-from llamaproxy.upstream.client import answered
+from llamaproxy.upstream.bodies import WholeBody
+from llamaproxy.upstream.failures import answered
 from llamaproxy.upstream.headers import HOP_BY_HOP
 from llamaproxy.upstream.relay import BodyStream, body_of, read_body
 from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge

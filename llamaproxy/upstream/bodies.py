@@ -1,0 +1,99 @@
+"""Bodies of requests, sent at the upstream's pace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from io import BytesIO
+from typing import IO
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer
+from twisted.web.iweb import IBodyProducer
+from zope.interface import implementer
+
+#: Bytes read and written at a time: as much as Twisted sends in one turn of the reactor.
+PIECE = 128 * 1024
+
+_NOTHING = bytes(PIECE)
+
+
+@implementer(IBodyProducer)
+class Upload:
+    """A body that is in a file, which is closed whatever happens.
+
+    FileBodyProducer, which treq would use, takes at least three turns of the reactor, and holds
+    an answer back that comes while it still sends. This has sent what the socket has taken.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.length = self._left = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        self._paused = False
+        self._sent: Deferred[None] = Deferred(lambda _: self.stopProducing())
+        self._consumer: IConsumer | None = None
+        #: Called whenever the upstream has taken something.
+        self.progressed: Callable[[], None] = _ignored
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more is to be sent."""
+        return self._sent.called
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        self._consumer = consumer
+        self._produce(consumer)
+        return self._sent
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self.progressed()
+        if self._consumer is not None:
+            self._produce(self._consumer)
+
+    def stopProducing(self) -> None:
+        self._consumer = None
+        self._file.close()
+
+    def skip(self) -> None:
+        """Nobody wants the rest: say that it has been sent."""
+        consumer = self._consumer
+        self.stopProducing()
+        while self._left and consumer is not None:
+            self._write(consumer, _NOTHING[: self._left])
+        if not self._sent.called:
+            self._sent.callback(None)
+
+    def _produce(self, consumer: IConsumer) -> None:
+        while self._left and not self._paused:
+            try:
+                piece = self._file.read(PIECE)
+                if not piece:
+                    raise OSError("the file has become shorter")
+            except (OSError, ValueError):
+                self.stopProducing()
+                self._sent.errback()
+                return
+            self._write(consumer, piece)
+        if not self._paused and not self._sent.called:
+            self.stopProducing()
+            self._sent.callback(None)
+
+    def _write(self, consumer: IConsumer, piece: bytes) -> None:
+        self._left -= len(piece)
+        consumer.write(piece)
+
+
+class WholeBody(Upload):
+    """A body that is in memory."""
+
+    def __init__(self, body: bytes) -> None:
+        Upload.__init__(self, BytesIO(body))
+
+
+def _ignored() -> None:
+    pass

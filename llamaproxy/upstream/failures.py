@@ -1,0 +1,85 @@
+"""What an HTTP client reports, in this proxy's own words; and the time limit to an answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
+from twisted.internet.error import TimeoutError as ConnectTimeout
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.client import (
+    RequestGenerationFailed,
+    RequestTransmissionFailed,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
+
+from llamaproxy.errors import ProxyError, UpstreamBroke, UpstreamTimeout, UpstreamUnavailable
+from llamaproxy.upstream.bodies import Upload
+from llamaproxy.upstream.relay import Watchdog
+
+#: What Agent wraps other failures in; the second subclasses the first.
+_WRAPPERS = (
+    ResponseFailed,
+    ResponseNeverReceived,
+    RequestGenerationFailed,
+    RequestTransmissionFailed,
+)
+
+
+def upstream_error(failure: Failure) -> BaseException:
+    """The one translation of an HTTP client's failure, unwrapping what Agent wraps.
+
+    Cancellation stays :class:`CancelledError`, however deep it is buried.
+    """
+    error = failure.value
+    if isinstance(error, ProxyError | CancelledError):
+        return error
+    if isinstance(error, ConnectingCancelledError):
+        return CancelledError()
+    if isinstance(error, _WRAPPERS):
+        for reason in error.reasons:
+            if isinstance(reason, Failure) and reason.check(ProxyError, CancelledError, *_WRAPPERS):
+                return upstream_error(reason)
+        return UpstreamBroke("Llama Stack closed the connection before it answered.")
+    if isinstance(error, TimeoutError | ConnectTimeout):
+        return UpstreamTimeout("Llama Stack did not accept a connection in time.")
+    known = isinstance(error, ConnectError | DNSLookupError)
+    reason = (type(error).__doc__ or "").strip() if known else ""
+    return UpstreamUnavailable(
+        f"Llama Stack could not be reached: {reason or type(error).__name__}"
+    )
+
+
+async def answered(
+    request: Deferred[Any], clock: IReactorTime, seconds: float, upload: Upload | None = None
+) -> Any:
+    """Wait for the headers of a response, for at most *seconds*.
+
+    While there is an *upload*, that is the time in which the upstream must take some of it.
+
+    :raises ProxyError: if there are none.
+    """
+    timed_out = False
+
+    def expire() -> None:
+        nonlocal timed_out
+        timed_out = True
+        request.cancel()
+
+    watchdog = Watchdog(clock, seconds, expire)
+    if upload is not None:
+        upload.progressed = watchdog.feed
+    watchdog.start()
+    try:
+        return await request
+    except Exception:
+        if timed_out:
+            raise UpstreamTimeout(
+                f"Llama Stack did not begin to answer within {seconds:g} s."
+            ) from None
+        raise upstream_error(Failure()) from None
+    finally:
+        watchdog.stop()

@@ -1,0 +1,211 @@
+"""Heads of responses: what is taken, what is refused, and what becomes of the fields."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamaproxy.upstream.headers import HOP_BY_HOP
+from llamaproxy.upstream.heads import MAX_FIELDS, BadHead, Head, read_head
+
+
+def head(*lines: str, status: str = "HTTP/1.1 200 OK", method: bytes = b"GET") -> Head:
+    return read_head("\r\n".join([status, *lines, "", ""]).encode("latin-1"), method)
+
+
+def test_fields_keep_their_order_repetitions_and_bytes() -> None:
+    read = head("B: 1", "a:\xff \t", "b:  2  2 ", "C:")
+    assert list(read.fields.items()) == [(b"b", [b"1", b"2  2"]), (b"a", [b"\xff"]), (b"c", [b""])]
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "phrase"),
+    [
+        ("HTTP/1.1 200 OK", b"200", b"OK"),
+        ("HTTP/1.1 200 ", b"200", b""),
+        ("HTTP/1.1 200", b"200", b""),
+        ("HTTP/1.0 404 Not \xe9 Found", b"404", b"Not \xe9 Found"),
+        ("HTTP/1.1 799 \t", b"799", b"\t"),
+    ],
+)
+def test_status_lines(line: str, status: bytes, phrase: bytes) -> None:
+    """RFC 9112 section 4."""
+    read = head(status=line)
+    assert (read.status, read.phrase) == (status, phrase)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "HTTP/2 200 OK",
+        "HTTP/1 200 OK",
+        "HTTP/1.1  200 OK",
+        "HTTP/1.1 20 OK",
+        "HTTP/1.1 2000 OK",
+        "HTTP/1.1 099 OK",
+        "HTTP/1.1 +20 OK",
+        "HTTP/1.1 200\tOK",
+        "HTTP/1.1 200 O\rK",
+        "HTTP/1.1 200 O\0K",
+        "http/1.1 200 OK",
+        "ICY 200 OK",
+        " HTTP/1.1 200 OK",
+        "\r\nHTTP/1.1 200 OK",
+        "",
+    ],
+)
+def test_what_is_no_status_line_is_refused(line: str) -> None:
+    with pytest.raises(BadHead):
+        head(status=line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no colon",
+        ": no name",
+        "a b: c",
+        "a\0: b",
+        "a: b\0",
+        "a: b\rc",
+        "a: b\r",
+        "\xe9: a",
+        "(a): b",
+    ],
+)
+def test_a_malformed_field_is_refused(line: str) -> None:
+    """RFC 9110 section 5.5, RFC 9112 section 5."""
+    with pytest.raises(BadHead):
+        head(line)
+    with pytest.raises(BadHead):
+        head("a: b", line, "c: d")
+
+
+def test_a_folded_line_is_unfolded_and_space_before_the_colon_removed() -> None:
+    """RFC 9112 sections 5.1 and 5.2."""
+    read = head("A \t: 1 ", " \t2", "\t3", "B:", "  4", "C: 5")
+    assert read.fields == {b"a": [b"1 2 3"], b"b": [b"4"], b"c": [b"5"]}
+
+
+def test_a_single_line_feed_ends_a_line_too() -> None:
+    """RFC 9112 section 2.2."""
+    assert read_head(b"HTTP/1.1 200 OK\nA: b\n\n", b"GET").fields == {b"a": [b"b"]}
+
+
+@pytest.mark.parametrize("name", sorted(HOP_BY_HOP - {b"transfer-encoding"}))
+def test_hop_by_hop_fields_are_not_handed_on(name: bytes) -> None:
+    """RFC 9110 section 7.6.1."""
+    assert head(f"{name.decode().upper()}: x", "Kept: y").fields == {b"kept": [b"y"]}
+
+
+def test_fields_that_connection_nominates_are_not_handed_on() -> None:
+    read = head("Connection: X-One, ,x-two", "X-ONE: 1", "X-Two: 2", "connection:\tX-3", "X-3: 3")
+    assert read.fields == {}
+
+
+def test_nominating_the_framing_does_not_change_it() -> None:
+    read = head("Connection: content-length", "Content-Length: 5")
+    assert (read.length, read.until_close) == (5, False)
+    assert head("Connection: transfer-encoding", "Transfer-Encoding: chunked").length is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "length"),
+    [
+        (["Content-Length: 0"], 0),
+        (["Content-Length: 5"], 5),
+        (["Content-Length: 5, 5"], 5),
+        (["Content-Length: 5", "content-length: 5"], 5),
+        (["Transfer-Encoding: Chunked"], None),
+    ],
+)
+def test_framing(lines: list[str], length: int | None) -> None:
+    """RFC 9112 section 6.3."""
+    read = head(*lines)
+    assert (read.length, read.until_close, read.close) == (length, False, False)
+    assert b"content-length" not in read.fields
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Content-Length: 5", "Content-Length: 6"],
+        ["Content-Length: 5, 6"],
+        ["Content-Length: -5"],
+        ["Content-Length: +5"],
+        ["Content-Length: 0x5"],
+        ["Content-Length: 5 5"],
+        ["Content-Length: 5_0"],
+        ["Content-Length: "],
+        ["Content-Length: 5,"],
+        ["Content-Length: \xb2"],
+        ["Content-Length: 9999999999999999999"],
+        ["Content-Length: 5", "Transfer-Encoding: chunked"],
+        ["Transfer-Encoding: gzip, chunked"],
+        ["Transfer-Encoding: chunked, chunked"],
+        ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
+        ["Transfer-Encoding: identity"],
+        ["Transfer-Encoding: "],
+    ],
+)
+def test_a_body_whose_end_would_be_anybodys_guess_is_refused(lines: list[str]) -> None:
+    """RFC 9112 sections 6.1 and 6.3: what else could split one answer into two."""
+    with pytest.raises(BadHead):
+        head(*lines)
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "kept"),
+    [("200", b"HEAD", True), ("304", b"GET", True), ("204", b"GET", False)],
+)
+def test_an_answer_without_a_body_has_none_whatever_length_it_tells(
+    status: str, method: bytes, kept: bool
+) -> None:
+    """RFC 9110 section 8.6."""
+    read = head("Content-Length: 7", status=f"HTTP/1.1 {status} x", method=method)
+    assert (read.length, read.bodiless, read.until_close) == (0, True, False)
+    assert read.fields == ({b"content-length": [b"7"]} if kept else {})
+
+
+@pytest.mark.parametrize(
+    ("status", "lines", "close"),
+    [
+        ("HTTP/1.1 200", ["Content-Length: 0", "Connection: Keep-Alive"], False),
+        ("HTTP/1.1 200", ["Content-Length: 0", "Connection: CLOSE"], True),
+        ("HTTP/1.1 200", ["Content-Length: 0", "Connection: x, close"], True),
+        ("HTTP/1.1 200", [], True),
+        ("HTTP/1.0 200", ["Content-Length: 0", "Connection: keep-alive"], True),
+    ],
+)
+def test_whether_the_connection_can_be_used_again(
+    status: str, lines: list[str], close: bool
+) -> None:
+    read = head(*lines, status=status)
+    assert read.close == close
+    assert (b"Connection: close\r\n" in read.for_client()) == close
+
+
+def test_interim_answers_and_a_protocol_for_which_nobody_asked() -> None:
+    """RFC 9110 section 15.2."""
+    assert head("Link: </a>", status="HTTP/1.1 103 Early Hints").interim
+    assert not head().interim
+    with pytest.raises(BadHead, match="switches protocols"):
+        head("Upgrade: h2c", status="HTTP/1.1 101 Switching Protocols")
+
+
+def test_more_fields_than_anybody_needs_are_refused() -> None:
+    assert len(head(*["A: b"] * MAX_FIELDS).fields[b"a"]) == MAX_FIELDS
+    with pytest.raises(BadHead):
+        head(*["A: b"] * (MAX_FIELDS + 1))
+
+
+@given(st.binary(max_size=60))
+def test_nothing_but_a_refusal_comes_of_arbitrary_bytes(noise: bytes) -> None:
+    for raw in (noise, b"HTTP/1.1 200 OK\r\n" + noise + b"\r\n\r\n", b"HTTP/1.1 " + noise):
+        try:
+            read = read_head(raw, b"GET")
+        except BadHead:
+            continue
+        for values in read.fields.values():
+            assert not any(set(value) & set(b"\r\n\0") for value in values)
