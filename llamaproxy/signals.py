@@ -15,20 +15,34 @@ LAST = 0.9
 class SecondSignal(Service):
     """Ends a stopping daemon at once when it gets another SIGTERM or SIGINT.
 
-    Twisted's own handlers would try to stop a reactor that is stopping, and log a traceback.
+    The first is for Twisted's own handlers, which would log a traceback for a second one.
     """
 
     def __init__(self, reactor: Any, hurry: Callable[[], None]) -> None:
         self._reactor = reactor
         self._hurry = hurry
+        self._first: dict[int, Any] = {}
+        self._stopping = False
+
+    def startService(self) -> None:
+        Service.startService(self)
+        # Twisted installs its handlers when the reactor starts to run.
+        self._reactor.callWhenRunning(self._install)
 
     def stopService(self) -> None:
         Service.stopService(self)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._again)
+        self._stopping = True
 
-    def _again(self, number: int, frame: object) -> None:
-        self._reactor.callFromThread(self._end)
+    def _install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._first[number] = signal.signal(number, self._signalled)
+
+    def _signalled(self, number: int, frame: object) -> None:
+        if self._stopping:
+            self._reactor.callFromThread(self._end)
+        else:
+            self._stopping = True
+            self._first[number](number, frame)
 
     def _end(self) -> None:
         self._hurry()

@@ -344,6 +344,21 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, second: signal.Signals)
     assert "Unhandled" not in log
 
 
+def test_two_signals_at_once_are_two(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "log", "--demo")
+    client = begin_to_wait(daemon)
+    # Both are delivered before the reactor runs again.
+    daemon.process.send_signal(signal.SIGSTOP)
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.process.send_signal(signal.SIGINT)
+    daemon.process.send_signal(signal.SIGCONT)
+    assert b'"code":"shutting_down"' in read_all(client)
+    assert daemon.process.wait(30) in (-signal.SIGTERM, -signal.SIGINT)
+    log = daemon.log.read_text()
+    assert "Traceback" not in log
+    assert "Unhandled" not in log
+
+
 def test_time_that_is_up_ends_it_too(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "log", "--demo", "--drain-timeout", "0.2")
     client = begin_to_wait(daemon)
