@@ -116,8 +116,15 @@ def _slow_readers(count: int) -> Callable[[Running], str]:
     return stall
 
 
-def _left_behind(pid: int) -> int:
-    """How many deleted or temporary files a process still has open."""
+def _left_behind(pid: int, seconds: float = 3) -> int:
+    """How many temporary files a process has open, once it has had time to close them."""
+    limit = time.monotonic() + seconds
+    while (count := _temporary(pid)) and time.monotonic() < limit:
+        time.sleep(0.1)  # until the connections are closed on its side, too
+    return count
+
+
+def _temporary(pid: int) -> int:
     count = 0
     for link in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):

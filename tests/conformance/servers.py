@@ -16,7 +16,7 @@ import attrs
 
 ROOT = Path(__file__).parents[2]
 
-#: Seconds that clients get for their request's head, and upstreams for an answer.
+#: Seconds that clients get for a head and for more of a body, and upstreams for an answer.
 CLIENT_PATIENCE = 2
 UPSTREAM_PATIENCE = 2
 
@@ -28,7 +28,8 @@ http {
   access_log off;
   client_body_temp_path @DIR@/body; proxy_temp_path @DIR@/proxy; fastcgi_temp_path @DIR@/f;
   uwsgi_temp_path @DIR@/u; scgi_temp_path @DIR@/s;
-  client_max_body_size 4g; client_header_timeout @CLIENT@s; keepalive_timeout 75s;
+  client_max_body_size 4g; client_header_timeout @CLIENT@s; client_body_timeout @CLIENT@s;
+  keepalive_timeout 75s;
   upstream app { server 127.0.0.1:@UPSTREAM@; keepalive 16; }
   server {
     listen 127.0.0.1:@PORT@ backlog=4096;
@@ -53,7 +54,7 @@ global
 defaults
   mode http
   timeout connect 2s
-  timeout client 10s
+  timeout client @CLIENT@s
   timeout server @PATIENCE@s
   timeout http-request @CLIENT@s
   option http-keep-alive
@@ -143,6 +144,7 @@ def _command(name: str, port: int, upstream: int, directory: Path, patience: int
             *("--listen", f"tcp:{port}:interface=127.0.0.1:backlog=4096"),
             *("--llamastack-url", f"http://127.0.0.1:{upstream}"),
             *("--upstream-timeout", str(patience), "--header-timeout", str(CLIENT_PATIENCE)),
+            *("--client-timeout", str(CLIENT_PATIENCE)),
             *("--max-body", str(4 * 1024**3)),
         ]
     program = _program(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..case import Case
-from . import connection, fields, forwarding, framing, request_line, responses
+from . import connection, failures, fields, forwarding, framing, request_line, responses
 
 #: By the name of the module that they are in.
 GROUPS: dict[str, list[Case]] = {
@@ -13,6 +13,7 @@ GROUPS: dict[str, list[Case]] = {
     "connection": connection.CASES,
     "forwarding": forwarding.CASES,
     "responses": responses.CASES,
+    "failures": failures.CASES,
 }
 
 CASES: dict[str, Case] = {

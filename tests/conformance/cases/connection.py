@@ -8,6 +8,7 @@ from ..checks import (
     framing,
     interim,
     interim_within,
+    never_whole,
     not_forwarded,
     reply,
     reply_body,
@@ -28,6 +29,16 @@ def in_order(*targets: bytes) -> Check:
     def check(outcome: Outcome) -> str:
         found = [each.body.rpartition(b" ")[2] for each in outcome.finals]
         return "" if found == list(targets) else f"answers to {found}"
+
+    return check
+
+
+def statuses(*wanted: int) -> Check:
+    """The answers, interim ones among them, came in this order."""
+
+    def check(outcome: Outcome) -> str:
+        found = [each.status for each in outcome.replies]
+        return "" if found == list(wanted) else f"answers {found}"
 
     return check
 
@@ -79,6 +90,14 @@ PIPELINES = [
          more=[200] * 9, after=OPEN, checks=[in_order(*(b"/%d" % n for n in range(10)))]),
     case("the first is slow", _PIPELINE, request(target="/1") + request(target="/2"),
          more=[200], answers=[Answer((Pause(0.3), _OK)), Answer()], seen=2),
+    case("the first is slow, the second bad", _PIPELINE, request() + request(host=None),
+         more=[400], answers=[Answer((Pause(0.3), _OK))], seen=1, after=CLOSED),
+    case("a hundred at once", _PIPELINE, b"".join(request(target=f"/{n}") for n in range(100)),
+         more=[200] * 99, after=OPEN, checks=[in_order(*(b"/%d" % n for n in range(100)))]),
+    case("the second waits for 100, the first is slow", _PIPELINE,
+         request() + request(_EXPECTS, "Content-Length: 5", method="POST", target="/2"),
+         Until(b" 100 "), b"hello", more=[200], answers=[Answer((Pause(0.3), _OK)), Answer()],
+         seen=2, checks=[statuses(200, 100, 200)]),
     case("POST and GET", _PIPELINE, post(body=b"hello") + request(target="/2"), more=[200]),
     case("chunked POST and GET", _PIPELINE,
          chunked(b"5\r\nhello\r\n0\r\n\r\n", target="/1") + request(target="/2"), more=[200],
@@ -142,6 +161,9 @@ SLOW = [
          Pause(0.05), b"\n\r", Pause(0.05), b"\n", after=OPEN),
     case("half a head, and no more", "9110 15.5.9", request()[:-10],
          Pause(CLIENT_PATIENCE + 2), status={SILENCE, 408}, seen=0, timeout=CLIENT_PATIENCE + 3),
+    case("half a body, and no more", "9110 15.5.9", post(body=b"hello")[:-2],
+         Pause(CLIENT_PATIENCE + 2), status={SILENCE, 408}, seen={0, 1}, checks=[never_whole],
+         timeout=CLIENT_PATIENCE + 3),
     case("a head that drips", "9110 15.5.9", request()[:-2],
          *[step for _ in range(CLIENT_PATIENCE * 2 + 4) for step in (b"X: y\r\n", Pause(0.5))],
          status={SILENCE, 408}, seen=0, timeout=CLIENT_PATIENCE + 5),
