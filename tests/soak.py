@@ -37,7 +37,7 @@ WARM_UP = 0.4
 
 #: Bytes by which a daemon may grow after the warm-up, whatever the length of the rest: what
 #: fragments, and what is kept on purpose, are bounded; a leak is not.
-GROWTH = 8_000_000
+GROWTH = 5_000_000
 
 #: What no line of a log may say.
 WRONG = re.compile("Traceback|Unhandled|CRITICAL|never retrieved")

@@ -67,7 +67,7 @@ def listen(wires: Wires, secured: Secured, *arguments: str) -> int:
         "--listen", secured.endpoint(), "--llamastack-url", upstream, *arguments
     )
     [listening] = [each for each in services if isinstance(each, ListenService)]
-    port: Any = listening._ports[0]
+    port: Any = listening._ports[-1]
     number: int = port.getHost().port
     return number
 
@@ -98,6 +98,21 @@ async def test_a_request_over_tls_is_forwarded_as_such(wires: Wires, secured: Se
     assert asked.fields("X-Forwarded-Proto") == [b"https"]
     asked.answer(bytes(1_000_000))
     assert len(head_and_body(await answer)[1]) == 1_000_000
+
+
+@on_sockets
+async def test_a_chain_of_certificates_is_shown(wires: Wires, tmp_path: Path) -> None:
+    root = trustme.CA()
+    issued = root.create_child_ca().issue_cert("localhost")
+    secured = Secured(root, tmp_path / "key.pem", tmp_path / "certificate.pem")
+    issued.private_key_pem.write_to_path(str(secured.key))
+    issued.cert_chain_pems[0].write_to_path(str(secured.certificate))
+    issued.cert_chain_pems[1].write_to_path(str(tmp_path / "chain.pem"))
+    port = listen(
+        wires, secured, "--listen", secured.endpoint() + f":extraCertChain={tmp_path / 'chain.pem'}"
+    )
+    answer = await exchange(port, secured.client(), b"GET /health HTTP/1.1\r\n" + CLOSE + b"\r\n")
+    assert status_of(answer) == 200
 
 
 @on_sockets
