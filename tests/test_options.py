@@ -22,6 +22,10 @@ def test_nothing_needs_to_be_configured() -> None:
     assert options["max-iterations"] == 10
     assert options["tool-timeout"] == 60
     assert options["upstream-timeout"] == 600
+    assert options["connect-timeout"] == 10
+    assert options["upstream-ca"] is None
+    assert None not in options["trusted-proxies"]
+    assert "127.0.0.1" not in options["trusted-proxies"]
     assert options["tools-ttl"] == 60
     assert options["max-tool-result"] == 65536
     assert options["max-chat-body"] == 33554432
@@ -53,6 +57,15 @@ def test_listen_replaces_the_port_and_can_be_repeated() -> None:
     options = parsed("--listen", "tcp:1:interface=127.0.0.1", "--listen", "unix:/run/x")
     assert options["listen"] == ["tcp:1:interface=127.0.0.1", "unix:/run/x"]
     assert parsed(LLAMAPROXY_LISTEN="tcp:2")["listen"] == ["tcp:2"]
+
+
+def test_proxies_are_trusted_by_address_or_network() -> None:
+    trusted = parsed("--trusted-proxies", "10.0.0.0/8, ::1,unix")["trusted-proxies"]
+    assert all(client in trusted for client in ("10.1.2.3", "::1", None))
+    assert "127.0.0.1" not in trusted
+    for mistake in ("10.0.0.1/8", "proxy", "10.0.0.0/8;::1"):
+        with pytest.raises(UsageError, match="--trusted-proxies must be addresses or networks"):
+            parsed("--trusted-proxies", mistake)
 
 
 def test_the_url_may_have_a_path_but_loses_its_last_slash() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import pytest
 import pytest_twisted  # type: ignore[import-untyped]
-import trustme
 from twisted.application.service import IService
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
@@ -19,7 +18,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, c
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IListeningPort, IPullProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.ssl import CertificateOptions, PrivateCertificate
+from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -686,61 +685,8 @@ async def test_an_answer_that_stalls_in_the_middle_is_cut_off(wires: Wires) -> N
     await asked.peer.end()
 
 
-def certificate(authority: trustme.CA, *names: str) -> CertificateOptions:
-    issued = authority.issue_cert(*names)
-    options: CertificateOptions = PrivateCertificate.loadPEM(
-        issued.private_key_and_cert_chain_pem.bytes()
-    ).options()
-    return options
-
-
 #: Twisted hands pyOpenSSL the certificates that it itself has read.
 twisteds_own_warning = pytest.mark.filterwarnings("ignore:Passing pyOpenSSL:DeprecationWarning")
-
-
-@twisteds_own_warning
-@pytest.mark.parametrize("line", ["GET /x", "POST /v1/chat/completions"])
-@on_sockets
-async def test_a_certificate_that_is_not_trusted_is_a_502_that_says_so(
-    wires: Wires, line: str
-) -> None:
-    secure = wires.listen(wires.stack, certificate(trustme.CA(), "localhost"))
-    port = wires.proxy(upstream=f"https://localhost:{secure}")
-    body = b'{"messages": []}' if line.startswith("POST") else b""
-    answer = await (await wires.ask(port, line, body=body)).end()
-    assert status_of(answer) == 502
-    assert "certificate" in error_of(answer)["message"]
-
-
-@twisteds_own_warning
-@on_sockets
-async def test_a_certificate_for_another_name_is_a_502_that_says_so(
-    wires: Wires, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    secure = wires.listen(wires.stack, certificate(authority, "elsewhere"))
-    port = wires.proxy(upstream=f"https://localhost:{secure}")
-    answer = await (await wires.ask(port, "GET /x")).end()
-    assert status_of(answer) == 502
-    assert "certificate" in error_of(answer)["message"]
-
-
-@twisteds_own_warning
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-@on_sockets
-async def test_a_certificate_that_is_trusted_is_accepted(
-    wires: Wires, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    secure = wires.listen(wires.stack, certificate(authority, host))
-    port = wires.proxy(upstream=f"https://{host}:{secure}")
-    client = await wires.ask(port, "GET /x")
-    (await wires.stack.asked()).answer(b"safe")
-    assert (await client.end()).endswith(b"safe")
 
 
 # --- memory

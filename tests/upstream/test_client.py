@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -16,7 +17,12 @@ from twisted.internet.error import (
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseFailed, ResponseNeverReceived
+from twisted.web.client import (
+    RequestGenerationFailed,
+    RequestTransmissionFailed,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
 from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import (
@@ -24,10 +30,12 @@ from llamaproxy.errors import (
     UpstreamBroke,
     UpstreamRefused,
     UpstreamTimeout,
+    UpstreamTls,
     UpstreamUnavailable,
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream import client as client_module
+from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.failures import answered, upstream_error
 from llamaproxy.upstream.headers import Caller
 from tests.support import (
@@ -370,6 +378,9 @@ def test_no_error_is_no_refusal() -> None:
         (ConnectTimeout(), UpstreamTimeout),
         (ResponseNeverReceived([Failure(RuntimeError())]), UpstreamBroke),
         (ResponseFailed([Failure(RuntimeError())]), UpstreamBroke),
+        (RequestTransmissionFailed([Failure(RuntimeError())]), UpstreamBroke),
+        (RequestGenerationFailed([Failure(OSError())]), UpstreamBroke),
+        (ResponseNeverReceived([Failure(UpstreamTls("odd"))]), UpstreamTls),
         (UpstreamRefused(404), UpstreamRefused),
     ],
 )
@@ -383,6 +394,7 @@ def test_a_failure_has_one_meaning(error: Exception, kind: type[ProxyError]) -> 
         CancelledError(),
         ResponseNeverReceived([Failure(CancelledError())]),
         ResponseFailed([Failure(RuntimeError()), Failure(CancelledError())]),
+        RequestGenerationFailed([Failure(CancelledError())]),
         ConnectingCancelledError(None),
     ],
 )
@@ -400,3 +412,19 @@ def test_a_connection_that_takes_too_long_is_a_timeout() -> None:
     clock.advance(5)
     with pytest.raises(UpstreamTimeout):
         outcome(waiting)
+
+
+def test_an_upload_that_goes_on_is_given_more_time() -> None:
+    answering: Deferred[Any] = Deferred()
+    upload = Upload(BytesIO(b"x"))
+    clock = Clock()
+    waiting = Deferred.fromCoroutine(answered(answering, clock, 5, upload))
+    for _ in range(4):
+        clock.advance(4)
+        upload.resumeProducing()
+    clock.advance(4)
+    assert not waiting.called
+    clock.advance(1)
+    with pytest.raises(UpstreamTimeout):
+        outcome(waiting)
+    assert clock.getDelayedCalls() == []

@@ -9,9 +9,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hyperlink import DecodedURL
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
 
+from llamaproxy.errors import UpstreamTimeout
+from llamaproxy.upstream.agent import UpstreamAgent, connection_pool
+from llamaproxy.upstream.failures import answered
+from tests.support import outcome
 from tests.test_sockets import (
     Asked,
     Wires,
@@ -307,3 +313,29 @@ async def test_a_date_is_there_once_if_the_upstream_sent_none(wires: Wires) -> N
     head, _ = head_and_body(await client.end())
     assert len(fields(head, "Date")) == len(fields(head, "Server")) == 1
     assert fields(head, "Content-Type") == []
+
+
+# --- connecting
+
+
+class NoAnswer:
+    """A resolver that never comes back."""
+
+    def resolveHostName(self, receiver: Any, hostName: str, **more: Any) -> Any:
+        return receiver.resolutionBegan(None)
+
+
+@pytest.mark.parametrize("connect", ["resolving", "connecting"])
+def test_the_time_to_connect_is_limited_the_names_resolution_included(connect: str) -> None:
+    clock: Any = MemoryReactorClock()
+    clock.nameResolver = NoAnswer()
+    host = "name" if connect == "resolving" else "192.0.2.1"
+    url = DecodedURL.from_text(f"http://{host}:8321")
+    agent = UpstreamAgent(clock, url, connection_pool(clock), connect_timeout=7)
+    request = agent.request(b"GET", f"http://{host}:8321/x".encode())
+    waiting = Deferred.fromCoroutine(answered(request, clock, 600))
+    clock.advance(6.9)
+    assert not waiting.called
+    clock.advance(0.2)
+    with pytest.raises(UpstreamTimeout, match="accept a connection in time"):
+        outcome(waiting)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.web.http_headers import Headers
 
-from llamaproxy.upstream.headers import HOP_BY_HOP, Caller, forwarded
+from llamaproxy.upstream.headers import (
+    HOP_BY_HOP,
+    TRUST_NOBODY,
+    Caller,
+    TrustedProxies,
+    forwarded,
+    forwarded_for,
+)
 
 _names = st.text(st.sampled_from("abcXYZ-"), min_size=1, max_size=6).map(str.encode)
 _values = st.lists(st.binary(max_size=5).map(lambda raw: raw.hex().encode()), min_size=1)
@@ -67,6 +76,66 @@ def test_what_was_given_is_not_changed() -> None:
     headers = Headers({b"Connection": [b"x"], b"X": [b"1"], b"Host": [b"h"]})
     forwarded(headers)
     assert raw(headers) == {b"connection": [b"x"], b"x": [b"1"], b"host": [b"h"]}
+
+
+SAID = {
+    b"X-Forwarded-For": [b"203.0.113.7", b"10.0.0.1"],
+    b"X-Forwarded-Proto": [b"https"],
+    b"X-Forwarded-Host": [b"public"],
+    b"Host": [b"here"],
+}
+
+
+@pytest.mark.parametrize(
+    ("client", "trusted", "way", "scheme", "host"),
+    [
+        ("10.0.0.2", False, [b"10.0.0.2"], b"http", b"here"),
+        ("10.0.0.2", True, [b"203.0.113.7, 10.0.0.1, 10.0.0.2"], b"https", b"public"),
+        (None, False, None, b"http", b"here"),
+        (None, True, [b"203.0.113.7, 10.0.0.1"], b"https", b"public"),
+    ],
+)
+def test_what_is_said_of_the_client_is_believed_of_trusted_proxies_alone(
+    client: str | None, trusted: bool, way: list[bytes] | None, scheme: bytes, host: bytes
+) -> None:
+    said = forwarded_for(Headers(SAID), client, secure=False, trusted=trusted)
+    assert said.getRawHeaders(b"X-Forwarded-For") == way
+    assert said.getRawHeaders(b"X-Forwarded-Proto") == [scheme]
+    assert said.getRawHeaders(b"X-Forwarded-Host") == [host]
+
+
+def test_a_trusted_proxy_that_says_nothing_is_a_client() -> None:
+    said = forwarded_for(Headers({b"Host": [b"here"]}), "::1", secure=True, trusted=True)
+    assert raw(said) == {
+        b"x-forwarded-for": [b"::1"],
+        b"x-forwarded-proto": [b"https"],
+        b"x-forwarded-host": [b"here"],
+    }
+
+
+def test_a_client_cannot_nominate_what_is_said_of_it() -> None:
+    headers = Headers({b"Connection": [b"X-Forwarded-For"], **SAID})
+    said = forwarded_for(headers, "10.0.0.2", secure=False)
+    assert said.getRawHeaders(b"X-Forwarded-For") == [b"10.0.0.2"]
+
+
+@pytest.mark.parametrize(
+    ("client", "trusted"),
+    [
+        ("10.1.2.3", True),
+        ("11.1.2.3", False),
+        ("::1", True),
+        ("::2", False),
+        ("::ffff:10.1.2.3", True),
+        ("nonsense", False),
+        (None, False),
+    ],
+)
+def test_proxies_are_trusted_by_network(client: str | None, trusted: bool) -> None:
+    proxies = TrustedProxies([ip_network("10.0.0.0/8"), ip_network("::1")])
+    assert (client in proxies) == trusted
+    assert client not in TRUST_NOBODY
+    assert None in TrustedProxies([], local=True)
 
 
 CREDENTIALS = ("Authorization", "X-LlamaStack-Provider-Data", "X-OGX-Provider-Data")
