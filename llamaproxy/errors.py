@@ -6,9 +6,12 @@ exceptions are translated into these once, in :mod:`llamaproxy.upstream`.
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 import attrs
+from twisted.web.http import datetimeToString
+from twisted.web.server import version
 
 from llamaproxy import jsontext
 
@@ -237,6 +240,23 @@ def error_response(request: Any, error: ProxyError) -> bytes:
     for name, value in error.headers.items():
         fields.setRawHeaders(name, [value])
     return body
+
+
+def last_answer(error: ProxyError, request_id: bytes) -> tuple[bytes, bytes]:
+    """Head and body of the answer to what did not become a request; the connection ends with it."""
+    body = jsontext.dumps(error.body)
+    fields = {
+        "Server": version.decode(),
+        "Date": datetimeToString().decode(),
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "Connection": "close",
+        "X-Request-Id": request_id.decode(),
+        **error.headers,
+    }
+    status = HTTPStatus(error.status)
+    head = [f"HTTP/1.1 {status} {status.phrase}", *map(": ".join, fields.items()), "", ""]
+    return "\r\n".join(head).encode("latin-1"), body
 
 
 @attrs.frozen

@@ -6,8 +6,8 @@ could read in two ways is refused, for the next one on the way may read it the o
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 from collections.abc import Sequence
 from ipaddress import IPv6Address
 from typing import NamedTuple
@@ -41,9 +41,9 @@ _NEXT_SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,16})%b\r\n" % _EXTENSIONS)
 _FIRST_SIZE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:[ \t]*|%b)\r?)?" % _EXTENSIONS)
 _NEXT_SIZE_BEGUN = re.compile(rb"\r(?:\n%b)?" % _FIRST_SIZE_BEGUN.pattern)
 
-#: A field's name and its value with the blanks around it, for a whole line (RFC 9110 section 5.5,
-#: RFC 9112 section 5): no blank before the colon, no folding, no control character but the tab.
-field_of = re.compile(rb"(%b):(%b)" % (_TOKEN, _VALUE)).fullmatch
+#: What no field may contain: control characters but the tab (RFC 9110 section 5.5).
+_CONTROLS = bytes([*range(9), *range(10, 32), 127])
+_is_token = re.compile(_TOKEN).fullmatch
 
 #: Whether part of a head can no longer become well-formed, whatever follows.
 is_hopeless = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r[^\n]").search
@@ -98,6 +98,19 @@ def request_line(line: bytes) -> RequestLine:
     authority, rest = absolute.groups()
     path = rest if rest.startswith(b"/") else b"/" + rest
     return RequestLine(method, path, version, authority)
+
+
+def field(line: bytes) -> tuple[bytes, bytes]:
+    """A field's name and its value, of one *line* (RFC 9112 section 5).
+
+    There is no blank before the colon, no folding, and no control character but the tab.
+
+    :raises Refused: 400.
+    """
+    name, colon, value = line.partition(b":")
+    if not colon or not _is_token(name) or len(value.translate(None, _CONTROLS)) != len(value):
+        raise Refused(400, "A field of the request is not well-formed.")
+    return name, value.strip(b" \t")
 
 
 def check_host(hosts: Sequence[bytes] | None, line: RequestLine) -> None:
@@ -169,7 +182,7 @@ def request_id(given: Sequence[bytes] | None) -> bytes:
     """The id that a client gave to its request, or a new one if it gave none that is fit."""
     if given and len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return given[0]
-    return secrets.token_hex(16).encode("ascii")
+    return b"%032x" % random.getrandbits(128)
 
 
 class CountedBody:
@@ -252,8 +265,7 @@ class ChunkedBody:
             if end == at:
                 self.rest = buffer[end + 2 :]
                 return
-            if not field_of(buffer, at, end):
-                raise Refused(400, "A trailer of the request is not well-formed.")
+            field(buffer[at:end])
             self._trailers += end + 2 - at
             at = end + 2
             self._bounded(0)
