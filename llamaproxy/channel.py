@@ -7,9 +7,11 @@ from typing import Any
 
 from twisted.protocols.basic import LineReceiver
 from twisted.web.http import HTTPChannel, datetimeToString
+from twisted.web.http_headers import InvalidHeaderName
 
 from llamaproxy.errors import BodyTooLarge, ProxyError
 from llamaproxy.framing import (
+    MALFORMED_FIELD,
     MAX_FIELDS,
     MAX_HEAD,
     MAX_LINE,
@@ -93,11 +95,14 @@ class ProxyChannel(TimedChannel):
                     raise Refused(431, f"The request has more than {MAX_FIELDS} fields.")
                 if self._bytes > MAX_HEAD:
                     raise Refused(431, f"The request's fields are longer than {MAX_HEAD} bytes.")
-                self.requests[-1].requestHeaders.addRawHeader(*field(line))
+                name, value = field(line)
+                self.requests[-1].requestHeaders.addRawHeader(name, value)
             else:
                 self._end_head()
         except (ProxyError, OSError) as error:
             self.refuse(error)
+        except InvalidHeaderName:
+            self.refuse(Refused(400, MALFORMED_FIELD))
         return self.state == CLOSE
 
     def lineLengthExceeded(self, line: bytes) -> None:

@@ -41,6 +41,8 @@ _NEXT_SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,16})%b\r\n" % _EXTENSIONS)
 _FIRST_SIZE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:[ \t]*|%b)\r?)?" % _EXTENSIONS)
 _NEXT_SIZE_BEGUN = re.compile(rb"\r(?:\n%b)?" % _FIRST_SIZE_BEGUN.pattern)
 
+MALFORMED_FIELD = "A field of the request is not well-formed."
+
 #: What no field may contain: control characters but the tab (RFC 9110 section 5.5).
 _CONTROLS = bytes([*range(9), *range(10, 32), 127])
 _is_token = re.compile(_TOKEN).fullmatch
@@ -103,13 +105,15 @@ def request_line(line: bytes) -> RequestLine:
 def field(line: bytes) -> tuple[bytes, bytes]:
     """A field's name and its value, of one *line* (RFC 9112 section 5).
 
-    There is no blank before the colon, no folding, and no control character but the tab.
+    There is no control character in it but the tab. That the name is a token (so that there is no
+    blank before the colon, and no folding) is for the caller to see: Twisted's ``Headers`` know
+    those that they have seen before.
 
     :raises Refused: 400.
     """
     name, colon, value = line.partition(b":")
-    if not colon or not _is_token(name) or len(value.translate(None, _CONTROLS)) != len(value):
-        raise Refused(400, "A field of the request is not well-formed.")
+    if not colon or len(value.translate(None, _CONTROLS)) != len(value):
+        raise Refused(400, MALFORMED_FIELD)
     return name, value.strip(b" \t")
 
 
@@ -265,14 +269,15 @@ class ChunkedBody:
             if end == at:
                 self.rest = buffer[end + 2 :]
                 return
-            field(buffer[at:end])
+            if not _is_token(field(buffer[at:end])[0]):
+                raise Refused(400, MALFORMED_FIELD)
             self._trailers += end + 2 - at
             at = end + 2
             self._bounded(0)
         self._held = buffer[at:]
         self._bounded(len(self._held))
         if b"\n" in self._held:
-            raise Refused(400, "A trailer of the request is not well-formed.")
+            raise Refused(400, MALFORMED_FIELD)
 
     def _bounded(self, more: int) -> None:
         if self._trailers + more > MAX_TRAILERS:
