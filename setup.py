@@ -35,6 +35,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "h11>=0.16",
             "hypothesis>=6.100",
             "openai>=1.50",
             "pytest>=8.0",
