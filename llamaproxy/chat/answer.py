@@ -234,11 +234,13 @@ class StreamedAnswer:
 
     def _take(self, chunk: Json | None) -> Deferred[None] | None:
         """One chunk of the upstream's, or None for its end (see :data:`Take`)."""
-        self._events.start()
         if chunk is not None:
             self._identity.learn(chunk)
         told = self._round.feed(chunk)
-        return None if told is None else self._events.write(self._ours(told))
+        if told is None:
+            self._events.start()
+            return None
+        return self._events.write(self._ours(told))
 
     async def _send(self, chunk: Json) -> None:
         await self._events.send(self._ours(chunk))

@@ -71,6 +71,8 @@ def _measure(options: argparse.Namespace, load_cpu: int, server_cpu: int) -> lis
         port = processes.free_port()
         bare = start("bare", processes.bare(port), port, server_cpu)
         port = processes.free_port()
+        relay = start("relay", processes.relay(port, upstream.port), port, server_cpu)
+        port = processes.free_port()
         command = (
             processes.stub(port)
             if options.against == "stub"
@@ -82,6 +84,7 @@ def _measure(options: argparse.Namespace, load_cpu: int, server_cpu: int) -> lis
             proxy=proxy,
             upstream=upstream,
             bare=bare,
+            relay=relay,
             server_cpu=server_cpu,
             seconds=options.seconds,
             repeat=options.repeat,

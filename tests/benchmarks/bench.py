@@ -35,6 +35,7 @@ class Bench:
     proxy: Server
     upstream: Server
     bare: Server
+    relay: Server
     server_cpu: int
     seconds: float
     repeat: int
@@ -56,13 +57,18 @@ class Bench:
         return [self._ratio("one-tool loop", _LOOP, _ANSWER, 0.06, expected)]
 
     def latency(self) -> list[Figure]:
-        """Milliseconds that the proxy adds to a unary chat on one connection."""
+        """Milliseconds that the proxy adds to a unary chat on one connection.
+
+        The details show how long the bare server needs, which asks nobody.
+        """
         name = "latency added to a chat"
         direct: list[float] = []
+        bare: list[float] = []
         proxied: list[float] = []
         warnings: list[str] = []
+        servers = ((self.upstream, direct), (self.bare, bare), (self.proxy, proxied))
         for _ in range(self.repeat):
-            for server, medians in ((self.upstream, direct), (self.proxy, proxied)):
+            for server, medians in servers:
                 _, tally = asyncio.run(self._call(server, _CHAT, connections=1))
                 medians.append(median(tally.waits) * 1000)
                 warnings += _failures(name, tally)
@@ -73,18 +79,22 @@ class Bench:
                 unit=" ms",
                 limit="at most",
                 target=1.0,
-                details={"direct_ms": direct, "proxied_ms": proxied},
+                details={"direct_ms": direct, "bare_ms": bare, "proxied_ms": proxied},
                 warnings=warnings,
             )
         ]
 
     def stream(self) -> list[Figure]:
-        """CPU microseconds that relaying one SSE event costs, with many streams at once."""
+        """CPU microseconds that relaying one SSE event costs, with many streams at once.
+
+        The details show what it costs to copy its bytes from one connection to another.
+        """
         name = f"CPU for an SSE event, {STREAMS} streams"
-        steady, overall = [], []
+        steady, overall, copied = [], [], []
         warnings: list[str] = []
         for _ in range(self.repeat):
-            window, total, found = asyncio.run(self._listen())
+            copied.append(asyncio.run(self._listen(self.relay))[0])
+            window, total, found = asyncio.run(self._listen(self.proxy))
             steady.append(window)
             overall.append(total)
             warnings += (f"{name}: {warning}" for warning in found)
@@ -96,6 +106,10 @@ class Bench:
                 limit="at most",
                 target=35.0,
                 details={
+                    "bytes copied": [run.summary() for run in copied],
+                    "ratio to that": [
+                        run.each / copy.each for run, copy in zip(steady, copied, strict=True)
+                    ],
                     "steady": [run.summary() for run in steady],
                     "with_opening_and_end": [run.summary() for run in overall],
                 },
@@ -169,14 +183,14 @@ class Bench:
             run = meter.read(tally.answers) - before
         return run, tally
 
-    async def _listen(self) -> tuple[Run, Run, list[str]]:
+    async def _listen(self, server: Server) -> tuple[Run, Run, list[str]]:
         """The run while all streams flow, the run from first to last byte, and what was wrong."""
         words = int((RAMP + self.seconds) / INTERVAL)
         asked = request("POST", _CHAT_PATH, chat("Tell me.", stream=True, max_tokens=words))
-        meter = Meter(self.proxy, self.upstream, self.server_cpu)
+        meter = Meter(server, self.upstream, self.server_cpu)
         warnings = []
         first = meter.read(0)
-        async with listening(self.proxy.port, asked, STREAMS) as heard:
+        async with listening(server.port, asked, STREAMS) as heard:
             while heard.started < STREAMS and meter.read(0).seconds < first.seconds + RAMP:
                 await asyncio.sleep(0.05)
             if heard.started < STREAMS:

@@ -87,6 +87,11 @@ def bare(port: int) -> list[str]:
     return [sys.executable, "-m", f"{__package__}.bare", str(port)]
 
 
+def relay(port: int, upstream: int) -> list[str]:
+    """The command that starts the yardstick of the streams."""
+    return [sys.executable, "-m", f"{__package__}.relay", str(port), str(upstream)]
+
+
 def llamaproxy(port: int, upstream: int) -> list[str]:
     """The command that starts the daemon, as `twistd` would."""
     return [
