@@ -124,26 +124,24 @@ def assume_no_blank_before_a_semicolon(stream: bytes) -> None:
 
 def as_h11_reads(stream: bytes) -> list[Passed]:
     """The requests that h11 sees, up to what it refuses."""
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=100_000)
-    connection.receive_data(stream)
     found: list[Passed] = []
-    try:
-        while True:
-            event = connection.next_event()
-            if isinstance(event, h11.Request):
-                request, body = event, b""
-            elif isinstance(event, h11.Data):
+    while True:
+        connection = h11.Connection(h11.SERVER, max_incomplete_event_size=100_000)
+        # One empty line is to be ignored (RFC 9112 section 2.2), but h11 does not.
+        connection.receive_data(stream.removeprefix(b"\r\n"))
+        try:
+            request, body = connection.next_event(), b""
+            while isinstance(event := connection.next_event(), h11.Data):
                 body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                found.append(Passed(request.method, request.target, body, {}))
-                answer = h11.Response(status_code=200, headers=[("Content-Length", "0")])
-                connection.send(answer)
-                connection.send(h11.EndOfMessage())
-                connection.start_next_cycle()
-            else:
+            if not isinstance(request, h11.Request) or not isinstance(event, h11.EndOfMessage):
                 return found
-    except (h11.RemoteProtocolError, h11.LocalProtocolError):
-        return found
+            found.append(Passed(request.method, request.target, body, {}))
+            stream, _ = connection.trailing_data
+            connection.send(h11.Response(status_code=200, headers=[("Content-Length", "0")]))
+            connection.send(h11.EndOfMessage())
+            connection.start_next_cycle()
+        except (h11.RemoteProtocolError, h11.LocalProtocolError):
+            return found
 
 
 def origin_form(request: Passed) -> Passed:
