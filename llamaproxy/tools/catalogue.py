@@ -26,19 +26,18 @@ MAX_CALLERS = 128
 #: Seconds between two changes that are acted on at once; in between, a list is only stale.
 _CHANGE_INTERVAL = 10.0
 
-Offered = dict[str, ToolDefinition]
-
 
 @attrs.frozen
 class Offer:
     """The server tools offered in one chat, by the name that the model knows."""
 
-    tools: Offered = attrs.Factory(dict)
+    tools: dict[str, ToolDefinition] = attrs.Factory(dict)
+    _entries: dict[str, Json] = attrs.field()
 
-    def definitions(self) -> list[Json]:
-        """The offer as entries of a request's ``tools``."""
-        return [
-            {
+    @_entries.default
+    def _all_entries(self) -> dict[str, Json]:
+        return {
+            name: {
                 "type": "function",
                 "function": {
                     "name": name,
@@ -47,7 +46,22 @@ class Offer:
                 },
             }
             for name, tool in self.tools.items()
-        ]
+        }
+
+    def definitions(self) -> list[Json]:
+        """The offer as entries of a request's ``tools``, which all chats share."""
+        return [self._entries[name] for name in self.tools]
+
+    def narrowed(self, taken: Collection[str], patterns: list[str] | None) -> Offer:
+        """The offer without the names *taken*, and with nothing but what *patterns* match."""
+        if not taken and patterns is None:
+            return self
+        tools = {
+            name: tool
+            for name, tool in self.tools.items()
+            if name not in taken and (patterns is None or matches(patterns, name, tool))
+        }
+        return Offer(tools, self._entries)
 
     def named(self, name: str) -> str | None:
         """The offered name of a tool that is called *name*, by its offered or its real name."""
@@ -66,9 +80,9 @@ class _CallersTools:
     """What one caller's credentials can see, and how fresh that is."""
 
     groups: dict[str, list[ToolDefinition]] | None = None
-    offered: Offered = attrs.Factory(dict)
+    offer: Offer = attrs.Factory(Offer)
     stale_at: float = 0.0
-    refresh: SharedCall[Offered] = attrs.Factory(SharedCall)
+    refresh: SharedCall[Offer] = attrs.Factory(SharedCall)
     caller: Caller | None = None
 
 
@@ -97,13 +111,7 @@ class Catalogue:
 
         Never fails: where nothing can be listed, nothing is offered (DESIGN: L22).
         """
-        return Offer(
-            {
-                name: tool
-                for name, tool in (await self._tools_of(caller)).items()
-                if name not in taken and (patterns is None or matches(patterns, name, tool))
-            }
-        )
+        return (await self._offer_to(caller)).narrowed(taken, patterns)
 
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
@@ -158,8 +166,8 @@ class Catalogue:
             return await self._source.invoke(tool, arguments, caller)
         except ToolUnknown:
             known = self._known(caller)
-            offered = await known.refresh.result(lambda: self._refresh(known, caller))
-            return await self._source.invoke(_again(tool, offered), arguments, caller)
+            offer = await known.refresh.result(lambda: self._refresh(known, caller))
+            return await self._source.invoke(_again(tool, offer), arguments, caller)
 
     def _known(self, caller: Caller) -> _CallersTools:
         known = self._callers.setdefault(caller.credentials, _CallersTools())
@@ -168,19 +176,19 @@ class Catalogue:
             self._callers.popitem(last=False)
         return known
 
-    async def _tools_of(self, caller: Caller) -> Offered:
+    async def _offer_to(self, caller: Caller) -> Offer:
         known = self._known(caller)
         if self._clock.seconds() < known.stale_at:
-            return known.offered
+            return known.offer
         if known.groups is None:
             return await known.refresh.result(lambda: self._refresh(known, caller))
         self._start_refresh(known, caller)
-        return known.offered
+        return known.offer
 
     def _start_refresh(self, known: _CallersTools, caller: Caller) -> None:
         known.refresh.start(lambda: self._refresh(known, caller))
 
-    async def _refresh(self, known: _CallersTools, caller: Caller) -> Offered:
+    async def _refresh(self, known: _CallersTools, caller: Caller) -> Offer:
         started = self._clock.seconds()
         try:
             listing = await self._source.list_tools(caller)
@@ -198,12 +206,12 @@ class Catalogue:
             # The longer a failure takes, the less often chats should have to wait for it.
             now = self._clock.seconds()
             known.stale_at = now + (now - started)
-            return known.offered
+            return known.offer
         known.caller = caller
         known.groups = self._merged(listing, known.groups or {})
-        known.offered = offered_names(known.groups)
+        known.offer = Offer(offered_names(known.groups))
         known.stale_at = self._clock.seconds() + self._ttl
-        return known.offered
+        return known.offer
 
     def _merged(
         self, listing: Listing, before: dict[str, list[ToolDefinition]]
@@ -221,8 +229,8 @@ class Catalogue:
         return groups
 
 
-def _again(tool: ToolDefinition, offered: Offered) -> ToolDefinition:
+def _again(tool: ToolDefinition, offer: Offer) -> ToolDefinition:
     """*tool* as it is listed now: a server that was replaced may run it in another way."""
-    called = [other for other in offered.values() if other.name == tool.name]
+    called = [other for other in offer.tools.values() if other.name == tool.name]
     exact = [other for other in called if other.group == tool.group]
     return exact[0] if exact else called[0] if len(called) == 1 else tool
