@@ -1,123 +1,17 @@
-"""Options: command line over environment over default, every value checked in one place."""
+"""Options: command line over environment over default; what each value may be is in values.py."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
-from ipaddress import ip_network
 from typing import Any
 
 import attrs
-from hyperlink import DecodedURL
-from OpenSSL.SSL import Error as TLSError
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from llamaproxy import __version__, logs
-from llamaproxy.access import ApiKeys, is_key
-from llamaproxy.upstream.headers import TrustedProxies
-from llamaproxy.upstream.tls import trusting
-
-
-def _integer(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}")
-        return int(text)
-
-    return parse
-
-
-def _seconds(least: float = 0.001, most: float = 7 * 86400) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not least <= value <= most:
-            raise ValueError(f"must be a number of seconds from {least:g} to {most:g}")
-        return value
-
-    return parse
-
-
-def _choice(*allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"must be one of {', '.join(allowed)}")
-        return text
-
-    return parse
-
-
-def _url(text: str) -> DecodedURL:
-    wanted = "must be a URL such as http://localhost:8321"
-    try:
-        url = DecodedURL.from_text(text.strip())
-        port = url.port
-        encoded = url.to_uri().to_text()
-    except ValueError:  # among them hyperlink's URLParseError and every UnicodeError
-        raise ValueError(wanted) from None
-    if url.scheme not in ("http", "https") or not url.host or any(c.isspace() for c in encoded):
-        raise ValueError(wanted)
-    if port is None or not 0 < port < 65536:
-        raise ValueError(f"{wanted}, with a port from 1 to 65535")
-    if url.query or url.fragment or any(url.userinfo):
-        raise ValueError(f"{wanted}, with no user, query or fragment")
-    return url.replace(path=tuple(segment for segment in url.path if segment))
-
-
-def _mcp_server(text: str) -> tuple[str, str]:
-    """A name and the URL of an MCP server, which may have a query."""
-    wanted = "must be NAME=URL, such as web=http://localhost:9000/mcp"
-    name, _, said = (part.strip() for part in text.partition("="))
-    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", name):
-        raise ValueError(wanted)
-    try:
-        url = DecodedURL.from_text(said)
-        plain = url.replace(path=(), query=(), fragment="", rooted=True)
-        _url(plain.to_text())
-        encoded: str = url.to_uri().to_text()
-    except ValueError:
-        raise ValueError(wanted) from None
-    if url.fragment or any(c.isspace() for c in encoded):
-        raise ValueError(f"{wanted}, with no user or fragment")
-    return name, encoded
-
-
-def _api_keys(text: str) -> ApiKeys:
-    try:
-        return ApiKeys.read(text)
-    except ValueError as error:
-        raise ValueError(f"must name a file with one key a line ({error})") from None
-
-
-def _flag(text: str) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True}
-    words |= {"0": False, "false": False, "no": False, "off": False}
-    if text.lower() not in words:
-        raise ValueError("must be 1 or 0")
-    return words[text.lower()]
-
-
-def _authorities(path: str) -> str:
-    """A PEM file with certificates of authorities, which is read now to see whether it is one."""
-    try:
-        trusting(path, system=False)
-    except TLSError:
-        raise ValueError("must be a readable file with certificates in PEM format") from None
-    return path
-
-
-def _proxies(text: str) -> TrustedProxies:
-    wanted = "must be addresses or networks such as 10.0.0.0/8,::1, or unix"
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    try:
-        networks = [ip_network(name) for name in names if name != "unix"]
-    except ValueError:
-        raise ValueError(wanted) from None
-    return TrustedProxies(networks, local="unix" in names)
+from llamaproxy import __version__, logs, values
+from llamaproxy.access import is_key
 
 
 @attrs.frozen
@@ -131,28 +25,25 @@ class Setting:
     doc: str
 
 
-#: Where an operator asks unless told otherwise; if it is taken, the daemon does without.
-ADMIN = "tcp:8323:interface=127.0.0.1"
-
-_BYTES = _integer(1, 2**40)
+_BYTES = values.integer(1, 2**40)
 
 #: The key that the server gets if clients must have keys: no option, which others could see.
 _SERVER_KEY = "LLAMASTACK_API_KEY"
 
 #: Every option that takes one value (DESIGN: 8).
 SETTINGS = (
-    Setting("port", "PROXY_PORT", "8322", _integer(0, 65535), "TCP port to listen on."),
+    Setting("port", "PROXY_PORT", "8322", values.integer(0, 65535), "TCP port to listen on."),
     Setting(
         "llamastack-url",
         "LLAMASTACK_URL",
         "http://localhost:8321",
-        _url,
+        values.server_url,
         "URL of the Llama Stack server.",
     ),
     Setting(
         "admin",
         "LLAMAPROXY_ADMIN",
-        ADMIN,
+        "tcp:8323:interface=127.0.0.1",
         str.strip,
         "Twisted endpoint for /live, /ready, /metrics and /status, or off.",
     ),
@@ -160,7 +51,7 @@ SETTINGS = (
         "api-keys-file",
         "LLAMAPROXY_API_KEYS_FILE",
         None,
-        _api_keys,
+        values.api_keys,
         "File with the keys that clients may use, one a line; read again on SIGHUP. The server "
         f"then gets the key in the variable {_SERVER_KEY}, or none.",
     ),
@@ -168,42 +59,42 @@ SETTINGS = (
         "max-iterations",
         "LLAMAPROXY_MAX_ITERATIONS",
         "10",
-        _integer(1, 1000),
+        values.integer(1, 1000),
         "Most rounds with tools in one answer.",
     ),
     Setting(
         "tool-timeout",
         "LLAMAPROXY_TOOL_TIMEOUT",
         "60",
-        _seconds(),
+        values.seconds(),
         "Seconds that one tool call may take.",
     ),
     Setting(
         "upstream-timeout",
         "LLAMAPROXY_UPSTREAM_TIMEOUT",
         "600",
-        _seconds(),
+        values.seconds(),
         "Seconds to the first byte of the server's answer, and of silence after it.",
     ),
     Setting(
         "connect-timeout",
         "LLAMAPROXY_CONNECT_TIMEOUT",
         "10",
-        _seconds(),
+        values.seconds(),
         "Seconds to reach the server: to resolve its name, to connect, and for the TLS handshake.",
     ),
     Setting(
         "upstream-ca",
         "LLAMAPROXY_UPSTREAM_CA",
         None,
-        _authorities,
+        values.authorities,
         "PEM file with the authorities of the server's certificate, instead of the system's.",
     ),
     Setting(
         "trusted-proxies",
         "LLAMAPROXY_TRUSTED_PROXIES",
         "",
-        _proxies,
+        values.proxies,
         "Addresses or networks, comma-separated, of proxies whose X-Forwarded-* are believed; "
         "unix for those that come over a Unix socket.",
     ),
@@ -211,14 +102,14 @@ SETTINGS = (
         "tools-ttl",
         "LLAMAPROXY_TOOLS_TTL",
         "60",
-        _seconds(least=0),
+        values.seconds(least=0),
         "Seconds for which a list of tools is fresh.",
     ),
     Setting(
         "tool-source",
         "LLAMAPROXY_TOOL_SOURCE",
         "auto",
-        _choice("auto", "tool-runtime", "mcp"),
+        values.choice("auto", "tool-runtime", "mcp"),
         "Where the server's tools are run: by itself (tool-runtime), by calling the MCP servers "
         "that it names (mcp), or as it can (auto).",
     ),
@@ -247,70 +138,70 @@ SETTINGS = (
         "max-connections",
         "LLAMAPROXY_MAX_CONNECTIONS",
         "4096",
-        _integer(1, 10**6),
+        values.integer(1, 10**6),
         "Connections of clients; further ones are answered with 503.",
     ),
     Setting(
         "header-timeout",
         "LLAMAPROXY_HEADER_TIMEOUT",
         "30",
-        _seconds(),
+        values.seconds(),
         "Seconds in which the head of a request must have come, and TLS been agreed on.",
     ),
     Setting(
         "client-timeout",
         "LLAMAPROXY_CLIENT_TIMEOUT",
         "60",
-        _seconds(),
+        values.seconds(),
         "Seconds that a client may be silent in the body of a request, or between two requests.",
     ),
     Setting(
         "memory-entries",
         "LLAMAPROXY_MEMORY_ENTRIES",
         "1000",
-        _integer(0, 10**6),
+        values.integer(0, 10**6),
         "Turns with calls of server and client remembered for the client's return.",
     ),
     Setting(
         "memory-bytes",
         "LLAMAPROXY_MEMORY_BYTES",
         "67108864",
-        _integer(0, 2**40),
+        values.integer(0, 2**40),
         "Bytes of all remembered turns together.",
     ),
     Setting(
         "memory-age",
         "LLAMAPROXY_MEMORY_AGE",
         "3600",
-        _seconds(),
+        values.seconds(),
         "Seconds after which a turn that nobody came back to is forgotten.",
     ),
     Setting(
         "keep-alive",
         "LLAMAPROXY_KEEP_ALIVE",
         "15",
-        _seconds(),
+        values.seconds(),
         "Seconds of silence after which a stream gets a comment.",
     ),
     Setting(
         "drain-timeout",
         "LLAMAPROXY_DRAIN_TIMEOUT",
         "30",
-        _seconds(least=0),
+        values.seconds(least=0),
         "Seconds that running requests are given when the daemon stops.",
     ),
     Setting(
         "log-format",
         "LLAMAPROXY_LOG_FORMAT",
         "text",
-        _choice("text", "json"),
+        values.choice("text", "json"),
         "Format of the log: text or json.",
     ),
 )
 
 _LISTEN_ENVIRONMENT = "LLAMAPROXY_LISTEN"
 _MCP_SERVERS = "LLAMAPROXY_MCP_SERVERS"
-_DEMO = Setting("demo", "LLAMAPROXY_DEMO", None, _flag, "")
+_DEMO = Setting("demo", "LLAMAPROXY_DEMO", None, values.flag, "")
 
 
 class Options(UsageOptions):
@@ -343,6 +234,8 @@ class Options(UsageOptions):
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         UsageOptions.__init__(self)
         self._environment = environment
+        #: Names of the settings that have been given, on the command line or in the environment.
+        self.given: set[str] = set()
         self["listen"] = []
         self["mcp-server"] = []
 
@@ -414,7 +307,7 @@ class Options(UsageOptions):
             if not text.strip() and not given:
                 continue
             try:
-                name, url = _mcp_server(text)
+                name, url = values.mcp_server(text)
             except ValueError as error:
                 raise UsageError(f"{where} {error}, not {text!r}") from None
             if name in servers:
@@ -427,7 +320,9 @@ class Options(UsageOptions):
         if said is None:
             said = (self._environment.get(setting.environment) or "").strip()
             where = setting.environment
-        if not said and given is None:
+        if said or given is not None:
+            self.given.add(setting.name)
+        else:
             said = setting.default
         if said is None:
             return None

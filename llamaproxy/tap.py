@@ -27,7 +27,7 @@ from llamaproxy.demo import DemoStack
 from llamaproxy.jsontext import Json
 from llamaproxy.limits import Limits, connections_possible
 from llamaproxy.listen import ListenService
-from llamaproxy.options import ADMIN, Options
+from llamaproxy.options import Options
 from llamaproxy.routes import CHAT_PATHS, ProxyApp
 from llamaproxy.signals import SecondSignal
 from llamaproxy.site import ProxySite
@@ -124,7 +124,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
                 [options["admin"]],
                 ProxySite(admin.resource(), reactor),
                 drain=0,
-                optional=options["admin"] == ADMIN,
+                optional="admin" not in options.given,
             )
         )
     # The last to start and the first to stop.

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
+import trustme
 from twisted.python.usage import UsageError
 
 from llamaproxy.options import SETTINGS, Options
+
+README = Path(__file__).parents[1] / "README.md"
 
 
 def parsed(*arguments: str, **environment: str) -> Options:
@@ -49,6 +55,11 @@ def test_the_command_line_wins_over_the_environment() -> None:
     assert parsed("--port", "9001", PROXY_PORT="9000")["port"] == 9001
 
 
+def test_what_was_given_is_told_from_a_default() -> None:
+    assert parsed(PROXY_PORT=" ").given == set()
+    assert parsed("--port", "8322", LLAMAPROXY_ADMIN="off").given == {"port", "admin"}
+
+
 def test_an_empty_variable_is_one_that_is_not_set() -> None:
     assert parsed(PROXY_PORT="", LLAMASTACK_URL=" ")["port"] == 8322
 
@@ -66,6 +77,16 @@ def test_proxies_are_trusted_by_address_or_network() -> None:
     for mistake in ("10.0.0.1/8", "proxy", "10.0.0.0/8;::1"):
         with pytest.raises(UsageError, match="--trusted-proxies must be addresses or networks"):
             parsed("--trusted-proxies", mistake)
+
+
+def test_a_file_is_found_from_wherever_the_daemon_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trustme.CA().cert_pem.write_to_path("ca.pem")
+    assert parsed("--upstream-ca", "ca.pem")["upstream-ca"] == str(tmp_path / "ca.pem")
+    with pytest.raises(UsageError, match=r"^--upstream-ca must be a readable file"):
+        parsed("--upstream-ca", ".")
 
 
 def test_the_url_may_have_a_path_but_loses_its_last_slash() -> None:
@@ -124,6 +145,24 @@ def test_every_setting_says_in_the_help_how_else_it_can_be_set() -> None:
     for setting in SETTINGS:
         assert f"--{setting.name}=" in text
         assert setting.environment in words
+
+
+def test_the_table_in_the_readme_has_every_option_its_variable_and_its_default() -> None:
+    section = README.read_text("utf-8").partition("\n## Options\n")[2].partition("\n## ")[0]
+    rows = [row.split("|")[1:4] for row in section.splitlines() if row.startswith("| `--")]
+    table = {
+        option.split("`")[1]: (variable.split("`")[1], default.strip("` "))
+        for option, variable, default in rows
+    }
+    others = {
+        "--listen": ("LLAMAPROXY_LISTEN", ""),
+        "--mcp-server": ("LLAMAPROXY_MCP_SERVERS", ""),
+        "--demo": ("LLAMAPROXY_DEMO", "off"),
+    }
+    settings = {f"--{each.name}": (each.environment, each.default or "") for each in SETTINGS}
+    assert table == settings | others
+    help_names = re.findall(r"^ +(--[a-z-]+)", str(Options({})), re.MULTILINE)
+    assert set(help_names) == table.keys() | {"--help", "--version"}
 
 
 def test_mcp_servers_are_named_on_the_command_line_or_in_the_environment() -> None:

@@ -58,8 +58,7 @@ class Daemon:
         self.port = at or free_port()
         self.log = log
         listen = PORT_LINE.format(port=self.port)
-        if "--admin" not in arguments:
-            arguments = ("--admin", "off", *arguments)
+        variables.setdefault("LLAMAPROXY_ADMIN", "off")
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 [*TWISTD, "-n", "--pidfile=", "llamaproxy", "--listen", listen, *arguments],
@@ -247,9 +246,13 @@ def test_an_operator_asks_on_a_port_of_his_own(tmp_path: Path) -> None:
     daemon.stop()
 
 
-def test_an_admin_port_that_was_asked_for_and_is_taken_stops_the_start() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        admin = PORT_LINE.format(port=taken.getsockname()[1])
+@pytest.mark.parametrize("port", [0, 8323], ids=["another", "the default by name"])
+def test_an_admin_port_that_was_asked_for_and_is_taken_stops_the_start(port: int) -> None:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # somebody else's, which is as good
+            taken = stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            port = taken.getsockname()[1]
+        admin = PORT_LINE.format(port=port)
         listen = PORT_LINE.format(port=free_port())
         result = twistd("llamaproxy", "--demo", "--listen", listen, "--admin", admin)
     assert result.returncode == 1
@@ -260,7 +263,7 @@ def test_a_default_admin_port_that_is_taken_is_one_warning(tmp_path: Path) -> No
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # somebody else's, which is as good
             stack.enter_context(socket.create_server(("127.0.0.1", 8323)))
-        daemon = Daemon(tmp_path / "log", "--demo", "--admin", "tcp:8323:interface=127.0.0.1")
+        daemon = Daemon(tmp_path / "log", "--demo", LLAMAPROXY_ADMIN="")
         assert daemon.get("/health")[0] == 200
         daemon.stop()
     assert daemon.log.read_text().count("going on without") == 1

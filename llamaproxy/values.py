@@ -1,0 +1,128 @@
+"""What the value of an option may be: text in, a value or a ValueError out. Pure.
+
+The error says what the text must be; :mod:`llamaproxy.options` says whose it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from ipaddress import ip_network
+
+from hyperlink import DecodedURL
+from OpenSSL.SSL import Error as TLSError
+
+from llamaproxy.access import ApiKeys
+from llamaproxy.upstream.headers import TrustedProxies
+from llamaproxy.upstream.tls import trusting
+
+
+def integer(least: int, most: int) -> Callable[[str], int]:
+    """A parser of whole numbers."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def seconds(least: float = 0.001, most: float = 7 * 86400) -> Callable[[str], float]:
+    """A parser of times."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not least <= value <= most:
+            raise ValueError(f"must be a number of seconds from {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def choice(*allowed: str) -> Callable[[str], str]:
+    """A parser of words."""
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def server_url(text: str) -> DecodedURL:
+    """A URL of http or https, without the slash at its end."""
+    wanted = "must be a URL such as http://localhost:8321"
+    try:
+        url = DecodedURL.from_text(text.strip())
+        port = url.port
+        encoded = url.to_uri().to_text()
+    except ValueError:  # among them hyperlink's URLParseError and every UnicodeError
+        raise ValueError(wanted) from None
+    if url.scheme not in ("http", "https") or not url.host or any(c.isspace() for c in encoded):
+        raise ValueError(wanted)
+    if port is None or not 0 < port < 65536:
+        raise ValueError(f"{wanted}, with a port from 1 to 65535")
+    if url.query or url.fragment or any(url.userinfo):
+        raise ValueError(f"{wanted}, with no user, query or fragment")
+    return url.replace(path=tuple(segment for segment in url.path if segment))
+
+
+def mcp_server(text: str) -> tuple[str, str]:
+    """A name and the URL of an MCP server, which may have a query."""
+    wanted = "must be NAME=URL, such as web=http://localhost:9000/mcp"
+    name, _, said = (part.strip() for part in text.partition("="))
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", name):
+        raise ValueError(wanted)
+    try:
+        url = DecodedURL.from_text(said)
+        plain = url.replace(path=(), query=(), fragment="", rooted=True)
+        server_url(plain.to_text())
+        encoded: str = url.to_uri().to_text()
+    except ValueError:
+        raise ValueError(wanted) from None
+    if url.fragment or any(c.isspace() for c in encoded):
+        raise ValueError(f"{wanted}, with no user or fragment")
+    return name, encoded
+
+
+def api_keys(text: str) -> ApiKeys:
+    """The keys in a file."""
+    try:
+        return ApiKeys.read(text)
+    except ValueError as error:
+        raise ValueError(f"must name a file with one key a line ({error})") from None
+
+
+def flag(text: str) -> bool:
+    """Yes or no."""
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise ValueError("must be 1 or 0")
+    return words[text.lower()]
+
+
+def authorities(path: str) -> str:
+    """A PEM file with certificates of authorities, which is read now to see whether it is one."""
+    try:
+        trusting(path, system=False)
+    except TLSError:
+        raise ValueError("must be a readable file with certificates in PEM format") from None
+    return os.path.abspath(path)  # twistd leaves the directory that it was started in
+
+
+def proxies(text: str) -> TrustedProxies:
+    """Addresses and networks, comma-separated; ``unix`` for clients that have none."""
+    wanted = "must be addresses or networks such as 10.0.0.0/8,::1, or unix"
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    try:
+        networks = [ip_network(name) for name in names if name != "unix"]
+    except ValueError:
+        raise ValueError(wanted) from None
+    return TrustedProxies(networks, local="unix" in names)
