@@ -1,4 +1,4 @@
-"""Coroutines side by side: one for many who wait, and many for one who waits."""
+"""Coroutines side by side: one for many who wait, many for one who waits, and their last moment."""
 
 from __future__ import annotations
 
