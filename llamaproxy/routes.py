@@ -12,11 +12,10 @@ from twisted.python.failure import Failure
 from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
-from werkzeug.exceptions import HTTPException
 
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.concurrent import cut_short_by
-from llamaproxy.errors import BadRequest, ProxyError, ShuttingDown, error_response
+from llamaproxy.errors import ProxyError, ShuttingDown, error_response
 
 #: Where chat completions are asked for.
 CHAT_PATHS = ("/v1/chat/completions", "/openai/v1/chat/completions")
@@ -77,10 +76,6 @@ class ProxyApp:
         error = failure.value
         assert isinstance(error, ProxyError)
         return error_response(request, error)
-
-    @_routes.handle_errors(HTTPException)
-    def unroutable(self, request: IRequest, failure: Failure) -> bytes:
-        return error_response(request, BadRequest("The request target is not valid."))
 
     @_routes.handle_errors(CancelledError)
     def cancelled(self, request: IRequest, failure: Failure) -> bytes:

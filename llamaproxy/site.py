@@ -40,6 +40,10 @@ class ProxyRequest(Request):
         self.started_at = channel.site.began(self)
         Request.process(self)
 
+    def getRequestHostname(self) -> bytes:
+        """Always the same: no route depends on it, and Klein fails over hosts that are no names."""
+        return b"llamaproxy"
+
 
 class ProxySite(Site):
     """Serves requests, logs them, and knows its connections."""

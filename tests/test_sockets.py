@@ -400,6 +400,19 @@ async def test_fields_travel_repeated_and_hop_by_hop_fields_stay_behind(wires: W
         assert fields(head, name) == []
 
 
+@pytest.mark.parametrize("line", ["GET /health", "POST /v1/chat/completions"])
+@pytest.mark.parametrize("host", [".", "a..b", "a" * 64])
+@on_sockets
+async def test_a_host_that_could_not_be_resolved_is_no_obstacle(
+    wires: Wires, host: str, line: str
+) -> None:
+    client = await wires.client(wires.proxy())
+    client.send(f"{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    # Without a body it is no chat: that it is told so in JSON tells that it was routed.
+    assert status_of(answer := await client.end()) == (200 if line == "GET /health" else 400)
+    assert b"application/json" in answer
+
+
 @on_sockets
 async def test_a_head_answer_keeps_its_length(wires: Wires) -> None:
     port = wires.proxy()
