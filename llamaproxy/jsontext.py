@@ -79,6 +79,8 @@ def canonical(value: Any) -> bytes:
 
 def _may_be_deep(text: bytes | str) -> bool:
     """Whether *text* has brackets for an absurd depth; few texts have, most need no walk."""
+    if len(text) < 2 * _MAX_DEPTH:  # what is opened is closed: most chunks of a stream end here
+        return False
     if isinstance(text, str):
         return text.count("[") + text.count("{") > _MAX_DEPTH
     return text.count(b"[") + text.count(b"{") > _MAX_DEPTH

@@ -100,8 +100,9 @@ class EventDecoder:
 
     def _is_one_event(self, chunk: bytes) -> bool:
         """Whether *chunk* is one event of one line, as nearly all are that model servers send."""
-        whole = chunk.endswith(b"\n\n") and chunk.count(b"\n") == 2 and b"\r" not in chunk
-        return whole and len(chunk) <= self._limit
+        end = len(chunk) - 2
+        whole = chunk.find(b"\n") == end and chunk.endswith(b"\n") and b"\r" not in chunk
+        return whole and end < self._limit
 
     def _grow(self, size: int) -> None:
         self._size += size
