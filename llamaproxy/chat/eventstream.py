@@ -25,7 +25,9 @@ class EventStream:
         """:param keep_alive: seconds of silence after which a comment is sent."""
         self.started = False
         self._request = request
-        self._full: Deferred[None] | None = None
+        self._full = False
+        # One for each who waits: whoever is cancelled must not take the others along.
+        self._waiting: list[Deferred[None]] = []
         self._quiet = Watchdog(clock, keep_alive, self._comment)
         self._quiet.start()
 
@@ -46,7 +48,11 @@ class EventStream:
         self.start()
         self._quiet.feed()
         self._request.write(encode_event(jsontext.dumps(payload)))
-        return self._full
+        if not self._full:
+            return None
+        waiter: Deferred[None] = Deferred()
+        self._waiting.append(waiter)
+        return waiter
 
     async def send(self, payload: Json) -> None:
         """Send one event, and wait while the client does not read."""
@@ -66,19 +72,20 @@ class EventStream:
             self._request.unregisterProducer()
 
     def pauseProducing(self) -> None:
-        if self._full is None:
-            self._full = Deferred()
+        self._full = True
 
     def resumeProducing(self) -> None:
-        full, self._full = self._full, None
-        if full is not None:
-            full.callback(None)
+        self._full = False
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.called:  # cancelled
+                waiter.callback(None)
 
     def stopProducing(self) -> None:
         """The client has gone; the request's handler is cancelled for it."""
 
     def _comment(self) -> None:
-        if self._full is None:
+        if not self._full:
             self.start()
             self._request.write(KEEP_ALIVE)
         self._quiet.start()

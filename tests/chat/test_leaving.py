@@ -205,3 +205,22 @@ def test_while_it_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     proxy.settle()
     exchange.leave()
     assert nothing_left(proxy, stack)
+
+
+def test_before_it_has_read_that_tools_are_about_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections = Connections(monkeypatch)
+    stack = stack_with("clock")
+    stack.on(CHAT, begin_events)
+    stack.on(INVOKE, nothing)
+    proxy = Proxy(stack)
+    exchange = proxy.chat(stream=True, fields={"X-OpenWebUI-Message-Id": "1"})
+    stack.open[-1].write(event(chunk({"role": "assistant", "content": "a"})))
+    proxy.settle()
+    connections.to_the_client.pauseProducing()
+    calls = [{"index": n, **call("clock", {"n": n}, f"call_{n}")} for n in range(3)]
+    stack.open[-1].write(event(chunk({"tool_calls": calls}, "tool_calls")))
+    stack.open[-1].finish()
+    proxy.settle()
+    exchange.leave()
+    assert stack.asked_for(INVOKE) == []
+    assert nothing_left(proxy, stack)
