@@ -231,6 +231,7 @@ class Relay(Protocol):
         self._end(None)
         self._silence = Watchdog(self._clock, DRAIN_SECONDS, self.stopProducing)
         self._silence.start()
+        cast(Any, self.transport).resumeProducing()
 
     def pauseProducing(self) -> None:
         # A client that does not read is no silence of the upstream.

@@ -26,6 +26,10 @@ _REPEATABLE = (b"GET", b"HEAD", b"OPTIONS")
 #: What every head begins with.
 _PREFIX = b"HTTP/1."
 
+#: What a chunked body ends with, unless it has trailers; after those a connection is in doubt, for
+#: the head of another message would end like them.
+_LAST = b"\r\n0\r\n\r\n"
+
 
 @implementer(IHandshakeListener)
 class Wire(ProtocolWrapper):
@@ -82,7 +86,7 @@ class Wire(ProtocolWrapper):
         """
         head = self._head
         if head is not None:
-            whole = b"\r\n\r\n".endswith(self._tail) if head.length is None else self._left == 0
+            whole = _LAST.endswith(self._tail) if head.length is None else self._left == 0
             if not whole or self.disconnecting:
                 return True
         try:
@@ -144,7 +148,7 @@ class Wire(ProtocolWrapper):
             self._read_head(data)
             return
         self._left -= len(data)
-        self._tail = data[-4:]
+        self._tail = data[-len(_LAST) :]
         if self._head.until_close:
             # The client could not tell an end from a broken connection.
             data = _framed(data)
@@ -202,7 +206,7 @@ class Wire(ProtocolWrapper):
         self._begun = b""
         self._head = head
         self._left = (head.length or 0) - len(rest)
-        self._tail = rest[-4:]
+        self._tail = rest[-len(_LAST) :]
         self._deliver(head.for_client())
         # By now the client may have left, or, after an answer without a body, asked again.
         if rest and head.length != 0 and not self.disconnecting:

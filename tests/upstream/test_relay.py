@@ -17,6 +17,7 @@ from llamaproxy.upstream.relay import (
     DRAIN_SECONDS,
     HIGH_WATER,
     BodyStream,
+    Relay,
     ResponseRelay,
     Watchdog,
     body_of,
@@ -368,3 +369,18 @@ def test_a_client_that_leaves_closes_the_upstream_connection() -> None:
         outcome(relaying.relay.finished)
     relaying.relay.connectionLost(CUT)
     assert relaying.clock.getDelayedCalls() == []
+
+
+def test_a_body_that_is_as_good_as_finished_is_read_to_its_end() -> None:
+    full: Deferred[None] = Deferred()
+    clock = Clock()
+    connection: Any = Connection()
+    relay: Any = Relay(lambda data: full, clock, 5)
+    relay.makeConnection(connection)
+    relay.dataReceived(b"a")
+    assert connection.paused
+    relay.release()
+    assert outcome(relay.finished) is None
+    assert not connection.paused
+    relay.connectionLost(DONE)
+    assert clock.getDelayedCalls() == []

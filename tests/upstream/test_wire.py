@@ -151,6 +151,8 @@ ANSWERS = {
     "more than its length": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ndone.more",
     "more than its chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"5\r\ndone.\r\n0\r\n\r\nmore",
+    "the beginning of another answer": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5\r\ndone.\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n",
     "1.0": b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\ndone.",
     "close": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: Close\r\n\r\ndone.",
     "close and more": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: x, close\r\n\r\ndone.",
