@@ -24,6 +24,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from llamaproxy.concurrent import cancelled_as_such
 from llamaproxy.errors import BadRequest
 from llamaproxy.upstream.tls import Verifier, handshake_failure, trusting
 from llamaproxy.upstream.wire import Wire, WireFactory
@@ -129,7 +130,8 @@ class _Endpoint:
 
     async def _connect(self, factory: IProtocolFactory) -> Any:
         wrapping: Any = WireFactory
-        wire: Wire = await self._within.connect(wrapping(factory))
+        # HostnameEndpoint, cancelled, says that there is no such name.
+        wire: Wire = await cancelled_as_such(self._within.connect(wrapping(factory)))
         if self._verifier is not None:
             try:
                 await wire.secured()

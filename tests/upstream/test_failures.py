@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hyperlink import DecodedURL
 from twisted.internet import reactor as _reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.testing import MemoryReactorClock
 
 from llamaproxy.errors import UpstreamTimeout
@@ -325,17 +325,36 @@ class NoAnswer:
         return receiver.resolutionBegan(None)
 
 
-@pytest.mark.parametrize("connect", ["resolving", "connecting"])
-def test_the_time_to_connect_is_limited_the_names_resolution_included(connect: str) -> None:
-    clock: Any = MemoryReactorClock()
-    clock.nameResolver = NoAnswer()
-    host = "name" if connect == "resolving" else "192.0.2.1"
-    url = DecodedURL.from_text(f"http://{host}:8321")
-    agent = UpstreamAgent(clock, url, connection_pool(clock), connect_timeout=7)
-    request = agent.request(b"GET", f"http://{host}:8321/x".encode())
-    waiting = Deferred.fromCoroutine(answered(request, clock, 600))
-    clock.advance(6.9)
-    assert not waiting.called
-    clock.advance(0.2)
+class Connecting:
+    """A request for which a connection is still being made."""
+
+    def __init__(self, host: str) -> None:
+        clock: Any = MemoryReactorClock()
+        clock.nameResolver = NoAnswer()
+        url = DecodedURL.from_text(f"http://{host}:8321")
+        agent = UpstreamAgent(clock, url, connection_pool(clock), connect_timeout=7)
+        request = agent.request(b"GET", f"http://{host}:8321/x".encode())
+        self.waiting = Deferred.fromCoroutine(answered(request, clock, 600))
+        self.clock = clock
+
+
+connecting = pytest.mark.parametrize("host", ["name", "192.0.2.1"])
+
+
+@connecting
+def test_the_time_to_connect_is_limited_the_names_resolution_included(host: str) -> None:
+    request = Connecting(host)
+    request.clock.advance(6.9)
+    assert not request.waiting.called
+    request.clock.advance(0.2)
     with pytest.raises(UpstreamTimeout, match="accept a connection in time"):
-        outcome(waiting)
+        outcome(request.waiting)
+
+
+@connecting
+def test_one_who_leaves_meanwhile_is_no_failure_to_connect(host: str) -> None:
+    request = Connecting(host)
+    request.waiting.cancel()
+    with pytest.raises(CancelledError):
+        outcome(request.waiting)
+    assert request.clock.getDelayedCalls() == []
