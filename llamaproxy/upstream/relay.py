@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import aclosing
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -162,22 +161,6 @@ def body_of(response: Any, clock: IReactorTime, silence: float) -> BodyStream:
     return stream
 
 
-async def read_body(response: Any, clock: IReactorTime, silence: float, limit: int) -> bytes:
-    """The whole body of *response*.
-
-    :raises BodyTooLarge: if it has more than *limit* bytes.
-    """
-    parts: list[bytes] = []
-    size = 0
-    async with aclosing(body_of(response, clock, silence)) as stream:
-        async for part in stream:
-            size += len(part)
-            if size > limit:
-                raise BodyTooLarge(f"The upstream's answer is larger than {limit} bytes.")
-            parts.append(part)
-    return b"".join(parts)
-
-
 @implementer(IPushProducer)
 class Relay(Protocol):
     """Hands a response body on as it comes, in the same turn of the reactor.
@@ -274,3 +257,24 @@ class ResponseRelay(Relay):
         if not self.finished.called and self._request.channel is not None:
             self._request.unregisterProducer()
         Relay._end(self, failure)
+
+
+async def read_body(response: Any, clock: IReactorTime, silence: float, limit: int) -> bytes:
+    """The whole body of *response*.
+
+    :raises BodyTooLarge: if it has more than *limit* bytes.
+    """
+    parts: list[bytes] = []
+    size = 0
+
+    def deliver(data: bytes) -> None:
+        nonlocal size
+        size += len(data)
+        if size > limit:
+            raise BodyTooLarge(f"The upstream's answer is larger than {limit} bytes.")
+        parts.append(data)
+
+    relay = Relay(deliver, clock, silence)
+    response.deliverBody(relay)
+    await relay.finished
+    return b"".join(parts)
