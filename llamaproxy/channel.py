@@ -54,7 +54,7 @@ class ProxyChannel(TimedChannel):
 
     def dataReceived(self, data: bytes) -> None:
         if self.state == CLOSE:
-            self.linger(data)
+            self.linger()
             return
         if self.state == REQUEST:
             self._await_head()
@@ -158,14 +158,13 @@ class ProxyChannel(TimedChannel):
             transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def checkPersistence(self, request: Any, version: bytes) -> bool:
-        """Whether another request may follow (RFC 9112 section 9.3); not after HTTP/1.0."""
-        options = request.requestHeaders.getRawHeaders(b"Connection")
-        if version == b"HTTP/1.1":
-            if options is None:
-                return True
-            tokens = b",".join(options).lower().split(b",")
-            if b"close" not in [token.strip(b" \t") for token in tokens]:
-                return True
+        """Whether another request may follow (RFC 9112 section 9.3)."""
+        options = request.requestHeaders.getRawHeaders(b"Connection", ())
+        if not options and version == b"HTTP/1.1":
+            return True
+        tokens = [token.strip(b" \t") for token in b",".join(options).lower().split(b",")]
+        if b"close" not in tokens and (version == b"HTTP/1.1" or b"keep-alive" in tokens):
+            return True
         request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         return False
 
@@ -196,6 +195,11 @@ class ProxyChannel(TimedChannel):
         headers.setRawHeaders(b"X-Request-Id", [self._id])
         if not headers.hasHeader(b"Date"):  # an upstream without a clock (RFC 9110 section 6.6.1)
             headers.setRawHeaders(b"Date", [datetimeToString()])
+        if version == b"HTTP/1.0" and self.persistent:
+            # It knows no other way to see where an answer ends, and expects to be told so.
+            self.persistent = headers.hasHeader(b"Content-Length")
+            option = b"keep-alive" if self.persistent else b"close"
+            headers.setRawHeaders(b"Connection", [option])
         HTTPChannel.writeHeaders(self, version, code, reason, headers)
 
     def requestDone(self, request: Any) -> None:
@@ -205,3 +209,5 @@ class ProxyChannel(TimedChannel):
         self.state = REQUEST
         self.wait(self.site.limits.client_timeout)
         HTTPChannel.requestDone(self, request)
+        if self.half_closed and not self._parsing and self.state not in (ANSWER, CLOSE):
+            self.loseConnection()

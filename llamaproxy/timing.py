@@ -6,11 +6,17 @@ from contextlib import suppress
 from math import inf
 from typing import Any
 
-from twisted.internet.interfaces import ISSLTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IReactorTime,
+    ISSLTransport,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
+from zope.interface import implementer
 
 from llamaproxy.errors import ProxyError, last_answer
 from llamaproxy.framing import Refused, RequestLine, request_id
@@ -19,20 +25,25 @@ from llamaproxy.limits import Limits
 #: What a connection is waiting for. Numbers: members of an Enum take five times as long to name.
 REQUEST, HEAD, BODY, ANSWER, CLOSE = range(5)
 
-#: Seconds, and bytes, for which a refused client may go on sending before it is cut off. If its
-#: connection were closed at once, what it still sends would make its system throw the refusal
-#: away unread (RFC 9112 section 9.6).
-LINGER_SECONDS = 10.0
-LINGER_BYTES = 64 * 1024 * 1024
+#: Seconds for which a refused client may go on sending before it is cut off, and may be silent. If
+#: its connection were closed at once, what it still sends would make its system throw the refusal
+#: away unread (RFC 9112 section 9.6). Both are nginx's.
+LINGER_SECONDS = 30.0
+LINGER_SILENCE = 5.0
 
-#: Seconds that a client may take to fetch the last of an answer after which the connection ends.
-CLOSING_SECONDS = 600.0
+#: Seconds that a client may take to read what waits for it, until it is sent more or its connection
+#: ends.
+READ_SECONDS = 600.0
+
+#: Seconds in which a client that has closed its side must be sent something, or else has left.
+HALF_CLOSED_SECONDS = 0.5
 
 #: Connections over their limit that are still told so, and seconds that each has to ask.
 SHED_CONNECTIONS = 256
 SHED_SECONDS = 5.0
 
 
+@implementer(IHalfCloseableProtocol)
 class TimedChannel(HTTPChannel):
     """A connection whose client has so much time for each step, and which is closed politely.
 
@@ -50,7 +61,12 @@ class TimedChannel(HTTPChannel):
         self.line: RequestLine | None = None
         self.spoke = False
         self.shed = False
-        self._lingered = 0
+        #: Whether more waits for the client than it reads.
+        self.stalled = False
+        #: Whether the client sends nothing more.
+        self.half_closed = False
+        self._parting: IDelayedCall | None = None
+        self._lingers_until = 0.0
 
     def connectionMade(self) -> None:
         HTTPChannel.connectionMade(self)
@@ -65,14 +81,57 @@ class TimedChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.site.connections.closed(self)
+        if self._parting is not None:
+            self._parting.cancel()
         HTTPChannel.connectionLost(self, reason)
+
+    def readConnectionLost(self) -> None:
+        """The client sends nothing more: it waits for its answers, or has left.
+
+        Only something that is sent to it can tell: it is refused if nobody is there.
+        """
+        self.half_closed = True
+        if self.state != ANSWER:
+            self.loseConnection()
+        elif self._parting is None:
+            self._part()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing more can be sent to the client, as it was meant."""
+
+    def _part(self, before: object = None) -> None:
+        # Nobody who has left is sent anything twice, or leaves anything unread.
+        progress = [(request, request.sentLength) for request in self.requests]
+        self._parting = None
+        if progress == before and not self.stalled:
+            self._abort()
+        else:
+            clock: IReactorTime = self.site.reactor
+            self._parting = clock.callLater(HALF_CLOSED_SECONDS, self._part, progress)
+
+    def pauseProducing(self) -> None:
+        """The client does not read what waits for it."""
+        self.stalled = True
+        if self.state == ANSWER and self.deadline == inf:
+            self.wait(READ_SECONDS)
+        HTTPChannel.pauseProducing(self)
+
+    def resumeProducing(self) -> None:
+        """The client has been sent all that waited for it."""
+        self.stalled = False
+        if self.state == ANSWER:
+            self.deadline = inf
+        HTTPChannel.resumeProducing(self)
 
     def loseConnection(self) -> None:
         """Close once all that was written has been sent."""
-        if self.state != CLOSE:
+        if self.state == CLOSE:
+            transport: Any = self.transport
+            transport.loseConnection()
+        else:
             self.state = CLOSE
-            self.wait(CLOSING_SECONDS)
-        HTTPChannel.loseConnection(self)
+            self.wait(READ_SECONDS)
+            HTTPChannel.loseConnection(self)
 
     def wait(self, seconds: float) -> None:
         """Give the client so many *seconds* for its next step."""
@@ -80,7 +139,7 @@ class TimedChannel(HTTPChannel):
 
     def expire(self) -> None:
         """The client's time is up."""
-        if self.state == CLOSE:
+        if self.state in (ANSWER, CLOSE):
             self._abort()
         else:
             self.end(Refused(408, "The request did not come in time."))
@@ -98,7 +157,8 @@ class TimedChannel(HTTPChannel):
             self._log.failure("a request body could not be stored")
             error = ProxyError("The request body could not be stored.")
         self.state = CLOSE
-        self.wait(LINGER_SECONDS)
+        self._lingers_until = self.site.now() + LINGER_SECONDS
+        self.wait(LINGER_SILENCE)
         LineReceiver.clearLineBuffer(self)
         given = None
         if self.requests:
@@ -122,11 +182,10 @@ class TimedChannel(HTTPChannel):
             transport.loseWriteConnection()
             transport.resumeProducing()
 
-    def linger(self, data: bytes) -> None:
-        """Throw away what comes after the last answer."""
-        self._lingered += len(data)
-        if self._lingered > LINGER_BYTES:
-            self._abort()
+    def linger(self) -> None:
+        """The client goes on sending after it was refused: nobody listens."""
+        if self._lingers_until:
+            self.deadline = min(self._lingers_until, self.site.now() + LINGER_SILENCE)
 
     def _abort(self) -> None:
         transport: Any = self.transport

@@ -107,6 +107,10 @@ class Client:
     def leave(self) -> None:
         self.channel.connectionLost(Failure(connectionDone.value))
 
+    def half_close(self) -> None:
+        """Send no more, but go on reading; or leave: it looks the same."""
+        self.channel.readConnectionLost()
+
     @property
     def ended(self) -> bool:
         ended: bool = self.line.ended

@@ -59,6 +59,11 @@ class Peer(Protocol):
         assert self.transport is not None
         self.transport.write(b"".join(parts))
 
+    def close_side(self) -> None:
+        """Send nothing more, but go on reading."""
+        transport: Any = self.transport
+        transport.loseWriteConnection()
+
     def leave(self) -> None:
         transport: Any = self.transport
         transport.abortConnection()
@@ -606,6 +611,21 @@ async def test_a_client_that_leaves_stops_a_running_tool(wires: Wires, stream: b
     client, invoked = await with_a_running_tool(wires, port, stream)
     client.leave()
     await invoked.peer.end()
+
+
+@on_sockets
+async def test_a_client_that_closes_only_its_side_gets_its_answers(wires: Wires) -> None:
+    port = wires.proxy()
+    client = await wires.client(port)
+    client.send(b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.close_side()
+    (await wires.stack.asked()).answer(b"first")
+    asked = await wires.stack.asked()
+    large = bytes(5_000_000)
+    asked.answer(large)
+    assert (await client.end()).endswith(large)
+    assert client.received.count(b"HTTP/1.1 200 ") == 2
+    assert not client.reset
 
 
 @on_sockets
