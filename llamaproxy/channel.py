@@ -12,6 +12,7 @@ from twisted.web.http_headers import InvalidHeaderName
 from llamaproxy.errors import BodyTooLarge, ProxyError
 from llamaproxy.framing import (
     MALFORMED_FIELD,
+    MAX_EMPTY_LINES,
     MAX_FIELDS,
     MAX_HEAD,
     MAX_LINE,
@@ -112,8 +113,8 @@ class ProxyChannel(TimedChannel):
             self.refuse(Refused(431, f"A field is longer than {MAX_LINE} bytes."))
 
     def _begin(self, line: bytes) -> None:
-        if not line and not self._empty_lines:  # one is to be ignored (RFC 9112 section 2.2)
-            self._empty_lines = 1
+        if not line and self._empty_lines < MAX_EMPTY_LINES:
+            self._empty_lines += 1
             return
         if self.state == REQUEST:  # it came together with the one before
             self._await_head()

@@ -19,6 +19,9 @@ MAX_TARGET = 8192
 MAX_LINE = 16384
 MAX_HEAD = 65536
 
+#: Empty lines before a request, which are to be ignored (RFC 9112 section 2.2: at least one).
+MAX_EMPTY_LINES = 8
+
 #: Fields of a request.
 MAX_FIELDS = 128
 
@@ -142,7 +145,7 @@ def check_host(hosts: Sequence[bytes] | None, line: RequestLine) -> None:
 
 
 def _host(authority: bytes) -> bytes:
-    return authority.lower().removesuffix(b":80")
+    return authority.lower().removesuffix(b":80").removesuffix(b":443")
 
 
 def body_length(
@@ -177,9 +180,10 @@ def expects_continue(expectations: Sequence[bytes] | None) -> bool:
     """
     if not expectations:
         return False
-    if any(each.lower() != b"100-continue" for each in expectations):
+    members = {each.strip(b" \t") for each in b",".join(expectations).lower().split(b",")} - {b""}
+    if not members <= {b"100-continue"}:
         raise Refused(417, "The only expectation understood is 100-continue.")
-    return True
+    return bool(members)
 
 
 def request_id(given: Sequence[bytes] | None) -> bytes:

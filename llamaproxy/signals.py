@@ -15,7 +15,8 @@ LAST = 0.9
 class SecondSignal(Service):
     """Ends a stopping daemon at once when it gets another SIGTERM or SIGINT.
 
-    The first is for Twisted's own handlers, which would log a traceback for a second one.
+    The first is for Twisted's own handlers, which would log a traceback for a second one. SIGHUP
+    means the same, unless it has another meaning: its own would be an end without any order.
     """
 
     def __init__(self, reactor: Any, hurry: Callable[[], None]) -> None:
@@ -36,6 +37,9 @@ class SecondSignal(Service):
     def _install(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._first[number] = signal.signal(number, self._signalled)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, self._signalled)
+            self._first[signal.SIGHUP] = self._first[signal.SIGTERM]
 
     def _signalled(self, number: int, frame: object) -> None:
         if self._stopping:

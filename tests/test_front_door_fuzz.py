@@ -127,8 +127,8 @@ def as_h11_reads(stream: bytes) -> list[Passed]:
     found: list[Passed] = []
     while True:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=100_000)
-        # One empty line is to be ignored (RFC 9112 section 2.2), but h11 does not.
-        connection.receive_data(stream.removeprefix(b"\r\n"))
+        # Empty lines are to be ignored (RFC 9112 section 2.2), but h11 does not.
+        connection.receive_data(re.sub(rb"\A(\r\n){1,8}", b"", stream))
         try:
             request, body = connection.next_event(), b""
             while isinstance(event := connection.next_event(), h11.Data):

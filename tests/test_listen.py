@@ -344,6 +344,15 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, second: signal.Signals)
     assert "Unhandled" not in log
 
 
+def test_a_hangup_that_means_nothing_else_is_an_orderly_end(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "log", "--demo", "--drain-timeout", "0.2")
+    client = begin_to_wait(daemon)
+    daemon.process.send_signal(signal.SIGHUP)
+    assert b'"code":"shutting_down"' in read_all(client)
+    daemon.process.wait(30)
+    assert "Traceback" not in daemon.log.read_text()
+
+
 def test_two_signals_at_once_are_two(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "log", "--demo")
     client = begin_to_wait(daemon)
