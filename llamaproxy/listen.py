@@ -100,7 +100,8 @@ class ListenService(Service):
     async def _stop(self) -> None:
         ports, self._ports = self._ports, []
         for port in ports:
-            _accept_waiting(port)
+            # Twisted closes a port only in its next turn: this is done in that one, just before.
+            self._clock.callLater(0, _accept_waiting, port)
             await maybeDeferred(port.stopListening)
         connections = self._site.connections
         connections.drain()

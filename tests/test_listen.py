@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from llamaproxy import connections
@@ -75,6 +76,7 @@ async def test_connections_are_refused_as_soon_as_it_stops(wires: Wires) -> None
     port = wires.proxy(*FOREVER)
     client, asked = await streaming(wires, port)
     ended = stop(wires)
+    await deferLater(reactor, 0)
     with pytest.raises(ConnectionRefusedError):
         await deferToThread(socket.create_connection, ("127.0.0.1", port), 5)
     assert not ended.called
@@ -89,7 +91,8 @@ async def test_connections_are_refused_as_soon_as_it_stops(wires: Wires) -> None
 async def test_connections_that_nobody_has_accepted_yet_are_not_reset(wires: Wires) -> None:
     port = wires.proxy(*FOREVER)
     clients = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(20)]
-    ended = stop(wires)  # the reactor has not run since
+    ended = stop(wires)  # the reactor has not run since; Twisted closes the port when it does
+    clients += [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(20)]
     for client in clients:
         client.sendall(GET)
         (await wires.stack.asked()).answer(b"here")
