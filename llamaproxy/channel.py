@@ -44,6 +44,8 @@ class ProxyChannel(TimedChannel):
     def __init__(self) -> None:
         TimedChannel.__init__(self)
         self._parsing = False
+        #: Requests that have been served in this turn of the reactor.
+        self.served = 0
         self._ends_in_cr = False
         self._empty_lines = 0
         self._bytes = 0
@@ -65,6 +67,7 @@ class ProxyChannel(TimedChannel):
             LineReceiver.dataReceived(self, data)
             return
         self._parsing = True
+        self.served = 0
         try:
             LineReceiver.dataReceived(self, data)
         finally:

@@ -23,6 +23,10 @@ CUT_OFF = 499
 #: Bytes of a request body that are kept in memory; more are stored in a temporary file.
 IN_MEMORY = 65536
 
+#: Requests of one connection that may be served in one turn of the reactor: a client that sends
+#: hundreds at once is not to keep the others waiting.
+TOGETHER = 8
+
 _DEFAULT_LIMITS = Limits()
 
 #: What a request may not write into the log.
@@ -38,7 +42,15 @@ class ProxyRequest(Request):
     def process(self) -> None:
         channel: Any = self.channel
         self.started_at = channel.site.began(self)
-        Request.process(self)
+        channel.served += 1
+        if channel.served <= TOGETHER:
+            Request.process(self)
+        else:
+            channel.site.reactor.callLater(0, self._process_now)
+
+    def _process_now(self) -> None:
+        if self.channel is not None:  # else: the client has gone
+            Request.process(self)
 
     def getRequestHostname(self) -> bytes:
         """Always the same: no route depends on it, and Klein fails over hosts that are no names."""

@@ -384,6 +384,30 @@ def test_pipelined_requests_are_answered_in_their_order() -> None:
     assert not client.ended
 
 
+def test_one_who_sends_hundreds_of_requests_at_once_does_not_keep_the_others_waiting() -> None:
+    door = FrontDoor()
+    client = door.client()
+    client.send(get() * 300)
+    assert len(door.inside.passed) <= 8
+    door.client().send(get(target=b"/other"))
+    assert door.inside.passed[-1].target == b"/other"
+    for _ in range(300):
+        door.clock.advance(0)
+    assert client.statuses() == [200] * 300
+    assert not client.ended
+
+
+def test_one_of_hundreds_is_not_served_to_a_client_that_has_gone() -> None:
+    door = FrontDoor()
+    client = door.client()
+    client.send(get() * 300)
+    served = len(door.inside.passed)
+    client.leave()
+    door.clock.advance(1)
+    assert len(door.inside.passed) == served
+    assert door.site.connections.running == 0
+
+
 @pytest.mark.parametrize(
     "bad", [get(b"X : a"), b"x\r\n", chunked(b"x\r\n"), b"GET / HTTP/1.1\nHost: a\n\n"]
 )
