@@ -29,7 +29,6 @@ _HEAD = re.compile(
     rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([^\0-\x08\n-\x1f\x7f]*))?\r?\n"
     rb"((?:" + _NAME + rb"[ \t]*:" + _VALUE + rb"\r?\n)*)\r?\n"
 )
-_FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
@@ -85,7 +84,7 @@ def read_head(raw: bytes, method: bytes) -> Head:
     fields: dict[bytes, list[bytes]] = {}
     for name, value in found:
         if b"\n" in value:
-            value = _FOLD.sub(b" ", value)
+            value = b" ".join(line.strip(b" \t\r") for line in value.split(b"\n"))
         fields.setdefault(name.lower(), []).append(value.strip(b" \t"))
     if status == b"101":
         raise BadHead("switches protocols, for which nobody asked")

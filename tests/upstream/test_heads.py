@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -86,6 +88,13 @@ def test_a_folded_line_is_unfolded_and_space_before_the_colon_removed() -> None:
     """RFC 9112 sections 5.1 and 5.2."""
     read = head("A \t: 1 ", " \t2", "\t3", "B:", "  4", "C: 5")
     assert read.fields == {b"a": [b"1 2 3"], b"b": [b"4"], b"c": [b"5"]}
+
+
+def test_unfolding_takes_no_longer_than_reading() -> None:
+    spaces = " " * 60_000
+    before = time.process_time()
+    assert head("a: b", f" c{spaces}d").fields == {b"a": [f"b c{spaces}d".encode()]}
+    assert time.process_time() - before < 1
 
 
 def test_a_single_line_feed_ends_a_line_too() -> None:
