@@ -9,7 +9,6 @@ from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import Request
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 
@@ -62,7 +61,8 @@ class ProxyApp:
 
     @_routes.route(CHAT_PATHS[0], methods=["POST"])
     @_routes.route(CHAT_PATHS[1], methods=["POST"])
-    async def chat_completions(self, request: Request) -> bytes | None:
+    async def chat_completions(self, request: Any) -> bytes | None:
+        request.half_closable = False
         work = Deferred.fromCoroutine(self._chat.respond(request))
         cut_short_by(request, work)
         return await work

@@ -38,6 +38,8 @@ class ProxyRequest(Request):
 
     defaultContentType = None
     started_at: float = 0.0
+    #: Whether a client that has closed its side may still wait for the answer.
+    half_closable = True
 
     def process(self) -> None:
         channel: Any = self.channel

@@ -88,7 +88,8 @@ class TimedChannel(HTTPChannel):
     def readConnectionLost(self) -> None:
         """The client sends nothing more: it waits for its answers, or has left.
 
-        Only something that is sent to it can tell: it is refused if nobody is there.
+        Only something that is sent to it can tell: it is refused if nobody is there. What is done
+        for a chat does not wait for that, but ends at once (DESIGN: L17).
         """
         self.half_closed = True
         if self.state != ANSWER:
@@ -103,7 +104,8 @@ class TimedChannel(HTTPChannel):
         # Nobody who has left is sent anything twice, or leaves anything unread.
         progress = [(request, request.sentLength) for request in self.requests]
         self._parting = None
-        if progress == before and not self.stalled:
+        chats = bool(self.requests) and not self.requests[0].half_closable
+        if chats or (progress == before and not self.stalled):
             self._abort()
         else:
             clock: IReactorTime = self.site.reactor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -728,6 +729,16 @@ def test_but_it_has_left_if_there_is_nothing_to_be_sent_to_it(begun: bool) -> No
     client.leave()
     door.clock.advance(1)
     assert door.clock.getDelayedCalls() == []
+
+
+def test_one_for_whom_a_chat_runs_has_left_at_once() -> None:
+    door = FrontDoor(at_once=False)
+    client = door.client()
+    client.send(get() * 2)
+    request: Any = door.inside.waiting[0]
+    request.half_closable = False
+    client.half_close()
+    assert client.line.disconnected
 
 
 @pytest.mark.parametrize(

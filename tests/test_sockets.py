@@ -23,6 +23,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from llamaproxy import timing
 from llamaproxy.jsontext import Json
 from llamaproxy.listen import ListenService
 from llamaproxy.options import Options
@@ -565,12 +566,18 @@ async def test_a_client_that_leaves_takes_the_forwarded_request_along(
     await asked.peer.end()
 
 
+@pytest.mark.parametrize("leave", [Peer.leave, Peer.close_side], ids=["resets", "closes"])
 @pytest.mark.parametrize("begun", [False, True], ids=["waiting", "reading"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @on_sockets
 async def test_a_client_that_leaves_stops_the_model(
-    wires: Wires, stream: bool, begun: bool
+    wires: Wires,
+    stream: bool,
+    begun: bool,
+    leave: Callable[[Peer], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(timing, "HALF_CLOSED_SECONDS", 3600.0)
     port = wires.proxy()
     client = await wires.chat(port, stream=stream)
     asked = await wires.stack.asked()
@@ -581,7 +588,7 @@ async def test_a_client_that_leaves_stops_the_model(
     elif begun:
         asked.begin("Content-Type: application/json")
         asked.piece(b'{"choices": [')
-    client.leave()
+    leave(client)
     await asked.peer.end()
 
 
