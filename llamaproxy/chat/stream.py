@@ -84,7 +84,8 @@ class _Choice:
     """One of a completion's choices while it comes in."""
 
     message: Json = attrs.Factory(dict)
-    texts: dict[str, list[str]] = attrs.Factory(dict)
+    #: In UTF-8: as many strings as there are tokens would take ten times the memory.
+    texts: dict[str, bytearray] = attrs.Factory(dict)
     calls: list[_Call] = attrs.Factory(list)
     by_index: dict[int, _Call] = attrs.Factory(dict)
     shown: int = 0
@@ -147,7 +148,7 @@ class RoundStream:
             calls.append(call.finished())
         if not self._ended and not all(c.finished() for c in self._choices.values() or [choice]):
             raise UpstreamBroke("Llama Stack ended its answer in the middle.")
-        texts = {key: "".join(parts) for key, parts in choice.texts.items()}
+        texts = {key: raw.decode("utf-8", "surrogatepass") for key, raw in choice.texts.items()}
         message = {"role": "assistant", "content": None, **choice.message, **texts}
         if calls:
             message["tool_calls"] = [call.entry for call in calls]
@@ -215,7 +216,12 @@ class RoundStream:
             before = state.message.get(key)
             if isinstance(value, str):
                 if self._grow(len(value)):
-                    state.texts.setdefault(key, []).append(value)
+                    # A lone surrogate may be half of a pair that was split.
+                    said = value.encode("utf-8", "surrogatepass")
+                    if key in state.texts:
+                        state.texts[key] += said
+                    else:
+                        state.texts[key] = bytearray(said)
             elif isinstance(value, list) and isinstance(before, list):
                 state.message[key] = before + value
             else:

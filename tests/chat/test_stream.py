@@ -567,3 +567,12 @@ def test_a_stream_that_just_stops_is_a_failure(chunks: list[Json]) -> None:
 )
 def test_a_reason_or_a_whole_call_is_an_end(chunks: list[Json]) -> None:
     told(chunks)
+
+
+def test_what_is_remembered_is_what_was_said_to_the_last_character() -> None:
+    said = ["π", "\r\n", "", "\ud83d", "\ude00", "x" * 100]
+    reading = RoundStream(Audience(), set())
+    for text in said:
+        reading.feed(chunk({"content": text}))
+    reading.feed(chunk({}, "stop"))
+    assert reading.completion().message["content"] == "".join(said)
