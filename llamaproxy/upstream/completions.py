@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
 import attrs
-from twisted.web.iweb import IResponse
 
 from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused, UpstreamUnavailable
@@ -12,6 +15,8 @@ from llamaproxy.upstream.chunks import Take, without_error
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.generation import Detector, Generation
 from llamaproxy.upstream.headers import Caller
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -26,32 +31,30 @@ class Completions:
 
         :raises ProxyError: if there is none.
         """
-        text = jsontext.dumps(body)
-        served = await self._detector.generation()
-        try:
-            answer = await self._client.ask("POST", _path(served), served.caller(caller), text)
-        except UpstreamRefused as error:
-            served = await self._moved(served, error)
-            answer = await self._client.ask("POST", _path(served), served.caller(caller), text)
-        except UpstreamUnavailable:
-            self._detector.forget()
-            raise
-        return without_error(answer)
+        ask = partial(self._client.ask, "POST")
+        return without_error(await self._served(ask, caller, jsontext.dumps(body)))
 
     async def stream(self, body: Json, caller: Caller, take: Take) -> None:
         """Hand a completion's chunks to *take* as they come.
 
         :raises ProxyError: if the stream is refused or breaks off.
         """
-        await self._client.relay(await self._open(jsontext.dumps(body), caller), take)
+        response = await self._served(self._client.open, caller, jsontext.dumps(body))
+        await self._client.relay(response, take)
 
-    async def _open(self, text: bytes, caller: Caller) -> IResponse:
+    async def _served(
+        self,
+        ask: Callable[[str, Caller, bytes], Coroutine[Any, Any, T]],
+        caller: Caller,
+        text: bytes,
+    ) -> T:
+        """What comes of *ask*, at the path where completions are served, in that server's words."""
         served = await self._detector.generation()
         try:
-            return await self._client.open(_path(served), served.caller(caller), text)
+            return await ask(_path(served), served.caller(caller), text)
         except UpstreamRefused as error:
             served = await self._moved(served, error)
-            return await self._client.open(_path(served), served.caller(caller), text)
+            return await ask(_path(served), served.caller(caller), text)
         except UpstreamUnavailable:
             self._detector.forget()
             raise

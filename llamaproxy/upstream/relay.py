@@ -201,10 +201,8 @@ class Relay(Protocol):
             full.addCallback(lambda _: self.resumeProducing())
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._end(
-            None if reason.check(ResponseDone, PotentialDataLoss) else Failure(UpstreamBroke())
-        )
-        self._silence.stop()
+        clean = reason.check(ResponseDone, PotentialDataLoss)
+        self._end(None if clean else Failure(UpstreamBroke()))
 
     def release(self) -> None:
         """Call the body finished, and expect its end at once: throw away what comes until then.
@@ -231,9 +229,7 @@ class Relay(Protocol):
         cast(Any, self.transport).loseConnection()
 
     def _silent(self) -> None:
-        self._end(
-            Failure(UpstreamTimeout("Llama Stack stopped sending in the middle of its answer."))
-        )
+        self._end(Failure(UpstreamTimeout(_SILENT)))
         self.stopProducing()
 
     def _end(self, failure: Failure | None) -> None:

@@ -44,8 +44,6 @@ _OURS = HOP_BY_HOP | {
     *(b"accept-encoding", b"expect", b"cookie", b"last-event-id"),
 }
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
-
 _URL = re.compile(r"[!-~]+")
 
 Fields = tuple[tuple[str, str], ...]
@@ -76,7 +74,7 @@ def permitted(fields: Iterable[tuple[str, str]]) -> Fields:
     return tuple(
         (name, value)
         for name, value in fields
-        if _TOKEN.fullmatch(name)
+        if messages.TOKEN.fullmatch(name)
         and not {name.lower().encode()} & _OURS
         and not name.lower().startswith("mcp-")
         and value.isprintable()

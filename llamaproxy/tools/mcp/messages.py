@@ -34,7 +34,7 @@ _MAX_BATCH = 1000
 CLIENT: Json = {"name": "llamaproxy", "version": __version__}
 
 #: What a field may be called (RFC 9110, 5.6.2).
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 
 _META = "io.modelcontextprotocol/"
 
@@ -140,7 +140,7 @@ def parameter_fields(schema: Json, arguments: Json) -> tuple[tuple[str, str], ..
         called = each.get("x-mcp-header")
         if isinstance(value, dict):
             found += parameter_fields(each, value)
-        elif isinstance(called, str) and isinstance(value, str | int) and _TOKEN.fullmatch(called):
+        elif isinstance(called, str) and isinstance(value, str | int) and TOKEN.fullmatch(called):
             said = str(value).lower() if isinstance(value, bool) else str(value)
             found.append((f"Mcp-Param-{called}", field_value(said)))
     return tuple(found)
