@@ -14,6 +14,7 @@ from twisted.web.http import datetimeToString
 from twisted.web.server import version
 
 from llamaproxy import jsontext
+from llamaproxy.logs import note
 
 #: OpenAI's error types by HTTP status (platform.openai.com, "Error codes").
 _TYPES = {
@@ -59,6 +60,11 @@ class ProxyError(Exception):
     def headers(self) -> dict[str, str]:
         """Response fields that travel with the error."""
         return {}
+
+    @property
+    def logged(self) -> str:
+        """What the log may say of it: nothing that a request, a tool or a model said."""
+        return self.code or str(self)
 
 
 class BadRequest(ProxyError):
@@ -160,6 +166,10 @@ class UpstreamRefused(ProxyError):
         return self._headers
 
     @property
+    def logged(self) -> str:
+        return "upstream_refused"
+
+    @property
     def missing_route(self) -> bool:
         """Whether the server has no such route, and so has not acted on the request.
 
@@ -233,6 +243,7 @@ def error_response(request: Any, error: ProxyError) -> bytes:
     Nothing must have been sent to the client yet.
     """
     request.setResponseCode(error.status)
+    note(request, error=error.logged)
     body = jsontext.dumps(error.body)
     fields = request.responseHeaders
     fields.setRawHeaders(b"Content-Type", [b"application/json"])

@@ -1,4 +1,4 @@
-"""The log as JSON, one object a line, for those who feed it to a machine."""
+"""The log as JSON, one object a line; and what the access line says besides."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ from twisted.python.logfile import LogFile
 #: The file to write to, None or ``-`` for the standard output: twistd's ``--logger`` names a
 #: function without arguments, so what its ``--logfile`` says must be kept until that is called.
 path: str | None = None
+
+
+def note(request: Any, **fields: str | int | float) -> None:
+    """Have the access line of *request* say *fields* too, which hold nothing that a peer wrote."""
+    request.log_fields = {**getattr(request, "log_fields", {}), **fields}
 
 
 def twistd_observer() -> ILogObserver:

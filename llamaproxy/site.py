@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from io import BytesIO
 from tempfile import SpooledTemporaryFile, TemporaryFile
+from types import MappingProxyType
 from typing import IO, Any, ClassVar
 
 from twisted.internet.interfaces import IReactorTime
@@ -40,6 +42,8 @@ class ProxyRequest(Request):
     started_at: float = 0.0
     #: Whether a client that has closed its side may still wait for the answer.
     half_closable = True
+    #: What its line in the log says besides (see :func:`llamaproxy.logs.note`).
+    log_fields: Mapping[str, str | int | float] = MappingProxyType({})
 
     def process(self) -> None:
         channel: Any = self.channel
@@ -118,24 +122,34 @@ class ProxySite(Site):
             status,
             request.sentLength,
             self.now() - request.started_at,
+            request.log_fields,
         )
 
     def log_line(
-        self, client: object, method: bytes, path: bytes, status: int, sent: int, seconds: float
+        self,
+        client: object,
+        method: bytes,
+        path: bytes,
+        status: int,
+        sent: int,
+        seconds: float,
+        fields: Mapping[str, str | int | float],
     ) -> None:
         """One line for each request; nothing of a query, a body or a credential is in it."""
         # A client of a Unix socket has no host.
         host = getattr(client, "host", "-")
         verb = _UNPRINTABLE.sub("?", method.decode("latin-1"))
         target = _UNPRINTABLE.sub("?", path.decode("latin-1"))
+        besides = "".join(f", {name}: {value}" for name, value in fields.items())
         self._log.info(
             # Formatted here: Twisted's way takes three times as long, for every request.
             "{message}",
-            message=f"{host} {verb} {target} {status} {sent} bytes {seconds:.3f} s",
+            message=f"{host} {verb} {target} {status} {sent} bytes {seconds:.3f} s{besides}",
             client=host,
             method=verb,
             path=target,
             status=status,
             sent=sent,
             seconds=seconds,
+            **fields,
         )

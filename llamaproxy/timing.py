@@ -176,7 +176,8 @@ class TimedChannel(HTTPChannel):
         transport: Any = self.transport
         transport.write(head + body)
         path = target.partition(b"?")[0]
-        self.site.log_line(transport.getPeer(), method, path, error.status, len(body), 0.0)
+        peer, said = transport.getPeer(), {"error": error.logged}
+        self.site.log_line(peer, method, path, error.status, len(body), 0.0, said)
         transport.unregisterProducer()
         if ISSLTransport.providedBy(transport):
             transport.loseConnection()  # which goes on reading until the client closes too

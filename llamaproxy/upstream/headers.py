@@ -49,6 +49,9 @@ _IDENTITY = b""
 LLAMA_STACK_PROVIDER_DATA = b"x-llamastack-provider-data"
 OGX_PROVIDER_DATA = b"x-ogx-provider-data"
 
+#: Which of its chats Open WebUI asks for (a header that its operator configures).
+_CHAT = b"x-openwebui-chat-id"
+
 #: Tracing fields, which travel with everything done for a request but identify nobody.
 _TRACING = (b"traceparent", b"tracestate", b"x-request-id")
 
@@ -129,12 +132,14 @@ def _without(headers: Headers, dropped: frozenset[bytes]) -> Headers:
 class Caller:
     """On whose behalf something is asked: the fields of DESIGN T4 of one client request.
 
-    *credentials* are those of them, and an identity, that keep callers apart.
+    *credentials* are those of them, and an identity, that keep callers apart; *chat* is the
+    conversation that the request is part of, empty if it does not say.
     """
 
     credentials: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
     _tracing: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
     _tokens: tuple[tuple[str, str], ...] = ()
+    chat: str = ""
 
     @classmethod
     def of(cls, headers: Headers, identity: bytes = b"") -> Caller:
@@ -146,7 +151,8 @@ class Caller:
             )
 
         known = ((_IDENTITY, (identity,)),) if identity else ()
-        return cls(known + pick(_CREDENTIALS), pick(_TRACING))
+        chat = headers.getRawHeaders(_CHAT, [b""])[0].decode("latin-1").strip()
+        return cls(known + pick(_CREDENTIALS), pick(_TRACING), chat=chat)
 
     def headers(self) -> Headers:
         """The fields to send along, and nothing else of the client's."""
@@ -192,7 +198,7 @@ class Caller:
             return self
         if not provider_data:  # broken JSON is the server's to judge: all ignore it (recorded)
             broken = next(values for name, values in self.credentials if name in _PROVIDER_DATA)
-            return Caller((*rest, (field, broken)), self._tracing)
+            return attrs.evolve(self, credentials=(*rest, (field, broken)))
         tokens: list[tuple[str, str]] = []
         kept = _mcp_headers(provider_data)
         if mcp_headers == "dropped":
@@ -205,7 +211,8 @@ class Caller:
                     tokens.append((url, token.strip() if bearer else f"{scheme} {token}".strip()))
             provider_data["mcp_headers"] = {url: each for url, each in kept.items() if each}
         text = json.dumps(provider_data).encode("ascii")
-        return Caller((*rest, (field, (text,))), self._tracing, tuple(tokens))
+        credentials = (*rest, (field, (text,)))
+        return attrs.evolve(self, credentials=credentials, tokens=tuple(tokens))
 
     def _provider_data(self) -> Json:
         """The provider data in either spelling, together."""
