@@ -14,6 +14,7 @@ from twisted.web.http import datetimeToString
 from twisted.web.server import version
 
 from llamaproxy import jsontext
+from llamaproxy.errorshapes import openai_error
 from llamaproxy.logs import note
 
 #: OpenAI's error types by HTTP status (platform.openai.com, "Error codes").
@@ -24,6 +25,7 @@ _TYPES = {
     404: "not_found_error",
     409: "conflict_error",
     413: "invalid_request_error",
+    415: "invalid_request_error",
     422: "invalid_request_error",
     429: "rate_limit_error",
 }
@@ -99,6 +101,27 @@ class BodyTooLarge(ProxyError):
     code = "body_too_large"
 
 
+class UnsupportedMediaType(ProxyError):
+    """The request body is not of a type that is accepted."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class Overloaded(ProxyError):
+    """Too many large chats are being answered; please ask again.
+
+    ``--max-chat-bodies`` is the limit of all of them together.
+    """
+
+    status = 503
+    code = "overloaded"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "1"}
+
+
 class UpstreamUnavailable(ProxyError):
     """Llama Stack could not be reached.
 
@@ -146,24 +169,15 @@ class UpstreamRefused(ProxyError):
     ``{"error": {"detail": text or object}}`` in 0.5, ``{"error": {"message": text}}`` later.
     """
 
-    def __init__(
-        self,
-        status: int,
-        body: object = None,
-        headers: dict[str, str] | None = None,
-    ) -> None:
+    def __init__(self, status: int, body: object = None) -> None:
         self.status = status
-        self._body = _openai_error(status, body)
-        self._headers = headers or {}
+        default = error_object(status, f"Llama Stack answered with HTTP status {status}.")
+        self._body = openai_error(default, body)
         super().__init__(self._body["error"]["message"])
 
     @property
     def body(self) -> dict[str, Any]:
         return self._body
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return self._headers
 
     @property
     def logged(self) -> str:
@@ -195,46 +209,6 @@ class McpBroke(ProxyError):
     status = 502
     type = "upstream_error"
     code = "mcp_broke"
-
-
-def _openai_error(status: int, body: object) -> dict[str, Any]:
-    """Any generation's error body in OpenAI's shape."""
-    default = error_object(status, f"Llama Stack answered with HTTP status {status}.")
-    if isinstance(body, str) and body.strip() and "<" not in body:
-        return error_object(status, body.strip()[:500])
-    if not isinstance(body, dict):
-        return default
-    error = body.get("error")
-    if isinstance(error, dict) and isinstance(error.get("message"), str) and error["message"]:
-        said = {key: value for key, value in error.items() if value is not None}
-        return {**body, "error": {**default["error"], **said}}
-    if isinstance(error, dict):
-        detail = error.get("detail")
-    elif isinstance(error, str):
-        detail = error
-    else:
-        detail = body.get("detail")
-    message = detail_text(detail)
-    return error_object(status, message) if message else default
-
-
-def detail_text(detail: object) -> str:
-    """FastAPI's ``detail``, a text or an object with the validation errors, in words."""
-    if isinstance(detail, str):
-        return detail
-    errors = detail.get("errors") if isinstance(detail, dict) else detail
-    if isinstance(errors, list):
-        found = []
-        for error in errors:
-            if isinstance(error, dict) and isinstance(error.get("msg"), str):
-                place = error.get("loc")
-                where = ".".join(map(str, place)) if isinstance(place, list) else ""
-                found.append(f"{where}: {error['msg']}" if where else error["msg"])
-        if found:
-            return "; ".join(found)
-    if isinstance(detail, dict) and isinstance(detail.get("message"), str):
-        return str(detail["message"])
-    return jsontext.dumps(detail).decode() if detail else ""
 
 
 def error_response(request: Any, error: ProxyError) -> bytes:

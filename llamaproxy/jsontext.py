@@ -44,19 +44,42 @@ def loads_exactly(text: bytes | str) -> Any:
 
 
 def loads_anyhow(raw: bytes) -> Any:
-    """Parse JSON of a peer who may not have written valid UTF-8.
+    """Parse JSON of a peer who may not have written valid UTF-8; it may be sent on.
 
     :raises ValueError: as :func:`loads`.
     """
     try:
-        return loads(raw)
+        return loads_exactly(raw)
     except UnicodeDecodeError:
-        return loads(raw.decode("utf-8", "replace"))
+        return loads_exactly(raw.decode("utf-8", "replace"))
+
+
+class RepeatedName(ValueError):
+    """A name stands twice in one object: parsers take the one or the other (RFC 8259, 4)."""
+
+
+def check_unique_names(text: str) -> None:
+    """:raises RepeatedName: if an object in the JSON *text* has a name twice.
+
+    :raises ValueError: if it is no JSON.
+    """
+    try:
+        json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("too deeply nested") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    names = {name for name, _ in pairs}
+    if len(names) != len(pairs):
+        raise RepeatedName("a name stands twice in one object")
 
 
 def _tolerant(text: bytes | str) -> Any:
     try:
-        return _bounded(json.loads(text.decode("utf-8") if isinstance(text, bytes) else text))
+        # A byte order mark may be ignored (RFC 8259 section 8.1).
+        said = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        return _bounded(json.loads(said))
     except RecursionError:
         raise ValueError("too deeply nested") from None
 

@@ -99,6 +99,14 @@ SETTINGS = (
         "unix for those that come over a Unix socket.",
     ),
     Setting(
+        "identity-headers",
+        "LLAMAPROXY_IDENTITY_HEADERS",
+        "",
+        values.field_names,
+        "Header fields, comma-separated, that tell callers apart besides Authorization, Api-Key, "
+        "X-API-Key, Cookie and the provider data; they are sent along when tools are listed.",
+    ),
+    Setting(
         "tools-ttl",
         "LLAMAPROXY_TOOLS_TTL",
         "60",
@@ -126,6 +134,27 @@ SETTINGS = (
         "33554432",
         _BYTES,
         "Bytes of a chat completion request.",
+    ),
+    Setting(
+        "max-chat-bodies",
+        "LLAMAPROXY_MAX_CHAT_BODIES",
+        "268435456",
+        _BYTES,
+        "Bytes of all chat completion requests that are being answered; over it, 503.",
+    ),
+    Setting(
+        "max-calls-per-chat",
+        "LLAMAPROXY_MAX_CALLS_PER_CHAT",
+        "16",
+        values.integer(1, 10**6),
+        "Calls of the server's tools that one chat may have under way; more wait.",
+    ),
+    Setting(
+        "max-calls",
+        "LLAMAPROXY_MAX_CALLS",
+        "256",
+        values.integer(1, 10**6),
+        "Calls of the server's tools that all chats may have under way; more wait.",
     ),
     Setting(
         "max-body",

@@ -20,8 +20,9 @@ from llamaproxy import __version__
 from llamaproxy.access import AuthorizedAgent, KeysService
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.metrics import Metrics
+from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
-from llamaproxy.chat.loop import ToolLoop
+from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.demo import DemoStack
 from llamaproxy.jsontext import Json
@@ -37,6 +38,7 @@ from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
 from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
 from llamaproxy.tools.toolruntime import ToolRuntime
 from llamaproxy.upstream.agent import UpstreamAgent, agent_for_anywhere, connection_pool
+from llamaproxy.upstream.caller import Callers
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.generation import Detector
@@ -96,11 +98,14 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     memory = TurnMemory(
         reactor, options["memory-entries"], options["memory-bytes"], options["memory-age"]
     )
+    slots = CallSlots(options["max-calls-per-chat"], options["max-calls"])
     chat = ChatCompletions(
-        loop=ToolLoop(catalogue, memory, metrics, options["max-iterations"]),
+        loop=ToolLoop(catalogue, memory, metrics, options["max-iterations"], slots),
         upstream=Completions(client, detector),
         clock=reactor,
         keep_alive=options["keep-alive"],
+        bodies=BodyBudget(options["max-chat-bodies"]),
+        callers=Callers(options["trusted-proxies"], options["identity-headers"]),
     )
     passthrough = LlamaStackResource(
         agent, url, detector, reactor, options["upstream-timeout"], options["trusted-proxies"]

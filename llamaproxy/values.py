@@ -108,6 +108,14 @@ def flag(text: str) -> bool:
     return words[text.lower()]
 
 
+def field_names(text: str) -> tuple[bytes, ...]:
+    """Names of header fields, comma-separated, in lower case."""
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if not all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]+", name) for name in names):
+        raise ValueError("must be names of header fields such as X-User-Id,X-Tenant")
+    return tuple(dict.fromkeys(name.encode("ascii") for name in names))
+
+
 def authorities(path: str) -> str:
     """A PEM file with certificates of authorities, which is read now to see whether it is one."""
     try:

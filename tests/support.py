@@ -32,8 +32,9 @@ from twisted.web.server import NOT_DONE_YET
 
 from llamaproxy.access import ApiKeys, AuthorizedAgent, GuardedResource
 from llamaproxy.admin.metrics import Metrics
+from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
-from llamaproxy.chat.loop import ToolLoop
+from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.jsontext import Json
 from llamaproxy.routes import ProxyApp
@@ -43,6 +44,7 @@ from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
 from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
 from llamaproxy.tools.toolruntime import ToolRuntime
+from llamaproxy.upstream.caller import Callers
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.generation import Detector
@@ -404,6 +406,9 @@ class Proxy(Upstream):
         tool_source: str = "auto",
         keys: ApiKeys | None = None,
         server_key: bytes = b"",
+        max_calls: tuple[int, int] = (16, 256),
+        max_bodies: int = 1024 * 1024,
+        identity_names: tuple[bytes, ...] = (),
     ) -> None:
         """:param mcp: an agent that finds MCP servers."""
         Upstream.__init__(self, stack, clock, timeout, server_key)
@@ -424,10 +429,14 @@ class Proxy(Upstream):
             source = UnionSource(named, source)
         self.catalogue = Catalogue(source, self.clock, self.metrics, ttl, tool_timeout, max_result)
         chat = ChatCompletions(
-            loop=ToolLoop(self.catalogue, self.memory, self.metrics, max_rounds),
+            loop=ToolLoop(
+                self.catalogue, self.memory, self.metrics, max_rounds, CallSlots(*max_calls)
+            ),
             upstream=Completions(self.client, self.detector),
             clock=self.clock,
             keep_alive=keep_alive,
+            bodies=BodyBudget(max_bodies),
+            callers=Callers(identity_names=identity_names),
         )
         rest = LlamaStackResource(self.asking, self.url, self.detector, self.clock, timeout)
         root = ProxyApp(chat, rest).resource()

@@ -5,29 +5,27 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
 
+from llamaproxy.chat.calls import Audience
 from llamaproxy.chat.eventstream import EventStream
+from llamaproxy.chat.finish import closing_reason, with_cut_off
+from llamaproxy.chat.joining import TEXTS, HeldText, Identity, Texts
 from llamaproxy.chat.messages import (
     Completion,
     ToolCall,
     added_usage,
     as_object,
-    closing_reason,
+    is_function,
     objects,
     read_calls,
     text_of,
 )
 from llamaproxy.chat.openwebui import Card, message_item, shown
-from llamaproxy.chat.stream import FOREIGN, Audience, RoundStream
+from llamaproxy.chat.stream import FOREIGN, RoundStream, completion_of
 from llamaproxy.errors import ProxyError, UpstreamBroke
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.upstream.completions import Completions
-from llamaproxy.upstream.headers import Caller
-
-#: What is the first round's in the whole answer (L16).
-_IDENTITY = ("id", "created", "model")
+from llamaproxy.upstream.completions import ClientCompletions
 
 
 class Answer(Protocol):
@@ -46,68 +44,59 @@ class Answer(Protocol):
         """The tool of *card* has come to *result*."""
 
 
-def separator(before: str) -> str:
-    """What makes a blank line after *before*, the end of an earlier round's text (S4)."""
-    if not before.strip() or before.endswith("\n\n"):
-        return ""
-    return "\n" if before.endswith("\n") else "\n\n"
-
-
-class Identity:
-    """Gives the ``id``, ``created`` and ``model`` of an answer: the first round's."""
-
-    def __init__(self, clock: IReactorTime, model: object, new_id: str) -> None:
-        self._fields: Json = {"id": new_id, "created": int(clock.seconds()), "model": model or ""}
-        self._settled = False
-
-    def learn(self, said: Json) -> None:
-        """Take the fields from the first thing of the upstream's that has them."""
-        if not self._settled and said.get("id"):
-            self._settled = True
-            self._fields |= {key: said[key] for key in _IDENTITY if said.get(key) is not None}
-
-    def fields(self) -> Json:
-        """The fields; from now on they stay as they are."""
-        self._settled = True
-        return self._fields
-
-
 class UnaryAnswer:
     """Collects the rounds into one ``chat.completion``. Implements :class:`Answer`."""
 
     def __init__(
-        self, upstream: Completions, caller: Caller, identity: Identity, cards: bool
+        self, completions: ClientCompletions, identity: Identity, cards: bool, last_text_only: bool
     ) -> None:
-        self._cards = cards
-        self._upstream = upstream
-        self._caller = caller
+        """:param last_text_only: whether the content must be the last round's alone (L15b)."""
+        self._completions = completions
         self._identity = identity
+        self._cards = cards
+        self._last_text_only = last_text_only
         #: In the order of the calls, whichever ended first.
         self._results: dict[Card, ToolResult | None] = {}
-        self._rounds: list[Json] = []
+        self._rounds = 0
+        self._last: Json = {}
+        self._join = Texts()
         self._texts: dict[str, str] = {}
         self._usage: Any = None
         self._shown: list[Json] = []
 
     async def complete(self, body: Json, audience: Audience) -> Completion:
-        answer = await self._upstream.complete(body, self._caller)
+        answer = await self._completions.complete(body)
+        if isinstance(answer, list):
+            answer = completion_of(answer)
         choices = objects(answer.get("choices"))
         if not choices:
             raise UpstreamBroke("Llama Stack answered without choices.")
         self._identity.learn(answer)
         self._usage = added_usage(self._usage, answer.get("usage"))
-        said = {**as_object(choices[0].get("message")), "role": "assistant"}
-        calls = read_calls(said.get("tool_calls"))
-        self._rounds.append(answer)
-        self._shown = [call.entry for call in calls if audience.shows(call.name)]
-        for key in ("content", "reasoning_content", "reasoning"):
-            if isinstance(said.get(key), str | list):
-                self._add(key, text_of(said[key]))
+        self._rounds += 1
+        self._last = answer
+        self._join.begin_round()
+        if self._last_text_only:
+            self._texts.pop("content", None)
+        message = {**as_object(choices[0].get("message")), "role": "assistant"}
+        calls = read_calls(message.get("tool_calls"))
+        shown = [call for call in calls if audience.shows(call.name)]
+        shared = audience.later or len(shown) < len(calls)
+        self._shown = [
+            {**call.entry, "id": call.id + audience.mark}
+            if shared or is_function(call.entry)
+            else call.entry  # untouched (L8b)
+            for call in shown
+        ]
+        for key in TEXTS:
+            if isinstance(message.get(key), str | list):
+                self._add(key, text_of(message[key]))
         if calls:
-            said["tool_calls"] = [call.entry for call in calls]
-        return Completion(said, calls)
+            message["tool_calls"] = [call.entry for call in calls]
+        return Completion(message, with_cut_off(calls, choices[0].get("finish_reason")))
 
     async def say(self, text: str) -> None:
+        self._join.begin_round()
         self._add("content", text)
 
     async def show_call(self, call: ToolCall) -> Card:
@@ -120,11 +109,11 @@ class UnaryAnswer:
 
     def result(self) -> Json:
         """The answer as one completion."""
-        last = self._rounds[-1]
-        said = objects(last["choices"])
-        choices = [self._choice(choice, place) for place, choice in enumerate(said)]
-        fields = self._identity.fields()
-        answer = {**last, **fields, "choices": choices}
+        choices = [
+            self._choice(choice, place)
+            for place, choice in enumerate(objects(self._last["choices"]))
+        ]
+        answer = {**self._last, **self._identity.fields(), "choices": choices}
         answer.setdefault("object", "chat.completion")
         for key in (*FOREIGN, "output"):
             answer.pop(key, None)
@@ -141,7 +130,11 @@ class UnaryAnswer:
     def _choice(self, choice: Json, place: int) -> Json:
         message = dict(as_object(choice.get("message")))
         if place == 0:
-            message |= self._texts
+            # Of one round, parts of a content stay parts.
+            lists = {
+                k for k in self._texts if self._rounds == 1 and isinstance(message.get(k), list)
+            }
+            message |= {key: text for key, text in self._texts.items() if key not in lists}
             if self._shown:
                 message["tool_calls"] = self._shown
             elif message.get("tool_calls"):
@@ -152,16 +145,15 @@ class UnaryAnswer:
             if calls:
                 message["tool_calls"] = calls
         message["role"] = "assistant"
-        arguments = [call["function"]["arguments"] for call in calls]
-        reason = closing_reason(choice.get("finish_reason"), arguments)
+        reason = closing_reason(
+            choice.get("finish_reason"), [call.arguments for call in read_calls(calls)]
+        )
         whole = {**choice, "message": message, "finish_reason": reason}
         whole.setdefault("index", place)
         return whole
 
     def _add(self, key: str, text: str) -> None:
-        before = self._texts.get(key, "")
-        gap = separator(before) if key == "content" and text else ""
-        self._texts[key] = before + gap + text
+        self._texts[key] = self._texts.get(key, "") + self._join.joined(key, text)
 
 
 class StreamedAnswer:
@@ -169,30 +161,36 @@ class StreamedAnswer:
 
     def __init__(
         self,
-        upstream: Completions,
-        caller: Caller,
+        completions: ClientCompletions,
         identity: Identity,
         events: EventStream,
         include_usage: bool,
         cards: bool,
+        last_text_only: bool,
     ) -> None:
-        self._cards = cards
-        self._upstream = upstream
-        self._caller = caller
+        """:param last_text_only: whether the content must be the last round's alone (L15b)."""
+        self._completions = completions
         self._identity = identity
         self._events = events
         self._include_usage = include_usage
+        self._cards = cards
+        self._last_text_only = last_text_only
         self._roles: set[int] = set()
         self._round = RoundStream(Audience(), self._roles)
+        self._held = HeldText()
+        self._join = Texts()
+        self._blocks = 0
+        self._next_blocks = 0
         self._usage: Any = None
         self._open: list[Card] = []
-        self._said = ""
-        self._gap = ""
 
     async def complete(self, body: Json, audience: Audience) -> Completion:
         self._round = RoundStream(audience, self._roles)
-        self._gap = separator(self._said)
-        await self._upstream.stream(body, self._caller, self._take)
+        self._join.begin_round()
+        self._blocks = self._next_blocks
+        # With no tool to be run by the server, a round is the last.
+        self._held = HeldText(self._last_text_only and bool(audience.server))
+        await self._completions.stream(body, self._take)
         for told in self._round.late():
             await self._send(told)
         completion = self._round.completion()
@@ -202,7 +200,7 @@ class StreamedAnswer:
     async def say(self, text: str) -> None:
         delta = {"content": text} if 0 in self._roles else {"role": "assistant", "content": text}
         self._roles.add(0)
-        self._gap = separator(self._said)
+        self._join.begin_round()
         await self._send({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
 
     async def show_call(self, call: ToolCall) -> Card:
@@ -219,10 +217,16 @@ class StreamedAnswer:
 
     async def end(self) -> None:
         """Send what belongs at the end of a stream."""
-        for chunk in self._round.finish_chunks():
+        for chunk in self._held.chunks:
             await self._send(chunk)
+        finish = self._round.finish_chunks()
+        beside = self._round.beside_usage
         if self._include_usage and self._usage is not None:
-            await self._send({"choices": [], "usage": self._usage})
+            finish.append({**beside, "choices": [], "usage": self._usage})
+        else:
+            finish[-1] |= {k: v for k, v in beside.items() if k not in finish[-1]}
+        for chunk in finish:
+            await self._send(chunk)
         self._events.finish()
 
     async def fail(self, error: ProxyError) -> None:
@@ -237,6 +241,8 @@ class StreamedAnswer:
         if chunk is not None:
             self._identity.learn(chunk)
         told = self._round.feed(chunk)
+        if told is not None:
+            told = self._held.without_text(told)
         if told is None:
             self._events.start()
             return None
@@ -248,14 +254,21 @@ class StreamedAnswer:
     def _ours(self, chunk: Json) -> Json:
         """*chunk*, changed into one of this answer's."""
         for choice in chunk["choices"]:
-            text = choice["delta"].get("content")
-            if text and isinstance(text, str) and choice["index"] == 0:
-                if self._gap:
-                    text, self._gap = self._gap + text, ""
-                    choice["delta"]["content"] = text
-                # All that matters is whether anything was said, and how it ended.
-                said = self._said + text
-                self._said = "." * bool(said.strip()) + said[-2:]
+            delta = choice["delta"]
+            if choice["index"] == 0:
+                for key in TEXTS:
+                    text = delta.get(key)
+                    if text and isinstance(text, str):
+                        delta[key] = self._join.joined(key, text)
+                if "reasoning_details" in delta:
+                    self._number_blocks(delta["reasoning_details"])
         chunk["object"] = "chat.completion.chunk"
         chunk.update(self._identity.fields())
         return chunk
+
+    def _number_blocks(self, pieces: object) -> None:
+        """Keep blocks of reasoning apart that different rounds have given the same number."""
+        for piece in objects(pieces):
+            if isinstance(piece.get("index"), int):
+                piece["index"] += self._blocks
+                self._next_blocks = max(self._next_blocks, piece["index"] + 1)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import secrets
-from typing import ClassVar
+from os import SEEK_END
+from typing import Any, ClassVar
 
 import attrs
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http import Request
+from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
 from llamaproxy.access import identity_of
-from llamaproxy.chat.answer import Identity, StreamedAnswer, UnaryAnswer
+from llamaproxy.chat.answer import StreamedAnswer, UnaryAnswer
+from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.eventstream import EventStream
-from llamaproxy.chat.loop import ToolLoop
-from llamaproxy.chat.messages import parse_request
+from llamaproxy.chat.joining import Identity
+from llamaproxy.chat.loop import Tally, ToolLoop
+from llamaproxy.chat.messages import as_object, parse_request, wants_json
 from llamaproxy.chat.openwebui import is_background_task
+from llamaproxy.chat.origin import check_coding, check_origin
 from llamaproxy.errors import ProxyError, ShuttingDown
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.completions import Completions
-from llamaproxy.upstream.headers import Caller
+from llamaproxy.logs import note
+from llamaproxy.upstream.caller import Caller, Callers
+from llamaproxy.upstream.completions import ClientCompletions, Completions
+from llamaproxy.upstream.headers import answer_fields
 
 
 @attrs.frozen
@@ -35,6 +42,8 @@ class ChatCompletions:
     _upstream: Completions
     _clock: IReactorTime
     _keep_alive: float
+    _bodies: BodyBudget
+    _callers: Callers = attrs.Factory(Callers)
     _log: ClassVar[Logger] = Logger()
 
     async def respond(self, request: Request) -> bytes | None:
@@ -42,32 +51,59 @@ class ChatCompletions:
 
         :raises ProxyError: if nothing has been sent to the client yet.
         """
-        assert request.content is not None
-        body = parse_request(request.content.read())
-        request.content.close()  # it would be kept until the answer has ended
-        caller = Caller.of(request.requestHeaders, identity_of(request))
-        model = body.get("model")
-        identity = Identity(self._clock, model, f"chatcmpl-{secrets.token_hex(16)}")
+        check_origin(request.requestHeaders)
+        check_coding(request.requestHeaders)
+        caller = self._callers.of(request, identity_of(request))
+        tally = Tally()
+        content: Any = request.content
+        try:
+            with self._bodies.holding(content.seek(0, SEEK_END)):
+                content.seek(0)
+                body = parse_request(content.read())
+                content.close()  # it would be kept until the answer has ended
+                return await self._respond(request, body, caller, tally)
+        except BaseException:
+            if tally.run:
+                # SDKs obey it: what a tool has done must not be done again (L15c).
+                request.responseHeaders.setRawHeaders(b"X-Should-Retry", [b"false"])
+            raise
+        finally:
+            note(request, **_counts(tally))
+
+    async def _respond(
+        self, request: Request, body: Json, caller: Caller, tally: Tally
+    ) -> bytes | None:
+        identity = Identity(body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
         cards = _field(request, b"x-openwebui-message-id") != ""
+        completions = self._upstream.for_client(caller, _AnswerFields(request).take)
         if body.get("stream"):
-            await self._stream(request, body, caller, identity, cards)
+            await self._stream(request, body, caller, completions, identity, cards, tally)
             return None
-        answer = UnaryAnswer(self._upstream, caller, identity, cards)
-        await self._answer(request, body, caller, answer)
+        answer = UnaryAnswer(completions, identity, cards, wants_json(body))
+        await self._answer(request, body, caller, answer, tally)
         text = jsontext.dumps(answer.result())
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(text)])
         return text
 
     async def _stream(
-        self, request: Request, body: Json, caller: Caller, identity: Identity, cards: bool
+        self,
+        request: Request,
+        body: Json,
+        caller: Caller,
+        completions: ClientCompletions,
+        identity: Identity,
+        cards: bool,
+        tally: Tally,
     ) -> None:
         events = EventStream(request, self._clock, self._keep_alive)
-        options = body.get("stream_options")
-        wanted = isinstance(options, dict) and bool(options.get("include_usage"))
-        answer = StreamedAnswer(self._upstream, caller, identity, events, wanted, cards)
+        options = as_object(body.get("stream_options"))
+        include_usage = bool(options.get("include_usage"))
+        answer = StreamedAnswer(
+            completions, identity, events, include_usage, cards, wants_json(body)
+        )
         try:
-            await self._answer(request, body, caller, answer)
+            await self._answer(request, body, caller, answer, tally)
             await answer.end()
         except CancelledError:
             if request.channel is None or not events.started:
@@ -80,15 +116,18 @@ class ChatCompletions:
             if not isinstance(error, ProxyError):
                 self._log.failure("a stream broke")
                 error = ProxyError()
-            self._log.warn(
-                "a stream ended with an error: {error_type}", error_type=type(error).__name__
-            )
+            note(request, error=error.logged)
             await answer.fail(error)
         finally:
             events.close()
 
     async def _answer(
-        self, request: Request, body: Json, caller: Caller, answer: UnaryAnswer | StreamedAnswer
+        self,
+        request: Request,
+        body: Json,
+        caller: Caller,
+        answer: UnaryAnswer | StreamedAnswer,
+        tally: Tally,
     ) -> None:
         wanted = _field(request, b"x-llamaproxy-tools")
         plain = (
@@ -99,13 +138,41 @@ class ChatCompletions:
             or is_background_task(body)
         )
         if plain:
-            await self._loop.pass_on(body, answer)
+            await self._loop.pass_on(body, caller, answer, tally)
         else:
             patterns = [word.strip() for word in wanted.split(",") if word.strip()]
-            await self._loop.run(body, caller, answer, patterns or None)
+            await self._loop.run(body, caller, answer, patterns or None, tally)
+
+
+class _AnswerFields:
+    """Gives a client the fields of the upstream's last answer, until its own begins (L8)."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._given: list[bytes] = []
+
+    def take(self, headers: Headers) -> None:
+        """*headers* are those of the upstream's answer to the round that has begun."""
+        if self._request.startedWriting:
+            return
+        fields = self._request.responseHeaders
+        for name in self._given:
+            fields.removeHeader(name)
+        relayed = list(answer_fields(headers).getAllRawHeaders())
+        self._given = [name for name, _ in relayed]
+        for name, values in relayed:
+            fields.setRawHeaders(name, values)
 
 
 def _field(request: Request, name: bytes) -> str:
     """A header field's value, its repetitions joined by commas (RFC 9110 section 5.3)."""
     values = request.requestHeaders.getRawHeaders(name) or []
     return b",".join(values).decode("latin-1").strip()
+
+
+def _counts(tally: Tally) -> dict[str, int]:
+    """What the access line says of a chat; of one that was refused at once, nothing."""
+    counts = {"tools": tally.tools, "rounds": tally.rounds, "calls": tally.calls}
+    if tally.failed:
+        counts["failed"] = tally.failed
+    return counts if tally.rounds else {}

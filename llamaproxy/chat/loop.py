@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import ClassVar
+from collections.abc import Awaitable, Callable
+from typing import ClassVar, TypeVar
 
 import attrs
+from twisted.internet.defer import DeferredSemaphore
 from twisted.logger import Logger
 
 from llamaproxy import jsontext
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.chat.answer import Answer
+from llamaproxy.chat.calls import Audience
+from llamaproxy.chat.choice import after_round, with_offered_names
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.messages import (
-    Completion,
     ToolCall,
-    chosen_name,
     follow_up,
-    forces_a_call,
+    is_function,
     text_of,
     tool_names,
-    with_choice,
-    with_free_choice,
     with_tools,
 )
 from llamaproxy.chat.openwebui import without_old_cards
-from llamaproxy.chat.stream import Audience
+from llamaproxy.chat.turns import new_mark
 from llamaproxy.concurrent import all_of
 from llamaproxy.errors import ToolFailed
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.arguments import parse_arguments
 from llamaproxy.tools.catalogue import Catalogue, Offer
-from llamaproxy.tools.names import nearest, plain_name
+from llamaproxy.tools.names import NameIndex, plain_name
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.upstream.headers import Caller
+from llamaproxy.upstream.caller import Caller
 
 #: Server calls of one round that are run; a model that makes more is told so.
 _MAX_CALLS = 128
 
 #: Times that the same call may come to the same result in rounds that follow each other (L15).
 _MAX_REPEATS = 3
+
+T = TypeVar("T")
 
 _Done = list[tuple[ToolCall, ToolResult]]
 
@@ -64,6 +65,58 @@ def _arguments(call: ToolCall) -> object:
         return call.arguments
 
 
+@attrs.define
+class Tally:
+    """What an answer came to, for the log: tools offered, rounds asked for, calls of the server.
+
+    *run* counts the calls of which a tool has begun to run, *failed* those that came to an error.
+    """
+
+    tools: int = 0
+    rounds: int = 0
+    calls: int = 0
+    run: int = 0
+    failed: int = 0
+
+
+class CallSlots:
+    """How many server calls may be under way, of one chat and of all together; the rest wait."""
+
+    def __init__(self, per_chat: int, overall: int) -> None:
+        self._per_chat = per_chat
+        self._overall = DeferredSemaphore(overall)
+
+    def for_chat(self) -> Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]:
+        """What runs the calls of one chat, each when its turn has come."""
+        chat = DeferredSemaphore(self._per_chat)
+
+        async def run(call: Callable[[], Awaitable[T]]) -> T:
+            await chat.acquire()
+            try:
+                await self._overall.acquire()
+                try:
+                    return await call()
+                finally:
+                    self._overall.release()
+            finally:
+                chat.release()
+
+        return run
+
+
+@attrs.frozen
+class _Chat:
+    """What stays the same in all rounds of one answer."""
+
+    caller: Caller
+    offer: Offer
+    client_tools: frozenset[str]
+    answer: Answer
+    tally: Tally
+    names: NameIndex
+    in_slot: Callable[[Callable[[], Awaitable[ToolResult]]], Awaitable[ToolResult]]
+
+
 @attrs.frozen
 class ToolLoop:
     """Answers a chat completion request in as many rounds as it takes."""
@@ -72,87 +125,110 @@ class ToolLoop:
     _memory: TurnMemory
     _metrics: Metrics
     _max_rounds: int
+    _slots: CallSlots
     _log: ClassVar[Logger] = Logger()
 
-    async def pass_on(self, body: Json, answer: Answer) -> None:
+    async def pass_on(self, body: Json, caller: Caller, answer: Answer, tally: Tally) -> None:
         """One round, as the client asked for it: no tool is offered, none is run (L4)."""
-        names = tool_names(body)
-        await answer.complete(with_tools(body, []), Audience(client=names, everything=True))
+        client_tools = tool_names(body)
+        body = {**body, "messages": self._memory.recall(caller, body["messages"])}
+        tally.rounds = 1
+        await answer.complete(with_tools(body, []), Audience(client=client_tools, everything=True))
 
     async def run(
-        self, body: Json, caller: Caller, answer: Answer, patterns: list[str] | None
+        self, body: Json, caller: Caller, answer: Answer, patterns: list[str] | None, tally: Tally
     ) -> None:
-        """Rounds with the server's tools, narrowed to *patterns* if there are any (L5)."""
-        asked = without_old_cards(body["messages"])
-        theirs = tool_names(body)
-        offer = await self._catalogue.offer(caller, theirs, patterns)
-        audience = Audience(client=theirs, server=offer.tools.keys())
-        body = _with_offer(body, offer)
-        body["messages"] = self._memory.recall(caller, asked)
-        known = len(body["messages"])
+        """Rounds with the server's tools, narrowed to *patterns* if there are any (L5).
+
+        :raises ProxyError: if there is no answer.
+        """
+        client_tools = tool_names(body)
+        offer = await self._catalogue.offer(caller, client_tools, patterns)
+        tally.tools = len(offer.tools)
+        names = NameIndex(offer.tools, client_tools)
+        chat = _Chat(caller, offer, client_tools, answer, tally, names, self._slots.for_chat())
+        mark = new_mark() if offer.tools else ""
+        audience = Audience(client=client_tools, server=offer.tools.keys(), mark=mark)
+        body = with_offered_names(body, client_tools, offer.named)
+        body = with_tools(body, offer.definitions())
+        messages = without_old_cards(body["messages"])
+        body["messages"] = self._memory.recall(caller, messages)
+        before = len(body["messages"])
         repeats = _Repeats()
         limit = None
-        for number in range(1, self._max_rounds + 1):
+        while limit is None:
+            tally.rounds += 1
+            audience.later = tally.rounds > 1
             completion = await answer.complete(body, audience)
-            ours = [call for call in completion.calls if not audience.shows(call.name)]
-            handed = [call for call in completion.calls if audience.shows(call.name)]
-            done = await self._run_all(ours, offer, theirs, caller, answer)
-            if not handed and repeats.too_many(done):
+            server_calls = [call for call in completion.calls if not audience.shows(call.name)]
+            client_calls = len(completion.calls) - len(server_calls)
+            done = await self._run_all(server_calls, chat)
+            if not client_calls and repeats.too_many(done):
                 limit = _REPETITION
-            elif not handed and number == self._max_rounds:
+            elif not client_calls and tally.rounds == self._max_rounds:
                 limit = _ROUNDS
             if limit is not None and done:
                 done = [(call, limit.noted(result)) for call, result in done]
-            body = _next_round(body, completion, done, offer)
-            if handed and (ours or number > 1):
-                self._memory.remember(caller, asked, handed, body["messages"][known:])
-            if handed or not ours:
+            called = {names.meant(call.name) or call.name for call in completion.calls}
+            body = after_round(body, called, client_tools, offer.tools.keys())
+            body = follow_up(body, completion.message, [(c, r.text) for c, r in done])
+            if client_calls and (server_calls or tally.rounds > 1):
+                self._memory.remember(caller, mark, body["messages"][before:])
+            if client_calls or not server_calls:
                 return
-            if limit is not None:
-                break
-        assert limit is not None
+        await self._answer_without_tools(body, chat, limit)
+
+    async def _answer_without_tools(self, body: Json, chat: _Chat, limit: _Limit) -> None:
+        """One more round, in which the model must answer (L15)."""
         self._metrics.loop_ended(limit.name)
         self._log.warn("a tool loop was ended by the limit of {limit}", limit=limit.name)
         if "tools" in body:
             body = {**body, "tool_choice": "none"}
-        completion = await answer.complete(body, Audience(server=(*theirs, *offer.tools)))
+        names = (*chat.client_tools, *chat.offer.tools)
+        chat.tally.rounds += 1
+        completion = await chat.answer.complete(body, Audience(server=names))
         if not text_of(completion.message.get("content")).strip():
-            await answer.say(limit.excuse.format(rounds=self._max_rounds))
+            await chat.answer.say(limit.excuse.format(rounds=self._max_rounds))
 
-    async def _run_all(
-        self,
-        calls: list[ToolCall],
-        offer: Offer,
-        theirs: Collection[str],
-        caller: Caller,
-        answer: Answer,
-    ) -> _Done:
+    async def _run_all(self, calls: list[ToolCall], chat: _Chat) -> _Done:
         """Run *calls* at the same time; their results come back in the calls' order (L9)."""
 
         async def run(call: ToolCall) -> ToolResult:
-            card = await answer.show_call(call)
-            result = await self._run(call, offer, theirs, caller)
-            await answer.show_result(card, result)
+            card = await chat.answer.show_call(call)
+            result = await self._run(call, chat)
+            await chat.answer.show_result(card, result)
             return result
 
         results = await all_of(run(call) for call in calls[:_MAX_CALLS])
         refused = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
         results += [refused] * (len(calls) - len(results))
+        chat.tally.calls += len(calls)
+        chat.tally.failed += sum(result.is_error for result in results)
         return list(zip(calls, results, strict=True))
 
-    async def _run(
-        self, call: ToolCall, offer: Offer, theirs: Collection[str], caller: Caller
-    ) -> ToolResult:
-        tool = offer.find(call.name, theirs)
-        if tool is None:
-            near = nearest(call.name, [*theirs, *offer.tools])
+    async def _run(self, call: ToolCall, chat: _Chat) -> ToolResult:
+        if call.cut_off:
+            return ToolResult.failure(
+                "the call was cut off before it was complete, so nothing was done. Make it again, "
+                "shorter."
+            )
+        name = chat.names.meant(call.name) if is_function(call.entry) else None
+        if name is None:
+            # What it was called is the model's word, which does not go into a log.
+            self._log.warn("the model called a tool that there is not")
+            near = chat.names.nearest(call.name)
             hint = f"Did you mean {' or '.join(near)}?" if near else "Use one of the tools given."
             return ToolResult.failure(f"there is no tool named {call.name[:64]!r}. {hint}")
         try:
             arguments = parse_arguments(call.arguments)
         except ToolFailed as error:
             return ToolResult.failure(error.message)
-        return await self._catalogue.invoke(tool, arguments, caller)
+
+        async def invoke() -> ToolResult:
+            chat.tally.run += 1
+            return await self._catalogue.invoke(chat.offer.tools[name], arguments, chat.caller)
+
+        return await chat.in_slot(invoke)
 
 
 @attrs.frozen
@@ -180,19 +256,3 @@ _REPETITION = _Limit(
     "Answer with what is known.",
     "I stopped because I was repeating the same tool call without reaching an answer.",
 )
-
-
-def _with_offer(body: Json, offer: Offer) -> Json:
-    """*body* for the first round: a choice may name a server tool by its real name (L11)."""
-    chosen = chosen_name(body)
-    offered = offer.named(chosen) if chosen is not None else None
-    if offered is not None and chosen not in tool_names(body):
-        body = with_choice(body, offered)
-    return with_tools(body, offer.definitions())
-
-
-def _next_round(body: Json, completion: Completion, done: _Done, offer: Offer) -> Json:
-    if forces_a_call(body) or chosen_name(body) in offer.tools:
-        body = with_free_choice(body)
-    told = [(call, result.text) for call, result in done]
-    return follow_up(body, completion.message, told)

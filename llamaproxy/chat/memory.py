@@ -1,207 +1,113 @@
 """TurnMemory: what a client cannot bring back: the server's calls of a turn that it shared.
 
-In a round with calls of both kinds the client is handed only its own. When it returns with their
-results, the model must see the whole turn again: its own message, with the server's calls and
-results in their places, and the rounds before it in the same answer (DESIGN: L19, L20).
+A turn is known by the mark in the ids of the calls that were handed over, and by nothing that a
+client might write anew (DESIGN: L19, L20; :mod:`llamaproxy.chat.turns` puts it together).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
-from itertools import islice
+from typing import Any
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from llamaproxy import jsontext
-from llamaproxy.chat.messages import ToolCall, objects, read_calls, text_of
+from llamaproxy.chat.turns import recalled
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.headers import Caller
-
-#: Turns kept that began alike: more are of clients that never came back.
-_MAX_ALIKE = 16
+from llamaproxy.upstream.caller import Caller
 
 
-@attrs.define
+@attrs.frozen
 class _Turn:
-    """What was said between a client's request and the calls that it was handed.
+    """What was said between a client's request and the calls that it was handed, as JSON."""
 
-    *answered* are the results with which the client came back, once it has.
-    """
-
-    messages: list[Json]
-    size: int
-    answered: bytes | None = None
+    owner: object
+    text: bytes
+    used_at: float
 
 
 @attrs.define
-class _Place:
-    """The turns that began after the same messages with the same calls; mostly there is one."""
+class _Share:
+    """What one caller has in the memory: its marks, the least used first, and their bytes."""
 
-    turns: list[_Turn] = attrs.Factory(list)
-    used_at: float = 0.0
-
-    def turn(self, results: bytes) -> _Turn | None:
-        """The turn that a client returns to with *results*.
-
-        Where several wait for their client and their tools answered differently, none: whose the
-        answers are cannot be told, and no conversation may be shown those of another.
-        """
-        known = [turn for turn in self.turns if turn.answered == results]
-        waiting = [turn for turn in self.turns if turn.answered is None]
-        if not known and len({_without_ids(turn.messages) for turn in waiting}) == 1:
-            waiting[-1].answered = results
-            self.turns = [turn for turn in self.turns if turn.answered is not None]
-            return waiting[-1]
-        return known[-1] if known else None
+    marks: OrderedDict[str, None] = attrs.Factory(OrderedDict)
+    size: int = 0
 
 
 @attrs.define
 class TurnMemory:
     """Remembers shared turns, bounded in entries, bytes and age.
 
-    *max_age*: seconds since a turn was last asked for. One caller's turns are never another's.
+    *max_age*: seconds since a turn was last asked for. One caller's turns are never another's, and
+    where there is not enough room, whoever has the most gives way.
     """
 
     _clock: IReactorTime
     _max_entries: int
     _max_bytes: int
     _max_age: float
-    _places: OrderedDict[bytes, _Place] = attrs.Factory(OrderedDict)
+    _turns: OrderedDict[str, _Turn] = attrs.field(init=False, factory=OrderedDict)
+    _shares: dict[object, _Share] = attrs.field(init=False, factory=dict)
+    _size: int = attrs.field(init=False, default=0)
 
     def __len__(self) -> int:
-        return sum(len(place.turns) for place in self._places.values())
+        return len(self._turns)
 
-    def remember(
-        self, caller: Caller, asked: list[Json], handed: Iterable[ToolCall], said: list[Json]
-    ) -> None:
-        """Keep *said*, the messages since the client *asked*, of which it was *handed* calls."""
-        key = _key(caller, _history(asked), handed)
-        turn = _Turn(said, len(jsontext.dumps(said)))
-        place = self._places.setdefault(key, _Place())
-        place.turns = [*place.turns[1 - _MAX_ALIKE :], turn]
-        self._touch(key, place)
-        while self._places and (len(self) > self._max_entries or self._size() > self._max_bytes):
-            self._places.popitem(last=False)
+    def remember(self, caller: Caller, mark: str, turn: list[Json]) -> None:
+        """Keep *turn*, the messages since the client asked, of which it was handed *mark*'s calls.
 
-    def recall(self, caller: Caller, messages: list[Json]) -> list[Json]:
-        """*messages* with what is remembered of them back in its places."""
+        Of these the last assistant message has all calls, and the server's have their results.
+        """
+        self._forget(mark)
+        text = jsontext.dumps(turn)
+        owner = caller.credentials
+        share = self._shares.setdefault(owner, _Share())
+        self._keep(mark, _Turn(owner, text, self._clock.seconds()), share)
+        while len(self._turns) > self._max_entries:
+            largest = max(self._shares.values(), key=lambda each: len(each.marks))
+            self._forget(next(iter(largest.marks)))
+        while self._size > self._max_bytes:
+            largest = max(self._shares.values(), key=lambda each: each.size)
+            self._forget(next(iter(largest.marks)))
+
+    def recall(self, caller: Caller, messages: list[Any]) -> list[Any]:
+        """*messages* with what is remembered of them back in its places, and without any marks."""
         self._forget_old()
-        if not self._places:
-            return list(messages)
-        whole: list[Json] = []
-        history = _history([])
-        results: list[Json] = []
-        for number, message in enumerate(messages):
-            calls = _calls(message)
-            answers = _results(islice(messages, number + 1, None)) if calls else []
-            turn = self._turn(_key(caller, history, calls), answers) if calls else None
-            if turn is not None:
-                results = answers
-                whole += _restored(turn.messages, results)
-            elif not any(message is result for result in results):
-                whole.append(message)
-            _add(history, message)
-        return whole
+        return recalled(messages, lambda mark: self._turn(caller, mark))
 
-    def _turn(self, key: bytes, answers: list[Json]) -> _Turn | None:
-        place = self._places.get(key)
-        if place is None:
-            return None
-        self._touch(key, place)
-        return place.turn(_history(answers).digest())
+    def _turn(self, caller: Caller, mark: str) -> list[Json]:
+        """The messages of a turn; none if it is forgotten, or another caller's."""
+        turn = self._turns.get(mark)
+        if turn is None or turn.owner != caller.credentials:
+            return []
+        self._forget(mark)
+        share = self._shares.setdefault(turn.owner, _Share())
+        self._keep(mark, attrs.evolve(turn, used_at=self._clock.seconds()), share)
+        messages: list[Json] = jsontext.loads(turn.text)
+        return messages
 
-    def _touch(self, key: bytes, place: _Place) -> None:
-        place.used_at = self._clock.seconds()
-        self._places.move_to_end(key)
+    def _keep(self, mark: str, turn: _Turn, share: _Share) -> None:
+        self._turns[mark] = turn
+        share.marks[mark] = None
+        share.size += len(turn.text)
+        self._size += len(turn.text)
 
-    def _size(self) -> int:
-        return sum(turn.size for place in self._places.values() for turn in place.turns)
+    def _forget(self, mark: str) -> None:
+        turn = self._turns.pop(mark, None)
+        if turn is None:
+            return
+        share = self._shares[turn.owner]
+        del share.marks[mark]
+        share.size -= len(turn.text)
+        self._size -= len(turn.text)
+        if not share.marks:
+            del self._shares[turn.owner]
 
     def _forget_old(self) -> None:
         oldest = self._clock.seconds() - self._max_age
-        while self._places and next(iter(self._places.values())).used_at < oldest:
-            self._places.popitem(last=False)
-
-
-def _without_ids(messages: list[Json]) -> bytes:
-    """What was said and answered, whatever ids its calls had."""
-    said = [
-        [
-            message.get("role"),
-            text_of(message.get("content")),
-            [[call.name, call.arguments] for call in read_calls(message.get("tool_calls"))],
-        ]
-        for message in messages
-    ]
-    return jsontext.canonical(said)
-
-
-def _calls(message: object) -> list[ToolCall]:
-    """The calls of an assistant message."""
-    if not isinstance(message, dict) or message.get("role") != "assistant":
-        return []
-    return read_calls(message.get("tool_calls"))
-
-
-def _results(messages: Iterable[Json]) -> list[Json]:
-    """The tool messages that *messages* begin with."""
-    results: list[Json] = []
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") != "tool":
-            break
-        results.append(message)
-    return results
-
-
-def _restored(said: list[Json], results: list[Json]) -> list[Json]:
-    """The whole turn: *said*, with the client's *results* between ours in the calls' order."""
-    last = max(n for n, message in enumerate(said) if message.get("role") == "assistant")
-    order = [entry["id"] for entry in objects(said[last].get("tool_calls"))]
-    told = [*said[last + 1 :], *results]
-    rank = {call_id: place for place, call_id in enumerate(order)}
-    told.sort(key=lambda message: rank.get(str(message.get("tool_call_id")), len(order)))
-    return [*said[: last + 1], *told]
-
-
-def _key(caller: Caller, history: hashlib._Hash, calls: Iterable[ToolCall]) -> bytes:
-    """Whose turn it is, after which messages, and which calls were handed over.
-
-    Models repeat the ids of their calls in every conversation, so these alone say nothing.
-    """
-    key = history.copy()
-    made = sorted([call.id, call.name, _arguments(call)] for call in calls)
-    key.update(jsontext.dumps(made))
-    key.update(repr(caller.credentials).encode())
-    return key.digest()
-
-
-def _arguments(call: ToolCall) -> str:
-    """The arguments, however they are written: clients parse them and write them anew."""
-    try:
-        return jsontext.canonical(jsontext.loads(call.arguments)).decode("utf-8", "replace")
-    except ValueError:
-        return call.arguments
-
-
-def _history(messages: list[Json]) -> hashlib._Hash:
-    history = hashlib.sha256()
-    for message in messages:
-        _add(history, message)
-    return history
-
-
-def _add(history: hashlib._Hash, message: object) -> None:
-    """Add what identifies *message*, however its sender writes it."""
-    if not isinstance(message, dict):
-        return
-    calls = sorted(str(call.get("id")) for call in objects(message.get("tool_calls")))
-    said = [message.get("role"), calls, message.get("tool_call_id")]
-    if not calls:
-        # What is said beside calls is brought back in different ways: as text, empty, or not.
-        content = message.get("content")
-        parts = [part for part in objects(content) if part.get("type") != "text"]
-        said += [text_of(content).strip(), parts]
-    history.update(jsontext.canonical(said))
+        while self._turns:
+            mark, turn = next(iter(self._turns.items()))
+            if turn.used_at >= oldest:
+                break
+            self._forget(mark)

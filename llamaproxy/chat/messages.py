@@ -12,18 +12,22 @@ from typing import Any
 import attrs
 
 from llamaproxy import jsontext
-from llamaproxy.errors import BadRequest
+from llamaproxy.errors import BadRequest, UpstreamBroke
 from llamaproxy.jsontext import Json
 
 
 @attrs.frozen
 class ToolCall:
-    """One call that a model made; *arguments* is the text that it wrote."""
+    """One call that a model made; *arguments* is the text that it wrote.
+
+    *cut_off* tells that the model was stopped before it had written all of it.
+    """
 
     id: str
     name: str
     arguments: str
     entry: Json = attrs.field(eq=False, factory=dict)
+    cut_off: bool = False
 
 
 @attrs.frozen
@@ -72,9 +76,27 @@ def text_of(content: object) -> str:
 
 
 def tool_names(body: Json) -> frozenset[str]:
-    """The names of the functions that the client declared."""
-    names = (_function(tool).get("name") for tool in objects(body.get("tools")))
+    """The names of the tools that the client declared, functions or not (L8b)."""
+    names = (details(tool).get("name") for tool in objects(body.get("tools")))
     return frozenset(name for name in names if isinstance(name, str))
+
+
+def details(entry: Json) -> Json:
+    """What a tool, a call or a choice says of itself, under the name of its type.
+
+    That is ``function``, ``custom``, or what may come (OpenAI's API reference, "Create chat
+    completion", ``tools``); some clients say it flat, as in the Responses API.
+    """
+    kind = entry.get("type")
+    for key in (kind, "function", "custom"):
+        if isinstance(key, str) and isinstance(entry.get(key), dict):
+            return as_object(entry[key])
+    return entry if isinstance(entry.get("name"), str) else {}
+
+
+def wants_json(body: Json) -> bool:
+    """Whether the client will parse the answer's content (L15b)."""
+    return as_object(body.get("response_format")).get("type") in ("json_object", "json_schema")
 
 
 def with_tools(body: Json, definitions: list[Json]) -> Json:
@@ -86,63 +108,54 @@ def with_tools(body: Json, definitions: list[Json]) -> Json:
     return {key: value for key, value in body.items() if key not in absent}
 
 
-def chosen_name(body: Json) -> str | None:
-    """The function that ``tool_choice`` names."""
-    choice = body.get("tool_choice")
-    name = _function(choice).get("name") if isinstance(choice, dict) else None
-    return name if isinstance(name, str) else None
-
-
-def with_choice(body: Json, name: str) -> Json:
-    """*body* with ``tool_choice`` naming the function *name*."""
-    choice = body["tool_choice"]
-    return {**body, "tool_choice": {**choice, "function": {**choice["function"], "name": name}}}
-
-
-def forces_a_call(body: Json) -> bool:
-    """Whether ``tool_choice`` demands a call, of whichever tool."""
-    choice = body.get("tool_choice")
-    allowed = choice.get("allowed_tools") if isinstance(choice, dict) else None
-    mode = allowed.get("mode") if isinstance(allowed, dict) else choice
-    return mode == "required"
-
-
-def with_free_choice(body: Json) -> Json:
-    """*body* for the rounds after the first: a call is no longer forced (L11)."""
-    choice = body.get("tool_choice")
-    allowed = choice.get("allowed_tools") if isinstance(choice, dict) else None
-    if isinstance(choice, dict) and isinstance(allowed, dict):
-        return {**body, "tool_choice": {**choice, "allowed_tools": {**allowed, "mode": "auto"}}}
-    return {**body, "tool_choice": "auto"}
-
-
 def follow_up(body: Json, message: Json, results: Iterable[tuple[ToolCall, str]]) -> Json:
     """*body* for the next round: what the model said, and what its calls came to (L9, L10)."""
     told = [{"role": "tool", "tool_call_id": call.id, "content": text} for call, text in results]
     return {**body, "messages": [*body["messages"], message, *told]}
 
 
+#: Calls of one round that are looked at; a model that makes more has lost its way.
+MAX_CALLS = 1000
+
+
 def read_calls(entries: object) -> list[ToolCall]:
-    """The calls of a message, each whole and with an id of its own (S8)."""
+    """The calls of a message, each whole and with an id of its own (S8).
+
+    :raises UpstreamBroke: if there are absurdly many.
+    """
     calls: list[ToolCall] = []
     seen: set[str] = set()
-    for entry in objects(entries):
-        function = _function(entry)
+    if len(found := objects(entries)) > MAX_CALLS:
+        raise too_many_calls()
+    for entry in found:
         call_id = entry.get("id")
         if not isinstance(call_id, str) or not call_id or call_id in seen:
             call_id = new_call_id()
         seen.add(call_id)
-        name = function.get("name")
-        arguments = arguments_text(function.get("arguments"))
-        name = name if isinstance(name, str) else ""
-        whole = {
-            **entry,
-            "id": call_id,
-            "type": entry.get("type") or "function",
-            "function": {**function, "name": name, "arguments": arguments},
-        }
-        calls.append(ToolCall(call_id, name, arguments, whole))
+        calls.append(_read_call({**entry, "id": call_id}))
     return calls
+
+
+def _read_call(entry: Json) -> ToolCall:
+    inner = details(entry)
+    name = inner["name"] if isinstance(inner.get("name"), str) else ""
+    if is_function(entry):
+        arguments = arguments_text(inner.get("arguments"))
+        function = {**inner, "name": name, "arguments": arguments}
+        entry = {**entry, "type": entry.get("type") or "function", "function": function}
+    else:
+        arguments = arguments_text(inner.get("input"))
+    return ToolCall(entry["id"], name, arguments, entry)
+
+
+def is_function(entry: Json) -> bool:
+    """Whether a call is one of a function: what has another type is the client's to understand."""
+    return (entry.get("type") or "function") == "function" and "custom" not in entry
+
+
+def too_many_calls() -> UpstreamBroke:
+    """The failure of a round whose calls nobody could want to be run."""
+    return UpstreamBroke(f"The model made more than {MAX_CALLS} calls at once.")
 
 
 def arguments_text(arguments: object) -> str:
@@ -157,31 +170,25 @@ def new_call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
 
-def finish_reason(said: object) -> str | None:
-    """A finish reason as OpenAI spells it, None for no reason at all (S8)."""
-    return said.strip().lower() or None if isinstance(said, str) else None
+def merged_usage(before: Json | None, more: Json) -> Json:
+    """The usage of one round, of which a stream may tell a part at a time; what comes last counts.
 
-
-def closing_reason(said: object, handed: list[str]) -> str:
-    """The finish reason of a choice that hands over calls with the arguments *handed*.
-
-    It says ``tool_calls`` if, and only if, there are calls (L15, L18), unless the last of them has
-    been cut off: a client must not take that for a call.
+    A total that is not told again is that of the parts (the gateways of Anthropic's events).
     """
-    reason = finish_reason(said) or "stop"
-    if not handed:
-        return "stop" if reason == "tool_calls" else reason
-    cut_off = reason in ("length", "content_filter") and not is_whole(handed[-1])
-    return reason if cut_off else "tool_calls"
-
-
-def is_whole(arguments: str) -> bool:
-    """Whether *arguments* are complete JSON."""
-    try:
-        jsontext.loads(arguments)
-    except ValueError:
-        return False
-    return True
+    if before is None:
+        return more
+    merged: Json = dict(before)
+    for key, value in more.items():
+        inner = merged.get(key)
+        if isinstance(value, dict) and isinstance(inner, dict):
+            merged[key] = merged_usage(inner, value)
+        elif value is not None:
+            merged[key] = value
+    parts = [merged.get("prompt_tokens"), merged.get("completion_tokens")]
+    if "total_tokens" in before and more.get("total_tokens") is None:
+        if all(isinstance(part, int) for part in parts):
+            merged["total_tokens"] = sum(part for part in parts if isinstance(part, int))
+    return merged
 
 
 def added_usage(total: Any, more: Any) -> Any:
@@ -192,8 +199,3 @@ def added_usage(total: Any, more: Any) -> Any:
     if isinstance(total, int | float) and isinstance(more, int | float):
         return total + more
     return total if more is None else more
-
-
-def _function(entry: Json) -> Json:
-    """The ``function`` of a tool, a call or a choice, if it has one."""
-    return as_object(entry.get("function"))

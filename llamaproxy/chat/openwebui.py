@@ -14,6 +14,10 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.arguments import parse_arguments
 from llamaproxy.tools.results import ToolResult
 
+#: The page puts an item without an index before the last one, and one with a large index at the
+#: end, which is where it belongs: behind the text that came before it (seen in 0.12.4).
+_AT_THE_END = 1 << 20
+
 #: How the prompts of its background tasks begin (titles, tags, follow-up questions).
 _TASK_MARK = "### Task:"
 
@@ -82,7 +86,7 @@ class Card:
 
 def shown(item: Json) -> Json:
     """*item* as an event of a chat completion's stream."""
-    return {"type": "response.output_item.added", "item": item}
+    return {"type": "response.output_item.added", "output_index": _AT_THE_END, "item": item}
 
 
 def message_item(text: str) -> Json:
@@ -120,13 +124,20 @@ def _without_cards(message: Any) -> Any:
 
 def _stripped(text: str) -> str:
     kept: list[str] = []
-    while True:
-        before, begin, rest = text.partition(_CARD_BEGIN)
-        _, end, after = rest.partition(_CARD_END)
-        if not begin or not end:
-            return "".join([*kept, text])
-        kept.append(before)
-        text = after.lstrip("\n")
+    at = 0
+    while (begin := text.find(_CARD_BEGIN, at)) >= 0:
+        end = text.find(_CARD_END, begin + len(_CARD_BEGIN))
+        if end < 0:
+            break
+        kept.append(text[at:begin])
+        at = _after_newlines(text, end + len(_CARD_END))
+    return "".join([*kept, text[at:]])
+
+
+def _after_newlines(text: str, at: int) -> int:
+    while text.startswith("\n", at):
+        at += 1
+    return at
 
 
 def _shown_arguments(arguments: str) -> str:

@@ -1,101 +1,65 @@
 """RoundStream: one streamed completion taken apart: what the client sees, what the loop needs.
 
 Pure: chunks go in, chunks come out. Whatever odd things model servers do to a stream (DESIGN:
-S8) is put right here and nowhere else.
+S8) is put right here, in :mod:`llamaproxy.chat.calls` and :mod:`llamaproxy.chat.deltas`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import attrs
 
-from llamaproxy.chat.messages import (
-    Completion,
-    ToolCall,
-    arguments_text,
-    as_object,
-    closing_reason,
-    finish_reason,
-    is_whole,
-    new_call_id,
-    objects,
-    text_of,
-)
+from llamaproxy.chat.calls import Audience, CallReader
+from llamaproxy.chat.deltas import MessageBuilder, thinking_of
+from llamaproxy.chat.finish import closing_reason, finish_reason, is_whole, with_cut_off
+from llamaproxy.chat.messages import Completion, as_object, merged_usage, objects, text_of
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
 
 #: Top-level keys that some clients act on: only their own server may fill them (S9).
 FOREIGN = ("event", "selected_model_id", "sources")
 
-
 #: Characters of a round that are remembered for the next one: what a model says before it calls
 #: tools is short, and a stream without end must not fill the memory.
 _MAX_REMEMBERED = 4 * 1024 * 1024
 
+#: Choices of one completion that are looked at.
+_MAX_CHOICES = 128
 
-@attrs.frozen
-class Audience:
-    """For whom a round's calls are: the client's are shown, all others are withheld.
+_CHOICE_KEYS = ("index", "delta", "message", "finish_reason")
 
-    *client* and *server* are the names that either declared; *everything* shows every call.
-    """
+#: What stands beside a delta and is about its tokens, not about the end of the choice.
+_TOKEN_KEYS = ("logprobs", "token_ids")
 
-    client: Collection[str] = ()
-    server: Collection[str] = ()
-    everything: bool = False
-
-    def shows(self, name: str) -> bool:
-        """Whether a call of *name* is the client's."""
-        return self.everything or name in self.client
-
-    def knows(self, name: str) -> bool:
-        """Whether *name* is certainly whole, and not the beginning of another name."""
-        names = (*self.client, *self.server)
-        return name in names and not any(n != name and n.startswith(name) for n in names)
-
-
-@attrs.define
-class _Call:
-    """A tool call while it comes in."""
-
-    entry: Json
-    id: str | None = None
-    name: str = ""
-    arguments: list[str] = attrs.Factory(list)
-    shown: bool | None = None
-    index: int = 0
-    waiting: Json = attrs.Factory(dict)
-
-    def whole(self) -> bool:
-        """Whether the arguments so far are complete JSON."""
-        return is_whole("".join(self.arguments))
-
-    def finished(self) -> ToolCall:
-        arguments = "".join(self.arguments)
-        call_id = self.id or new_call_id()
-        function = {"name": self.name, "arguments": arguments}
-        entry = {**self.entry, "id": call_id, "type": "function", "function": function}
-        return ToolCall(call_id, self.name, arguments, entry)
+#: What every chunk has; anything else beside the usage is worth showing.
+_COMMON_KEYS = ("id", "object", "created", "model", "choices", "usage")
 
 
 @attrs.define
 class _Choice:
     """One of a completion's choices while it comes in."""
 
-    message: Json = attrs.Factory(dict)
-    #: In UTF-8: as many strings as there are tokens would take ten times the memory.
-    texts: dict[str, bytearray] = attrs.Factory(dict)
-    calls: list[_Call] = attrs.Factory(list)
-    by_index: dict[int, _Call] = attrs.Factory(dict)
-    shown: int = 0
+    text: MessageBuilder
+    calls: CallReader
     finish: str | None = None
     beside_finish: Json = attrs.Factory(dict)
     last: Json | None = None
 
     def finished(self) -> bool:
         """Whether the model has come to an end, be it only that of a call."""
-        return bool(self.finish or (self.calls and self.calls[-1].whole()))
+        return bool(self.finish or (self.calls and is_whole(self.calls.last_text)))
+
+    def whole(self, index: int) -> Json:
+        """The choice as a completion that is not streamed has it."""
+        message = self.text.message()
+        if self.calls:
+            message["tool_calls"] = [call.entry for call in self.calls.finished()]
+        reason = {"message": message, "finish_reason": self.finish}
+        return {**self.beside_finish, "index": index, **reason}
+
+    @property
+    def closing_reason(self) -> str:
+        """The finish reason that the client is told."""
+        return closing_reason(self.finish, self.calls.shown_texts)
 
 
 class RoundStream:
@@ -109,11 +73,15 @@ class RoundStream:
         self._ended = False
         self._remembered = 0
         self.usage: Json | None = None
+        #: What the server says beside the usage, such as llama.cpp's ``timings``.
+        self.beside_usage: Json = {}
 
     def feed(self, chunk: Json | None) -> Json | None:
         """What the client may see of *chunk*, which is changed; finish reasons are kept back.
 
         None stands for ``[DONE]``.
+
+        :raises UpstreamBroke: for a chunk that nobody could want.
         """
         if chunk is None:
             self._ended = True
@@ -122,9 +90,10 @@ class RoundStream:
             return None
         for key in FOREIGN:
             chunk.pop(key, None)
-        if chunk.get("usage"):
-            self.usage = chunk.pop("usage")
+        if isinstance(chunk.get("usage"), dict) and chunk["usage"]:
+            self.usage = merged_usage(self.usage, chunk.pop("usage"))
             if not chunk.get("choices"):
+                self.beside_usage |= {k: v for k, v in chunk.items() if k not in _COMMON_KEYS}
                 return None
         choices = chunk.get("choices")
         if not isinstance(choices, list):
@@ -139,26 +108,22 @@ class RoundStream:
 
         :raises UpstreamBroke: if the stream ended before the model did (S7).
         """
-        choice = self._choices.get(0) or _Choice()
-        self._settle(choice)
-        calls: list[ToolCall] = []
-        for call in choice.calls:
-            if call.id in {known.id for known in calls}:
-                call.id = None
-            calls.append(call.finished())
-        if not self._ended and not all(c.finished() for c in self._choices.values() or [choice]):
+        choice = self._choices.get(0) or self._new_choice()
+        choice.calls.settle()
+        calls = choice.calls.finished()
+        choices = self._choices.values() or [choice]
+        if not self._ended and not all(each.finished() for each in choices):
             raise UpstreamBroke("Llama Stack ended its answer in the middle.")
-        texts = {key: raw.decode("utf-8", "surrogatepass") for key, raw in choice.texts.items()}
-        message = {"role": "assistant", "content": None, **choice.message, **texts}
+        message = choice.text.message()
         if calls:
             message["tool_calls"] = [call.entry for call in calls]
-        return Completion(message, calls)
+        return Completion(message, with_cut_off(calls, choice.finish))
 
     def late(self) -> list[Json]:
         """What becomes clear only at the end: calls of the client's whose names were in doubt."""
         chunks = []
         for index, choice in self._choices.items():
-            deltas = self._settle(choice)
+            deltas = choice.calls.settle()
             if deltas:
                 told = {"index": index, "delta": {"tool_calls": deltas}, "finish_reason": None}
                 chunks.append({**(choice.last or {}), "choices": [told]})
@@ -167,145 +132,113 @@ class RoundStream:
     def finish_chunks(self) -> list[Json]:
         """The finish chunk of each choice: ``tool_calls`` if, and only if, calls were shown."""
         chunks = []
-        for index, choice in sorted(self._choices.items()) or [(0, _Choice())]:
-            shown = ["".join(call.arguments) for call in choice.calls if call.shown]
-            reason = closing_reason(choice.finish, shown)
+        for index, choice in sorted(self._choices.items()) or [(0, self._new_choice())]:
             delta = {} if index in self._roles else {"role": "assistant"}
             self._roles.add(index)
             told = {**choice.beside_finish, "index": index, "delta": delta}
-            told["finish_reason"] = reason
+            told["finish_reason"] = choice.closing_reason
             chunks.append({**(choice.last or {}), "choices": [told]})
         return chunks
+
+    def whole_choices(self) -> list[Json]:
+        """The choices of a completion that is not streamed.
+
+        :raises UpstreamBroke: as :meth:`completion`.
+        """
+        self.completion()
+        return [choice.whole(index) for index, choice in sorted(self._choices.items())]
+
+    def _choice(self, index: int) -> _Choice:
+        choice = self._choices.get(index)
+        if choice is None:
+            if len(self._choices) == _MAX_CHOICES:
+                raise UpstreamBroke(f"Llama Stack sent more than {_MAX_CHOICES} choices.")
+            choice = self._choices[index] = self._new_choice()
+        return choice
+
+    def _new_choice(self) -> _Choice:
+        return _Choice(MessageBuilder(self._grow), CallReader(self._audience, self._grow))
 
     def _read(self, choice: Json, chunk: Json) -> bool:
         """Make one choice of a chunk what the client may see; False if that is nothing."""
         index = choice.get("index")
         if not isinstance(index, int):
             choice["index"] = index = 0
-        state = self._choices.get(index)
-        if state is None:
-            state = self._choices[index] = _Choice()
+        state = self._choice(index)
         state.last = chunk
-        whole = choice.pop("message", None)
-        delta = choice["delta"] = as_object(choice.get("delta") or whole)
-        if isinstance(delta.get("content"), list):
-            delta["content"] = text_of(delta["content"])
-        self._remember(state, delta)
-        if delta.get("tool_calls"):
-            shown = self._read_calls(state, objects(delta.pop("tool_calls")))
+        delta = choice["delta"] = self._delta(choice, state)
+        state.text.add(delta)
+        _separate_thinking(delta)
+        entries = delta.pop("tool_calls", None)
+        if entries:
+            shown = state.calls.read(objects(entries))
             if shown:
                 delta["tool_calls"] = shown
-        reason = finish_reason(choice.get("finish_reason"))
-        if reason:
-            state.finish = reason
-            state.beside_finish = {k: v for k, v in choice.items() if k not in _CHOICE_KEYS}
-        choice["finish_reason"] = None
-        if index in self._roles:
-            if delta.get("role"):
-                del delta["role"]
-        elif any(delta.values()):
+        elif entries is not None:
+            delta["tool_calls"] = entries
+        if delta.get("role") == "" or (index in self._roles and delta.get("role")):
+            del delta["role"]
+        if index not in self._roles and any(delta.values()):
             delta["role"] = "assistant"
             self._roles.add(index)
-        return any(delta.values())
+        return self._settle_finish(choice, state, any(delta.values()), bool(entries))
 
-    def _remember(self, state: _Choice, delta: Json) -> None:
-        """Add *delta* to the message that the model will be reminded of (L10)."""
-        for key, value in delta.items():
-            if value is None or key in ("role", "tool_calls"):
-                continue
-            before = state.message.get(key)
-            if isinstance(value, str):
-                if self._grow(len(value)):
-                    # A lone surrogate may be half of a pair that was split.
-                    said = value.encode("utf-8", "surrogatepass")
-                    if key in state.texts:
-                        state.texts[key] += said
-                    else:
-                        state.texts[key] = bytearray(said)
-            elif isinstance(value, list) and isinstance(before, list):
-                state.message[key] = before + value
-            else:
-                state.message[key] = value
+    def _delta(self, choice: Json, state: _Choice) -> Json:
+        """What *choice* adds: its delta, or its whole message where no delta has come."""
+        whole = as_object(choice.pop("message", None))
+        delta = as_object(choice.get("delta"))
+        if whole and not any(v for k, v in delta.items() if k != "role"):
+            if state.text.begun or state.calls:
+                # Some servers repeat all of it at the end.
+                return {k: v for k, v in delta.items() if k == "role"}
+            return whole
+        return delta
+
+    def _settle_finish(self, choice: Json, state: _Choice, shown: bool, called: bool) -> bool:
+        """Keep a finish reason back, and what stands beside it; whether *choice* is worth showing.
+
+        :param shown: whether its delta is.
+
+        :param called: whether its delta had calls, about whose tokens the client is told nothing.
+        """
+        beside = {k: v for k, v in choice.items() if k not in _CHOICE_KEYS}
+        tokens = any(beside.get(key) for key in _TOKEN_KEYS) and not called
+        reason = finish_reason(choice.get("finish_reason"))
+        choice["finish_reason"] = None
+        if reason:
+            state.finish = reason
+            # What is about the tokens is told once.
+            state.beside_finish = {
+                k: None if shown and k in _TOKEN_KEYS else v for k, v in beside.items()
+            }
+            return shown
+        return shown or tokens
 
     def _grow(self, size: int) -> bool:
         self._remembered += size
         return self._remembered <= _MAX_REMEMBERED
 
-    def _read_calls(self, state: _Choice, deltas: list[Json]) -> list[Json]:
-        """Take in call deltas; those that the client may see come out, renumbered (S3)."""
-        told: list[Json] = []
-        touched: list[_Call] = []
-        for delta in deltas:
-            call = self._call_of(state, delta, touched)
-            touched.append(call)
-            function = as_object(delta.get("function"))
-            name = function.get("name")
-            if isinstance(name, str) and call.shown is None and name != call.name:
-                call.name += name
-            if isinstance(delta.get("id"), str) and delta["id"]:
-                call.id = call.id or delta["id"]
-            extra = {k: v for k, v in delta.items() if v is not None and k not in _CALL_KEYS}
-            call.entry.update(extra)
-            arguments = arguments_text(function.get("arguments"))
-            if not self._grow(len(arguments) + 1):
-                raise UpstreamBroke("The model's tool calls are too long.")
-            call.arguments.append(arguments)
-            if call.shown is None:
-                # Held back only until its name is known.
-                call.waiting.update(extra)
-                if self._audience.knows(call.name) or (arguments and call.name):
-                    told += self._decide(state, call)
-            elif call.shown and (arguments or extra):
-                told.append({"index": call.index, **extra, "function": {"arguments": arguments}})
-        return told
 
-    def _call_of(self, state: _Choice, delta: Json, touched: list[_Call]) -> _Call:
-        """The call that a delta belongs to, a new one if it begins one."""
-        function = as_object(delta.get("function"))
-        name = function.get("name")
-        index, call_id = delta.get("index"), delta.get("id")
-        if isinstance(index, int):
-            call = state.by_index.get(index)
-            # Some servers number every call 0.
-            other_id = bool(call and call_id and call.id and call_id != call.id and name)
-            if call is not None and name and not call_id and call.whole():
-                other_id = bool(arguments_text(function.get("arguments")).strip())
-        else:
-            known = [known for known in state.calls if call_id and known.id == call_id]
-            call = next(reversed(known or state.calls), None)
-            other_id = bool(call and call_id and call_id != call.id and name)
-            if call is not None and name and (call in touched or call.whole()):
-                other_id = True
-        if call is not None and name and call.shown is not None and name != call.name:
-            other_id = True
-        if call is None or other_id:
-            call = _Call(entry={})
-            state.calls.append(call)
-            if isinstance(index, int):
-                state.by_index[index] = call
-        return call
-
-    def _decide(self, state: _Choice, call: _Call) -> list[Json]:
-        """The name is known: show all that has come of a client's call, nothing of another."""
-        call.shown = self._audience.shows(call.name)
-        if not call.shown:
-            return []
-        known = {other.id for other in state.calls if other is not call}
-        call.id = call.id if call.id and call.id not in known else new_call_id()
-        call.index = state.shown
-        state.shown += 1
-        function = {"name": call.name, "arguments": "".join(call.arguments)}
-        head = {"index": call.index, "id": call.id, "type": "function"}
-        return [{**head, **call.waiting, "function": function}]
-
-    def _settle(self, state: _Choice) -> list[Json]:
-        """Decide the calls whose names were still in doubt."""
-        told: list[Json] = []
-        for call in state.calls:
-            if call.shown is None:
-                told += self._decide(state, call)
-        return told
+def _separate_thinking(delta: Json) -> None:
+    """Give the client text and reasoning, where a server sends both as parts of the content."""
+    content = delta.get("content")
+    if isinstance(content, list):
+        delta["content"] = text_of(content)
+        thinking = thinking_of(content)
+        if thinking and not delta.get("reasoning_content"):
+            delta["reasoning_content"] = thinking
 
 
-_CHOICE_KEYS = ("index", "delta", "message", "finish_reason")
-_CALL_KEYS = ("index", "id", "type", "function")
+def completion_of(chunks: list[Json | None]) -> Json:
+    """The completion that the *chunks* of a stream add up to, which nobody had asked for (S8).
+
+    :raises UpstreamBroke: if they break off in the middle.
+    """
+    rounds = RoundStream(Audience(everything=True), set())
+    whole: Json = {}
+    for chunk in chunks:
+        if chunk is not None:
+            whole = {**chunk, **{k: v for k, v in whole.items() if v}}
+        rounds.feed(chunk)
+    whole |= {"object": "chat.completion", "choices": rounds.whole_choices()}
+    return whole if rounds.usage is None else {**whole, "usage": rounds.usage}

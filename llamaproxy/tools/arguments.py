@@ -1,9 +1,16 @@
-"""A model's arguments, which are meant to be a JSON object. Pure."""
+"""A model's arguments, which are meant to be a JSON object. Pure.
+
+A tool is run with what the model wrote, or not at all: a guess at what it may have meant has
+deleted what nobody wanted deleted. So a repair counts only if each token of the text, and no
+other, stands in the repaired value.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import accumulate
+from math import isfinite
 from typing import Any
 
 import json_repair
@@ -16,21 +23,41 @@ from llamaproxy.errors import ToolFailed
 _MAX_LENGTH = 64 * 1024
 _MAX_EFFORT = 256 * 1024
 
+#: What a damaged object may be made of. A string must be closed, and a bare word must be a
+#: literal, JSON's or Python's, or a key.
+_TOKEN = re.compile(
+    r"""\s+ | [,:]
+    | (?P<bracket>[{}\[\]])
+    | (?P<string>"[^"\\]*(?:\\.[^"\\]*)*" | '[^'\\]*(?:\\.[^'\\]*)*')
+    | (?P<number>-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![\w.]))
+    | (?P<key>[A-Za-z_$][\w$]*(?=\s*:))
+    | (?P<literal>true|false|null|True|False|None)(?!\w)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_LITERALS = {"true": True, "True": True, "false": False, "False": False}
+_ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"} | {c: c for c in "\"'\\/"}
+
+#: A key of an object, wherever it stands in the text; inside of strings there may be more.
+_KEY = re.compile(r'"\s*:')
+
 
 def parse_arguments(text: str) -> dict[str, Any]:
     """The object that *text* stands for (DESIGN: L12).
 
-    Valid JSON is never changed; nothing at all means no arguments; a repairable flaw is repaired.
+    Valid JSON is never changed; nothing at all means no arguments; a flaw is repaired if that
+    neither loses nor invents anything.
 
     :raises ToolFailed: with words for the model, if no object can be made of it.
     """
     if not text.strip():
         return {}
     try:
-        value = jsontext.loads_exactly(text)
+        value = _loaded(text)
         if isinstance(value, str):
             # The object was encoded twice.
-            value = jsontext.loads_exactly(value) if value.strip() else None
+            value = _loaded(value) if value.strip() else None
     except ValueError as error:
         value = _repaired(text, error)
     if value is None:
@@ -40,19 +67,136 @@ def parse_arguments(text: str) -> dict[str, Any]:
     return value
 
 
+def _loaded(text: str) -> Any:
+    """:raises ValueError: if *text* is not JSON, or has a name twice, of which one would win."""
+    value = jsontext.loads_exactly(text)
+    if len(_KEY.findall(text)) != _count_keys(value):
+        jsontext.check_unique_names(text)
+    return value
+
+
+def _count_keys(value: Any) -> int:
+    count, waiting = 0, [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict):
+            count += len(each)
+            waiting.extend(each.values())
+        elif isinstance(each, list):
+            waiting.extend(each)
+    return count
+
+
 def _repaired(text: str, error: ValueError) -> Any:
-    if "{" in text and len(text) <= _MAX_LENGTH and len(text) * _depth(text) <= _MAX_EFFORT:
+    tokens = _tokens(text)
+    if (
+        tokens is not None
+        and len(text) <= _MAX_LENGTH
+        and len(text) * _depth(tokens) <= _MAX_EFFORT
+    ):
         try:
             value = json_repair.loads(text)
         except (RecursionError, ValueError):
             value = None
-        # An empty object made of more than punctuation has lost what was said.
-        if isinstance(value, dict) and (value or not any(map(str.isalnum, text))):
+        if isinstance(value, dict) and _same(tokens, list(_flattened(value))):
             return value
     raise ToolFailed(f"Error: the arguments are not valid JSON ({error}). Call again, corrected.")
 
 
-def _depth(text: str) -> int:
-    """How deep the brackets of *text* are nested, or seem to be."""
-    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", text))
+def _tokens(text: str) -> list[Any] | None:
+    """The brackets, strings, numbers and literals of *text*.
+
+    None if there is anything else, or more than one object.
+    """
+    tokens: list[Any] = []
+    at = depth = 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            return None
+        at = match.end()
+        kind, word = match.lastgroup, match[0]
+        if kind is None:
+            continue
+        if kind == "bracket":
+            opens = word in "{["
+            if depth <= 0 and (opens if tokens else word != "{"):
+                return None
+            depth += 1 if opens else -1
+            if depth >= 0:  # else: closed once too often
+                tokens.append(_Bracket(word))
+        elif depth <= 0:
+            return None
+        elif kind == "string":
+            tokens.append(_unescaped(word[1:-1]))
+        elif kind == "number":
+            tokens.append(_Number(word))
+        else:
+            tokens.append(word if kind == "key" else _LITERALS.get(word))
+    return tokens
+
+
+class _Bracket(str):
+    """Not the text of a string."""
+
+
+class _Number(str):
+    """Digits as they were written."""
+
+    def stands_for(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if isinstance(value, int):
+            return self in (str(value), f"-{value}" if value == 0 else "")
+        return isfinite(value) and float(self) == value and not re.match("-?0[0-9]", self)
+
+
+def _unescaped(text: str) -> str:
+    """The inside of a string; what is no escape stays as it was written."""
+
+    def meaning(escape: re.Match[str]) -> str:
+        if len(escape[1]) > 1:
+            return chr(int(escape[1][1:], 16))
+        return _ESCAPES.get(escape[1], escape[0])
+
+    raw = _ESCAPE.sub(meaning, text)
+    return raw.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+def _flattened(value: Any) -> Iterator[Any]:
+    """The tokens of *value*, in the order in which they were written."""
+    if isinstance(value, dict):
+        yield _Bracket("{")
+        for key, each in value.items():
+            yield key
+            yield from _flattened(each)
+        yield _Bracket("}")
+    elif isinstance(value, list):
+        yield _Bracket("[")
+        for each in value:
+            yield from _flattened(each)
+        yield _Bracket("]")
+    else:
+        yield value
+
+
+def _same(written: list[Any], made: list[Any]) -> bool:
+    """Whether all that was *written* is what was *made*, but for brackets missing at the end."""
+    rest = made[len(written) :]
+    return (
+        len(written) <= len(made)
+        and all(isinstance(token, _Bracket) for token in rest)
+        and all(map(_is_same, written, made))
+    )
+
+
+def _is_same(written: Any, made: Any) -> bool:
+    if isinstance(written, _Number):
+        return written.stands_for(made)
+    return type(written) is type(made) and bool(written == made)
+
+
+def _depth(tokens: list[Any]) -> int:
+    """How deep the brackets among *tokens* are nested."""
+    steps = (1 if token in ("{", "[") else -1 for token in tokens if isinstance(token, _Bracket))
     return max(accumulate(steps), default=0)

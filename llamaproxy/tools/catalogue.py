@@ -15,10 +15,10 @@ from llamaproxy.admin.metrics import Metrics
 from llamaproxy.concurrent import SharedCall
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown
 from llamaproxy.jsontext import Json
-from llamaproxy.tools.names import matches, meant, offered_names
+from llamaproxy.tools.names import matches, offered_names
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import Listing, ToolDefinition, ToolSource
-from llamaproxy.upstream.headers import Caller
+from llamaproxy.upstream.caller import Caller
 
 #: How many callers' tool lists are kept; the one not asked for the longest goes first.
 MAX_CALLERS = 128
@@ -63,16 +63,11 @@ class Offer:
         }
         return Offer(tools, self._entries)
 
-    def named(self, name: str) -> str | None:
-        """The offered name of a tool that is called *name*, by its offered or its real name."""
+    def named(self, name: str) -> list[str]:
+        """The offered names of the tools that are called *name*, offered or real."""
         if name in self.tools:
-            return name
-        return next((offered for offered, tool in self.tools.items() if tool.name == name), None)
-
-    def find(self, called: str, others: Collection[str] = ()) -> ToolDefinition | None:
-        """The tool that a model means by *called*, though it may have misspelt it a little."""
-        exact = self.tools.get(called)
-        return exact if exact is not None else meant(called, self.tools, others)
+            return [name]
+        return [offered for offered, tool in self.tools.items() if tool.name == name]
 
 
 @attrs.define

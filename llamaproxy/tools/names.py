@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import cached_property
+from itertools import chain, islice
 
 from llamaproxy.tools.source import ToolDefinition
 
@@ -49,34 +51,63 @@ def matches(patterns: list[str], offered: str, tool: ToolDefinition) -> bool:
     )
 
 
-def meant(
-    called: str, offered: Mapping[str, ToolDefinition], others: Collection[str] = ()
-) -> ToolDefinition | None:
-    """The one tool that *called* differs from only in case, punctuation or its group in front.
+#: Characters of a name that are looked at where one is guessed, and names that one may be like.
+_MAX_NAME, _MAX_NAMES = 64, 256
 
-    None if one of the *others*, the client's own, could be meant as well.
+
+class NameIndex:
+    """Which tool a model means by a name that is not quite right; made for one chat.
+
+    Every name is looked at once, however many calls there are.
     """
-    wanted = plain_name(called)
-    found = {
-        name: tool
-        for name, tool in offered.items()
-        if wanted
-        and wanted
-        in (
-            plain_name(name),
-            plain_name(tool.name),
-            plain_name(tool.group + tool.name),
-            plain_name(re.split("[^a-zA-Z0-9]", tool.group)[-1] + tool.name),
-        )
-    }
-    rivals = any(plain_name(other) == wanted for other in others)
-    return next(iter(found.values())) if len(found) == 1 and not rivals else None
 
+    def __init__(self, offered: Mapping[str, ToolDefinition], others: Iterable[str] = ()) -> None:
+        """:param others: the names of the client's own tools."""
+        self._offered = offered
+        self._others = tuple(others)
 
-def nearest(called: str, names: list[str]) -> list[str]:
-    """Up to three *names* that look like *called*."""
-    close = get_close_matches(plain_name(called[:128]), {plain_name(name) for name in names})
-    return [name for plain in close for name in names if plain_name(name) == plain][:3]
+    @cached_property
+    def _spellings(self) -> dict[str, list[str]]:
+        """The offered names by each plain name that they may be called by."""
+        spellings: dict[str, list[str]] = {}
+        for name, tool in self._offered.items():
+            last = re.split("[^a-zA-Z0-9]", tool.group)[-1]
+            for spelling in {
+                plain_name(name),
+                plain_name(tool.name),
+                plain_name(tool.group + tool.name),
+                plain_name(last + tool.name),
+            }:
+                spellings.setdefault(spelling, []).append(name)
+        return spellings
+
+    @cached_property
+    def _rivals(self) -> frozenset[str]:
+        return frozenset(plain_name(other) for other in self._others)
+
+    @cached_property
+    def _likely(self) -> dict[str, list[str]]:
+        """The first names there are, by their plain ones."""
+        likely: dict[str, list[str]] = {}
+        for name in islice(chain(self._others, self._offered), _MAX_NAMES):
+            likely.setdefault(plain_name(name[:_MAX_NAME]), []).append(name)
+        return likely
+
+    def meant(self, called: str) -> str | None:
+        """The one offered name that *called* differs from only in case, punctuation or its group.
+
+        None if one of the client's own tools could be meant as well.
+        """
+        if called in self._offered:
+            return called
+        plain = plain_name(called[: 4 * _MAX_NAME])
+        names = self._spellings.get(plain, []) if plain and plain not in self._rivals else []
+        return names[0] if len(names) == 1 else None
+
+    def nearest(self, called: str) -> list[str]:
+        """Up to three names that look like *called*."""
+        close = get_close_matches(plain_name(called[:_MAX_NAME]), self._likely)
+        return [name for plain in close for name in self._likely[plain]][:3]
 
 
 def plain_name(name: str) -> str:

@@ -10,8 +10,8 @@ from llamaproxy.concurrent import all_of
 from llamaproxy.errors import ProxyError, ToolUnknown, UpstreamUnavailable
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.results import ToolResult
+from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.generation import Detector
-from llamaproxy.upstream.headers import Caller
 
 #: Seconds within which one tool group must have been listed (DESIGN: T3).
 LISTING_TIMEOUT = 10.0

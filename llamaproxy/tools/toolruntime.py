@@ -17,8 +17,8 @@ from llamaproxy.tools.source import (
     Listing,
     ToolDefinition,
 )
+from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.client import LlamaStackClient
-from llamaproxy.upstream.headers import Caller
 
 #: Seconds: the catalogue ends a call that takes too long, so nothing else has to.
 _NO_LIMIT = 7 * 86400.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,13 @@ from twisted.internet.interfaces import IReactorTime
 
 from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamBroke, UpstreamRefused
+from llamaproxy.errorshapes import words_of
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.relay import Relay
 from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
+
+#: The most bytes of one JSON answer that are kept in memory.
+MAX_ANSWER = 64 * 1024 * 1024
 
 #: Is handed each chunk, and None for ``[DONE]``; returns None, or until when to send no more.
 Take = Callable[[Json | None], Deferred[None] | None]
@@ -22,18 +27,35 @@ async def relay_chunks(response: Any, clock: IReactorTime, silence: float, take:
     """Hand the chunks in the body of *response* to *take*, in the turn in which they come.
 
     That is a function call for each chunk and not a step of a coroutine, because a daemon with
-    hundreds of streams spends most of its time here.
+    hundreds of streams spends most of its time here. A server that answers with one JSON object
+    gives that object; what it is, its first bytes say, and not its ``Content-Type``.
 
     :raises UpstreamRefused: for an error event.
     :raises ProxyError: if the stream breaks off, or is no stream of JSON objects.
     """
     decoder = EventDecoder()
-    done = False
+    begun, whole = b"", WholeText()
+    is_json: bool | None = None
+    any_event = done = False
 
     def deliver(data: bytes) -> Deferred[None] | None:
-        nonlocal done
+        nonlocal begun, is_json
+        if is_json is None:
+            begun += data
+            data = begun.lstrip(_BLANK)
+            if not data:
+                return None
+            is_json = looks_like_json(data)
+        if is_json:
+            whole.add(data)
+            return None
+        return deliver_events(data)
+
+    def deliver_events(data: bytes) -> Deferred[None] | None:
+        nonlocal any_event, done
         full = None
         for event in _decoded(decoder, data):
+            any_event = True
             if _is_done(event):
                 # The HTTP message has not ended yet; its last bytes are about to come.
                 done = True
@@ -41,15 +63,79 @@ async def relay_chunks(response: Any, clock: IReactorTime, silence: float, take:
                 relay.release()
                 break
             if event.data:
-                full = take(_chunk(event))
+                # One event may be too much for the client, and the next show it nothing (S11).
+                full = take(_chunk(event)) or full
         return full
 
     relay = Relay(deliver, clock, silence)
     response.deliverBody(relay)
     await relay.finished
-    if not done:
+    if is_json:
+        take(completion_in(whole.text()))
+    elif not done:
         for event in decoder.finish():
+            any_event = True
             take(None if _is_done(event) else _chunk(event))
+        if not any_event:
+            raise UpstreamBroke("Llama Stack answered with neither events nor JSON.")
+
+
+#: What may stand before an answer: blanks, and a byte order mark (RFC 8259 section 8.1).
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+
+
+def looks_like_json(text: bytes) -> bool:
+    """Whether *text*, which is not blank, begins an object or a list, and not an event."""
+    return text.lstrip(_BLANK)[:1] in (b"{", b"[")
+
+
+class WholeText:
+    """The bytes of an answer, up to a limit."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        """:raises UpstreamBroke: if they are too many."""
+        self._size += len(data)
+        if self._size > MAX_ANSWER:
+            raise UpstreamBroke(f"Llama Stack's answer is larger than {MAX_ANSWER} bytes.")
+        self._parts.append(data)
+
+    def text(self) -> bytes:
+        """All of them."""
+        return b"".join(self._parts)
+
+
+def completion_in(text: bytes) -> Json:
+    """The completion that *text* is.
+
+    :raises UpstreamRefused: if it reports an error.
+    :raises UpstreamBroke: if it is no JSON object.
+    """
+    try:
+        answer = jsontext.loads_anyhow(text)
+    except ValueError:
+        raise UpstreamBroke("Llama Stack answered with something that is not JSON.") from None
+    if isinstance(answer, list) and len(answer) == 1:  # as Gemini sends its errors
+        answer = answer[0]
+    if not isinstance(answer, dict):
+        raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
+    return without_error(answer)
+
+
+def chunks_in(text: bytes) -> list[Json | None]:
+    """The chunks in *text*, which is a whole stream; None stands for ``[DONE]``.
+
+    :raises UpstreamRefused: for an error event.
+    :raises UpstreamBroke: if it is no stream of JSON objects.
+    """
+    decoder = EventDecoder()
+    events = [*_decoded(decoder, text), *decoder.finish()]
+    if not events:
+        raise UpstreamBroke("Llama Stack answered with something that is not JSON.")
+    return [None if _is_done(event) else _chunk(event) for event in events if event.data]
 
 
 def _decoded(decoder: EventDecoder, data: bytes) -> list[Event]:
@@ -83,17 +169,18 @@ def without_error(chunk: Json) -> Json:
     """
     error = chunk.get("error")
     if not error and "choices" not in chunk:
-        if "error" in (chunk.get("type"), chunk.get("object")):
-            error = chunk
-        else:
-            error = chunk.get("detail")
+        flat = "error" in (chunk.get("type"), chunk.get("object"))
+        error = chunk if flat else next(filter(None, map(chunk.get, _ERRORS)), None)
     if not error:
         return chunk
     code = error.get("code") if isinstance(error, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
-    if error is chunk:
-        chunk = {"error": {key: value for key, value in chunk.items() if key != "object"}}
-    for status in (str(code), str(message)[:3]):
-        if status.isdigit() and 400 <= int(status) <= 599:
+    for status in (str(code), words_of(error)[:3]):
+        if _STATUS.fullmatch(status):
             raise UpstreamRefused(int(status), chunk)
     raise UpstreamRefused(502, chunk)
+
+
+#: Keys that speak of an error in a chunk without choices.
+_ERRORS = ("errors", "detail", "message")
+
+_STATUS = re.compile("[45][0-9]{2}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import attrs
 from hyperlink import DecodedURL, EncodedURL
 from treq.client import HTTPClient
 from twisted.internet.interfaces import IReactorTime
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from llamaproxy import jsontext
@@ -19,16 +21,17 @@ from llamaproxy.errors import (
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.bodies import WholeBody
-from llamaproxy.upstream.chunks import Take, relay_chunks, without_error
+from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.chunks import (
+    MAX_ANSWER,
+    Take,
+    chunks_in,
+    completion_in,
+    looks_like_json,
+    relay_chunks,
+)
 from llamaproxy.upstream.failures import answered
-from llamaproxy.upstream.headers import Caller
 from llamaproxy.upstream.relay import read_body
-
-#: The most bytes of one JSON answer that are kept in memory.
-MAX_ANSWER = 64 * 1024 * 1024
-
-#: Fields of an error answer that tell a client when or how to come back.
-_KEPT_ERROR_FIELDS = (b"retry-after", b"www-authenticate")
 
 
 class _ReadyURL(EncodedURL):
@@ -55,6 +58,15 @@ def _encoded(base: DecodedURL, path: str, query: dict[str, str]) -> _ReadyURL:
     url = base.replace(path=segments, query=tuple(query.items())).to_uri()
     ready = _ReadyURL(url.scheme, url.host, url.path, url.query, port=url.port)
     ready._ready = url.to_text()
+    return ready
+
+
+def _with_query(url: _ReadyURL, query: bytes) -> _ReadyURL:
+    """*url* with the *query* of a client's request, which begins with its question mark."""
+    if not query:
+        return url
+    ready = _ReadyURL(url.scheme, url.host, url.path, port=url.port)
+    ready._ready = url.to_text() + query.decode("ascii")
     return ready
 
 
@@ -95,71 +107,63 @@ class LlamaStackClient:
         :raises ProxyError: if there is no usable answer.
         """
         seconds = self._timeout if timeout is None else timeout
-        response = await self._request(method, path, caller, body, query, seconds)
+        url = _encoded(self._url, path, query) if query else _url(self._base, path)
+        headers = caller.headers()
+        if body is not None:
+            headers.setRawHeaders(b"Content-Type", [b"application/json"])
+        sent = None if body is None else WholeBody(body)
+        response = await self._send(method, url, headers, sent, seconds)
         answer = await self._json(response, seconds)
         if not isinstance(answer, dict):
             raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
         return answer
 
-    async def open(self, path: str, caller: Caller, body: bytes) -> IResponse:
-        """The beginning of a streamed completion, to be read with :meth:`relay`.
+    async def open(
+        self, path: str, caller: Caller, body: WholeBody, on_fields: Callable[[Headers], None]
+    ) -> IResponse:
+        """The beginning of a completion, to be read with :meth:`completion` or :meth:`relay`.
+
+        All of the client's fields go along. *on_fields* is told those of the answer.
 
         :raises UpstreamRefused: for an error status.
         :raises ProxyError: if there is no answer.
         """
-        response = await self._request("POST", path, caller, body, None, self._timeout)
+        url = _with_query(_url(self._base, path), caller.query)
+        headers = caller.chat_headers()
+        headers.setRawHeaders(b"Content-Type", [b"application/json"])
+        response = await self._send("POST", url, headers, body, self._timeout)
+        on_fields(response.headers)
         if not 200 <= response.code < 300:
             await self._json(response, self._timeout)
         return response
 
-    async def relay(self, response: IResponse, take: Take) -> None:
-        """Hand the chunks of *response* to *take* as they come.
+    async def completion(self, response: IResponse) -> Json | list[Json | None]:
+        """The whole completion in *response*, or the chunks of one that was not to be streamed.
 
-        A server that answers with one JSON object although a stream was asked for gives that
-        object. The last thing handed over is None if the server ended with ``[DONE]``.
-
-        :raises UpstreamRefused: for an error event.
-        :raises ProxyError: if the stream breaks off.
+        :raises UpstreamRefused: for an error in it.
+        :raises ProxyError: if it is none.
         """
-        content_type = response.headers.getRawHeaders(b"content-type", [b""])[0].lower()
-        if b"event-stream" in content_type:
-            await relay_chunks(response, self._clock, self._timeout, take)
-            return
-        answer = await self._json(response, self._timeout)
-        if not isinstance(answer, dict):
-            raise UpstreamBroke("Llama Stack answered with neither a stream nor an object.")
-        take(without_error(answer))
+        text = await self._body(response, self._timeout)
+        return (
+            chunks_in(text) if text.strip() and not looks_like_json(text) else completion_in(text)
+        )
 
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        caller: Caller,
-        body: bytes | None,
-        query: dict[str, str] | None,
-        timeout: float,
+    async def relay(self, response: IResponse, take: Take) -> None:
+        """Hand the chunks of *response* to *take* as they come (see :func:`relay_chunks`)."""
+        await relay_chunks(response, self._clock, self._timeout, take)
+
+    async def _send(
+        self, method: str, url: _ReadyURL, headers: Headers, body: WholeBody | None, timeout: float
     ) -> IResponse:
-        url = _encoded(self._url, path, query) if query else _url(self._base, path)
-        headers = caller.headers()
         headers.setRawHeaders(b"Accept", [b"application/json, text/event-stream"])
-        if body is not None:
-            headers.setRawHeaders(b"Content-Type", [b"application/json"])
         request = self._http.request(
-            method,
-            url,
-            headers=headers,
-            data=None if body is None else WholeBody(body),
-            allow_redirects=False,
-            unbuffered=True,
+            method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
         )
         response: IResponse = await answered(request, self._clock, timeout)
         return response
 
     async def _json(self, response: Any, timeout: float) -> Any:
-        try:
-            text = await read_body(response, self._clock, timeout, MAX_ANSWER)
-        except BodyTooLarge as error:
-            raise UpstreamBroke(str(error)) from None
+        text = await self._body(response, timeout)
         try:
             answer = jsontext.loads_anyhow(text)
         except ValueError:
@@ -172,9 +176,10 @@ class LlamaStackClient:
             raise UpstreamBroke(
                 f"Llama Stack answered with a redirect ({response.code}), which is not followed."
             )
-        kept = {
-            name.decode(): values[0].decode("latin-1")
-            for name in _KEPT_ERROR_FIELDS
-            if (values := response.headers.getRawHeaders(name))
-        }
-        raise UpstreamRefused(response.code, answer, kept)
+        raise UpstreamRefused(response.code, answer)
+
+    async def _body(self, response: Any, timeout: float) -> bytes:
+        try:
+            return await read_body(response, self._clock, timeout, MAX_ANSWER)
+        except BodyTooLarge as error:
+            raise UpstreamBroke(str(error)) from None

@@ -2,62 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 import attrs
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IResponse
 
 from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused, UpstreamUnavailable
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.chunks import Take, without_error
+from llamaproxy.upstream.bodies import WholeBody
+from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.chunks import Take
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.generation import Detector, Generation
-from llamaproxy.upstream.headers import Caller
 
-T = TypeVar("T")
+#: Is told the fields of each answer as soon as they are there.
+OnFields = Callable[[Headers], None]
 
 
 @attrs.frozen
 class Completions:
-    """Asks for one completion, where this upstream serves them."""
+    """Asks for completions, where this upstream serves them."""
 
     _client: LlamaStackClient
     _detector: Detector
 
-    async def complete(self, body: Json, caller: Caller) -> Json:
-        """A whole completion.
+    def for_client(self, caller: Caller, on_fields: OnFields) -> ClientCompletions:
+        """The completions of one client's request, whose fields and query go along."""
+        return ClientCompletions(self._client, self._detector, caller, on_fields)
+
+
+@attrs.frozen
+class ClientCompletions:
+    """Asks for completions on behalf of one client."""
+
+    _client: LlamaStackClient
+    _detector: Detector
+    _caller: Caller
+    _on_fields: OnFields
+
+    async def complete(self, body: Json) -> Json | list[Json | None]:
+        """A whole completion, or the chunks of one from a server that streams without being asked.
 
         :raises ProxyError: if there is none.
         """
-        ask = partial(self._client.ask, "POST")
-        return without_error(await self._served(ask, caller, jsontext.dumps(body)))
+        response = await self._served(body)
+        return await self._client.completion(response)
 
-    async def stream(self, body: Json, caller: Caller, take: Take) -> None:
+    async def stream(self, body: Json, take: Take) -> None:
         """Hand a completion's chunks to *take* as they come.
 
         :raises ProxyError: if the stream is refused or breaks off.
         """
-        response = await self._served(self._client.open, caller, jsontext.dumps(body))
+        response = await self._served(body)
         await self._client.relay(response, take)
 
-    async def _served(
-        self,
-        ask: Callable[[str, Caller, bytes], Coroutine[Any, Any, T]],
-        caller: Caller,
-        text: bytes,
-    ) -> T:
-        """What comes of *ask*, at the path where completions are served, in that server's words."""
+    async def _served(self, body: Json) -> IResponse:
+        """The successful answer to *body*, at the path where completions are served."""
         served = await self._detector.generation()
         try:
-            return await ask(_path(served), served.caller(caller), text)
+            return await self._ask(served, body)
         except UpstreamRefused as error:
             served = await self._moved(served, error)
-            return await ask(_path(served), served.caller(caller), text)
+            return await self._ask(served, body)
         except UpstreamUnavailable:
             self._detector.forget()
             raise
+
+    async def _ask(self, served: Generation, body: Json) -> IResponse:
+        asking = served.completing(self._caller)
+        # Serialised anew where it is asked twice: it may be large, and is not kept meanwhile.
+        return await self._client.open(
+            _path(served), asking, WholeBody(jsontext.dumps(body)), self._on_fields
+        )
 
     async def _moved(self, before: Generation, error: UpstreamRefused) -> Generation:
         """What serves the route now, if *error* says that it is not where it was (any more).

@@ -18,14 +18,17 @@ from llamaproxy.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
+from llamaproxy.upstream.caller import LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA, Caller
 from llamaproxy.upstream.client import LlamaStackClient
-from llamaproxy.upstream.headers import LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA, Caller
 
 #: Seconds for ``GET /v1/version``: a busy server has been seen to stall for 11 s.
 DETECTION_TIMEOUT = 15.0
 
 #: Refusals below 500 that say nothing about the server: too slow, too early, too often.
 _PASSING = (408, 425, 429)
+
+#: Paths at which a server calls MCP servers for its client.
+_CALLS_MCP = re.compile(rb"/v1/(?:openai/v1/)?(?:tools|tool-runtime|toolgroups|responses|agents)\b")
 
 #: First path segments of OpenAI's API that servers up to 0.3 serve under ``/v1/openai/v1``.
 _OPENAI_SEGMENTS = frozenset(
@@ -63,6 +66,14 @@ class Generation:
     def caller(self, caller: Caller) -> Caller:
         """*caller* in the words of this generation (DESIGN: T4)."""
         return caller.translated(self.provider_data, self.mcp_headers)
+
+    def completing(self, caller: Caller) -> Caller:
+        """The same for chat completions, for which no server wants ``mcp_headers``."""
+        return caller.translated(self.provider_data, "dropped")
+
+    def wants_mcp_headers(self, path: bytes) -> bool:
+        """Whether *path*, as this generation serves it, may make it call MCP servers."""
+        return bool(self.version) and _CALLS_MCP.match(path) is not None
 
     @property
     def name(self) -> str:

@@ -17,6 +17,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from llamaproxy.concurrent import cut_short_by
 from llamaproxy.errors import BadRequest, ProxyError, ShuttingDown, error_response
 from llamaproxy.upstream.bodies import Upload
+from llamaproxy.upstream.caller import address_of, without_mcp_headers
 from llamaproxy.upstream.failures import answered
 from llamaproxy.upstream.generation import Detector
 from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, forwarded_for
@@ -111,21 +112,21 @@ class LlamaStackResource(ReverseProxyResource):
         if not target.startswith(b"/"):
             raise BadRequest("The request target must begin with '/'.")
         asked, mark, query = target.partition(b"?")
-        path = asked
+        path, tools = asked, False
         if path.startswith((b"/v1/", b"/openai/v1/")):
             generation = await self._detector.generation()
             path = generation.upstream_path(request.method, path)
+            tools = generation.wants_mcp_headers(path)
         content: Any = request.content
         body = Upload(content) if _has_body(request) else None
-        client = _client_of(request)
-        sent: Any = self._agent.request(
-            request.method,
-            self._url + path + mark + query,
-            forwarded_for(
-                request.requestHeaders, client, request.isSecure(), client in self._trusted
-            ),
-            body,
+        client = address_of(request)
+        fields = forwarded_for(
+            request.requestHeaders, client, request.isSecure(), client in self._trusted
         )
+        if not tools:
+            without_mcp_headers(fields)
+        target = self._url + path + mark + query
+        sent: Any = self._agent.request(request.method, target, fields, body)
         response: IResponse = await answered(sent, self._clock, self._timeout, body)
         if response.code == 404 and path != asked:
             # Perhaps the server was replaced by one of another generation.
@@ -156,12 +157,6 @@ def _cut_off(request: Request) -> None:
         # To a client of HTTP/1.0 the end of the connection is that of the answer: only a reset
         # tells it otherwise.
         channel.transport.abortConnection()
-
-
-def _client_of(request: Request) -> str | None:
-    """The address that the request came from; a Unix socket has none."""
-    host: str | None = getattr(request.getClientAddress(), "host", None)
-    return host
 
 
 def _has_body(request: Request) -> bool:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 #: A comment: keeps proxies and clients from giving up on a silent stream.
 KEEP_ALIVE = b": keep-alive\n\n"
 
+#: Digits of a number of milliseconds; more is no time that anybody would wait.
+_MAX_DIGITS = 10
+
 #: The end of every OpenAI stream.
 DONE = b"data: [DONE]\n\n"
 
@@ -131,5 +134,5 @@ class EventDecoder:
         elif name == b"id":
             if b"\0" not in value:
                 self._id = value
-        elif name == b"retry" and value.isdigit():
+        elif name == b"retry" and value.isdigit() and len(value) < _MAX_DIGITS:
             self._retry = int(value)

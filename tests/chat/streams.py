@@ -8,6 +8,7 @@ import attrs
 import pytest
 from twisted.web.http import Request
 
+from llamaproxy.chat.turns import split_id, without_marks
 from tests.support import (
     Answer,
     Exchange,
@@ -125,6 +126,15 @@ def message_of(exchange: Exchange) -> Json:
     else:
         message = exchange.json()["choices"][0]["message"]
     return {key: value for key, value in message.items() if value is not None}
+
+
+def own_ids(message: Json) -> Json:
+    """*message* with its calls under the model's own ids, all of which must have had a mark."""
+    calls = message.get("tool_calls") or []
+    marks = {split_id(each["id"])[1] for each in calls}
+    assert len(marks) == bool(calls) and "" not in marks
+    bare: Json = without_marks(message)
+    return bare
 
 
 def finish_of(exchange: Exchange) -> str | None:

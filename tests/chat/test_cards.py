@@ -38,7 +38,8 @@ def items(exchange: Exchange, stream: bool) -> list[Json]:
         return [item for item in output if item["type"] != "message"]
     shown = [event for event in exchange.events()[:-1] if "item" in event]
     for event in shown:
-        assert event.keys() == {"type", "item"}
+        assert event.keys() == {"type", "output_index", "item"}
+        assert event["output_index"] == 1 << 20, "the page puts it at the end"
         assert event["type"] == "response.output_item.added"
     return [event["item"] for event in shown]
 

@@ -119,14 +119,18 @@ def test_the_callers_credentials_travel_with_everything(stream: bool) -> None:
         "traceparent": "00-1-2-01",
         "X-Request-Id": "r1",
     }
-    dropped = {"Cookie": "a=b", "X-LlamaStack-Client-Version": "0.1", "X-Llamaproxy-Tools": "*"}
-    Proxy(stack).chat(fields=kept | dropped, stream=stream)
+    dropped = {"X-LlamaStack-Client-Version": "0.1", "X-Llamaproxy-Tools": "*"}
+    only_with_chats = {"Cookie": "a=b", "Api-Key": "k", "X-API-Key": "x", "User-Agent": "u"}
+    Proxy(stack).chat(fields=kept | dropped | only_with_chats, stream=stream)
     for route in (CHAT, INVOKE, "GET /v1/tools"):
         for asked in stack.asked_for(route):
             for name, value in kept.items():
                 assert asked.headers.getRawHeaders(name) == [value]
             for name in dropped:
                 assert not asked.headers.hasHeader(name)
+            for name, value in only_with_chats.items():
+                values = asked.headers.getRawHeaders(name, [])
+                assert (value in values) is (route == CHAT)
 
 
 # --- failures before anything was sent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -10,9 +9,9 @@ from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from llamaproxy.chat.memory import TurnMemory
-from llamaproxy.chat.messages import ToolCall
-from llamaproxy.upstream.headers import Caller
-from tests.chat.streams import both, client_tool, finish_of, message_of, said, stack_with
+from llamaproxy.chat.turns import new_mark, without_marks
+from llamaproxy.upstream.caller import Caller
+from tests.chat.streams import both, client_tool, finish_of, message_of, own_ids, said, stack_with
 from tests.support import (
     CHAT,
     INVOKE,
@@ -69,7 +68,7 @@ def test_ours_run_and_only_the_clients_calls_are_handed_over(stream: bool) -> No
     message = message_of(exchange)
     assert finish_of(exchange) == "tool_calls"
     assert [made["function"]["name"] for made in message["tool_calls"]] == ["ask_user"] * 2
-    assert ids(message) == ["call_0", "call_2"]
+    assert ids(own_ids(message)) == ["call_0", "call_2"]
     assert message["content"] == "Let me see."
     assert len(stack.asked_for(INVOKE)) == 1
 
@@ -175,7 +174,7 @@ def test_two_conversations_with_the_same_ids_are_not_confused() -> None:
     proxy = Proxy(stack)
     first = shared_turn(proxy, stack, "Oslo?", "12:00")
     second = shared_turn(proxy, stack, "Tokyo?", "20:00")
-    assert ids(first) == ids(second)
+    assert ids(own_ids(first)) == ids(own_ids(second))
     assert recalled(proxy, stack, "Oslo?", first) == ["one", "12:00", "two"]
     assert recalled(proxy, stack, "Tokyo?", second) == ["one", "20:00", "two"]
 
@@ -207,46 +206,108 @@ def test_what_a_client_writes_anew_is_recognised_all_the_same() -> None:
     assert [m["content"] for m in asked(stack)[-1]][2:] == ["one", "12:00", "two"]
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        [{"role": "system", "content": "You help Bob."}, {"role": "user", "content": "Oslo?"}],
-        [{"role": "user", "content": [{"type": "text", "text": "Oslo?"}, {"type": "image_url"}]}],
-    ],
-)
-def test_another_setting_or_another_picture_is_another_conversation(other: list[Json]) -> None:
-    stack = stack_with("clock")
-    proxy = Proxy(stack)
-    message = shared_turn(proxy, stack, "Oslo?", "12:00")
+def shown(proxy: Proxy, stack: FakeStack, *history: Json, **more: Any) -> list[Json]:
+    """The messages that the model sees of *history*."""
     stack.on(CHAT, saying("Done."))
-    messages = [*other, *returned(message, "one", "two")]
-    proxy.chat(tools=[client_tool("ask_user")], messages=messages)
-    assert [m["content"] for m in asked(stack)[-1] if m["role"] == "tool"] == ["one", "two"]
+    proxy.chat(tools=[client_tool("ask_user")], messages=[*history], **more)
+    return asked(stack)[-1]
 
 
-def test_of_two_turns_that_look_the_same_neither_is_recalled() -> None:
+def test_whatever_a_client_writes_anew_around_it_the_turn_is_the_same() -> None:
     stack = stack_with("clock")
     proxy = Proxy(stack)
     message = shared_turn(proxy, stack, "Oslo?", "12:00")
-    shared_turn(proxy, stack, "Oslo?", "13:00")
-    assert recalled(proxy, stack, "Oslo?", message) == ["one", "two"]
+    clock = {"role": "system", "content": "It is 12:01."}
+    picture = {"role": "user", "content": [{"type": "image_url"}]}
+    whole = shown(proxy, stack, clock, picture, *returned(message, "one", "two"))
+    assert whole[:2] == [clock, picture]
+    assert [m["content"] for m in whole if m["role"] == "tool"] == ["one", "12:00", "two"]
 
 
-def test_a_conversation_that_is_held_again_has_its_own_results() -> None:
+def test_of_two_turns_that_look_the_same_each_has_its_own_results() -> None:
+    """A regenerated answer: the model repeats its ids, and the tool says something else."""
     stack = stack_with("clock")
     proxy = Proxy(stack)
-    for time in ("12:00", "13:00", "14:00"):
-        message = shared_turn(proxy, stack, "Oslo?", time)
-        told = recalled(proxy, stack, "Oslo?", message, answer_one=time)
-        assert told == [time, time, "two"]
+    first = shared_turn(proxy, stack, "Oslo?", "12:00")
+    second = shared_turn(proxy, stack, "Oslo?", "13:00")
+    for _ in range(2):
+        assert recalled(proxy, stack, "Oslo?", first) == ["one", "12:00", "two"]
+        assert recalled(proxy, stack, "Oslo?", second) == ["one", "13:00", "two"]
 
 
-def test_two_turns_that_came_to_the_same_are_one() -> None:
+def test_a_client_may_come_back_again_with_another_result() -> None:
     stack = stack_with("clock")
     proxy = Proxy(stack)
     message = shared_turn(proxy, stack, "Oslo?", "12:00")
-    shared_turn(proxy, stack, "Oslo?", "12:00")
-    assert recalled(proxy, stack, "Oslo?", message) == ["one", "12:00", "two"]
+    for text in ("one", "other", "one"):
+        assert recalled(proxy, stack, "Oslo?", message, text) == [text, "12:00", "two"]
+
+
+def test_results_may_come_in_any_order_and_in_several_messages() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    message = shared_turn(proxy, stack, "Oslo?", "12:00")
+    first, second = message["tool_calls"]
+    split = [
+        QUESTION,
+        {**message, "tool_calls": [second]},
+        result(second["id"], "two"),
+        {"role": "assistant", "content": None, "tool_calls": [first]},
+        result(first["id"], "one"),
+        {"role": "user", "content": "And?"},
+    ]
+    question, assistant, *results, last = shown(proxy, stack, *split)
+    assert question == QUESTION
+    assert ids(assistant) == ["call_0", "call_1", "call_2"]
+    assert results == [result("call_0", "one"), result("call_1", "12:00"), result("call_2", "two")]
+    assert last == split[-1]
+
+
+def test_a_call_that_a_client_has_dropped_is_not_put_back() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    message = shared_turn(proxy, stack, "Oslo?", "12:00")
+    first, _ = message["tool_calls"]
+    history = [QUESTION, {**message, "tool_calls": [first]}, result(first["id"], "one")]
+    _, assistant, *results = shown(proxy, stack, *history)
+    assert ids(assistant) == ["call_0", "call_1"]
+    assert results == [result("call_0", "one"), result("call_1", "12:00")]
+
+
+def test_a_mark_is_taken_off_wherever_it_is_and_nothing_else() -> None:
+    stack = stack_with("clock")
+    mark = new_mark()
+    history = [
+        {"role": "assistant", "tool_calls": [call("own", {}, f"c1{mark}"), call("own", {}, "c2")]},
+        result(f"c1{mark}", "one"),
+        result("c2", "two"),
+        {"role": "assistant", "tool_calls": [call("own", {}, "c_lpnomark"), call("own", {}, mark)]},
+        result("c_lp" + "-" * 14, "three"),
+    ]
+    bare = shown(Proxy(stack), stack, *history)
+    assert [ids(m) for m in bare if "tool_calls" in m] == [["c1", "c2"], ["c_lpnomark", ""]]
+    assert [m["tool_call_id"] for m in bare if "tool_call_id" in m] == [
+        "c1",
+        "c2",
+        "c_lp" + "-" * 14,
+    ]
+
+
+@both
+def test_without_server_tools_ids_stay_as_they_are(stream: bool) -> None:
+    stack = stack_with()
+    stack.on(CHAT, calling("ask_user"))
+    message = message_of(Proxy(stack).chat(stream=stream, tools=[client_tool("ask_user")]))
+    assert ids(message) == ["call_1"]
+
+
+def test_a_turn_is_made_whole_though_no_tools_are_wanted_any_more() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    message = shared_turn(proxy, stack, "Oslo?", "12:00")
+    history = [QUESTION, *returned(message, "one", "two")]
+    whole = shown(proxy, stack, *history, tool_choice="none")
+    assert [m["content"] for m in whole if m["role"] == "tool"] == ["one", "12:00", "two"]
 
 
 def test_old_cards_in_the_history_do_no_harm() -> None:
@@ -312,7 +373,7 @@ def test_calls_that_open_webui_brings_back_itself_are_not_added_again() -> None:
     replayed = [card, result("call_ab", "12:00"), *returned(message, "one", "two")]
     messages = [{"role": "user", "content": "Oslo?"}, *replayed]
     proxy.chat(tools=[client_tool("ask_user")], messages=messages, fields=fields)
-    assert asked(stack)[-1] == messages
+    assert asked(stack)[-1] == [without_marks(each) for each in messages]
 
 
 def test_an_older_open_webui_that_does_not_is_helped() -> None:
@@ -324,33 +385,72 @@ def test_an_older_open_webui_that_does_not_is_helped() -> None:
     assert told == ["one", "12:00", "two"]
 
 
-def remember(memory: TurnMemory, question: str, text: str) -> tuple[Caller, list[Json], ToolCall]:
-    caller = Caller.of(Headers({b"authorization": [b"Bearer a"]}))
-    messages = [{"role": "user", "content": question}]
-    handed = ToolCall("call_0", "ask_user", "{}")
+def who(name: str) -> Caller:
+    return Caller.of(Headers({b"authorization": [name.encode()]}))
+
+
+def remember(memory: TurnMemory, text: str, name: str = "a") -> str:
+    """The mark of a turn in which *text* was said to the caller *name*."""
+    mark = new_mark()
     turn = {"role": "assistant", "content": text, "tool_calls": [call("ask_user", {}, "call_0")]}
-    memory.remember(caller, messages, [handed], [turn])
-    return caller, messages, handed
+    memory.remember(who(name), mark, [turn])
+    return mark
+
+
+def knows(memory: TurnMemory, mark: str, name: str = "a") -> bool:
+    back = {"role": "assistant", "tool_calls": [call("ask_user", "{}", f"call_0{mark}")]}
+    [assistant] = memory.recall(who(name), [back])
+    assert ids(assistant) == ["call_0"]
+    return "content" in assistant
 
 
 def test_memory_is_bounded_in_bytes() -> None:
     memory = TurnMemory(Clock(), max_entries=1000, max_bytes=5000, max_age=60)
-    for n in range(100):
-        remember(memory, str(n), "x" * 1000)
+    marks = [remember(memory, "x" * 1000) for _ in range(100)]
     assert 1 <= len(memory) <= 5
-    remember(memory, "large", "x" * 10_000)
-    assert len(memory) <= 5
+    assert knows(memory, marks[-1])
 
 
-def test_turns_that_nobody_comes_back_to_do_not_pile_up() -> None:
-    memory = TurnMemory(Clock(), max_entries=1000, max_bytes=500_000, max_age=60)
-    for _ in range(100):
-        caller, messages, _handed = remember(memory, "again", "same")
-    assert len(memory) <= 16
-    back = {"role": "assistant", "tool_calls": [call("ask_user", "{}", "call_0")]}
-    (_, assistant) = memory.recall(caller, [*messages, back])
-    assert assistant["content"] == "same"
-    assert len(memory) == 1
+def test_a_turn_that_is_too_large_costs_only_itself() -> None:
+    memory = TurnMemory(Clock(), max_entries=1000, max_bytes=5000, max_age=60)
+    marks = [remember(memory, "x" * 1000, name) for name in "abc"]
+    assert not knows(memory, remember(memory, "large" * 2000, "d"), "d")
+    assert all(map(knows, [memory] * 3, marks, "abc"))
+
+
+def test_no_caller_can_push_out_all_others() -> None:
+    for entries, size in ((10, 10**9), (10**9, 3000)):
+        memory = TurnMemory(Clock(), entries, size, max_age=60)
+        marks = [remember(memory, "x", name) for name in "bcd"]
+        for _ in range(100):
+            remember(memory, "y" * 100, "a")
+        assert all(map(knows, [memory] * 3, marks, "bcd"))
+        assert len(memory) <= 15
+
+
+def test_what_is_counted_is_what_is_there() -> None:
+    memory = TurnMemory(Clock(), max_entries=7, max_bytes=1500, max_age=60)
+    for n in range(200):
+        mark = remember(memory, "x" * (n % 50), "abc"[n % 3])
+        knows(memory, mark, "abc"[n % 2])
+    sizes = [len(turn.text) for turn in memory._turns.values()]
+    assert memory._size == sum(sizes) == sum(share.size for share in memory._shares.values())
+    assert sum(len(share.marks) for share in memory._shares.values()) == len(memory)
+
+
+def test_a_look_at_a_history_costs_the_ids_in_it() -> None:
+    memory = TurnMemory(Clock(), max_entries=10, max_bytes=5000, max_age=60)
+    looked_at: list[str] = []
+
+    class Counted(str):
+        def __getitem__(self, place: Any) -> str:
+            looked_at.append(str.__getitem__(self, place))
+            return looked_at[-1]
+
+    entries = [{"id": Counted("c" * 10_000 + "_lpx")} for _ in range(1000)]
+    history = [{"role": "assistant", "content": "x" * 10_000, "tool_calls": entries}]
+    assert memory.recall(who("a"), history) == history
+    assert sum(map(len, looked_at)) < 100 * len(entries)
 
 
 @pytest.mark.parametrize(
@@ -368,16 +468,9 @@ def test_turns_that_nobody_comes_back_to_do_not_pile_up() -> None:
 )
 def test_odd_messages_are_left_as_they_are(odd: Any) -> None:
     memory = TurnMemory(Clock(), max_entries=10, max_bytes=5000, max_age=60)
-    caller, messages, _ = remember(memory, "q", "a")
-    history = [odd, *messages, odd]
-    assert memory.recall(caller, history) == history
-
-
-def test_the_arguments_of_a_call_are_part_of_what_is_recognised() -> None:
-    memory = TurnMemory(Clock(), max_entries=10, max_bytes=5000, max_age=60)
-    caller, messages, _ = remember(memory, "q", "a")
-    other = {"role": "assistant", "tool_calls": [call("ask_user", json.dumps({"x": 1}), "call_0")]}
-    assert memory.recall(caller, [*messages, other]) == [*messages, other]
+    remember(memory, "a")
+    history = [odd, {"role": "user", "content": "q"}, odd]
+    assert memory.recall(who("a"), history) == history
 
 
 def test_the_upstreams_refusal_of_a_history_is_passed_on() -> None:

@@ -9,18 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llamaproxy.chat.choice import chosen_name, with_choice, with_free_choice
+from llamaproxy.chat.finish import finish_reason
 from llamaproxy.chat.messages import (
     added_usage,
-    chosen_name,
-    finish_reason,
     follow_up,
     objects,
     parse_request,
     read_calls,
     text_of,
     tool_names,
-    with_choice,
-    with_free_choice,
     with_tools,
 )
 from llamaproxy.errors import BadRequest
@@ -125,7 +123,7 @@ def test_most_tool_choices_name_no_function(choice: object) -> None:
 def test_a_named_choice_can_be_renamed_and_keeps_its_other_fields() -> None:
     body = {"tool_choice": {"type": "function", "x": 1, "function": {"name": "a", "y": 2}}}
     assert chosen_name(body) == "a"
-    renamed = with_choice(body, "b")
+    renamed = with_choice(body, {"a": "b"}.__getitem__)
     assert renamed == {
         "tool_choice": {"type": "function", "x": 1, "function": {"name": "b", "y": 2}}
     }

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from llamaproxy.chat.calls import Audience
 from llamaproxy.chat.messages import Completion
-from llamaproxy.chat.stream import Audience, RoundStream
+from llamaproxy.chat.stream import RoundStream
 from llamaproxy.errors import UpstreamBroke
 from tests.chat.streams import Streamed, joined
 

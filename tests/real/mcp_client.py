@@ -16,7 +16,7 @@ from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import FixedServers, McpSource
 from llamaproxy.tools.source import ToolDefinition
 from llamaproxy.upstream.agent import agent_for_anywhere, connection_pool
-from llamaproxy.upstream.headers import Caller
+from llamaproxy.upstream.caller import Caller
 
 MADE_UP: dict[str, Any] = {
     **{"string": "x", "integer": 2, "number": 2, "boolean": False},

@@ -16,7 +16,7 @@ from llamaproxy.tools import catalogue as catalogue_module
 from llamaproxy.tools.catalogue import Catalogue, Offer
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import Listing, ToolDefinition
-from llamaproxy.upstream.headers import Caller
+from llamaproxy.upstream.caller import Caller
 from tests.support import outcome
 
 
@@ -228,8 +228,8 @@ def test_an_offer_is_a_list_of_openai_functions() -> None:
     offer = Offer({"g__web_1": ToolDefinition("g", "web search", "Searches.", schema)})
     function = {"name": "g__web_1", "description": "Searches.", "parameters": schema}
     assert offer.definitions() == [{"type": "function", "function": function}]
-    assert offer.named("web search") == offer.named("g__web_1") == "g__web_1"
-    assert offer.named("other") is None
+    assert offer.named("web search") == offer.named("g__web_1") == ["g__web_1"]
+    assert offer.named("other") == []
 
 
 def test_stopping_gives_up_the_listings_under_way() -> None:

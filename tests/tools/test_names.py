@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamaproxy.tools.names import matches, meant, nearest, offered_names
+from llamaproxy.tools.names import NameIndex, matches, offered_names, plain_name
 from llamaproxy.tools.source import ToolDefinition
 
 
@@ -133,15 +133,35 @@ OFFERED = {
     ],
 )
 def test_a_name_that_is_misspelt_a_little_is_understood(called: str, name: str) -> None:
-    assert meant(called, OFFERED) == OFFERED[name]
+    assert NameIndex(OFFERED).meant(called) == name
 
 
 @pytest.mark.parametrize("called", ["", "::", "ping", "get_times", "research"])
 def test_a_name_that_could_be_none_or_several_is_not_guessed(called: str) -> None:
-    assert meant(called, OFFERED) is None
+    assert NameIndex(OFFERED).meant(called) is None
+
+
+def test_a_name_that_the_clients_own_tool_may_have_is_not_guessed() -> None:
+    assert NameIndex(OFFERED, ["getTime"]).meant("GetTime") is None
 
 
 def test_names_that_look_alike_are_proposed() -> None:
-    assert nearest("Get_Times", list(OFFERED)) == ["get_time"]
-    assert nearest("zzz", list(OFFERED)) == []
-    assert len(nearest("ping" * 1000, ["ping"])) <= 1
+    index = NameIndex({}, OFFERED)
+    assert index.nearest("Get_Times") == ["get_time"]
+    assert index.nearest("zzz") == []
+    assert len(NameIndex({}, ["ping"]).nearest("ping" * 1000)) <= 1
+
+
+def test_every_name_is_looked_at_once_and_not_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+
+    def plain(name: str) -> str:
+        looked_at.append(len(name))
+        return plain_name(name)
+
+    monkeypatch.setattr("llamaproxy.tools.names.plain_name", plain)
+    index = NameIndex(OFFERED, [f"{n}" * 5000 for n in range(1000)])
+    for _ in range(20):
+        assert index.nearest("x" * 100_000) == []
+    assert len(looked_at) == 256 + 20
+    assert max(looked_at) <= 64

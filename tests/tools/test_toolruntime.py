@@ -13,7 +13,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import DetectedSource, Listing, ToolDefinition
 from llamaproxy.tools.toolruntime import ToolRuntime, definition_of
-from llamaproxy.upstream.headers import Caller
+from llamaproxy.upstream.caller import Caller
 from tests.support import (
     INVOKE,
     Answer,

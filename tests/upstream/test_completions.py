@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import ProxyError, UpstreamRefused, UpstreamUnavailable
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.completions import Completions
-from llamaproxy.upstream.headers import Caller
+from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.completions import ClientCompletions, Completions
 from tests.support import (
     CHAT,
     FakeStack,
@@ -36,9 +37,9 @@ def new() -> Any:
     return recorded("0.6.1", "version")
 
 
-async def streamed(completions: Completions, body: Json) -> list[Json | None]:
+async def streamed(completions: ClientCompletions, body: Json) -> list[Json | None]:
     chunks: list[Json | None] = []
-    await completions.stream(body, Caller(), chunks.append)
+    await completions.stream(body, chunks.append)
     return chunks
 
 
@@ -48,14 +49,17 @@ class Asking:
     def __init__(self, stream: bool) -> None:
         self.stack = FakeStack()
         self.upstream = Upstream(self.stack)
-        self.completions = Completions(self.upstream.client, self.upstream.detector)
+        #: The fields of the answers.
+        self.fields: list[Headers] = []
+        completions = Completions(self.upstream.client, self.upstream.detector)
+        self.completions = completions.for_client(Caller(), self.fields.append)
         self.stream = stream
         self.hello = events(chunk({"content": "hello"}, "stop")) if stream else answer(HELLO)
 
     def ask(self) -> Any:
         if self.stream:
             return self.upstream.result(streamed(self.completions, {"messages": []}))
-        return self.upstream.result(self.completions.complete({"messages": []}, Caller()))
+        return self.upstream.result(self.completions.complete({"messages": []}))
 
     @property
     def targets(self) -> list[str]:

@@ -6,8 +6,8 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from llamaproxy.errors import ProxyError, UpstreamTimeout
+from llamaproxy.upstream.caller import LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA
 from llamaproxy.upstream.generation import PLAIN_OPENAI, Generation, generation_of
-from llamaproxy.upstream.headers import LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA
 from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing, recorded
 
 

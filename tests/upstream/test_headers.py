@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.web.http_headers import Headers
 
+from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.headers import (
     HOP_BY_HOP,
     TRUST_NOBODY,
-    Caller,
     TrustedProxies,
     forwarded,
     forwarded_for,

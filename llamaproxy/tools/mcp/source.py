@@ -26,9 +26,9 @@ from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcE
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.results import ToolResult, cleaned, result_of, shortened
 from llamaproxy.tools.source import LISTING_TIMEOUT, SPOKEN_BY_US, Listing, ToolDefinition
+from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.generation import Detector
-from llamaproxy.upstream.headers import Caller
 
 #: Bytes of what one tool may add to every completion: its schema (with more it is not offered) and
 #: its description (which is cut).

@@ -1,0 +1,118 @@
+"""MessageBuilder: the message that the deltas of a streamed choice add up to. Pure.
+
+It is what the model is reminded of in the next round (DESIGN: L10), so nothing of it may be lost:
+text, reasoning as text, as parts, or as blocks with a signature, and whatever else may come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llamaproxy.chat.messages import objects, text_of
+from llamaproxy.jsontext import Json
+
+#: Keys of a block of ``reasoning_details`` that come in pieces (OpenRouter's API reference,
+#: "Reasoning tokens"); pieces of one block have its type and index.
+_PIECES = ("text", "summary", "data")
+
+_NO_TEXT = ("role", "tool_calls")
+
+
+class MessageBuilder:
+    """Adds up the deltas of one choice, all but its calls."""
+
+    def __init__(self, grow: Callable[[int], bool]) -> None:
+        """:param grow: is told of characters to keep; says whether there is room."""
+        self._grow = grow
+        self._fields: Json = {}
+        #: In UTF-8: as many strings as there are tokens would take ten times the memory.
+        self._texts: dict[str, bytearray] = {}
+        self._parts: list[Json] = []
+        self._blocks: dict[tuple[object, object], dict[str, Any]] = {}
+        #: Whether any delta has said anything.
+        self.begun = False
+
+    def add(self, delta: Json) -> None:
+        """Take in *delta*."""
+        for key, value in delta.items():
+            if value is None or key in _NO_TEXT:
+                continue
+            self.begun = self.begun or bool(value)
+            if isinstance(value, str):
+                self._add_text(key, value)
+            elif key == "content" and isinstance(value, list):
+                self._add_parts(value)
+            elif key == "reasoning_details" and isinstance(value, list):
+                self._add_blocks(objects(value))
+            elif isinstance(value, list) and isinstance(self._fields.get(key, []), list):
+                if self._grow(len(value)):
+                    self._fields.setdefault(key, []).extend(value)
+            else:
+                self._fields[key] = value
+
+    def message(self) -> Json:
+        """The message so far."""
+        texts = {key: raw.decode("utf-8", "surrogatepass") for key, raw in self._texts.items()}
+        message: Json = {"role": "assistant", "content": None, **self._fields, **texts}
+        if self._parts:
+            self._flush_text()
+            message["content"] = self._parts
+        if self._blocks:
+            message["reasoning_details"] = [_joined(block) for block in self._blocks.values()]
+        return message
+
+    def _add_text(self, key: str, text: str) -> None:
+        if self._grow(len(text)):
+            # A lone surrogate may be half of a pair that was split.
+            self._texts.setdefault(key, bytearray()).extend(text.encode("utf-8", "surrogatepass"))
+
+    def _add_parts(self, parts: list[Any]) -> None:
+        """Keep *parts* as such if there are others than text among them."""
+        for part in objects(parts):
+            if part.get("type") in (None, "text") and isinstance(part.get("text"), str):
+                self._add_text("content", part["text"])
+            elif self._grow(len(text_of([part])) + 64):
+                self._flush_text()
+                self._parts.append(part)
+
+    def _flush_text(self) -> None:
+        text = self._texts.pop("content", None)
+        if text:
+            words = text.decode("utf-8", "surrogatepass")
+            self._parts.append({"type": "text", "text": words})
+
+    def _add_blocks(self, pieces: list[Json]) -> None:
+        for piece in pieces:
+            index = piece.get("index")
+            if not isinstance(index, int):
+                # Without an index every piece of encrypted reasoning is a block of its own.
+                last = next(reversed(self._blocks), (None, None))
+                whole = last[0] != piece.get("type") or piece.get("data") is not None
+                index = len(self._blocks) if whole else last[1]
+            block = self._blocks.setdefault((piece.get("type"), index), {})
+            for key, value in piece.items():
+                if key in _PIECES and isinstance(value, str):
+                    if self._grow(len(value)):
+                        block.setdefault(key, []).append(value)
+                elif value is not None or key not in block:
+                    block[key] = value
+
+
+def _joined(block: dict[str, Any]) -> Json:
+    return {
+        key: "".join(value) if key in _PIECES and isinstance(value, list) else value
+        for key, value in block.items()
+    }
+
+
+def thinking_of(content: object) -> str:
+    """The reasoning in the parts of a content (Mistral's API reference, "Reasoning")."""
+    found = []
+    for part in objects(content):
+        inner = part.get("thinking") or part.get("reasoning")
+        if isinstance(inner, str):
+            found.append(inner)
+        elif inner:
+            found.append(text_of(inner))
+    return "".join(found)

@@ -1,0 +1,77 @@
+"""Why a round ended, in OpenAI's words, and what that says of its calls. Pure."""
+
+from __future__ import annotations
+
+import attrs
+
+from llamaproxy import jsontext
+from llamaproxy.chat.messages import ToolCall
+
+#: Other servers' words for OpenAI's reasons, in lower case with underscores: Gemini, Anthropic,
+#: Mistral, Cohere, Bedrock, TGI, Azure (their API references).
+_REASONS = {
+    **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length", "max_length"), "length"),
+    **dict.fromkeys(
+        (
+            *("end_turn", "stop_sequence", "stop_token", "eos", "eos_token", "end", "complete"),
+            *("completed", "finished", "finish", "done", "eos_token_found", "normal"),
+        ),
+        "stop",
+    ),
+    **dict.fromkeys(("tool_use", "tool_call", "tool", "function_calls", "tools"), "tool_calls"),
+    **dict.fromkeys(
+        (
+            *("safety", "recitation", "blocklist", "prohibited_content", "spii", "language"),
+            *("image_safety", "content_filtered", "filtered", "refusal", "error_toxic"),
+            *("guardrail_intervened", "sensitive", "moderation"),
+        ),
+        "content_filter",
+    ),
+}
+
+#: Reasons with which a model was stopped in the middle.
+_CUT_REASONS = ("length", "content_filter")
+
+
+def finish_reason(said: object) -> str | None:
+    """A finish reason as OpenAI spells it, None for no reason at all (S8)."""
+    if not isinstance(said, str):
+        return None
+    reason = said.strip().lower().replace("-", "_")
+    return _REASONS.get(reason, reason) or None
+
+
+def closing_reason(said: object, handed: list[str]) -> str:
+    """The finish reason of a choice that hands over calls with the arguments *handed*.
+
+    It says ``tool_calls`` if, and only if, there are calls (L15, L18), unless the last of them has
+    been cut off: a client must not take that for a call.
+    """
+    reason = finish_reason(said) or "stop"
+    if not handed:
+        return "stop" if reason == "tool_calls" else reason
+    cut_off = reason in _CUT_REASONS and not is_whole(handed[-1])
+    return reason if cut_off else "tool_calls"
+
+
+def with_cut_off(calls: list[ToolCall], said: object) -> list[ToolCall]:
+    """*calls*, the last marked as cut off if the finish reason *said* so (L12b).
+
+    A round that ended without a reason ended in the middle, as far as anybody can tell.
+    """
+    reason = finish_reason(said)
+    if not calls or (reason is not None and reason not in _CUT_REASONS):
+        return calls
+    last = calls[-1].arguments
+    if is_whole(last) or (reason is None and not last.strip()):
+        return calls
+    return [*calls[:-1], attrs.evolve(calls[-1], cut_off=True)]
+
+
+def is_whole(arguments: str) -> bool:
+    """Whether *arguments* are complete JSON."""
+    try:
+        jsontext.loads(arguments)
+    except ValueError:
+        return False
+    return True

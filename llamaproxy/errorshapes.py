@@ -1,0 +1,92 @@
+"""Every shape in which servers report an error, in OpenAI's (DESIGN: L21). Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from llamaproxy import jsontext
+
+#: Characters of a message that a person is shown.
+_MAX_MESSAGE = 4000
+
+#: Where servers put their words, the likeliest first. Llama Stack: ``detail`` up to 0.4,
+#: ``error.detail`` in 0.5, ``error.message`` later (recorded); FastAPI, vLLM up to 0.10, SGLang and
+#: Cerebras say it flat; Cloudflare has ``errors``, Gemini a list, RFC 9457 ``detail`` and
+#: ``title``, Apigee ``fault.faultstring``, OAuth ``error_description``.
+_WORDS = (
+    *("message", "detail", "error", "errors", "msg", "error_description", "error_message"),
+    *("description", "reason", "fault", "faultstring", "title", "body"),
+)
+
+#: Levels of nesting that are looked into.
+_MAX_DEPTH = 5
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_MARKUP = re.compile("<(?:!doctype|html|head|body|[a-z]+[ />])", re.IGNORECASE)
+_TITLE = re.compile("<title>([^<]{1,200})</title>", re.IGNORECASE)
+
+
+def openai_error(default: dict[str, Any], body: object) -> dict[str, Any]:
+    """*body* in OpenAI's shape; what it does not say is as in *default*, which is of that shape."""
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]
+    error = body.get("error") if isinstance(body, dict) else None
+    if isinstance(body, dict) and isinstance(error, dict) and _is_text(error.get("message")):
+        said = {key: value for key, value in error.items() if value is not None}
+        return {**body, "error": {**default["error"], **said, "message": _shown(said["message"])}}
+    message = words_of(body)
+    if not message:
+        return default
+    source = error if isinstance(error, dict) else body if isinstance(body, dict) else {}
+    return {"error": {**default["error"], **_facts(source), "message": message}}
+
+
+def words_of(body: object) -> str:
+    """What an error of whatever shape says to a person; empty if it says nothing."""
+    return _shown(_words(body, _MAX_DEPTH))
+
+
+def _words(said: object, depth: int) -> str:
+    if isinstance(said, str):
+        return _text(said)
+    if depth and isinstance(said, dict):
+        place = said.get("loc")
+        words = next(filter(None, (_words(said.get(key), depth - 1) for key in _WORDS)), "")
+        where = ".".join(map(str, place)) if isinstance(place, list) and words else ""
+        return (
+            f"{where}: {words}" if where else words or (_dumped(said) if depth < _MAX_DEPTH else "")
+        )
+    if depth and isinstance(said, list):
+        return "; ".join(filter(None, (_words(each, depth - 1) for each in said[:20])))
+    return ""
+
+
+def _facts(source: dict[str, Any]) -> dict[str, Any]:
+    """``type``, ``param`` and ``code``, where they are what OpenAI's clients expect."""
+    facts = {key: source[key] for key in ("type", "param") if _is_text(source.get(key))}
+    code = source.get("code")
+    if _is_text(code) or (isinstance(code, int) and not isinstance(code, bool)):
+        facts["code"] = code
+    return facts
+
+
+def _text(text: str) -> str:
+    """*text* without markup: of a page, nothing but its title is for people."""
+    if _MARKUP.search(text[:2000]):
+        title = _TITLE.search(text[:2000])
+        return title[1].strip() if title else ""
+    return text.strip()
+
+
+def _shown(text: str) -> str:
+    return _UNPRINTABLE.sub(" ", text[:_MAX_MESSAGE])
+
+
+def _dumped(said: object) -> str:
+    worth = said.values() if isinstance(said, dict) else ()
+    return jsontext.dumps(said).decode() if any(worth) else ""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
