@@ -21,6 +21,7 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import implementer
 
+from llamaproxy.cors import CorsMemory, origin_in
 from llamaproxy.errors import BadRequest, ProxyError, Unauthorized, error_response
 
 #: RFC 6750 section 2.1, with any token: what is none of the keys is refused anyway.
@@ -160,8 +161,9 @@ class GuardedResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, within: IResource, keys: ApiKeys) -> None:
+    def __init__(self, within: IResource, keys: ApiKeys, cors: CorsMemory | None = None) -> None:
         Resource.__init__(self)
+        self._cors = CorsMemory() if cors is None else cors
         self._within = within
         self._keys = keys
 
@@ -170,6 +172,7 @@ class GuardedResource(Resource):
         try:
             request.identity = self._keys.admit(request.method, request.path, headers)
         except ProxyError as error:
+            self._cors.apply(origin_in(headers), request.responseHeaders)
             request.write(error_response(request, error))
             request.finish()
             return NOT_DONE_YET

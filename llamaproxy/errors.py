@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 from twisted.web.http import datetimeToString
+from twisted.web.http_headers import Headers
 from twisted.web.server import version
 
 from llamaproxy import jsontext
@@ -49,6 +50,8 @@ class ProxyError(Exception):
     status = 500
     type: str | None = None
     code: str | None = None
+    #: Which server it was about, if it was one, for the log.
+    where = ""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").split("\n\n")[0])
@@ -66,7 +69,9 @@ class ProxyError(Exception):
     @property
     def logged(self) -> str:
         """What the log may say of it: nothing that a request, a tool or a model said."""
-        return self.code or str(self)
+        if self.status < 500:
+            return self.code or "invalid_request"
+        return f"{self.code or 'error'} ({self})" + (f" at {self.where}" if self.where else "")
 
 
 class BadRequest(ProxyError):
@@ -181,7 +186,7 @@ class UpstreamRefused(ProxyError):
 
     @property
     def logged(self) -> str:
-        return "upstream_refused"
+        return "upstream_refused"  # its words are the server's
 
     @property
     def missing_route(self) -> bool:
@@ -227,8 +232,11 @@ def error_response(request: Any, error: ProxyError) -> bytes:
     return body
 
 
-def last_answer(error: ProxyError, request_id: bytes) -> tuple[bytes, bytes]:
-    """Head and body of the answer to what did not become a request; the connection ends with it."""
+def last_answer(error: ProxyError, request_id: bytes, besides: Headers) -> tuple[bytes, bytes]:
+    """Head and body of the answer to what did not become a request; the connection ends with it.
+
+    :param besides: fields that the answer has besides the usual ones.
+    """
     body = jsontext.dumps(error.body)
     fields = {
         "Server": version.decode(),
@@ -237,6 +245,7 @@ def last_answer(error: ProxyError, request_id: bytes) -> tuple[bytes, bytes]:
         "Content-Length": str(len(body)),
         "Connection": "close",
         "X-Request-Id": request_id.decode(),
+        **{name.decode(): values[0].decode() for name, values in besides.getAllRawHeaders()},
         **error.headers,
     }
     status = HTTPStatus(error.status)

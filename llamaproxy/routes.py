@@ -14,6 +14,7 @@ from twisted.web.resource import IResource, Resource
 
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.concurrent import cut_short_by
+from llamaproxy.cors import CorsMemory, origin_in
 from llamaproxy.errors import ProxyError, ShuttingDown, error_response
 
 #: Where chat completions are asked for.
@@ -29,14 +30,17 @@ class _Root(Resource):
 
     isLeaf = True
 
-    def __init__(self, routes: IResource, passthrough: IResource) -> None:
+    def __init__(self, routes: IResource, passthrough: IResource, cors: CorsMemory) -> None:
         Resource.__init__(self)
+        self._cors = cors
         self._routes = routes
         self._passthrough = passthrough
         rules = ProxyApp._routes.url_map.iter_rules()
         self._paths = {rule.rule.encode() for rule in rules}
 
-    def render(self, request: IRequest) -> Any:
+    def render(self, request: Any) -> Any:
+        # For an error of ours, should there be one.
+        self._cors.apply(origin_in(request.requestHeaders), request.responseHeaders)
         known = request.path in self._paths
         return (self._routes if known else self._passthrough).render(request)
 
@@ -47,12 +51,13 @@ class ProxyApp:
 
     _chat: ChatCompletions
     _passthrough: IResource
+    _cors: CorsMemory = attrs.Factory(CorsMemory)
     _routes: ClassVar[Klein] = Klein()
     _log: ClassVar[Logger] = Logger()
 
     def resource(self) -> IResource:
         """The root of the resource tree."""
-        return _Root(self._routes.resource(), self._passthrough)
+        return _Root(self._routes.resource(), self._passthrough, self._cors)
 
     @_routes.route("/health", methods=["GET"])
     def health(self, request: IRequest) -> bytes:

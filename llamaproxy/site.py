@@ -17,6 +17,7 @@ from twisted.web.server import Request, Site
 from llamaproxy.access import ApiKeys, GuardedResource
 from llamaproxy.channel import ProxyChannel
 from llamaproxy.connections import Connections
+from llamaproxy.cors import CorsMemory
 from llamaproxy.limits import Limits
 
 #: Logged as the status of an answer that did not come to its end, as nginx does it.
@@ -76,11 +77,16 @@ class ProxySite(Site):
         clock: IReactorTime,
         limits: Limits = _DEFAULT_LIMITS,
         keys: ApiKeys | None = None,
+        cors: CorsMemory | None = None,
     ) -> None:
-        """:param keys: those that clients must have; with None, none is asked for."""
+        """:param keys: those that clients must have; with None, none is asked for.
+
+        :param cors: what the upstream lets pages do, for requests that are refused here.
+        """
+        self.cors = CorsMemory() if cors is None else cors
         Site.__init__(
             self,
-            resource if keys is None else GuardedResource(resource, keys),
+            resource if keys is None else GuardedResource(resource, keys, self.cors),
             requestFactory=ProxyRequest,
             parsePOSTFormSubmission=False,
             timeout=None,  # the channels look after their time themselves

@@ -24,6 +24,7 @@ from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory
+from llamaproxy.cors import CorsMemory
 from llamaproxy.demo import DemoStack
 from llamaproxy.jsontext import Json
 from llamaproxy.limits import Limits, connections_possible
@@ -42,7 +43,9 @@ from llamaproxy.upstream.caller import Callers
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.generation import Detector
+from llamaproxy.upstream.inflate import InflatingAgent
 from llamaproxy.upstream.passthrough import LlamaStackResource
+from llamaproxy.upstream.secrets import Secret
 
 _log = Logger()
 
@@ -73,10 +76,13 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         else:
             _log.warn("LLAMASTACK_API_KEY is not used: that needs --api-keys-file")
     metrics = Metrics()
-    client = LlamaStackClient(treq_client(agent), url, reactor, options["upstream-timeout"])
+    secret = Secret(options["llamastack-api-key"] if keys is not None else b"")
+    client = LlamaStackClient(treq_client(agent), url, reactor, options["upstream-timeout"], secret)
     detector = Detector(client)
     sessions = SessionPool(
-        agent_for_anywhere(reactor, pool, *reaching), reactor, lambda: catalogue.changed()
+        InflatingAgent(agent_for_anywhere(reactor, pool, *reaching)),
+        reactor,
+        lambda: catalogue.changed(),
     )
     source: ToolSource = DetectedSource(
         detector,
@@ -99,6 +105,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         reactor, options["memory-entries"], options["memory-bytes"], options["memory-age"]
     )
     slots = CallSlots(options["max-calls-per-chat"], options["max-calls"])
+    cors = CorsMemory()
     chat = ChatCompletions(
         loop=ToolLoop(catalogue, memory, metrics, options["max-iterations"], slots),
         upstream=Completions(client, detector),
@@ -106,9 +113,17 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         keep_alive=options["keep-alive"],
         bodies=BodyBudget(options["max-chat-bodies"]),
         callers=Callers(options["trusted-proxies"], options["identity-headers"]),
+        cors=cors,
     )
     passthrough = LlamaStackResource(
-        agent, url, detector, reactor, options["upstream-timeout"], options["trusted-proxies"]
+        agent,
+        url,
+        detector,
+        reactor,
+        options["upstream-timeout"],
+        options["trusted-proxies"],
+        secret,
+        cors,
     )
     limits = Limits(
         body=options["max-body"],
@@ -117,7 +132,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         header_timeout=options["header-timeout"],
         client_timeout=options["client-timeout"],
     )
-    site = ProxySite(ProxyApp(chat, passthrough).resource(), reactor, limits, keys)
+    site = ProxySite(ProxyApp(chat, passthrough, cors).resource(), reactor, limits, keys, cors)
     services.addService(UpstreamService(pool, catalogue, sessions))
     metrics.watch(site.connections)
     listen = ListenService(reactor, options["listen"], site, options["drain-timeout"])
@@ -151,9 +166,13 @@ def _upstream(url: DecodedURL, detector: Detector) -> Json:
     return {"url": url.to_text(), "server": None if known is None else known.name}
 
 
-def treq_client(agent: Any) -> HTTPClient:
-    """A treq client that is no browser: it keeps no cookie that one caller could get of another."""
-    return HTTPClient(agent, cookiejar=_NoCookies())
+def treq_client(agent: IAgent) -> HTTPClient:
+    """A treq client that is no browser: it keeps no cookie that one caller could get of another.
+
+    Nor does it ask for anything compressed: treq would inflate it without any limit.
+    """
+    inflating: Any = InflatingAgent(agent)
+    return HTTPClient(inflating, cookiejar=_NoCookies())
 
 
 class _NoCookies(IndexableCookieJar):

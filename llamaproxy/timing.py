@@ -16,8 +16,10 @@ from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
 from zope.interface import implementer
 
+from llamaproxy.cors import origin_in
 from llamaproxy.errors import ProxyError, last_answer
 from llamaproxy.framing import Refused, RequestLine, request_id
 from llamaproxy.limits import Limits
@@ -163,14 +165,16 @@ class TimedChannel(HTTPChannel):
         self.wait(LINGER_SILENCE)
         LineReceiver.clearLineBuffer(self)
         given = None
+        fields = Headers()
         if self.requests:
             request = self.requests.pop()
+            self.site.cors.apply(origin_in(request.requestHeaders), fields)
             given = request.requestHeaders.getRawHeaders(b"X-Request-Id")
             if request.content is not None:
                 with suppress(OSError):  # what could not be stored cannot be flushed either
                     request.content.close()
         method, target = (self.line.method, self.line.target) if self.line else (b"-", b"-")
-        head, body = last_answer(error, request_id(given))
+        head, body = last_answer(error, request_id(given), fields)
         if method == b"HEAD":
             body = b""
         transport: Any = self.transport

@@ -36,6 +36,7 @@ from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory
+from llamaproxy.cors import CorsMemory
 from llamaproxy.jsontext import Json
 from llamaproxy.routes import ProxyApp
 from llamaproxy.tap import treq_client
@@ -49,6 +50,7 @@ from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.generation import Detector
 from llamaproxy.upstream.passthrough import LlamaStackResource
+from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.sse import EventDecoder
 
 T = TypeVar("T")
@@ -278,7 +280,10 @@ class Upstream:
         self.agent = RequestTraversalAgent(stack)
         self.asking = AuthorizedAgent(self.agent, key) if key else self.agent
         self.url = DecodedURL.from_text("http://stack:8321")
-        self.client = LlamaStackClient(treq_client(self.asking), self.url, self.clock, timeout)
+        self.secret = Secret(key)
+        self.client = LlamaStackClient(
+            treq_client(self.asking), self.url, self.clock, timeout, self.secret
+        )
         self.detector = Detector(self.client)
 
     def settle(self) -> None:
@@ -413,6 +418,7 @@ class Proxy(Upstream):
         """:param mcp: an agent that finds MCP servers."""
         Upstream.__init__(self, stack, clock, timeout, server_key)
         self.metrics = Metrics()
+        self.cors = CorsMemory()
         self.memory = TurnMemory(self.clock, memory_entries, memory_bytes, memory_age)
         self.sessions = SessionPool(
             mcp or self.agent, self.clock, changed=lambda: self.catalogue.changed()
@@ -437,9 +443,18 @@ class Proxy(Upstream):
             keep_alive=keep_alive,
             bodies=BodyBudget(max_bodies),
             callers=Callers(identity_names=identity_names),
+            cors=self.cors,
         )
-        rest = LlamaStackResource(self.asking, self.url, self.detector, self.clock, timeout)
-        root = ProxyApp(chat, rest).resource()
+        rest = LlamaStackResource(
+            self.asking,
+            self.url,
+            self.detector,
+            self.clock,
+            timeout,
+            secret=self.secret,
+            cors=self.cors,
+        )
+        root = ProxyApp(chat, rest, self.cors).resource()
         self._front: Any = StubTreq(root if keys is None else GuardedResource(root, keys))
 
     def settle(self) -> None:

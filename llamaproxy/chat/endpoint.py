@@ -23,7 +23,8 @@ from llamaproxy.chat.loop import Tally, ToolLoop
 from llamaproxy.chat.messages import as_object, parse_request, wants_json
 from llamaproxy.chat.openwebui import is_background_task
 from llamaproxy.chat.origin import check_coding, check_origin
-from llamaproxy.errors import ProxyError, ShuttingDown
+from llamaproxy.cors import CorsMemory, origin_in
+from llamaproxy.errors import ProxyError, ShuttingDown, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.jsontext import Json
 from llamaproxy.logs import note
 from llamaproxy.upstream.caller import Caller, Callers
@@ -44,6 +45,7 @@ class ChatCompletions:
     _keep_alive: float
     _bodies: BodyBudget
     _callers: Callers = attrs.Factory(Callers)
+    _cors: CorsMemory = attrs.Factory(CorsMemory)
     _log: ClassVar[Logger] = Logger()
 
     async def respond(self, request: Request) -> bytes | None:
@@ -62,7 +64,9 @@ class ChatCompletions:
                 body = parse_request(content.read())
                 content.close()  # it would be kept until the answer has ended
                 return await self._respond(request, body, caller, tally)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ProxyError):
+                await self._ask_for_page(request, error)
             if tally.run:
                 # SDKs obey it: what a tool has done must not be done again (L15c).
                 request.responseHeaders.setRawHeaders(b"X-Should-Retry", [b"false"])
@@ -70,12 +74,24 @@ class ChatCompletions:
         finally:
             note(request, **_counts(tally))
 
+    async def _ask_for_page(self, request: Request, error: ProxyError) -> None:
+        """Find out whether a page may read *error*, if nothing is known of it."""
+        origin = origin_in(request.requestHeaders)
+        unreachable = isinstance(error, UpstreamUnavailable | UpstreamTimeout)
+        if origin is None or origin in self._cors or unreachable or request.channel is None:
+            return
+        try:
+            self._cors.learn(origin, await self._upstream.preflight(origin))
+        except ProxyError:
+            return
+        self._cors.apply(origin, request.responseHeaders)
+
     async def _respond(
         self, request: Request, body: Json, caller: Caller, tally: Tally
     ) -> bytes | None:
         identity = Identity(body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
         cards = _field(request, b"x-openwebui-message-id") != ""
-        completions = self._upstream.for_client(caller, _AnswerFields(request).take)
+        completions = self._upstream.for_client(caller, _AnswerFields(request, self._cors).take)
         if body.get("stream"):
             await self._stream(request, body, caller, completions, identity, cards, tally)
             return None
@@ -147,8 +163,9 @@ class ChatCompletions:
 class _AnswerFields:
     """Gives a client the fields of the upstream's last answer, until its own begins (L8)."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, cors: CorsMemory) -> None:
         self._request = request
+        self._cors = cors
         self._given: list[bytes] = []
 
     def take(self, headers: Headers) -> None:
@@ -156,6 +173,7 @@ class _AnswerFields:
         if self._request.startedWriting:
             return
         fields = self._request.responseHeaders
+        self._cors.answered(origin_in(self._request.requestHeaders), headers, fields)
         for name in self._given:
             fields.removeHeader(name)
         relayed = list(answer_fields(headers).getAllRawHeaders())

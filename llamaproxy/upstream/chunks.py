@@ -71,7 +71,10 @@ async def relay_chunks(response: Any, clock: IReactorTime, silence: float, take:
     response.deliverBody(relay)
     await relay.finished
     if is_json:
-        take(completion_in(whole.text()))
+        answer = completion_in(whole.text())
+        if not answer.get("choices"):
+            raise UpstreamBroke("Llama Stack answered without choices.")
+        take(answer)
     elif not done:
         for event in decoder.finish():
             any_event = True

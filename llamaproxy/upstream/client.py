@@ -30,8 +30,12 @@ from llamaproxy.upstream.chunks import (
     looks_like_json,
     relay_chunks,
 )
-from llamaproxy.upstream.failures import answered
+from llamaproxy.upstream.failures import answered, redirect_target
 from llamaproxy.upstream.relay import read_body
+from llamaproxy.upstream.secrets import Secret
+
+#: Seconds for what a browser would have asked.
+PREFLIGHT_TIMEOUT = 2.0
 
 
 class _ReadyURL(EncodedURL):
@@ -81,6 +85,7 @@ class LlamaStackClient:
     _url: DecodedURL
     _clock: IReactorTime
     _timeout: float
+    _secret: Secret = attrs.Factory(Secret)
     _base: str = attrs.field(init=False)
 
     @_base.default
@@ -118,6 +123,23 @@ class LlamaStackClient:
             raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
         return answer
 
+    async def preflight(self, path: str, origin: bytes) -> Headers:
+        """The fields with which the server answers what browsers ask before a POST to *path*.
+
+        :raises ProxyError: if there is no answer.
+        """
+        question = {
+            b"Origin": [origin],
+            b"Access-Control-Request-Method": [b"POST"],
+            b"Access-Control-Request-Headers": [b"content-type"],
+        }
+        headers = Headers({name: list(values) for name, values in question.items()})
+        url = _url(self._base, path)
+        response = await self._send("OPTIONS", url, headers, None, PREFLIGHT_TIMEOUT)
+        await self._body(response, PREFLIGHT_TIMEOUT)
+        fields: Headers = response.headers
+        return fields
+
     async def open(
         self, path: str, caller: Caller, body: WholeBody, on_fields: Callable[[Headers], None]
     ) -> IResponse:
@@ -132,6 +154,7 @@ class LlamaStackClient:
         headers = caller.chat_headers()
         headers.setRawHeaders(b"Content-Type", [b"application/json"])
         response = await self._send("POST", url, headers, body, self._timeout)
+        self._secret.hide_in_fields(response.headers)
         on_fields(response.headers)
         if not 200 <= response.code < 300:
             await self._json(response, self._timeout)
@@ -144,13 +167,19 @@ class LlamaStackClient:
         :raises ProxyError: if it is none.
         """
         text = await self._body(response, self._timeout)
-        return (
-            chunks_in(text) if text.strip() and not looks_like_json(text) else completion_in(text)
-        )
+        try:
+            if text.strip() and not looks_like_json(text):
+                return chunks_in(text)
+            return completion_in(text)
+        except UpstreamRefused as error:
+            raise self._secret.refusal(error) from None
 
     async def relay(self, response: IResponse, take: Take) -> None:
         """Hand the chunks of *response* to *take* as they come (see :func:`relay_chunks`)."""
-        await relay_chunks(response, self._clock, self._timeout, take)
+        try:
+            await relay_chunks(response, self._clock, self._timeout, take)
+        except UpstreamRefused as error:
+            raise self._secret.refusal(error) from None
 
     async def _send(
         self, method: str, url: _ReadyURL, headers: Headers, body: WholeBody | None, timeout: float
@@ -159,7 +188,7 @@ class LlamaStackClient:
         request = self._http.request(
             method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
         )
-        response: IResponse = await answered(request, self._clock, timeout)
+        response: IResponse = await answered(request, self._clock, timeout, where=self._base)
         return response
 
     async def _json(self, response: Any, timeout: float) -> Any:
@@ -174,9 +203,10 @@ class LlamaStackClient:
             return answer
         if response.code < 400:
             raise UpstreamBroke(
-                f"Llama Stack answered with a redirect ({response.code}), which is not followed."
+                f"Llama Stack answered with a redirect ({response.code}) to "
+                f"{redirect_target(response.headers)}, which is not followed."
             )
-        raise UpstreamRefused(response.code, answer)
+        raise self._secret.refusal(UpstreamRefused(response.code, answer))
 
     async def _body(self, response: Any, timeout: float) -> bytes:
         try:

@@ -28,6 +28,14 @@ class Completions:
     _client: LlamaStackClient
     _detector: Detector
 
+    async def preflight(self, origin: bytes) -> Headers:
+        """What the upstream says to a page of *origin* that wants to ask for a completion.
+
+        :raises ProxyError: if it says nothing.
+        """
+        served = await self._detector.generation()
+        return await self._client.preflight(_path(served), origin)
+
     def for_client(self, caller: Caller, on_fields: OnFields) -> ClientCompletions:
         """The completions of one client's request, whose fields and query go along."""
         return ClientCompletions(self._client, self._detector, caller, on_fields)

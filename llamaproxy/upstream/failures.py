@@ -15,6 +15,7 @@ from twisted.web.client import (
     ResponseFailed,
     ResponseNeverReceived,
 )
+from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import ProxyError, UpstreamBroke, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.upstream.bodies import Upload
@@ -54,11 +55,16 @@ def upstream_error(failure: Failure) -> BaseException:
 
 
 async def answered(
-    request: Deferred[Any], clock: IReactorTime, seconds: float, upload: Upload | None = None
+    request: Deferred[Any],
+    clock: IReactorTime,
+    seconds: float,
+    upload: Upload | None = None,
+    where: str = "",
 ) -> Any:
     """Wait for the headers of a response, for at most *seconds*.
 
     While there is an *upload*, that is the time in which the upstream must take some of it.
+    *where* is the server's URL, which the log is told if there are none.
 
     :raises ProxyError: if there are none.
     """
@@ -76,10 +82,18 @@ async def answered(
     try:
         return await request
     except Exception:
+        error = upstream_error(Failure())
         if timed_out:
-            raise UpstreamTimeout(
-                f"Llama Stack did not begin to answer within {seconds:g} s."
-            ) from None
-        raise upstream_error(Failure()) from None
+            error = UpstreamTimeout(f"Llama Stack did not begin to answer within {seconds:g} s.")
+        if isinstance(error, ProxyError):
+            error.where = where
+        raise error from None
     finally:
         watchdog.stop()
+
+
+def redirect_target(headers: Headers) -> str:
+    """Where the answer with *headers* redirects to, without what may be secret in it."""
+    place = headers.getRawHeaders(b"location", [b""])[0].decode("latin-1")
+    bare = "".join(c if c.isprintable() else "?" for c in place.partition("?")[0])
+    return bare.rpartition("@")[2][:200] or "nowhere"

@@ -103,6 +103,10 @@ def read_head(raw: bytes, method: bytes) -> Head:
     if bodiless and length is not None and status != b"204":
         # What the length of another answer would be (RFC 9110 section 8.6).
         fields[b"content-length"] = [b"%d" % length]
+    # After an error of its model provider, a Llama Stack closes the connection some seconds later,
+    # though it says that it will not, and a request that is sent until then is lost (seen in 0.6.1
+    # and OGX 1.5.0).
+    failed = status[:1] in b"45"
     until_close = not bodiless and length is None and not chunked
     return Head(
         status,
@@ -110,7 +114,7 @@ def read_head(raw: bytes, method: bytes) -> Head:
         fields,
         0 if bodiless else length,
         until_close,
-        until_close or minor == b"0" or b"close" in options,
+        failed or until_close or minor == b"0" or b"close" in options,
         bodiless,
     )
 

@@ -15,6 +15,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
 from twisted.web.server import NOT_DONE_YET, Request
 
 from llamaproxy.concurrent import cut_short_by
+from llamaproxy.cors import CorsMemory, origin_in
 from llamaproxy.errors import BadRequest, ProxyError, ShuttingDown, error_response
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.caller import address_of, without_mcp_headers
@@ -22,11 +23,15 @@ from llamaproxy.upstream.failures import answered
 from llamaproxy.upstream.generation import Detector
 from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, forwarded_for
 from llamaproxy.upstream.relay import ResponseRelay
+from llamaproxy.upstream.secrets import Secret
 
 with warnings.catch_warnings():
     # Its HTTPClient is deprecated; nothing of it is used but the place in the resource tree.
     warnings.simplefilter("ignore", DeprecationWarning)
     from twisted.web.proxy import ReverseProxyResource
+
+
+_NO_SECRET = Secret()
 
 
 class LlamaStackResource(ReverseProxyResource):
@@ -48,10 +53,16 @@ class LlamaStackResource(ReverseProxyResource):
         clock: IReactorTime,
         timeout: float,
         trusted: TrustedProxies = TRUST_NOBODY,
+        secret: Secret = _NO_SECRET,
+        cors: CorsMemory | None = None,
     ) -> None:
         """:param timeout: seconds to the first byte, and of silence after it.
 
         :param trusted: clients whose ``X-Forwarded-*`` are believed.
+
+        :param secret: the key that the server is asked with, which it may repeat in its errors.
+
+        :param cors: is told what the server lets pages do.
         """
         ReverseProxyResource.__init__(self, "", 0, b"")
         self._agent = agent
@@ -60,6 +71,8 @@ class LlamaStackResource(ReverseProxyResource):
         self._clock = clock
         self._timeout = timeout
         self._trusted = trusted
+        self._secret = secret
+        self._cors = CorsMemory() if cors is None else cors
 
     def render(self, request: Request) -> int:
         """Forward *request*; its answer is relayed when it comes."""
@@ -88,6 +101,10 @@ class LlamaStackResource(ReverseProxyResource):
             request.finish()
             return
         request.setResponseCode(response.code, response.phrase)
+        if response.code >= 400:
+            self._secret.hide_in_fields(response.headers)
+        origin = origin_in(request.requestHeaders)
+        self._cors.answered(origin, response.headers, request.responseHeaders)
         _pass_on(response, request)
         # Where there cannot be a body, its length says nothing about the one that there could be.
         bodiless = request.method == b"HEAD" or response.code in NO_BODY_CODES
@@ -96,7 +113,8 @@ class LlamaStackResource(ReverseProxyResource):
             request.responseHeaders.setRawHeaders(b"Content-Length", [length])
         # The head goes out now: the first byte of a stream may be long in coming.
         request.write(b"")
-        relay = ResponseRelay(request, self._clock, self._timeout)
+        hider = self._secret.hider() if response.code >= 400 and self._secret.key else None
+        relay = ResponseRelay(request, self._clock, self._timeout, hider)
         response.deliverBody(relay)
         try:
             await relay.finished
@@ -125,9 +143,14 @@ class LlamaStackResource(ReverseProxyResource):
         )
         if not tools:
             without_mcp_headers(fields)
+        if self._secret.key:
+            # An error must be readable, for the key may be in it.
+            fields.setRawHeaders(b"Accept-Encoding", [b"identity"])
         target = self._url + path + mark + query
         sent: Any = self._agent.request(request.method, target, fields, body)
-        response: IResponse = await answered(sent, self._clock, self._timeout, body)
+        response: IResponse = await answered(
+            sent, self._clock, self._timeout, body, self._url.decode("ascii")
+        )
         if response.code == 404 and path != asked:
             # Perhaps the server was replaced by one of another generation.
             self._detector.forget()

@@ -15,6 +15,7 @@ from twisted.web.http import PotentialDataLoss, Request
 from zope.interface import implementer
 
 from llamaproxy.errors import BodyTooLarge, UpstreamBroke, UpstreamTimeout
+from llamaproxy.upstream.secrets import Hider
 
 #: Bytes that may wait for a slow reader before the sender is paused.
 HIGH_WATER = 64 * 1024
@@ -241,9 +242,15 @@ class Relay(Protocol):
 class ResponseRelay(Relay):
     """Relays a body to a client, no faster than the client reads it."""
 
-    def __init__(self, request: Request, clock: IReactorTime, silence: float) -> None:
-        Relay.__init__(self, request.write, clock, silence)
+    def __init__(
+        self, request: Request, clock: IReactorTime, silence: float, hider: Hider | None = None
+    ) -> None:
+        """:param hider: takes out what the client is not to see."""
+        write: Any = request.write
+        deliver = write if hider is None else lambda data: write(hider.feed(data))
+        Relay.__init__(self, deliver, clock, silence)
         self._request = request
+        self._hider = hider
 
     def connectionMade(self) -> None:
         Relay.connectionMade(self)
@@ -251,6 +258,8 @@ class ResponseRelay(Relay):
 
     def _end(self, failure: Failure | None) -> None:
         if not self.finished.called and self._request.channel is not None:
+            if self._hider is not None:
+                self._request.write(self._hider.finish())
             self._request.unregisterProducer()
         Relay._end(self, failure)
 

@@ -362,9 +362,10 @@ async def test_a_chat_that_is_refused_while_it_is_still_sent(wires: Wires) -> No
         await peer.reads(b"\r\n\r\n")
         if peer.received.startswith(b"POST"):
             break
-        peer.received = b""
-        status = b"404 Not Found"
-        peer.send(b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\n{}" % status)
+        # A connection that has had an error is not used again.
+        connected = Deferred.fromCoroutine(raw.peer())
+        peer.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\n{}")
+        peer = await connected
     transport: Any = peer.transport
     transport.pauseProducing()
     peer.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: %d\r\n\r\n" % len(refusal), refusal)

@@ -1,0 +1,168 @@
+"""InflatingAgent: answers as they are, though a server compresses what nobody asked it to compress.
+
+A few kilobytes may become gigabytes: they are inflated in steps, each handed on before the next.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.components import proxyForInterface
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from llamaproxy.errors import UpstreamBroke
+
+#: Bytes of one step.
+STEP = 64 * 1024
+
+#: Codings that are understood (RFC 9110 section 8.4.1), with zlib's window bits; 32 more tell gzip
+#: from zlib by themselves, and "deflate" is sent with and without zlib's head.
+_CODINGS = {b"gzip": 47, b"x-gzip": 47, b"deflate": 47}
+
+
+@implementer(IAgent)
+class InflatingAgent:
+    """Asks as the agent within, for nothing compressed, and inflates what is."""
+
+    def __init__(self, within: IAgent) -> None:
+        self._within = within
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[IResponse]:
+        """:raises UpstreamBroke: if the answer is compressed in an unknown way."""
+        fields = Headers() if headers is None else headers
+        fields.setRawHeaders(b"Accept-Encoding", [b"identity"])
+        answer = self._within.request(method, uri, fields, bodyProducer)
+        return answer.addCallback(_inflated)
+
+
+def _inflated(response: IResponse) -> IResponse:
+    values = b",".join(response.headers.getRawHeaders(b"content-encoding", []))
+    codings = [coding.strip().lower() for coding in values.split(b",")]
+    codings = [coding for coding in codings if coding not in (b"", b"identity")]
+    if not codings or response.length == 0:
+        return response
+    if len(codings) > 1 or codings[0] not in _CODINGS:
+        response.deliverBody(_Unwanted())
+        raise UpstreamBroke("The answer is compressed in a way that nobody has asked for.")
+    response.headers.removeHeader(b"content-encoding")
+    return _InflatedResponse(response, _CODINGS[codings[0]])
+
+
+class _Unwanted(Protocol):
+    """Closes the connection of an answer that cannot be read."""
+
+    def connectionMade(self) -> None:
+        cast(Any, self.transport).loseConnection()
+
+
+class _InflatedResponse(proxyForInterface(IResponse)):  # type: ignore[misc]
+    """The response within, its body inflated."""
+
+    length = UNKNOWN_LENGTH
+
+    def __init__(self, original: IResponse, window_bits: int) -> None:
+        super().__init__(original)
+        self._window_bits = window_bits
+
+    def deliverBody(self, protocol: IProtocol) -> None:
+        self.original.deliverBody(Inflater(protocol, self._window_bits))
+
+
+@implementer(IPushProducer)
+class Inflater(Protocol):
+    """Hands an inflated body on to the protocol within, no faster than that takes it."""
+
+    def __init__(self, within: IProtocol, window_bits: int = 47) -> None:
+        self._within = within
+        self._zlib = zlib.decompressobj(window_bits)
+        self._raw_allowed = True
+        self._rest = b""
+        self._paused = self._busy = False
+        self._end: Failure | None = None
+        self._ended = False
+
+    def connectionMade(self) -> None:
+        self._within.makeConnection(cast(Any, self))
+
+    def dataReceived(self, data: bytes) -> None:
+        self._rest += data
+        self._inflate()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._end = reason
+        self._inflate()
+
+    # --- the transport of the protocol within
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+        if self._end is None:
+            cast(Any, self.transport).pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self._inflate()
+        if self._end is None and not self._paused:
+            cast(Any, self.transport).resumeProducing()
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def loseConnection(self) -> None:
+        self._rest = b""
+        self._ended = True
+        cast(Any, self.transport).loseConnection()
+        if self._end is not None:
+            self._within.connectionLost(self._end)
+
+    # --- within
+
+    def _inflate(self) -> None:
+        if self._busy:  # resumed by what it is being given
+            return
+        if self._raw_allowed and len(self._rest) < 2 and self._end is None:
+            return  # two bytes tell what it is
+        self._busy = True
+        try:
+            while self._rest and not self._paused and not self._ended:
+                self._step()
+        except zlib.error:
+            broken = UpstreamBroke("The answer is not compressed as it says.")
+            self._ended = True
+            cast(Any, self.transport).loseConnection()
+            self._within.connectionLost(Failure(broken))
+        finally:
+            self._busy = False
+        if self._end is not None and not self._ended and not self._rest:
+            self._ended = True
+            whole = self._zlib.eof or not self._end.check(ResponseDone, PotentialDataLoss)
+            self._within.connectionLost(self._end if whole else Failure(UpstreamBroke()))
+
+    def _step(self) -> None:
+        try:
+            data = self._zlib.decompress(self._rest, STEP)
+        except zlib.error:
+            if not self._raw_allowed:
+                raise
+            # RFC 9110 section 8.4.1.2: some send "deflate" without zlib's head.
+            self._zlib = zlib.decompressobj(-15)
+            data = self._zlib.decompress(self._rest, STEP)
+        self._raw_allowed = False
+        self._rest = b"" if self._zlib.eof else self._zlib.unconsumed_tail
+        if data:
+            self._within.dataReceived(data)

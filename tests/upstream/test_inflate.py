@@ -1,0 +1,146 @@
+"""Answers that are compressed though nobody asked for it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import Request
+
+from llamaproxy.errors import UpstreamBroke
+from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.inflate import STEP, Inflater
+from tests.support import CHAT, FakeStack, Proxy, Upstream, answer, chunk, completion, event
+
+
+def raw_deflate(data: bytes) -> bytes:
+    made = zlib.compressobj(wbits=-15)
+    return made.compress(data) + made.flush()
+
+
+CODERS: dict[str, Any] = {"gzip": gzip.compress, "deflate": zlib.compress, "x-gzip": gzip.compress}
+
+
+class Reader(Protocol):
+    """Takes what it is given; from *stop_after* bytes on, no more until it is resumed."""
+
+    def __init__(self, stop_after: int = 2**40) -> None:
+        self.got = b""
+        self.steps: list[int] = []
+        self.ends: list[Failure] = []
+        self._stop_after = stop_after
+
+    def dataReceived(self, data: bytes) -> None:
+        self.got += data
+        self.steps.append(len(data))
+        if len(self.got) >= self._stop_after:
+            self.producer.pauseProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ends.append(reason)
+
+    @property
+    def producer(self) -> Any:
+        return self.transport
+
+
+def inflating(reader: Reader) -> tuple[Inflater, StringTransport]:
+    inflater = Inflater(reader)
+    transport = StringTransport()
+    connect: Any = inflater.makeConnection
+    connect(transport)
+    return inflater, transport
+
+
+DONE = Failure(ResponseDone())
+
+
+@given(
+    st.binary(max_size=2000),
+    st.sampled_from([gzip.compress, zlib.compress, raw_deflate]),
+    st.data(),
+)
+def test_what_was_compressed_comes_out(data: bytes, coder: Any, draws: st.DataObject) -> None:
+    packed = coder(data)
+    cut = draws.draw(st.integers(1, len(packed)))
+    reader = Reader()
+    inflater, _ = inflating(reader)
+    inflater.dataReceived(packed[:cut])
+    inflater.dataReceived(packed[cut:])
+    inflater.connectionLost(DONE)
+    assert reader.got == data
+    assert reader.ends == [DONE]
+
+
+def test_a_bomb_goes_off_in_steps_and_no_faster_than_it_is_read() -> None:
+    packed = gzip.compress(bytes(100 * STEP))
+    assert len(packed) < STEP
+    reader = Reader(stop_after=3 * STEP)
+    inflater, transport = inflating(reader)
+    inflater.dataReceived(packed)
+    assert sum(reader.steps) == 3 * STEP and max(reader.steps) == STEP
+    assert transport.producerState == "paused"
+    inflater.connectionLost(DONE)
+    assert reader.ends == []
+    for _ in range(200):
+        reader.producer.resumeProducing()
+    assert len(reader.got) == 100 * STEP
+    assert reader.ends == [DONE]
+
+
+def test_a_reader_that_wants_no_more_gets_no_more() -> None:
+    reader = Reader(stop_after=STEP)
+    inflater, transport = inflating(reader)
+    inflater.dataReceived(gzip.compress(bytes(10 * STEP)))
+    reader.producer.loseConnection()
+    assert transport.disconnecting
+    inflater.connectionLost(DONE)
+    assert len(reader.got) == STEP
+
+
+@pytest.mark.parametrize("packed", [b"no gzip at all", gzip.compress(b"x" * 1000)[:20]])
+def test_what_is_damaged_or_cut_short_is_no_answer(packed: bytes) -> None:
+    reader = Reader()
+    inflater, _ = inflating(reader)
+    inflater.dataReceived(packed)
+    inflater.connectionLost(DONE)
+    [end] = reader.ends
+    assert end.check(UpstreamBroke)
+
+
+@pytest.mark.parametrize("coding", CODERS)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_chat_is_asked_for_uncompressed_and_understood_all_the_same(
+    stream: bool, coding: str
+) -> None:
+    stack = FakeStack()
+    whole = json.dumps(completion({"content": "Hi."})).encode()
+    text = event(chunk({"content": "Hi."}, "stop")) if stream else whole
+
+    def write(request: Request) -> None:
+        request.setHeader(b"Content-Encoding", coding.encode())
+        request.write(CODERS[coding](text))
+        request.finish()
+
+    stack.on(CHAT, write)
+    exchange = Proxy(stack).chat(stream=stream, fields={"Accept-Encoding": "gzip, br"})
+    [asked] = stack.asked_for(CHAT)
+    assert asked.headers.getRawHeaders("Accept-Encoding") == ["identity"]
+    assert b"Hi." in exchange.body and not exchange.field("Content-Encoding")
+
+
+def test_a_coding_that_is_not_known_is_no_answer() -> None:
+    stack = FakeStack()
+    stack.on("GET /x", answer(b"?", fields={"Content-Encoding": "br"}))
+    upstream = Upstream(stack)
+    with pytest.raises(UpstreamBroke, match="compressed"):
+        upstream.result(upstream.client.ask("GET", "/x", Caller()))

@@ -1,0 +1,78 @@
+"""The server's key, which it may repeat in its errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.web.http import Request
+
+from llamaproxy.access import ApiKeys
+from llamaproxy.upstream.secrets import Secret
+from tests.support import CHAT, Answer, Exchange, FakeStack, Proxy, answer, events
+
+KEY = b"sk-secret-1234"
+REFUSAL = {"error": {"message": f"Incorrect API key provided: {KEY.decode()}.", "code": "bad_key"}}
+
+
+@given(st.lists(st.sampled_from([KEY, KEY[:5], KEY[5:], b"s", b"x"]), max_size=8), st.data())
+def test_a_secret_is_hidden_however_it_is_cut(parts: list[bytes], data: st.DataObject) -> None:
+    text = b"".join(parts)
+    hider = Secret(KEY).hider()
+    out, at = b"", 0
+    while at < len(text):
+        size = data.draw(st.integers(1, len(text)))
+        out += hider.feed(text[at : at + size])
+        at += size
+    out += hider.finish()
+    assert out == text.replace(KEY, b"*" * len(KEY))
+    assert len(out) == len(text)
+
+
+def proxy(stack: FakeStack, tmp_path: Path) -> Proxy:
+    keys = tmp_path / "keys"
+    keys.write_text("mine\n")
+    return Proxy(stack, keys=ApiKeys.read(str(keys)), server_key=KEY)
+
+
+def repeating(request: Request) -> None:
+    fields = {"WWW-Authenticate": f'Bearer realm="{KEY.decode()}"'}
+    answer(REFUSAL, 401, fields)(request)
+
+
+@pytest.mark.parametrize(
+    ("stream", "said"),
+    [
+        (False, repeating),
+        (True, repeating),
+        (True, events(REFUSAL)),
+        (False, answer(REFUSAL)),
+        (False, events(REFUSAL)),
+    ],
+)
+def test_a_chat_does_not_show_it(stream: bool, said: Answer, tmp_path: Path) -> None:
+    stack = FakeStack()
+    stack.on(CHAT, said)
+    exchange = proxy(stack, tmp_path).chat(stream=stream, fields={"Authorization": "Bearer mine"})
+    hidden(exchange)
+    assert exchange.json()["error"]["message"] == f"Incorrect API key provided: {'*' * len(KEY)}."
+    [asked] = stack.asked_for(CHAT)
+    assert asked.headers.getRawHeaders("Authorization") == [f"Bearer {KEY.decode()}"]
+
+
+def test_nor_does_any_other_path(tmp_path: Path) -> None:
+    stack = FakeStack()
+    stack.on("GET /v1/models", repeating)
+    fields = {"Authorization": "Bearer mine", "Accept-Encoding": "gzip"}
+    exchange = proxy(stack, tmp_path).request("GET", "/v1/models", fields=fields)
+    assert exchange.status == 401
+    hidden(exchange)
+    assert exchange.complete
+
+
+def hidden(exchange: Exchange) -> None:
+    everything: Any = [exchange.body, *exchange.response.headers.getAllRawHeaders()]
+    assert KEY.decode() not in repr(everything)
