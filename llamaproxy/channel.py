@@ -196,7 +196,8 @@ class ProxyChannel(TimedChannel):
         LineReceiver.dataReceived(self, body.rest)
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
-        headers.setRawHeaders(b"X-Request-Id", [self._id])
+        if not headers.hasHeader(b"X-Request-Id"):  # else: the upstream's own
+            headers.setRawHeaders(b"X-Request-Id", [self._id])
         if not headers.hasHeader(b"Date"):  # an upstream without a clock (RFC 9110 section 6.6.1)
             headers.setRawHeaders(b"Date", [datetimeToString()])
         if version == b"HTTP/1.0" and self.persistent:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -265,6 +266,9 @@ class Options(UsageOptions):
         self._environment = environment
         #: Names of the settings that have been given, on the command line or in the environment.
         self.given: set[str] = set()
+        #: Whether the server's URL was given with more than is its own.
+        self.shortened_url = False
+        self._texts: dict[str, str] = {}
         self["listen"] = []
         self["mcp-server"] = []
 
@@ -308,6 +312,8 @@ class Options(UsageOptions):
     def postOptions(self) -> None:
         for setting in SETTINGS:
             self[setting.name] = self._value(setting, self[setting.name])
+        written = self._texts["llamastack-url"].rstrip("/")
+        self.shortened_url = len(written) > len(self["llamastack-url"].to_text().rstrip("/"))
         if not self["demo"]:
             self["demo"] = self._value(_DEMO, None) or False
         if not self["listen"]:
@@ -338,7 +344,7 @@ class Options(UsageOptions):
             try:
                 name, url = values.mcp_server(text)
             except ValueError as error:
-                raise UsageError(f"{where} {error}, not {text!r}") from None
+                raise UsageError(f"{where} {error}, not {_shown(text)!r}") from None
             if name in servers:
                 raise UsageError(f"{where} names two servers {name!r}")
             servers[name] = url
@@ -355,7 +361,13 @@ class Options(UsageOptions):
             said = setting.default
         if said is None:
             return None
+        self._texts[setting.name] = said
         try:
             return setting.parse(said)
         except ValueError as error:
-            raise UsageError(f"{where} {error}, not {said!r}") from None
+            raise UsageError(f"{where} {error}, not {_shown(said)!r}") from None
+
+
+def _shown(text: str) -> str:
+    """*text* without what may be a password in a URL."""
+    return re.sub(r"//[^/?#]*@", "//***@", text)

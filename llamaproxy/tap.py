@@ -151,6 +151,10 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     services.addService(listen)
     if by_twistd:
         services.addService(SecondSignal(reactor, listen.hurry))
+    if options.shortened_url:
+        _log.warn(
+            "--llamastack-url without the path of clients at its end: {url}", url=url.to_text()
+        )
     _log.info(
         "llamaproxy {version} gives the tools of {url} to clients on {listen}",
         version=__version__,

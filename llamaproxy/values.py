@@ -16,6 +16,7 @@ from OpenSSL.SSL import Error as TLSError
 from llamaproxy.access import ApiKeys
 from llamaproxy.upstream.headers import TrustedProxies
 from llamaproxy.upstream.tls import trusting
+from llamaproxy.upstream.urls import as_uri, read_url
 
 
 def integer(least: int, most: int) -> Callable[[str], int]:
@@ -56,12 +57,12 @@ def choice(*allowed: str) -> Callable[[str], str]:
 
 
 def server_url(text: str) -> DecodedURL:
-    """A URL of http or https, without the slash at its end."""
+    """A URL of http or https, without the slash, or the ``/v1`` of clients, at its end."""
     wanted = "must be a URL such as http://localhost:8321"
     try:
-        url = DecodedURL.from_text(text.strip())
+        url = read_url(text.strip())
         port = url.port
-        encoded = url.to_uri().to_text()
+        encoded = as_uri(url).to_text()
     except ValueError:  # among them hyperlink's URLParseError and every UnicodeError
         raise ValueError(wanted) from None
     if url.scheme not in ("http", "https") or not url.host or any(c.isspace() for c in encoded):
@@ -70,7 +71,25 @@ def server_url(text: str) -> DecodedURL:
         raise ValueError(f"{wanted}, with a port from 1 to 65535")
     if url.query or url.fragment or any(url.userinfo):
         raise ValueError(f"{wanted}, with no user, query or fragment")
-    return url.replace(path=tuple(segment for segment in url.path if segment))
+    return url.replace(path=_base_path(tuple(segment for segment in url.path if segment)))
+
+
+def _base_path(path: tuple[str, ...]) -> tuple[str, ...]:
+    """*path* without what clients' base URLs end in: everybody pastes those."""
+    for end in _CLIENT_PATHS:
+        if path[-len(end) :] == end:
+            return path[: -len(end)]
+    return path
+
+
+#: Ends of clients' base URLs, the longest first.
+_CLIENT_PATHS = (
+    ("v1", "openai", "v1"),
+    ("v1", "chat", "completions"),
+    ("v1", "models"),
+    ("openai", "v1"),
+    ("v1",),
+)
 
 
 def mcp_server(text: str) -> tuple[str, str]:
@@ -80,10 +99,10 @@ def mcp_server(text: str) -> tuple[str, str]:
     if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", name):
         raise ValueError(wanted)
     try:
-        url = DecodedURL.from_text(said)
+        url = read_url(said)
         plain = url.replace(path=(), query=(), fragment="", rooted=True)
         server_url(plain.to_text())
-        encoded: str = url.to_uri().to_text()
+        encoded: str = as_uri(url).to_text()
     except ValueError:
         raise ValueError(wanted) from None
     if url.fragment or any(c.isspace() for c in encoded):

@@ -187,3 +187,39 @@ def test_a_bad_mcp_server_in_the_environment_is_refused_by_the_name_of_its_varia
 def test_the_tool_source_can_be_pinned() -> None:
     assert parsed()["tool-source"] == "auto"
     assert parsed("--tool-source", "mcp")["tool-source"] == "mcp"
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "shortened"),
+    [
+        ("http://host:8321/v1", "http://host:8321", True),
+        ("http://host:8321/v1/", "http://host:8321", True),
+        ("http://host:8321/v1/openai/v1", "http://host:8321", True),
+        ("http://host:8321/openai/v1", "http://host:8321", True),
+        ("http://host:8321/v1/chat/completions", "http://host:8321", True),
+        ("https://host/api/v1", "https://host/api", True),
+        ("https://host/api/", "https://host/api", False),
+        ("https://host/v1x", "https://host/v1x", False),
+        ("HTTP://Host:8321", "http://host:8321", False),
+        ("http://[::1]:8321", "http://[::1]:8321", False),
+        ("http://[::1]:8321/v1", "http://[::1]:8321", True),
+    ],
+)
+def test_the_servers_url_is_read_as_people_write_it(text: str, url: str, shortened: bool) -> None:
+    options = parsed("--llamastack-url", text)
+    assert options["llamastack-url"].to_text() == url
+    assert options.shortened_url is shortened
+
+
+def test_mcp_servers_have_addresses_of_any_kind() -> None:
+    options = parsed("--mcp-server", "x=HTTP://[::1]:9000/mcp", "--mcp-server", "y=http://H/mcp")
+    assert options["mcp-server"] == {"x": "http://[::1]:9000/mcp", "y": "http://h/mcp"}
+
+
+@pytest.mark.parametrize("option", ["--llamastack-url", "--mcp-server"])
+def test_a_password_in_a_url_is_not_repeated(option: str) -> None:
+    name = "x=" if option == "--mcp-server" else ""
+    with pytest.raises(UsageError) as refused:
+        parsed(option, f"{name}http://user:secret@host:8321")
+    assert "secret" not in str(refused.value)
+    assert "***@host" in str(refused.value)

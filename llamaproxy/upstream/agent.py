@@ -27,6 +27,7 @@ from zope.interface import implementer
 from llamaproxy.concurrent import cancelled_as_such
 from llamaproxy.errors import BadRequest
 from llamaproxy.upstream.tls import Verifier, handshake_failure, trusting
+from llamaproxy.upstream.urls import as_uri, origin_of
 from llamaproxy.upstream.wire import Wire, WireFactory
 
 #: Seconds to connect: to resolve the name, to connect, and to shake hands.
@@ -90,11 +91,6 @@ def connection_pool(reactor: Any) -> UpstreamPool:
     pool: Any = UpstreamPool
     made: UpstreamPool = pool(reactor)
     return made
-
-
-def origin_of(url: DecodedURL) -> bytes:
-    """Scheme and authority of *url*, without a path: ``http://localhost:8321``."""
-    return url.replace(path=(), query=(), fragment="").to_uri().to_text().encode("ascii")
 
 
 @implementer(IStreamClientEndpoint)
@@ -171,7 +167,7 @@ class UpstreamAgent:
         self._origin = origin_of(url)
         secure = url.scheme == "https"
         trust = trusting(authorities, system=authorities is None) if secure else None
-        host, port = url.to_uri().host, url.port or 80
+        host, port = as_uri(url).host, url.port or 80
         endpoint = _Endpoint(reactor, host, port, connect_timeout, trust)
         self._host = self._origin.partition(b"://")[2]
         self._agent = ProxyAgent(endpoint, reactor=reactor, pool=pool)

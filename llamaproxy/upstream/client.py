@@ -33,6 +33,7 @@ from llamaproxy.upstream.chunks import (
 from llamaproxy.upstream.failures import answered, redirect_target
 from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.secrets import Secret
+from llamaproxy.upstream.urls import as_uri, read_url
 
 #: Seconds for what a browser would have asked.
 PREFLIGHT_TIMEOUT = 2.0
@@ -53,13 +54,13 @@ class _ReadyURL(EncodedURL):
 @lru_cache(maxsize=256)
 def _url(base: str, path: str) -> _ReadyURL:
     # The base is text because hashing a DecodedURL decodes its host, every time.
-    return _encoded(DecodedURL.from_text(base), path, {})
+    return _encoded(read_url(base), path, {})
 
 
 def _encoded(base: DecodedURL, path: str, query: dict[str, str]) -> _ReadyURL:
     # Not kept like the others: a query may hold a user's token.
     segments = (*base.path, *path.strip("/").split("/"))
-    url = base.replace(path=segments, query=tuple(query.items())).to_uri()
+    url = as_uri(base.replace(path=segments, query=tuple(query.items())))
     ready = _ReadyURL(url.scheme, url.host, url.path, url.query, port=url.port)
     ready._ready = url.to_text()
     return ready
@@ -91,6 +92,11 @@ class LlamaStackClient:
     @_base.default
     def _text_of_url(self) -> str:
         return self._url.to_text()
+
+    @property
+    def clock(self) -> IReactorTime:
+        """The clock by which the server is waited for."""
+        return self._clock
 
     @property
     def timeout(self) -> float:

@@ -24,6 +24,9 @@ from llamaproxy.upstream.client import LlamaStackClient
 #: Seconds for ``GET /v1/version``: a busy server has been seen to stall for 11 s.
 DETECTION_TIMEOUT = 15.0
 
+#: Seconds between two doubts that are raised by paths that turn out not to be there.
+DOUBT_INTERVAL = 10.0
+
 #: Refusals below 500 that say nothing about the server: too slow, too early, too often.
 _PASSING = (408, 425, 429)
 
@@ -139,6 +142,7 @@ class Detector:
     _client: LlamaStackClient
     known: Generation | None = None
     _last: Generation | None = None
+    _doubted_at: float = -DOUBT_INTERVAL
     _asking: SharedCall[Generation] = attrs.Factory(SharedCall)
     _log: ClassVar[Logger] = Logger()
 
@@ -157,6 +161,13 @@ class Detector:
         :raises ProxyError: as :meth:`generation`.
         """
         return await self._asking.result(self._detect)
+
+    def doubt(self) -> None:
+        """Perhaps the server was replaced: ask again when next needed, though not all the time."""
+        now = self._client.clock.seconds()
+        if now - self._doubted_at >= DOUBT_INTERVAL:
+            self._doubted_at = now
+            self.known = None
 
     def forget(self) -> None:
         """The answers no longer fit, or the server went away: ask again when next needed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from itertools import takewhile
 from typing import Any, ClassVar
 
 from hyperlink import DecodedURL
@@ -11,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
 from twisted.web.server import NOT_DONE_YET, Request
 
@@ -24,6 +27,7 @@ from llamaproxy.upstream.generation import Detector
 from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, forwarded_for
 from llamaproxy.upstream.relay import ResponseRelay
 from llamaproxy.upstream.secrets import Secret
+from llamaproxy.upstream.urls import as_uri
 
 with warnings.catch_warnings():
     # Its HTTPClient is deprecated; nothing of it is used but the place in the resource tree.
@@ -32,6 +36,24 @@ with warnings.catch_warnings():
 
 
 _NO_SECRET = Secret()
+
+#: Paths that nobody need know the server's version for.
+_SAME_EVERYWHERE = (b"/v1/version", b"/v1/health")
+
+_ABSOLUTE = re.compile(rb"(https?)://(?:[^/?#@]*@)?([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def _authority(scheme: bytes, authority: bytes) -> bytes:
+    """A host and its port; behind which scheme a server sees itself depends on what it is told."""
+    default = b":443" if scheme.lower() == b"https" else b":80"
+    host = authority.lower()
+    return host if re.search(rb":[0-9]+$", host) else host + default
+
+
+def _common_end(one: bytes, other: bytes) -> int:
+    """How many bytes at their ends two paths have in common."""
+    pairs = zip(reversed(one), reversed(other), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 class LlamaStackResource(ReverseProxyResource):
@@ -66,7 +88,11 @@ class LlamaStackResource(ReverseProxyResource):
         """
         ReverseProxyResource.__init__(self, "", 0, b"")
         self._agent = agent
-        self._url = url.to_uri().to_text().rstrip("/").encode("ascii")
+        self._url = as_uri(url).to_text().rstrip("/").encode("ascii")
+        match = _ABSOLUTE.fullmatch(self._url)
+        assert match is not None
+        self._authority = _authority(match[1], match[2])
+        self._base = match[3]
         self._detector = detector
         self._clock = clock
         self._timeout = timeout
@@ -131,7 +157,7 @@ class LlamaStackResource(ReverseProxyResource):
             raise BadRequest("The request target must begin with '/'.")
         asked, mark, query = target.partition(b"?")
         path, tools = asked, False
-        if path.startswith((b"/v1/", b"/openai/v1/")):
+        if path.startswith((b"/v1/", b"/openai/v1/")) and path not in _SAME_EVERYWHERE:
             generation = await self._detector.generation()
             path = generation.upstream_path(request.method, path)
             tools = generation.wants_mcp_headers(path)
@@ -153,8 +179,36 @@ class LlamaStackResource(ReverseProxyResource):
         )
         if response.code == 404 and path != asked:
             # Perhaps the server was replaced by one of another generation.
-            self._detector.forget()
+            self._detector.doubt()
+        self._bring_home(response.headers, fields, asked, path)
         return response
+
+    def _bring_home(self, answer: Headers, sent: Headers, asked: bytes, path: bytes) -> None:
+        """Have redirects of the server's to itself lead the way that the client came.
+
+        :param sent: the fields that were sent, which say what the client has called this proxy.
+
+        :param asked: the path that the client asked for; *path* is what became of it.
+        """
+        for name in (b"location", b"content-location"):
+            places = answer.getRawHeaders(name)
+            if places:
+                come = [self._way_here(place, sent, asked, path) for place in places]
+                answer.setRawHeaders(name, come)
+
+    def _way_here(self, place: bytes, sent: Headers, asked: bytes, path: bytes) -> bytes:
+        match = _ABSOLUTE.fullmatch(place)
+        if match is None or _authority(*match.groups()[:2]) != self._authority:
+            return place
+        target = match[3].removeprefix(self._base)
+        rest = _common_end(asked, path)
+        if path != asked and target.startswith(path[: len(path) - rest]):
+            target = asked[: len(asked) - rest] + target[len(path) - rest :]
+        hosts = sent.getRawHeaders(b"x-forwarded-host")
+        if not hosts:
+            return target or b"/"
+        scheme = (sent.getRawHeaders(b"x-forwarded-proto") or [b"http"])[0]
+        return b"%b://%b%b" % (scheme, hosts[0], target)
 
 
 def _pass_on(response: IResponse, request: Request) -> None:

@@ -292,7 +292,8 @@ def test_leaving_a_stream_closes_the_upstream_connection() -> None:
 
 
 def test_one_json_object_will_do_for_a_stream() -> None:
-    assert stream(answer({"choices": []})) == [{"choices": []}]
+    whole = {"choices": [{"index": 0}]}
+    assert stream(answer(whole)) == [whole]
 
 
 @pytest.mark.parametrize("body", [b"[]", b"<html>", b""])

@@ -5,11 +5,12 @@ What only real connections show is in ``test_sockets.py``.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from tests.support import FakeStack, Proxy, answer, hang_up, nothing, recorded
+from tests.support import Answer, FakeStack, Proxy, answer, hang_up, nothing, recorded
 
 
 def test_openai_clients_get_openais_model_list_from_every_generation() -> None:
@@ -101,3 +102,96 @@ def test_the_upstream_is_told_who_asked_and_not_what_the_client_says_of_itself()
     assert asked.headers.getRawHeaders("X-Forwarded-For") != ["9.9.9.9"]
     assert asked.headers.getRawHeaders("X-Forwarded-Proto") == ["http"]
     assert asked.headers.getRawHeaders("X-Forwarded-Host") == ["proxy:8322"]
+
+
+def redirecting(place: str) -> Answer:
+    return answer(b"", 307, {"Location": place, "Content-Location": place})
+
+
+@pytest.mark.parametrize(
+    ("version", "asked", "place", "come"),
+    [
+        ("0.6.1", "/v1/models/", "http://stack:8321/v1/models", "http://proxy:8322/v1/models"),
+        ("0.6.1", "/v1/models/", "HTTP://Stack:8321/v1/models?a=1#b", "http://proxy:8322/v1/models?a=1#b"),
+        ("0.6.1", "/v1/models/", "https://stack:8321/v1/models", "http://proxy:8322/v1/models"),
+        ("0.6.1", "/openai/v1/models/", "http://stack:8321/v1/models", "http://proxy:8322/openai/v1/models"),
+        ("0.3.5", "/v1/files/", "http://stack:8321/v1/openai/v1/files", "http://proxy:8322/v1/files"),
+        ("0.3.5", "/openai/v1/files/", "http://stack:8321/v1/openai/v1/files", "http://proxy:8322/openai/v1/files"),
+        ("0.6.1", "/x/", "http://stack:8321", "http://proxy:8322"),
+        ("0.6.1", "/x/", "/x", "/x"),
+        ("0.6.1", "/x/", "http://stack:8321.evil/x", "http://stack:8321.evil/x"),
+        ("0.6.1", "/x/", "http://stack/x", "http://stack/x"),
+        ("0.6.1", "/x/", "http://elsewhere:8321/x", "http://elsewhere:8321/x"),
+    ],
+)  # fmt: skip
+def test_a_redirect_of_the_servers_to_itself_leads_back_here(
+    version: str, asked: str, place: str, come: str
+) -> None:
+    stack = FakeStack()
+    stack.on("GET /v1/version", answer({"version": version}))
+    for path in ("/v1/models/", "/v1/openai/v1/files/", "/x/"):
+        stack.on(f"GET {path}", redirecting(place))
+    exchange = Proxy(stack).request("GET", asked)
+    assert exchange.status == 307
+    assert exchange.field("Location") == exchange.field("Content-Location") == come
+
+
+def test_paths_that_are_not_there_do_not_ask_for_the_version_each_time() -> None:
+    stack = FakeStack()
+    proxy = Proxy(stack)
+    for _ in range(50):
+        assert proxy.request("GET", "/openai/v1/nothing").status == 404
+    assert len(stack.asked_for("GET /v1/version")) == 2
+    proxy.advance(10)
+    proxy.request("GET", "/openai/v1/nothing")
+    proxy.request("GET", "/openai/v1/nothing")
+    assert len(stack.asked_for("GET /v1/version")) == 3
+
+
+def test_the_servers_own_request_id_is_kept() -> None:
+    stack = FakeStack()
+    stack.on("GET /x", answer({}, fields={"X-Request-Id": "theirs"}))
+    assert Proxy(stack).request("GET", "/x").field("X-Request-Id") == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("/v1/models", False),
+        ("/v1/chat/completions/x", False),
+        ("/v1/tools", True),
+        ("/v1/tool-runtime/list-tools", True),
+        ("/v1/responses", True),
+        ("/x", False),
+    ],
+)
+@pytest.mark.parametrize("version", ["0.3.5", "1.5.0", None])
+def test_tokens_for_mcp_servers_reach_only_who_wants_them(
+    path: str, kept: bool, version: str | None
+) -> None:
+    stack = FakeStack()
+    if version is None:
+        stack.on("GET /v1/version", answer({"detail": "Not Found"}, 404))
+    else:
+        stack.on("GET /v1/version", answer({"version": version}))
+    data = json.dumps({"a": 1, "mcp_headers": {"http://mcp": {"Authorization": "Bearer t"}}})
+    Proxy(stack).request("GET", path, fields={"X-OGX-Provider-Data": data})
+    [text] = stack.asked[-1].headers.getRawHeaders("X-OGX-Provider-Data") or []
+    assert json.loads(text)["a"] == 1
+    assert ("mcp_headers" in json.loads(text)) is (kept and version is not None)
+
+
+@pytest.mark.parametrize(
+    "data", ['{"a": 1, "a": 2}', '{"mcp_headers": {"u": {"A": "1", "A": "2"}}}']
+)
+def test_provider_data_that_can_be_read_in_two_ways_is_refused(data: str) -> None:
+    """A user's name in a template may have quotes in it."""
+    stack = FakeStack()
+    for name in ("X-LlamaStack-Provider-Data", "X-OGX-Provider-Data"):
+        for exchange in (
+            Proxy(stack).request("GET", "/v1/models", fields={name: data}),
+            Proxy(stack).chat(fields={name: data}),
+        ):
+            assert exchange.status == 400
+            assert "twice" in exchange.json()["error"]["message"]
+    assert {each.path for each in stack.asked} <= {"/v1/version"}

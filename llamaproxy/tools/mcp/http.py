@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterable
 
 import attrs
-from hyperlink import DecodedURL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
@@ -25,6 +24,7 @@ from llamaproxy.upstream.failures import answered
 from llamaproxy.upstream.headers import HOP_BY_HOP
 from llamaproxy.upstream.relay import BodyStream, body_of, read_body
 from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
+from llamaproxy.upstream.urls import read_url
 
 #: Seconds: whoever asks has a limit of his own, so a silent server needs none.
 NO_LIMIT = 7 * 86400.0
@@ -208,13 +208,14 @@ class McpHttp:
 def _target(url: str) -> bytes:
     """:raises McpBroke: if *url* is none."""
     try:
-        parsed = DecodedURL.from_text(url)
+        parsed = read_url(url)
         fit = parsed.scheme in ("http", "https") and bool(parsed.host) and _URL.fullmatch(url)
         if not fit or parsed.port is None or not 0 < parsed.port < 65536:
             raise ValueError
     except ValueError:
         raise McpBroke("The MCP server's address is no URL.") from None
-    return url.encode("ascii")
+    scheme, _, rest = url.partition(":")
+    return f"{scheme.lower()}:{rest}".encode("ascii")
 
 
 def _translated(error: ProxyError) -> McpBroke:

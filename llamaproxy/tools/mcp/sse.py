@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import aclosing
 
-from hyperlink import DecodedURL
 from twisted.internet.defer import CancelledError, Deferred
 
 from llamaproxy import jsontext
@@ -14,8 +13,8 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.http import COURTESY, NO_LIMIT, Fields, McpHttp, content_type
 from llamaproxy.tools.mcp.streamable import SessionLost
-from llamaproxy.upstream.agent import origin_of
 from llamaproxy.upstream.sse import Event, EventDecoder
+from llamaproxy.upstream.urls import as_uri, origin_of, read_url
 
 
 class HttpSse:
@@ -134,9 +133,9 @@ class HttpSse:
     def _place(self, said: bytes) -> str:
         """Where to send messages: credentials go along, so it must be of the same origin."""
         try:
-            here = DecodedURL.from_text(self._http.url)
+            here = read_url(self._http.url)
             there = here.click(said.decode("utf-8"))
-            place = there.replace(fragment="").to_uri().to_text()
+            place = as_uri(there.replace(fragment="")).to_text()
         except ValueError:
             raise McpBroke("The MCP server named an endpoint that is no URL.") from None
         if origin_of(there) != origin_of(here):

@@ -1,0 +1,45 @@
+"""URLs of servers, read as people write them and written as HTTP wants them. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from hyperlink import DecodedURL, EncodedURL
+
+#: What stands in for an address while a URL is encoded.
+_STAND_IN = "address"
+
+
+def read_url(text: str) -> DecodedURL:
+    """The URL in *text*; scheme and host in lower case (RFC 3986 section 6.2.2.1).
+
+    :raises ValueError: if it is none.
+    """
+    text = re.sub(
+        r"[A-Za-z][A-Za-z0-9+.-]*(?=://)", lambda scheme: scheme[0].lower(), text, count=1
+    )
+    url = DecodedURL.from_text(text)
+    return url.replace(host=url.host.lower())
+
+
+def as_uri(url: DecodedURL) -> EncodedURL:
+    """*url* in ASCII; hyperlink takes an IPv6 address for a name, which it is not.
+
+    :raises ValueError: if its host is no name.
+    """
+    if ":" not in url.host:
+        return url.to_uri()
+    return url.replace(host=_STAND_IN).to_uri().replace(host=url.host)
+
+
+def origin_of(url: DecodedURL) -> bytes:
+    """Scheme and authority of *url*, without a path: ``http://localhost:8321``."""
+    return as_uri(url.replace(path=(), query=(), fragment="")).to_text().encode("ascii")
+
+
+def bare(url: str) -> str:
+    """*url* as a log may show it: without a user, a query or a fragment, where secrets may be."""
+    scheme, separator, rest = url.partition("://")
+    place = re.split("[?#]", rest, maxsplit=1)[0]
+    authority, slash, path = place.partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
