@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
@@ -74,13 +74,36 @@ class SharedCall(Generic[T]):
                 waiter.callback(outcome)
 
 
-async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+def _in_turns(
+    work: Iterable[Coroutine[Any, Any, T]], at_once: int
+) -> Iterator[Coroutine[Any, Any, T]]:
+    places = DeferredSemaphore(at_once)
+
+    async def in_turn(one: Coroutine[Any, Any, T]) -> T:
+        try:
+            await places.acquire()
+        except BaseException:
+            one.close()
+            raise
+        try:
+            return await one
+        finally:
+            places.release()
+
+    return map(in_turn, work)
+
+
+async def all_of(work: Iterable[Coroutine[Any, Any, T]], at_once: int = 0) -> list[T]:
     """What each coroutine returns, in their order, once all have ended.
+
+    :param at_once: how many may run at the same time, 0 for all of them.
 
     Cancelling cancels all of them. The first exception, if there is one, is raised, cancellation
     before any other, and as itself: :func:`twisted.internet.defer.gatherResults` would wrap it.
     """
-    running = [Deferred.fromCoroutine(one) for one in work]
+    running = [
+        Deferred.fromCoroutine(one) for one in (_in_turns(work, at_once) if at_once else work)
+    ]
     outcomes: list[tuple[bool, Any]] = await DeferredList(running, consumeErrors=True)
     failures: list[Failure] = [outcome for succeeded, outcome in outcomes if not succeeded]
     for failure in sorted(failures, key=lambda failure: not failure.check(CancelledError)):

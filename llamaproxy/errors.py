@@ -216,6 +216,22 @@ class McpBroke(ProxyError):
     code = "mcp_broke"
 
 
+class McpUnavailable(McpBroke):
+    """The MCP server could not be reached."""
+
+    code = "mcp_unavailable"
+
+
+class McpTimeout(McpBroke):
+    """The MCP server did not answer in time."""
+
+    code = "mcp_timeout"
+
+
+#: Failures that are the server's own, whoever asks.
+EVERYBODYS = (UpstreamUnavailable, UpstreamTimeout, McpUnavailable, McpTimeout)
+
+
 def error_response(request: Any, error: ProxyError) -> bytes:
     """The body with which *request* is answered; status and fields are set for it.
 
@@ -261,6 +277,8 @@ class ToolFailed(Exception):
     """
 
     message: str
+    #: What the log says of it: nothing that a tool or a model has said.
+    kind: str = "the tool could not be called"
 
     def __str__(self) -> str:
         return self.message

@@ -123,6 +123,27 @@ SETTINGS = (
         "that it names (mcp), or as it can (auto).",
     ),
     Setting(
+        "max-tools",
+        "LLAMAPROXY_MAX_TOOLS",
+        "1000",
+        values.integer(1, 10**6),
+        "Tools of the server that are offered in one chat.",
+    ),
+    Setting(
+        "max-tool-list",
+        "LLAMAPROXY_MAX_TOOL_LIST",
+        "4194304",
+        _BYTES,
+        "Bytes of their definitions, which are sent with every chat.",
+    ),
+    Setting(
+        "max-callers",
+        "LLAMAPROXY_MAX_CALLERS",
+        "10000",
+        values.integer(1, 10**7),
+        "Callers, told apart by their credentials, whose lists of tools are kept.",
+    ),
+    Setting(
         "max-tool-result",
         "LLAMAPROXY_MAX_TOOL_RESULT",
         "65536",

@@ -36,6 +36,7 @@ from llamaproxy.site import ProxySite
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
+from llamaproxy.tools.offers import Offers
 from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
 from llamaproxy.tools.toolruntime import ToolRuntime
 from llamaproxy.upstream.agent import UpstreamAgent, agent_for_anywhere, connection_pool
@@ -100,6 +101,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         ttl=options["tools-ttl"],
         tool_timeout=options["tool-timeout"],
         max_result=options["max-tool-result"],
+        offers=Offers(options["max-tools"], options["max-tool-list"]),
+        max_callers=options["max-callers"],
     )
     memory = TurnMemory(
         reactor, options["memory-entries"], options["memory-bytes"], options["memory-age"]
@@ -137,7 +140,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     metrics.watch(site.connections)
     listen = ListenService(reactor, options["listen"], site, options["drain-timeout"])
     if options["admin"] != "off":
-        admin = AdminApp(metrics, lambda: listen.draining, lambda: _upstream(url, detector))
+        admin = AdminApp(
+            metrics, lambda: listen.draining, lambda: _upstream(url, detector), catalogue.status
+        )
         services.addService(
             ListenService(
                 reactor,

@@ -239,7 +239,12 @@ def test_an_operator_asks_on_a_port_of_his_own(tmp_path: Path) -> None:
     assert daemon.get("/ready") == (200, b'{"status":"ready"}')
     status = json.loads(daemon.get("/status")[1])
     assert status["upstream"]["server"] == "version 0.6.1"
-    assert status["tool_groups"] == {"demo::tools": {"tools": 4, "error": None}}
+    group = status["tool_groups"]["demo::tools"]
+    assert group["tools"] == len(group["names"]) == 4 and "calculate" in group["names"]
+    assert (group["error"], group["calls"], group["failed_calls"]) == (None, 1, 0)
+    assert status["tools"] == {"error": None, "left_out": [], "callers": 1}
+    code, nowhere = daemon.get("/nothing")
+    assert code == 404 and "/status" in json.loads(nowhere)["error"]["message"]
     assert b'llamaproxy_tool_calls_total{outcome="answered"} 1.0' in daemon.get("/metrics")[1]
     daemon.port = proxy
     assert daemon.get("/live")[0] == 404, "no path of the upstream is shadowed"

@@ -13,19 +13,24 @@ from twisted.web.resource import IResource
 
 from llamaproxy import __version__, jsontext
 from llamaproxy.admin.metrics import Metrics
+from llamaproxy.errors import error_object
 from llamaproxy.jsontext import Json
+
+_PATHS = ("/live", "/ready", "/metrics", "/status")
 
 
 @attrs.frozen
 class AdminApp:
     """Every URL of the admin port.
 
-    *draining* tells whether the daemon is stopping; *upstream* what is known of the server.
+    *draining* tells whether the daemon is stopping; *upstream* what is known of the
+    server, and *tools* of its tools.
     """
 
     _metrics: Metrics
     _draining: Callable[[], bool]
     _upstream: Callable[[], Json]
+    _tools: Callable[[], Json]
     _routes: ClassVar[Klein] = Klein()
 
     def resource(self) -> IResource:
@@ -54,9 +59,14 @@ class AdminApp:
             "version": __version__,
             "draining": self._draining(),
             "upstream": self._upstream(),
-            "tool_groups": self._metrics.tool_groups,
+            **self._tools(),
         }
         return _json(request, said)
+
+    @_routes.route("/", branch=True)
+    def nothing(self, request: IRequest) -> bytes:
+        request.setResponseCode(404)
+        return _json(request, error_object(404, f"There are: {', '.join(_PATHS)}."))
 
 
 def _json(request: Any, body: Json) -> bytes:

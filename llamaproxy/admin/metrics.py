@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from llamaproxy.connections import Connections
@@ -15,8 +12,6 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        #: By group, for the last caller whose tools were listed: how many, and what went wrong.
-        self.tool_groups: dict[str, dict[str, Any]] = {}
         self._tool_calls = Counter(
             "llamaproxy_tool_calls", "Server tools run.", ["outcome"], registry=self.registry
         )
@@ -44,17 +39,9 @@ class Metrics:
         """A server tool was run."""
         self._tool_calls.labels("failed" if failed else "answered").inc()
 
-    def listed(self, groups: Mapping[str, int]) -> None:
-        """The tools of *groups* have been listed: so many of each."""
-        self.tool_groups = {
-            group: {"tools": count, "error": None} for group, count in groups.items()
-        }
-
-    def listing_failed(self, group: str, reason: str) -> None:
-        """The tools of *group*, empty for all of them, could not be listed."""
+    def listing_failed(self) -> None:
+        """Tools could not be listed, of one group or all of them."""
         self._listing_failures.inc()
-        before = self.tool_groups.get(group, {"tools": 0})
-        self.tool_groups[group] = {**before, "error": reason}
 
     def loop_ended(self, limit: str) -> None:
         """A tool loop was cut short by *limit*: ``rounds`` or ``repetition``."""

@@ -29,8 +29,9 @@ from llamaproxy.concurrent import all_of
 from llamaproxy.errors import ToolFailed
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.arguments import parse_arguments
-from llamaproxy.tools.catalogue import Catalogue, Offer
+from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.names import NameIndex, plain_name
+from llamaproxy.tools.offers import Offer
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.caller import Caller
 

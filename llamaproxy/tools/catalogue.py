@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
+from itertools import islice
 from typing import Any, ClassVar
 
 import attrs
@@ -13,72 +14,49 @@ from twisted.logger import Logger
 
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.concurrent import SharedCall
-from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown
+from llamaproxy.errors import (
+    EVERYBODYS,
+    McpTimeout,
+    ProxyError,
+    ToolFailed,
+    ToolUnknown,
+    UpstreamTimeout,
+)
 from llamaproxy.jsontext import Json
-from llamaproxy.tools.names import matches, offered_names
+from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.groupstatus import GroupStatus
+from llamaproxy.tools.offers import Listed, Offer, Offers
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.tools.source import Listing, ToolDefinition, ToolSource
+from llamaproxy.tools.source import FIRST_WAIT, LISTING_TIMEOUT, Patience, ToolSource
 from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.urls import bare
 
-#: How many callers' tool lists are kept; the one not asked for the longest goes first.
-MAX_CALLERS = 128
+#: Seconds between two changes that are acted on at once, and callers whose lists are then fetched;
+#: otherwise a list is only stale.
+_CHANGE_INTERVAL, _MAX_REFRESHES = 10.0, 16
 
-#: Seconds between two changes that are acted on at once; in between, a list is only stale.
-_CHANGE_INTERVAL = 10.0
+#: Seconds for which a group that fails for everybody is not asked again for a first chat.
+_DOWN_SECONDS = 30.0
 
+#: Seconds that a listing is given beyond what its groups are.
+_GRACE = 0.5
 
-@attrs.frozen
-class Offer:
-    """The server tools offered in one chat, by the name that the model knows."""
-
-    tools: dict[str, ToolDefinition] = attrs.Factory(dict)
-    _entries: dict[str, Json] = attrs.field()
-
-    @_entries.default
-    def _all_entries(self) -> dict[str, Json]:
-        return {
-            name: {
-                "type": "function",
-                "function": {
-                    "name": name,
-                    "description": tool.description,
-                    "parameters": tool.parameters,
-                },
-            }
-            for name, tool in self.tools.items()
-        }
-
-    def definitions(self) -> list[Json]:
-        """The offer as entries of a request's ``tools``, which all chats share."""
-        return [self._entries[name] for name in self.tools]
-
-    def narrowed(self, taken: Collection[str], patterns: list[str] | None) -> Offer:
-        """The offer without the names *taken*, and with nothing but what *patterns* match."""
-        if not taken and patterns is None:
-            return self
-        tools = {
-            name: tool
-            for name, tool in self.tools.items()
-            if name not in taken and (patterns is None or matches(patterns, name, tool))
-        }
-        return Offer(tools, self._entries)
-
-    def named(self, name: str) -> list[str]:
-        """The offered names of the tools that are called *name*, offered or real."""
-        if name in self.tools:
-            return [name]
-        return [offered for offered, tool in self.tools.items() if tool.name == name]
+_NOTHING = Offer()
 
 
 @attrs.define
 class _CallersTools:
     """What one caller's credentials can see, and how fresh that is."""
 
-    groups: dict[str, list[ToolDefinition]] | None = None
-    offer: Offer = attrs.Factory(Offer)
+    listed: Listed | None = None
+    listed_at: float = 0.0
     stale_at: float = 0.0
     refresh: SharedCall[Offer] = attrs.Factory(SharedCall)
     caller: Caller | None = None
+
+    @property
+    def offer(self) -> Offer:
+        return _NOTHING if self.listed is None else self.listed.offer
 
 
 @attrs.define
@@ -86,7 +64,7 @@ class Catalogue:
     """Lists the tools of a source once for many chats, and runs them.
 
     *ttl*: seconds for which a list is fresh; *tool_timeout*: seconds for one call; *max_result*:
-    bytes of a result that a model is shown.
+    bytes of a result that a model is shown; *max_callers*: how many callers' lists are kept.
     """
 
     _source: ToolSource
@@ -95,16 +73,28 @@ class Catalogue:
     _ttl: float
     _tool_timeout: float
     _max_result: int
-    _callers: OrderedDict[Any, _CallersTools] = attrs.Factory(OrderedDict)
-    _told_at: float = -_CHANGE_INTERVAL
+    _offers: Offers = attrs.Factory(lambda: Offers(1000, 4 * 1024 * 1024))
+    _max_callers: int = 10_000
+    _callers: OrderedDict[Any, _CallersTools] = attrs.field(init=False, factory=OrderedDict)
+    #: Groups that fail for everybody, empty for all of them: why, and until when that is believed.
+    _down: dict[str, tuple[ProxyError, float]] = attrs.field(init=False, factory=dict)
+    _changed_at: float = attrs.field(init=False, default=-_CHANGE_INTERVAL)
+    _stopped: bool = attrs.field(init=False, default=False)
+    _status: GroupStatus = attrs.field(init=False)
     _log: ClassVar[Logger] = Logger()
+
+    @_status.default
+    def _new_status(self) -> GroupStatus:
+        return GroupStatus(self._clock)
 
     async def offer(
         self, caller: Caller, taken: Collection[str] = (), patterns: list[str] | None = None
     ) -> Offer:
         """What *caller* can be offered, without the names that the client's own tools have taken.
 
-        Never fails: where nothing can be listed, nothing is offered (DESIGN: L22).
+        Where nothing can be listed, nothing is offered (DESIGN: L22).
+
+        :raises BadRequest: for patterns that are too many or too long.
         """
         return (await self._offer_to(caller)).narrowed(taken, patterns)
 
@@ -115,44 +105,62 @@ class Catalogue:
         started = self._clock.seconds()
         call = Deferred.fromCoroutine(self._invoke(tool, arguments, caller))
         call.addTimeout(self._tool_timeout, self._clock)
+        reason = ""
         try:
             result = await call
+            reason = ", as it says itself" if result.is_error else ""
         except CancelledError:
             self._log.info("tool {tool} was cancelled", tool=tool.name)
             raise
         except TimeoutError:
+            reason = f": no answer within {self._tool_timeout:g} s"
             result = ToolResult.failure(
                 f"the tool did not answer within {self._tool_timeout:g} s and was stopped."
             )
         except ToolFailed as error:
+            reason = f": {error.kind}"
             result = ToolResult.failure(error.message)
         except ProxyError as error:
+            reason = f": {error.logged}"
             result = ToolResult.failure(f"the tool could not be run. {error}")
         except Exception:
             self._log.failure("tool {tool} broke", tool=tool.name)
             result = ToolResult.failure("the tool could not be run.")
         self._metrics.tool_called(failed=result.is_error)
+        self._status.called(tool, result.is_error)
         self._log.info(
-            "tool {tool} {outcome} in {seconds:.3f} s",
+            "tool {tool} of {group} {outcome} in {seconds:.3f} s{reason}{where}",
             tool=tool.name,
+            group=tool.group,
             outcome="failed" if result.is_error else "answered",
             seconds=self._clock.seconds() - started,
+            reason=reason,
+            where=f" ({bare(tool.endpoint)})" if reason and tool.endpoint else "",
         )
         return result.tidied(self._max_result)
 
     def changed(self) -> None:
-        """A source says that its tools have changed: list them again, though not all the time."""
+        """A source says that its tools have changed: list them again, though not all the time.
+
+        Those who asked last have them listed at once, all others when they ask again.
+        """
         now = self._clock.seconds()
-        told, self._told_at = self._told_at, now
-        for known in self._callers.values():
-            known.stale_at = min(known.stale_at, now)
-            if known.caller is not None and now - told >= _CHANGE_INTERVAL:
-                self._start_refresh(known, known.caller)
+        before, self._changed_at = self._changed_at, now
+        if now - before >= _CHANGE_INTERVAL:
+            for known in islice(reversed(self._callers.values()), _MAX_REFRESHES):
+                if known.caller is not None:
+                    self._start_refresh(known, known.caller)
 
     def stop(self) -> None:
         """Give up the listings under way."""
+        self._stopped = True
         for known in self._callers.values():
             known.refresh.cancel()
+
+    def status(self) -> Json:
+        """What an operator may want to know of the tools."""
+        status = self._status.as_json()
+        return {**status, "tools": {**status["tools"], "callers": len(self._callers)}}
 
     async def _invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
@@ -161,67 +169,88 @@ class Catalogue:
             return await self._source.invoke(tool, arguments, caller)
         except ToolUnknown:
             known = self._known(caller)
-            offer = await known.refresh.result(lambda: self._refresh(known, caller))
+            offer = await known.refresh.result(lambda: self._refresh(known, caller, Patience()))
             return await self._source.invoke(_again(tool, offer), arguments, caller)
 
     def _known(self, caller: Caller) -> _CallersTools:
         known = self._callers.setdefault(caller.credentials, _CallersTools())
         self._callers.move_to_end(caller.credentials)
-        while len(self._callers) > MAX_CALLERS:
+        while len(self._callers) > self._max_callers:
             self._callers.popitem(last=False)
         return known
 
     async def _offer_to(self, caller: Caller) -> Offer:
         known = self._known(caller)
-        if self._clock.seconds() < known.stale_at:
+        now = self._clock.seconds()
+        if now < known.stale_at and known.listed_at >= self._changed_at:
             return known.offer
-        if known.groups is None:
-            return await known.refresh.result(lambda: self._refresh(known, caller))
-        self._start_refresh(known, caller)
-        return known.offer
+        down = self._known_down()
+        if known.listed is not None or "" in down:
+            self._start_refresh(known, caller)
+            return known.offer
+        patience = Patience(FIRST_WAIT, down)
+        listing = known.refresh.result(lambda: self._refresh(known, caller, patience))
+        try:
+            waiting = Deferred.fromCoroutine(listing)
+            # The source itself gives up on what is slow; this is for all of it.
+            return await waiting.addTimeout(FIRST_WAIT + _GRACE, self._clock)
+        except TimeoutError:
+            return known.offer
+
+    def _known_down(self) -> dict[str, ProxyError]:
+        now = self._clock.seconds()
+        self._down = {group: each for group, each in self._down.items() if each[1] > now}
+        return {group: error for group, (error, _) in self._down.items()}
 
     def _start_refresh(self, known: _CallersTools, caller: Caller) -> None:
-        known.refresh.start(lambda: self._refresh(known, caller))
+        if not self._stopped:
+            known.refresh.start(lambda: self._refresh(known, caller, Patience()))
 
-    async def _refresh(self, known: _CallersTools, caller: Caller) -> Offer:
+    async def _refresh(self, known: _CallersTools, caller: Caller, patience: Patience) -> Offer:
         started = self._clock.seconds()
         try:
-            listing = await self._source.list_tools(caller)
+            listing = await self._source.list_tools(caller, patience)
         except CancelledError:
             raise
         except Exception as error:
             if not isinstance(error, ProxyError):
                 self._log.failure("listing the tools broke")
-            self._metrics.listing_failed("", str(error))
-            self._log.warn(
-                "the tools cannot be listed, chats go on {how}: {reason}",
-                how="without them" if known.groups is None else "with those of the last good list",
-                reason=str(error),
-            )
-            # The longer a failure takes, the less often chats should have to wait for it.
+                error = ProxyError()
+            self._note_failure("", error)
+            # The longer a failure takes, the less often it should be met.
             now = self._clock.seconds()
-            known.stale_at = now + (now - started)
+            known.stale_at = known.listed_at = now + (now - started)
             return known.offer
-        known.caller = caller
-        known.groups = self._merged(listing, known.groups or {})
-        known.offer = Offer(offered_names(known.groups))
-        known.stale_at = self._clock.seconds() + self._ttl
+        self._status.recovered()
+        self._down.pop("", None)
+        groups = dict(listing.groups)
+        before = known.listed.groups if known.listed is not None else {}
+        for group, failure in listing.failures.items():
+            self._note_failure(group, failure)
+            if group in before:  # DESIGN: T2, T3
+                groups.setdefault(group, before[group])
+        for group in listing.groups:
+            self._down.pop(group, None)
+        known.listed = self._offers.of(groups)
+        known.caller = caller.for_listing()
+        known.listed_at = self._clock.seconds()
+        known.stale_at = known.listed_at + self._ttl
+        self._status.listed(known.listed, set(listing.groups))
+        if patience.seconds < LISTING_TIMEOUT and any(map(_is_slow, listing.failures.values())):
+            # What was too slow for a first chat may be there for the next.
+            self._clock.callLater(0, self._start_refresh, known, known.caller)
         return known.offer
 
-    def _merged(
-        self, listing: Listing, before: dict[str, list[ToolDefinition]]
-    ) -> dict[str, list[ToolDefinition]]:
-        """The listed groups, and of the broken ones what was known of them (DESIGN: T2, T3)."""
-        groups = dict(listing.groups)
-        self._metrics.listed({group: len(tools) for group, tools in groups.items()})
-        for group, reason in listing.failures.items():
-            self._metrics.listing_failed(group, reason)
-            self._log.warn(
-                "the tools of {group} cannot be listed: {reason}", group=group, reason=reason
-            )
-            if group in before:
-                groups.setdefault(group, before[group])
-        return groups
+    def _note_failure(self, group: str, error: ProxyError) -> None:
+        self._metrics.listing_failed()
+        self._status.failed(group, error)
+        # For a server that says no at once nobody has to wait.
+        if _is_slow(error) or (group and isinstance(error, EVERYBODYS)):
+            self._down[group] = (error, self._clock.seconds() + _DOWN_SECONDS)
+
+
+def _is_slow(error: ProxyError) -> bool:
+    return isinstance(error, UpstreamTimeout | McpTimeout)
 
 
 def _again(tool: ToolDefinition, offer: Offer) -> ToolDefinition:

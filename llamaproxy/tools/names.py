@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import cached_property
 from itertools import chain, islice
 
-from llamaproxy.tools.source import ToolDefinition
+from llamaproxy.errors import BadRequest
+from llamaproxy.tools.definitions import ToolDefinition
 
 #: What OpenAI, and every strict model server, accepts as a function's name.
 _VALID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -42,13 +43,25 @@ def _rewritten(tool: ToolDefinition) -> str:
     return f"{re.sub('[^a-zA-Z0-9_-]+', '_', said)[:55]}_{digest[:8]}"
 
 
-def matches(patterns: list[str], offered: str, tool: ToolDefinition) -> bool:
-    """Whether one of the shell-style *patterns* names the tool or its group (DESIGN: L5)."""
-    return any(
-        fnmatchcase(said, pattern)
-        for pattern in patterns
-        for said in (offered, tool.name, tool.group)
-    )
+#: Patterns of one request, and characters of one.
+_MAX_PATTERNS, _MAX_PATTERN = 64, 256
+
+
+class Patterns:
+    """Shell-style patterns that name tools or groups (DESIGN: L5)."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        """:raises BadRequest: if they are too many, or too long."""
+        if len(patterns) > _MAX_PATTERNS or any(len(each) > _MAX_PATTERN for each in patterns):
+            raise BadRequest(
+                f"X-Llamaproxy-Tools has more than {_MAX_PATTERNS} patterns, or one of more than "
+                f"{_MAX_PATTERN} characters."
+            )
+        self._fits = re.compile("|".join(map(translate, patterns))).match
+
+    def match(self, offered: str, tool: ToolDefinition) -> bool:
+        """Whether one of the patterns names *tool*, which is *offered* under that name."""
+        return any(map(self._fits, (offered, tool.name, tool.group)))
 
 
 #: Characters of a name that are looked at where one is guessed, and names that one may be like.

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from llamaproxy import jsontext
+from llamaproxy.tools.neutral import shortened
 
 #: How a picture begins (the tool-runtime API does not say what it is: recorded from 0.6.1).
 _MAGIC = (
@@ -18,6 +19,10 @@ _MAGIC = (
     (b"GIF8", "image/gif"),
     (b"<svg", "image/svg+xml"),
 )
+
+
+#: Parts of one result that are looked at, and characters of all its pictures that are kept.
+_MAX_PARTS, _MAX_IMAGES = 1000, 16 * 1024 * 1024
 
 
 @attrs.frozen
@@ -53,7 +58,7 @@ class ToolResult:
 
     def tidied(self, limit: int) -> ToolResult:
         """The same, fit to be shown to a model: at most *limit* bytes and a note."""
-        return attrs.evolve(self, text=shortened(neutralised(cleaned(self.text)), limit))
+        return attrs.evolve(self, text=shortened(self.text, limit))
 
 
 def result_of(content: object, is_error: bool = False, structured: object = None) -> ToolResult:
@@ -63,13 +68,15 @@ def result_of(content: object, is_error: bool = False, structured: object = None
     which counts only where the content is silent (servers are to repeat it there: MCP 2025-06-18,
     "Structured Content").
     """
-    parts = content if isinstance(content, list) else [] if content is None else [content]
     texts: list[str] = []
     images: list[Image] = []
-    for part in parts:
+    room = _MAX_IMAGES
+    for part in _parts(content):
         image = _image(part)
         if image is not None:
-            images.append(image)
+            room -= len(image.data)
+            if room >= 0:
+                images.append(image)
             texts.append(image.note)
         else:
             texts.append(_text(part))
@@ -81,6 +88,25 @@ def result_of(content: object, is_error: bool = False, structured: object = None
             ToolResult.failure(text or "the tool failed without saying why"), images=tuple(images)
         )
     return ToolResult(text, images=tuple(images))
+
+
+def _parts(content: object) -> list[Any]:
+    """The parts of a content; what is a list of something else is one, and JSON (L14)."""
+    if content is None:
+        return []
+    if not isinstance(content, list):
+        return [content]
+    if len(content) > 1 and not all(isinstance(part, str) or _is_part(part) for part in content):
+        return [content]
+    if len(content) <= _MAX_PARTS:
+        return content
+    half = _MAX_PARTS // 2
+    cut = len(content) - 2 * half
+    return [*content[:half], f"[{cut} of {len(content)} parts cut here]", *content[-half:]]
+
+
+def _is_part(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("type"), str)
 
 
 def _text(part: object) -> str:
@@ -146,53 +172,3 @@ def _media_type(said: object, data: str) -> str:
     if isinstance(said, str) and re.fullmatch(r"image/[a-z0-9.+-]{1,40}", said):
         return said
     return "image/png"
-
-
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-
-#: Controls that show nothing: C0 but for tab and line ends, C1, zero-width space, bidirectional
-#: overrides, invisible operators, byte order mark, and tags, with which text can be smuggled.
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
-    "\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
-
-#: What chat templates of common models are made of (ChatML, Llama, Mistral, Gemma, DeepSeek,
-#: Hermes and Qwen tool calling): in a tool's result it must not be read as structure.
-_CONTROL_TOKENS = re.compile(
-    r"<\|[^<>]{1,60}\|>"
-    r"|<\uff5c[^<>]{1,60}\uff5c>"
-    r"|\[/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|TOOL_CONTENT|ARGS"
-    r"|CALL_ID|THINK|IMG|PREFIX|SUFFIX|MIDDLE|MODEL_SETTINGS|gMASK)\]"
-    r"|<</?SYS>>"
-    r"|</?(?:\w+:)?(?:s|bos|eos|unk|pad|bos_token|eos_token|sop|eop|start_of_turn|end_of_turn"
-    r"|start_of_image|end_of_image|tools?|tool_calls?|tool_response|tool_code|tool_outputs?"
-    r"|function_calls?|function|invoke|parameter|arg_key|arg_value|think|thinking|system"
-    r"|im_start|im_end|fim_prefix|fim_suffix|fim_middle|start_header_id|end_header_id|eot_id"
-    r"|unused\d+)(?:[\s=][^<>]{0,200})?/?>",
-    re.IGNORECASE,
-)
-
-
-def cleaned(text: str) -> str:
-    """*text* as valid Unicode without invisible control characters."""
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return _INVISIBLE.sub("", _ANSI.sub("", text))
-
-
-def neutralised(text: str) -> str:
-    """*text* with chat-template control tokens broken up, still readable for a person."""
-    # One token may hold another: <|[INST]|>.
-    return _CONTROL_TOKENS.sub(lambda token: f"{token[0][0]} {neutralised(token[0][1:])}", text)
-
-
-def shortened(text: str, limit: int) -> str:
-    """Head and tail of *text*, at most *limit* bytes of UTF-8, around a note of what was cut."""
-    raw = text.encode("utf-8")
-    if len(raw) <= limit:
-        return text
-    half = limit // 2
-    head = raw[: limit - half].decode("utf-8", "ignore")
-    tail = raw[len(raw) - half :].decode("utf-8", "ignore") if half else ""
-    cut = len(raw) - len(head.encode()) - len(tail.encode())
-    return f"{head}\n\n[{cut} of {len(raw)} bytes cut here]\n\n{tail}"

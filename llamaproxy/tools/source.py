@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import attrs
 
 from llamaproxy.concurrent import all_of
 from llamaproxy.errors import ProxyError, ToolUnknown, UpstreamUnavailable
-from llamaproxy.jsontext import Json
+from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.generation import Detector
 
-#: Seconds within which one tool group must have been listed (DESIGN: T3).
-LISTING_TIMEOUT = 10.0
+#: Seconds that a first chat waits for the slowest group, and that a listing takes for which nobody
+#: waits (DESIGN: T3).
+FIRST_WAIT, LISTING_TIMEOUT = 5.0, 30.0
 
-#: Seconds for the list of all groups: one that hangs must not use up the others' time.
-WHOLE_LISTING_TIMEOUT = 3.0
-
-
-@attrs.frozen
-class ToolDefinition:
-    """One tool of a source: its group, its real name, and what the model is told of it.
-
-    *parameters* is a JSON Schema. *origin* is the source's own note of where it came from;
-    *endpoint* is the URL of the MCP server behind it, where that is known.
-    """
-
-    group: str
-    name: str
-    description: str
-    parameters: Json = attrs.field(hash=False)
-    origin: str = ""
-    endpoint: str = ""
+#: Groups that are listed side by side, and groups of one server that are looked at.
+SIDE_BY_SIDE, MAX_GROUPS = 16, 1000
 
 
 #: The *origin* of tools of MCP servers that the proxy calls itself.
@@ -45,13 +31,27 @@ class Listing:
     """The tools of each group that could be listed, and why the others could not."""
 
     groups: dict[str, list[ToolDefinition]]
-    failures: dict[str, str] = attrs.Factory(dict)
+    failures: dict[str, ProxyError] = attrs.Factory(dict)
+
+
+@attrs.frozen
+class Patience:
+    """How long a listing may take: *seconds* for each group.
+
+    The groups that are *down* are known to fail for everybody, and are not asked again.
+    """
+
+    seconds: float = LISTING_TIMEOUT
+    down: Mapping[str, ProxyError] = attrs.Factory(dict)
+
+
+_PATIENT = Patience()
 
 
 class ToolSource(Protocol):
     """A place that tools come from."""
 
-    async def list_tools(self, caller: Caller) -> Listing:
+    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
         """Every group's tools, as *caller* may see them.
 
         :raises ProxyError: if nothing at all can be listed.
@@ -72,7 +72,7 @@ class ToolSource(Protocol):
 class NoTools:
     """No tools at all. Implements :class:`ToolSource`."""
 
-    async def list_tools(self, caller: Caller) -> Listing:
+    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
         return Listing({})
 
     async def invoke(
@@ -94,7 +94,7 @@ class DetectedSource:
     _connectors: ToolSource = attrs.Factory(NoTools)
     _pinned: str = "auto"
 
-    async def list_tools(self, caller: Caller) -> Listing:
+    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
         """The tools, and first of all whether the upstream is still what it was.
 
         A list need not show it: 0.7 still answers ``GET /v1/tools``, with what it cannot run.
@@ -103,8 +103,8 @@ class DetectedSource:
         runs_tools = generation.tool_runtime and self._pinned != "mcp"
         try:
             if runs_tools or self._pinned == "tool-runtime":
-                return await self._tool_runtime.list_tools(generation.caller(caller))
-            return await self._connectors.list_tools(caller)
+                return await self._tool_runtime.list_tools(generation.caller(caller), patience)
+            return await self._connectors.list_tools(caller, patience)
         except ProxyError:
             self._detector.forget()
             raise
@@ -133,9 +133,12 @@ class UnionSource:
     _named: ToolSource
     _upstream: ToolSource
 
-    async def list_tools(self, caller: Caller) -> Listing:
+    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
         named, upstream = await all_of(
-            [self._named.list_tools(caller), self._whole(self._upstream, caller)]
+            [
+                self._named.list_tools(caller, patience),
+                self._whole(self._upstream, caller, patience),
+            ]
         )
         return Listing({**upstream.groups, **named.groups}, {**upstream.failures, **named.failures})
 
@@ -145,8 +148,8 @@ class UnionSource:
         source = self._named if tool.origin == SPOKEN_BY_US else self._upstream
         return await source.invoke(tool, arguments, caller)
 
-    async def _whole(self, source: ToolSource, caller: Caller) -> Listing:
+    async def _whole(self, source: ToolSource, caller: Caller, patience: Patience) -> Listing:
         try:
-            return await source.list_tools(caller)
+            return await source.list_tools(caller, patience)
         except ProxyError as error:
-            return Listing({}, {"the upstream": str(error)})
+            return Listing({}, {"the upstream": error})

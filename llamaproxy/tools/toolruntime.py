@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+from twisted.logger import Logger
 
 from llamaproxy import jsontext
 from llamaproxy.concurrent import all_of
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke, UpstreamRefused
 from llamaproxy.jsontext import Json
+from llamaproxy.tools.definitions import ToolDefinition, Unfit, definition
 from llamaproxy.tools.results import ToolResult, result_of
-from llamaproxy.tools.source import (
-    LISTING_TIMEOUT,
-    WHOLE_LISTING_TIMEOUT,
-    Listing,
-    ToolDefinition,
-)
+from llamaproxy.tools.source import MAX_GROUPS, SIDE_BY_SIDE, Listing, Patience
 from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.client import LlamaStackClient
 
+_log = Logger()
+
 #: Seconds: the catalogue ends a call that takes too long, so nothing else has to.
 _NO_LIMIT = 7 * 86400.0
+
+_PATIENT = Patience()
 
 #: ``parameter_type`` (Llama Stack 0.2) to JSON Schema, where they differ.
 _TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "list": "array"}
@@ -34,7 +35,7 @@ class ToolRuntime:
 
     _client: LlamaStackClient
 
-    async def list_tools(self, caller: Caller) -> Listing:
+    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
         """Everything at once, or group by group where one group spoils the list.
 
         An MCP server that answers 401 makes the whole list a 401 on every version up to 0.6, and
@@ -42,11 +43,11 @@ class ToolRuntime:
         """
         if caller.has_tokens:
             # 0.4 to 0.6 take a token for one group at a time.
-            return await self._group_by_group(caller, None)
+            return await self._group_by_group(caller, None, patience)
         try:
-            answer = await self._tools(caller, None)
+            answer = await self._tools(caller, None, 0.5 * patience.seconds)
         except ProxyError as error:
-            return await self._group_by_group(caller, error)
+            return await self._group_by_group(caller, error, patience)
         return Listing(_grouped(answer))
 
     async def invoke(
@@ -66,46 +67,53 @@ class ToolRuntime:
             unknown = "not served by provider" in str(error) or str(error) == "Not Found"
             if unknown and error.status in (400, 404):
                 raise ToolUnknown(f"Error: {error}") from None
-            raise ToolFailed(f"Error: {error}") from None
+            raise ToolFailed(f"Error: {error}", f"HTTP status {error.status}") from None
         failed = bool(answer.get("error_code") or answer.get("error_message"))
         content = answer.get("content")
         return result_of(content or answer.get("error_message") if failed else content, failed)
 
     async def _tools(
-        self, caller: Caller, group: str | None, token: str | None = None
+        self, caller: Caller, group: str | None, seconds: float, token: str | None = None
     ) -> list[Json]:
-        limit = WHOLE_LISTING_TIMEOUT if group is None else LISTING_TIMEOUT
         query = {} if group is None else {"toolgroup_id": group}
         if token is not None:
             query["authorization"] = token
         return _entries(
-            await self._client.ask("GET", "/v1/tools", caller, query=query, timeout=limit)
+            await self._client.ask("GET", "/v1/tools", caller, query=query, timeout=seconds)
         )
 
-    async def _group(self, caller: Caller, group: Json) -> list[Json] | ProxyError:
+    async def _group(
+        self, caller: Caller, group: Json, patience: Patience
+    ) -> list[Json] | ProxyError:
+        if group["identifier"] in patience.down:
+            return patience.down[group["identifier"]]
         endpoint = group.get("mcp_endpoint")
         url = endpoint.get("uri") if isinstance(endpoint, dict) else None
         token = caller.token(url) if isinstance(url, str) else None
         try:
-            return await self._tools(caller, str(group["identifier"]), token)
+            return await self._tools(caller, group["identifier"], 0.3 * patience.seconds, token)
         except ProxyError as error:
             return error
 
-    async def _group_by_group(self, caller: Caller, reason: ProxyError | None) -> Listing:
+    async def _group_by_group(
+        self, caller: Caller, reason: ProxyError | None, patience: Patience
+    ) -> Listing:
         try:
             answer = await self._client.ask(
-                "GET", "/v1/toolgroups", caller, timeout=LISTING_TIMEOUT
+                "GET", "/v1/toolgroups", caller, timeout=0.2 * patience.seconds
             )
         except ProxyError as error:
             raise reason or error from None
-        listed = [group for group in _entries(answer) if group.get("identifier")]
-        names = [str(group["identifier"]) for group in listed]
-        asked = [self._group(caller, group) for group in listed]
+        found = [group for group in _entries(answer) if isinstance(group.get("identifier"), str)]
+        listed = found[:MAX_GROUPS]
+        names = [group["identifier"] for group in listed]
+        asked = [self._group(caller, group, patience) for group in listed]
         entries: list[Json] = []
-        failures: dict[str, str] = {}
-        for name, outcome in zip(names, await all_of(asked), strict=True):
+        failures: dict[str, ProxyError] = {}
+        outcomes = await all_of(asked, SIDE_BY_SIDE)
+        for name, outcome in zip(names, outcomes, strict=True):
             if isinstance(outcome, ProxyError):
-                failures[name] = str(outcome)
+                failures[name] = outcome
             else:
                 entries += outcome
         if not names and reason is not None:
@@ -135,7 +143,7 @@ def _grouped(entries: list[Json]) -> dict[str, list[ToolDefinition]]:
 
 
 def definition_of(entry: Json) -> ToolDefinition | None:
-    """A tool entry of either schema generation (DESIGN: L7), None if it has no name."""
+    """A tool entry of either schema generation (DESIGN: L7), None if it cannot be offered."""
     name = entry.get("name") or entry.get("identifier")
     if not isinstance(name, str):
         return None
@@ -146,13 +154,17 @@ def definition_of(entry: Json) -> ToolDefinition | None:
     group = entry.get("toolgroup_id")
     metadata = entry.get("metadata")
     endpoint = metadata.get("endpoint") if isinstance(metadata, dict) else None
-    return ToolDefinition(
-        group=group if isinstance(group, str) else "",
-        name=name,
-        description=str(entry.get("description") or ""),
-        parameters=schema,
-        endpoint=endpoint if isinstance(endpoint, str) else "",
-    )
+    try:
+        return definition(
+            group=group if isinstance(group, str) else "",
+            name=name,
+            description=entry.get("description"),
+            schema=schema,
+            endpoint=endpoint if isinstance(endpoint, str) else "",
+        )
+    except Unfit as reason:
+        _log.warn("a tool of {group} is not offered: {reason}", group=group, reason=str(reason))
+        return None
 
 
 def _schema_of(parameters: list[Any]) -> Json:

@@ -101,6 +101,10 @@ class Caller:
             else tuple((name, tuple(each)) for name, each in chat_fields.getAllRawHeaders()),
         )
 
+    def for_listing(self) -> Caller:
+        """The same without what only one of the caller's chats is about."""
+        return attrs.evolve(self, chat="", query=b"", chat_fields=(), tracing=())
+
     def chat_headers(self) -> Headers:
         """The fields to send with a chat completion: all that the client sent for it."""
         fields = Headers({name: list(values) for name, values in self._chat_fields})

@@ -400,9 +400,9 @@ def test_a_slow_listing_is_bridged_with_comments() -> None:
     stack = stack_with("clock")
     stack.on("GET /v1/tools", nothing)
     stack.on(CHAT, saying("Hi."))
-    proxy = Proxy(stack, keep_alive=2)
+    proxy = Proxy(stack, keep_alive=1)
     exchange = proxy.chat(stream=True)
-    proxy.advance(2)
+    proxy.advance(1)
     assert exchange.body == KEEP_ALIVE
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from twisted.internet.task import react
 
+from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import FixedServers, McpSource
-from llamaproxy.tools.source import ToolDefinition
 from llamaproxy.upstream.agent import agent_for_anywhere, connection_pool
 from llamaproxy.upstream.caller import Caller
 

@@ -8,14 +8,25 @@ import pytest
 from prometheus_client import generate_latest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.web.http_headers import Headers
 
 from llamaproxy.admin.metrics import Metrics
-from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamUnavailable
-from llamaproxy.tools import catalogue as catalogue_module
-from llamaproxy.tools.catalogue import Catalogue, Offer
+from llamaproxy.errors import (
+    McpBroke,
+    McpTimeout,
+    McpUnavailable,
+    ProxyError,
+    ToolFailed,
+    ToolUnknown,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from llamaproxy.tools.catalogue import Catalogue
+from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.tools.source import Listing, ToolDefinition
+from llamaproxy.tools.source import Listing, Patience
 from llamaproxy.upstream.caller import Caller
 from tests.support import outcome
 
@@ -30,7 +41,11 @@ def tool(name: str, group: str = "g") -> ToolDefinition:
 
 
 def listing(*names: str, **failures: str) -> Listing:
-    return Listing({"g": [tool(name) for name in names]}, failures)
+    broken: dict[str, ProxyError] = {g: McpBroke(reason) for g, reason in failures.items()}
+    return Listing({"g": [tool(name) for name in names]}, broken)
+
+
+_PATIENT = Patience()
 
 
 class FakeSource:
@@ -39,11 +54,13 @@ class FakeSource:
     def __init__(self) -> None:
         self.listed_for: list[Caller] = []
         self.listings: list[Deferred[Listing]] = []
+        self.patience: list[Patience] = []
         self.invoked: list[tuple[str, dict[str, Any], Caller]] = []
         self.calls: list[Deferred[ToolResult]] = []
 
-    async def list_tools(self, caller: Caller) -> Listing:
+    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
         self.listed_for.append(caller)
+        self.patience.append(patience)
         self.listings.append(Deferred())
         return await self.listings[-1]
 
@@ -58,11 +75,27 @@ class FakeSource:
 class Catalogued:
     """A catalogue over a FakeSource, at a time that the test decides."""
 
-    def __init__(self, ttl: float = 60, timeout: float = 30, max_result: int = 1000) -> None:
+    def __init__(
+        self,
+        ttl: float = 60,
+        timeout: float = 30,
+        max_result: int = 1000,
+        max_callers: int = 10_000,
+        offers: Offers | None = None,
+    ) -> None:
         self.source = FakeSource()
         self.clock = Clock()
         self.metrics = Metrics()
-        self.catalogue = Catalogue(self.source, self.clock, self.metrics, ttl, timeout, max_result)
+        self.catalogue = Catalogue(
+            self.source,
+            self.clock,
+            self.metrics,
+            ttl,
+            timeout,
+            max_result,
+            offers or Offers(1000, 10**9),
+            max_callers,
+        )
 
     def ask(self, who: Caller | None = None) -> Deferred[Offer]:
         return Deferred.fromCoroutine(self.catalogue.offer(who or caller()))
@@ -179,7 +212,7 @@ def test_a_group_that_cannot_be_listed_keeps_its_last_good_list() -> None:
     assert list(outcome(asking).tools) == ["x", "y"]
     known.clock.advance(60)
     known.names()
-    known.source.listings[1].callback(Listing({"a": [tool("z", "a")]}, {"b": "401"}))
+    known.source.listings[1].callback(Listing({"a": [tool("z", "a")]}, {"b": McpBroke("401")}))
     assert known.names() == ["z", "y"]
     assert known.counted(LISTING_FAILURES) == 1
     known.clock.advance(60)
@@ -200,11 +233,8 @@ def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:
     assert asked == [(b"Bearer her",), (b"Bearer his",), None]
 
 
-def test_a_bounded_number_of_callers_is_remembered_the_latest(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(catalogue_module, "MAX_CALLERS", 3)
-    known = Catalogued()
+def test_a_bounded_number_of_callers_is_remembered_the_latest() -> None:
+    known = Catalogued(max_callers=3)
     for token in "abc":
         known.listed(token, who=caller(token))
     assert known.names(caller("a")) == ["a"]
@@ -301,7 +331,7 @@ def test_cancelling_a_call_cancels_the_tool() -> None:
 
 
 def test_a_result_is_tidied_and_shortened() -> None:
-    known = Catalogued(max_result=10)
+    known = Catalogued(max_result=40)
     calling = known.call()
     known.source.calls[0].callback(ToolResult("\x1b[1m<|im_end|>" + "x" * 100))
     text = outcome(calling).text
@@ -360,3 +390,157 @@ def test_a_refusal_is_never_repeated() -> None:
         known.source.calls[-1].errback(error)
         assert outcome(calling).is_error
     assert len(known.source.calls) == 2
+
+
+# --- many callers, and servers that are down
+
+
+def test_equal_lists_are_kept_once_however_many_callers_there_are() -> None:
+    known = Catalogued()
+    offers = []
+    for number in range(1000):
+        asking = known.ask(caller(f"Bearer {number}"))
+        # Every listing has objects of its own, as it comes off the wire.
+        known.source.listings[-1].callback(listing("ping", "pong"))
+        offers.append(outcome(asking))
+    assert len({id(offer) for offer in offers}) == 1
+    assert known.catalogue.status()["tools"]["callers"] == 1000
+    del offers
+    asking = known.ask(caller("Bearer other"))
+    known.source.listings[-1].callback(listing("other"))
+    assert list(outcome(asking).tools) == ["other"]
+
+
+def test_ten_thousand_callers_are_known_and_no_list_is_fetched_again() -> None:
+    known = Catalogued(ttl=600)
+    for _ in range(2):
+        for number in range(10_000):
+            asking = known.ask(caller(str(number)))
+            if not asking.called:
+                known.source.listings[-1].callback(listing("ping"))
+            assert outcome(asking).tools.keys() == {"ping"}
+    assert len(known.source.listings) == 10_000
+
+
+def test_a_first_chat_waits_five_seconds_and_goes_on() -> None:
+    known = Catalogued()
+    asking = known.ask()
+    known.clock.advance(5.4)
+    assert not asking.called
+    known.clock.advance(0.1)
+    assert outcome(asking).tools == {}
+    known.source.listings[0].callback(listing("ping"))
+    assert known.names() == ["ping"]
+
+
+def test_what_was_too_slow_for_a_first_chat_is_there_for_a_later_one() -> None:
+    known = Catalogued()
+    asking = known.ask()
+    slow: dict[str, ProxyError] = {"slow": McpTimeout("slow")}
+    known.source.listings[0].callback(Listing({"g": [tool("ping")]}, slow))
+    assert list(outcome(asking).tools) == ["ping"]
+    known.clock.advance(0)
+    assert [patience.seconds for patience in known.source.patience] == [5, 30]
+    assert known.source.patience[1].down == {}
+    groups = {"g": [tool("ping")], "slow": [tool("late", "slow")]}
+    known.source.listings[1].callback(Listing(groups))
+    assert known.names() == ["ping", "late"]
+
+
+def test_a_group_that_is_down_is_not_waited_for_by_the_next_caller() -> None:
+    known = Catalogued()
+    down: dict[str, ProxyError] = {"slow": McpTimeout("slow"), "locked": McpBroke("401")}
+    for number, believed in enumerate(([], ["slow"])):
+        asking = known.ask(caller(str(number)))
+        assert list(known.source.patience[-1].down) == believed
+        known.source.listings[-1].callback(Listing({"g": [tool("ping")]}, down))
+        assert list(outcome(asking).tools) == ["ping"]
+    known.clock.advance(31)
+    known.ask(caller("third"))
+    assert known.source.patience[-1].down == {}
+
+
+def test_a_list_that_is_slow_for_one_is_waited_for_by_nobody_else() -> None:
+    known = Catalogued()
+    known.ask(caller("first"))
+    known.clock.advance(30)
+    known.source.listings[0].errback(UpstreamTimeout("slow"))
+    assert known.names(caller("second")) == []
+    known.source.listings[-1].callback(listing("ping"))
+    assert known.names(caller("second")) == ["ping"]
+
+
+def test_a_change_lists_again_for_a_few_and_makes_all_others_stale() -> None:
+    known = Catalogued(ttl=600)
+    for number in range(100):
+        known.listed("old", who=caller(str(number)))
+    known.clock.advance(20)
+    for _ in range(50):
+        known.catalogue.changed()
+    assert len(known.source.listings) == 100 + 16
+    assert known.names(caller("0")) == ["old"]
+    known.source.listings[-1].callback(listing("new"))
+    assert known.names(caller("0")) == ["new"]
+
+
+@pytest.mark.parametrize("limits", [(2, 10**9), (10**9, 290)])
+def test_what_does_not_fit_is_left_out_and_named(limits: tuple[int, int]) -> None:
+    known = Catalogued(offers=Offers(*limits))
+    asking = known.ask()
+    tools = [tool("a"), tool("b"), tool("c"), tool("d")]
+    known.source.listings[0].callback(Listing({"g": tools}))
+    offer = outcome(asking)
+    assert list(offer.tools) == ["a", "b"]
+    assert [entry["function"]["name"] for entry in offer.definitions()] == ["a", "b"]
+    assert known.catalogue.status()["tools"]["left_out"] == ["g/c", "g/d"]
+
+
+# --- what an operator sees
+
+
+def test_the_status_lists_what_is_offered_and_why_the_rest_is_not() -> None:
+    known = Catalogued(ttl=60)
+    known.listed("ping", "pong")
+    known.clock.advance(60)
+    known.names()
+    down = McpUnavailable("The MCP server could not be reached: refused.")
+    down.where = "http://mcp:9000/mcp"
+    known.source.listings[-1].callback(Listing({}, {"g": down}))
+    known.clock.advance(1)
+    group = known.catalogue.status()["tool_groups"]["g"]
+    assert group["names"] == ["ping", "pong"], "the old list serves"
+    assert group["error"] == (
+        "mcp_unavailable (The MCP server could not be reached: refused.) at http://mcp:9000/mcp"
+    )
+    assert (group["listed_seconds_ago"], group["error_seconds_ago"]) == (61, 1)
+    known.names()
+    known.source.listings[-1].errback(UpstreamUnavailable("refused"))
+    assert "refused" in known.catalogue.status()["tools"]["error"]
+    known.names()
+    known.source.listings[-1].callback(listing("ping"))
+    status = known.catalogue.status()
+    assert status["tools"]["error"] is None and status["tool_groups"]["g"]["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (ToolFailed("Error: secret words", "HTTP status 401"), "HTTP status 401"),
+        (UpstreamUnavailable("Llama Stack could not be reached: refused"), "refused"),
+        (ToolResult("secret words", True), "as it says itself"),
+    ],
+)
+def test_the_log_says_why_a_tool_failed_and_nothing_that_it_said(failure: Any, reason: str) -> None:
+    lines: list[str] = []
+
+    observe: Any = lambda event: lines.append(formatEvent(event))  # noqa: E731
+    globalLogPublisher.addObserver(observe)
+    try:
+        known = Catalogued()
+        known.call()
+        ended = known.source.calls[0].errback if isinstance(failure, Exception) else None
+        (ended or known.source.calls[0].callback)(failure)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    [line] = [each for each in lines if "tool ping" in each]
+    assert "failed" in line and reason in line and "secret" not in line

@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke
 from llamaproxy.jsontext import Json
+from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource, definition_of
 from llamaproxy.tools.results import ToolResult
@@ -22,7 +23,6 @@ from llamaproxy.tools.source import (
     SPOKEN_BY_US,
     DetectedSource,
     Listing,
-    ToolDefinition,
     ToolSource,
     UnionSource,
 )
@@ -139,7 +139,7 @@ def test_a_tool_is_described_by_its_server() -> None:
 def test_a_tool_without_a_schema_takes_anything(schema: object) -> None:
     definition = definition_of("g", ONE, {"name": "t", "title": "T", "inputSchema": schema})
     assert definition is not None
-    assert definition.parameters == ({} if schema == {} else {"type": "object", "properties": {}})
+    assert definition.parameters == {"type": "object", "properties": {}}
     assert definition.description == "T"
 
 
@@ -215,13 +215,13 @@ def test_a_broken_mcp_server_costs_only_its_own_tools() -> None:
         assert list(listing.failures) == ["one"]
 
 
-def test_a_silent_mcp_server_is_given_ten_seconds() -> None:
+def test_a_silent_mcp_server_is_given_so_long_and_no_longer() -> None:
     world = World()
     world.connect(one=ONE, two=TWO)
     world.one.handlers["tools/list"] = never
-    listing = world.list(after=10)
+    listing = world.list(after=27)
     assert list(listing.groups) == ["two"]
-    assert "10 s" in listing.failures["one"]
+    assert "27 s" in str(listing.failures["one"])
 
 
 def test_odd_connectors_are_skipped() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamaproxy.tools.names import NameIndex, matches, offered_names, plain_name
-from llamaproxy.tools.source import ToolDefinition
+from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.names import NameIndex, Patterns, offered_names, plain_name
 
 
 def tool(group: str, name: str) -> ToolDefinition:
@@ -109,7 +109,8 @@ def test_no_tool_can_take_the_rewritten_name_of_another() -> None:
     ],
 )
 def test_patterns_narrow_by_name_or_group(pattern: str, matched: bool) -> None:
-    found = matches(["nothing", pattern], "mcp_web__search_12345678", tool("mcp::web", "search"))
+    patterns = Patterns(["nothing", pattern])
+    found = patterns.match("mcp_web__search_12345678", tool("mcp::web", "search"))
     assert found is matched
 
 

@@ -14,6 +14,8 @@ from twisted.web.iweb import IAgent, IResponse
 
 from llamaproxy.errors import (
     McpBroke,
+    McpTimeout,
+    McpUnavailable,
     ProxyError,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -223,10 +225,10 @@ def _translated(error: ProxyError) -> McpBroke:
     if isinstance(error, McpBroke):
         return error
     if isinstance(error, UpstreamTimeout):
-        return McpBroke("The MCP server did not answer in time.")
+        return McpTimeout("The MCP server did not answer in time.")
     if isinstance(error, UpstreamUnavailable):
         reason = str(error).partition(": ")[2]
-        return McpBroke(f"The MCP server could not be reached: {reason or 'no connection'}")
+        return McpUnavailable(f"The MCP server could not be reached: {reason or 'no connection'}")
     if error.status == 413:
         return McpBroke("The MCP server sent more than it may in one answer.")
     return McpBroke("The MCP server closed the connection before it had answered.")

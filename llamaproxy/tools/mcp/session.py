@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
 
 from llamaproxy.concurrent import SharedCall
-from llamaproxy.errors import McpBroke
+from llamaproxy.errors import McpBroke, McpTimeout
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.http import COURTESY, Fields, HttpRefused, McpHttp
@@ -232,4 +232,4 @@ class Session:
         try:
             return await waiting
         except TimeoutError:
-            raise McpBroke(f"The MCP server did not answer within {seconds:g} s.") from None
+            raise McpTimeout(f"The MCP server did not answer within {seconds:g} s.") from None

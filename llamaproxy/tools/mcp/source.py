@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, ClassVar, Protocol
 
 import attrs
@@ -10,10 +11,10 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from llamaproxy import jsontext
 from llamaproxy.concurrent import all_of
 from llamaproxy.errors import (
     McpBroke,
+    McpTimeout,
     ProxyError,
     ToolFailed,
     ToolUnknown,
@@ -21,18 +22,29 @@ from llamaproxy.errors import (
     UpstreamRefused,
 )
 from llamaproxy.jsontext import Json
+from llamaproxy.tools.definitions import ToolDefinition, Unfit, definition
 from llamaproxy.tools.mcp.http import HttpRefused
 from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
 from llamaproxy.tools.mcp.pool import SessionPool
-from llamaproxy.tools.results import ToolResult, cleaned, result_of, shortened
-from llamaproxy.tools.source import LISTING_TIMEOUT, SPOKEN_BY_US, Listing, ToolDefinition
+from llamaproxy.tools.results import ToolResult, result_of
+from llamaproxy.tools.source import (
+    MAX_GROUPS,
+    SIDE_BY_SIDE,
+    SPOKEN_BY_US,
+    Listing,
+    Patience,
+)
 from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.generation import Detector
+from llamaproxy.upstream.urls import bare
 
-#: Bytes of what one tool may add to every completion: its schema (with more it is not offered) and
-#: its description (which is cut).
-_MAX_SCHEMA, _MAX_DESCRIPTION = 128 * 1024, 16 * 1024
+_log = Logger()
+
+_PATIENT = Patience()
+
+#: Seconds in which a server must say which MCP servers it knows.
+_CONNECTORS_TIMEOUT = 4.0
 
 
 class McpServers(Protocol):
@@ -67,7 +79,7 @@ class Connectors:
         asking = generation.caller(caller)
         for path in generation.connectors:
             try:
-                answer = await self._client.ask("GET", path, asking, timeout=LISTING_TIMEOUT)
+                answer = await self._client.ask("GET", path, asking, timeout=_CONNECTORS_TIMEOUT)
             except UpstreamRefused as error:
                 if error.missing_route:
                     continue
@@ -116,14 +128,16 @@ class McpSource:
     _clock: IReactorTime
     _log: ClassVar[Logger] = Logger()
 
-    async def list_tools(self, caller: Caller) -> Listing:
-        urls = await self._servers.named(caller)
+    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
+        urls = dict(islice((await self._servers.named(caller)).items(), MAX_GROUPS))
         groups: dict[str, list[ToolDefinition]] = {}
-        failures: dict[str, str] = {}
-        outcomes = await all_of([self._group(name, url, caller) for name, url in urls.items()])
+        failures: dict[str, ProxyError] = {}
+        outcomes = await all_of(
+            [self._group(name, url, caller, patience) for name, url in urls.items()], SIDE_BY_SIDE
+        )
         for name, outcome in zip(urls, outcomes, strict=True):
             if isinstance(outcome, ProxyError):
-                failures[name] = str(outcome)
+                failures[name] = outcome
             else:
                 groups[name] = outcome
         return Listing(groups, failures)
@@ -137,9 +151,11 @@ class McpSource:
         except RpcError as error:
             if error.rpc_code in (INVALID_PARAMS, METHOD_NOT_FOUND) and _gone(tool, error.said):
                 raise ToolUnknown(f"Error: {error.said}") from None
-            raise ToolFailed(f"Error: {error.said}") from None
+            raise ToolFailed(
+                f"Error: {error.said}", f"the MCP server answered with error {error.rpc_code}"
+            ) from None
         except HttpRefused as error:
-            raise ToolFailed(f"Error: {error}") from None
+            raise ToolFailed(f"Error: {error}", f"HTTP status {error.http_status}") from None
         if result.get("resultType", "complete") != "complete":
             raise ToolFailed("Error: the tool wants to ask a person, which it cannot do here.")
         found = result_of(
@@ -150,23 +166,32 @@ class McpSource:
         return found
 
     async def _group(
-        self, name: str, url: str, caller: Caller
+        self, name: str, url: str, caller: Caller, patience: Patience
     ) -> list[ToolDefinition] | ProxyError:
+        if name in patience.down:
+            return patience.down[name]
+        seconds = 0.9 * patience.seconds
         try:
             session = self._sessions.session(url, caller.mcp_headers(url))
             listing = Deferred.fromCoroutine(session.tools(caller.tracing))
-            listing.addTimeout(LISTING_TIMEOUT, self._clock)
+            listing.addTimeout(seconds, self._clock)
             tools = [definition_of(name, url, entry) for entry in await listing]
         except CancelledError:
             raise
         except TimeoutError:
-            return McpBroke(f"The MCP server did not answer within {LISTING_TIMEOUT:g} s.")
+            return _at(url, McpTimeout(f"The MCP server did not answer within {seconds:g} s."))
         except ProxyError as error:
-            return error
+            return _at(url, error)
         except Exception:  # whatever it is, the other servers' tools are not to be lost for it
             self._log.failure("listing the tools of {group} broke", group=name)
             return McpBroke("The MCP server's tools could not be understood.")
         return list({tool.name: tool for tool in tools if tool is not None}.values())
+
+
+def _at(url: str, error: ProxyError) -> ProxyError:
+    """*error*, saying which server it was."""
+    error.where = error.where or bare(url)
+    return error
 
 
 def _gone(tool: ToolDefinition, words: str) -> bool:
@@ -183,22 +208,23 @@ def _gone(tool: ToolDefinition, words: str) -> bool:
 
 
 def definition_of(group: str, url: str, entry: Json) -> ToolDefinition | None:
-    """A tool as MCP describes it, None if it has no name, or cannot just be called."""
+    """A tool as MCP describes it, None if it cannot be offered, or not just be called."""
     name = entry.get("name")
     execution = entry.get("execution")
     if not isinstance(name, str) or not name:
         return None
     if isinstance(execution, dict) and execution.get("taskSupport") == "required":
         return None
-    schema = entry.get("inputSchema")
-    if isinstance(schema, dict) and len(jsontext.dumps(schema)) > _MAX_SCHEMA:
+    try:
+        return definition(
+            group=group,
+            name=name,
+            description=entry.get("description") or entry.get("title"),
+            schema=entry.get("inputSchema"),
+            origin=SPOKEN_BY_US,
+            endpoint=url,
+            annotations=entry.get("annotations"),
+        )
+    except Unfit as reason:
+        _log.warn("a tool of {group} is not offered: {reason}", group=group, reason=str(reason))
         return None
-    description = str(entry.get("description") or entry.get("title") or "")
-    return ToolDefinition(
-        group=group,
-        name=name,
-        description=shortened(cleaned(description), _MAX_DESCRIPTION),
-        parameters=schema if isinstance(schema, dict) else {"type": "object", "properties": {}},
-        origin=SPOKEN_BY_US,
-        endpoint=url,
-    )

@@ -1,0 +1,70 @@
+"""What others wrote, made harmless to a model that reads it: results and descriptions. Pure."""
+
+from __future__ import annotations
+
+import re
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+
+#: Controls that show nothing: C0 but for tab and line ends, C1, zero-width space, bidirectional
+#: overrides, invisible operators, byte order mark, and tags, with which text can be smuggled.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+#: What chat templates of common models are made of (ChatML, Llama, Mistral, Gemma, DeepSeek,
+#: Hermes and Qwen tool calling): in a tool's result it must not be read as structure.
+_CONTROL_TOKENS = re.compile(
+    r"<\|[^<>]{1,60}\|>"
+    r"|<\uff5c[^<>]{1,60}\uff5c>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|TOOL_CONTENT|ARGS"
+    r"|CALL_ID|THINK|IMG|PREFIX|SUFFIX|MIDDLE|MODEL_SETTINGS|gMASK)\]"
+    r"|<</?SYS>>"
+    r"|</?(?:\w+:)?(?:s|bos|eos|unk|pad|bos_token|eos_token|sop|eop|start_of_turn|end_of_turn"
+    r"|start_of_image|end_of_image|tools?|tool_calls?|tool_response|tool_code|tool_outputs?"
+    r"|function_calls?|function|invoke|parameter|arg_key|arg_value|think|thinking|system"
+    r"|im_start|im_end|fim_prefix|fim_suffix|fim_middle|start_header_id|end_header_id|eot_id"
+    r"|unused\d+)(?:[\s=][^<>]{0,200})?/?>",
+    re.IGNORECASE,
+)
+
+
+def cleaned(text: str) -> str:
+    """*text* as valid Unicode without invisible control characters."""
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _INVISIBLE.sub("", _ANSI.sub("", text))
+
+
+def neutralised(text: str) -> str:
+    """*text* with chat-template control tokens broken up, still readable for a person."""
+    # One token may hold another: <|[INST]|>.
+    return _CONTROL_TOKENS.sub(lambda token: f"{token[0][0]} {neutralised(token[0][1:])}", text)
+
+
+def harmless(text: str) -> str:
+    """*text* with nothing in it that could be read as anything but text."""
+    return neutralised(cleaned(text))
+
+
+def shortened(text: str, limit: int) -> str:
+    """Head and tail of *text*, harmless: at most *limit* bytes of UTF-8, and a note of the rest.
+
+    It is cut before it is looked at: however much there is, no more than *limit* is cleaned.
+    """
+    size = _bytes_in(text)
+    if size <= limit:
+        return harmless(text)
+    half = limit // 2
+    head = _encoded(text[: limit - half])[: limit - half].decode("utf-8", "ignore")
+    tail = _encoded(text[len(text) - half :])[-half:].decode("utf-8", "ignore") if half else ""
+    cut = size - _bytes_in(head) - _bytes_in(tail)
+    return f"{harmless(head)}\n\n[{cut} of {size} bytes cut here]\n\n{harmless(tail)}"
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _bytes_in(text: str) -> int:
+    return len(text) if text.isascii() else len(_encoded(text))
