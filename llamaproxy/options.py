@@ -144,6 +144,13 @@ SETTINGS = (
         "Callers, told apart by their credentials, whose lists of tools are kept.",
     ),
     Setting(
+        "max-mcp-sessions",
+        "LLAMAPROXY_MAX_MCP_SESSIONS",
+        "1024",
+        values.integer(8, 10**6),
+        "Sessions with MCP servers, one for each caller and chat.",
+    ),
+    Setting(
         "max-tool-result",
         "LLAMAPROXY_MAX_TOOL_RESULT",
         "65536",
@@ -252,6 +259,7 @@ SETTINGS = (
 
 _LISTEN_ENVIRONMENT = "LLAMAPROXY_LISTEN"
 _MCP_SERVERS = "LLAMAPROXY_MCP_SERVERS"
+_MCP_HEADERS = "LLAMAPROXY_MCP_HEADERS"
 _DEMO = Setting("demo", "LLAMAPROXY_DEMO", None, values.flag, "")
 
 
@@ -292,6 +300,7 @@ class Options(UsageOptions):
         self._texts: dict[str, str] = {}
         self["listen"] = []
         self["mcp-server"] = []
+        self["mcp-header"] = []
 
     def opt_listen(self, endpoint: str) -> None:
         self["listen"].append(endpoint)
@@ -307,6 +316,15 @@ class Options(UsageOptions):
     opt_mcp_server.__doc__ = (
         "An MCP server whose tools are offered too, as NAME=URL; can be given again. "
         "[LLAMAPROXY_MCP_SERVERS, comma-separated]"
+    )
+
+    def opt_mcp_header(self, header: str) -> None:
+        self["mcp-header"].append(header)
+
+    opt_mcp_header.__doc__ = (
+        "A header field for an MCP server of --mcp-server, as 'NAME=Field: value'; can be given "
+        "again. Others see command lines: better is the variable. [LLAMAPROXY_MCP_HEADERS, one a "
+        "line]"
     )
 
     def opt_version(self) -> None:
@@ -344,6 +362,7 @@ class Options(UsageOptions):
                 if endpoint
             ] or [f"tcp:{self['port']}"]
         self["mcp-server"] = self._mcp_servers(self["mcp-server"])
+        self["mcp-header"] = self._mcp_headers(self["mcp-header"])
         key = self._environment.get(_SERVER_KEY, "").strip()
         if key and not is_key(key):
             raise UsageError(f"{_SERVER_KEY} must be one key of visible ASCII characters")
@@ -370,6 +389,23 @@ class Options(UsageOptions):
                 raise UsageError(f"{where} names two servers {name!r}")
             servers[name] = url
         return servers
+
+    def _mcp_headers(self, given: list[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+        """Header fields by the URL of the MCP server that gets them."""
+        where = "--mcp-header" if given else _MCP_HEADERS
+        fields: dict[str, tuple[tuple[str, str], ...]] = {}
+        for text in given or self._environment.get(_MCP_HEADERS, "").splitlines():
+            if not text.strip() and not given:
+                continue
+            try:
+                server, name, value = values.mcp_header(text)
+            except ValueError as error:
+                raise UsageError(f"{where} {error}") from None
+            url = self["mcp-server"].get(server)
+            if url is None:
+                raise UsageError(f"{where} is for {server!r}, which no --mcp-server names")
+            fields[url] = (*fields.get(url, ()), (name, value))
+        return fields
 
     def _value(self, setting: Setting, given: str | None) -> Any:
         said, where = given, f"--{setting.name}"

@@ -84,6 +84,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         InflatingAgent(agent_for_anywhere(reactor, pool, *reaching)),
         reactor,
         lambda: catalogue.changed(),
+        options["max-mcp-sessions"],
     )
     source: ToolSource = DetectedSource(
         detector,
@@ -92,7 +93,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         options["tool-source"],
     )
     if options["mcp-server"]:
-        named = McpSource(FixedServers(options["mcp-server"]), sessions, reactor)
+        named = McpSource(
+            FixedServers(options["mcp-server"]), sessions, reactor, options["mcp-header"]
+        )
         source = UnionSource(named, source)
     catalogue = Catalogue(
         source=source,

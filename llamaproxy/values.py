@@ -110,6 +110,19 @@ def mcp_server(text: str) -> tuple[str, str]:
     return name, encoded
 
 
+def mcp_header(text: str) -> tuple[str, str, str]:
+    """The name of an MCP server, and a header field that it gets: its name and value.
+
+    The error does not repeat the value, which is a secret.
+    """
+    server, equals, said = text.partition("=")
+    name, colon, value = (part.strip() for part in said.partition(":"))
+    fit = re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}", name)
+    if not (equals and colon and fit and value and value.isprintable() and server.strip()):
+        raise ValueError("must be NAME=Field: value, such as web=Authorization: Bearer token")
+    return server.strip(), name, value
+
+
 def api_keys(text: str) -> ApiKeys:
     """The keys in a file."""
     try:

@@ -157,6 +157,7 @@ def test_the_table_in_the_readme_has_every_option_its_variable_and_its_default()
     others = {
         "--listen": ("LLAMAPROXY_LISTEN", ""),
         "--mcp-server": ("LLAMAPROXY_MCP_SERVERS", ""),
+        "--mcp-header": ("LLAMAPROXY_MCP_HEADERS", ""),
         "--demo": ("LLAMAPROXY_DEMO", "off"),
     }
     settings = {f"--{each.name}": (each.environment, each.default or "") for each in SETTINGS}
@@ -223,3 +224,18 @@ def test_a_password_in_a_url_is_not_repeated(option: str) -> None:
         parsed(option, f"{name}http://user:secret@host:8321")
     assert "secret" not in str(refused.value)
     assert "***@host" in str(refused.value)
+
+
+def test_an_mcp_server_gets_header_fields_of_its_own() -> None:
+    lines = "web=Authorization: Bearer a=b:c\nweb=X-Tenant: 7\n\n"
+    options = parsed("--mcp-server", "web=http://w/mcp", LLAMAPROXY_MCP_HEADERS=lines)
+    assert options["mcp-header"] == {
+        "http://w/mcp": (("Authorization", "Bearer a=b:c"), ("X-Tenant", "7"))
+    }
+
+
+@pytest.mark.parametrize("header", ["other=A: secret", "web", "web=secret", "web=A b: secret"])
+def test_a_header_for_nobody_stops_the_start_and_is_not_repeated(header: str) -> None:
+    with pytest.raises(UsageError, match="--mcp-header") as refused:
+        parsed("--mcp-server", "web=http://w/mcp", "--mcp-header", header)
+    assert "secret" not in str(refused.value)

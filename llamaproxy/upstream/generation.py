@@ -106,7 +106,7 @@ def generation_of(version: str) -> Generation:
 
     A version that cannot be read is taken for the newest.
     """
-    match = re.match(r"\s*v?(\d+)\.(\d+)", version)
+    match = re.match(r"\s*v?([0-9]{1,6})\.([0-9]{1,6})", version)
     release = (int(match[1]), int(match[2])) if match else (999, 0)
     return Generation(
         version=version,

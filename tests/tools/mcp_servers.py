@@ -17,6 +17,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp.http import Fields
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.session import Session
+from llamaproxy.upstream.caller import Caller
 from tests.support import Asked, answer, outcome, read
 
 URL = "http://mcp:9000/mcp"
@@ -109,6 +110,8 @@ class FakeMcp(Resource):
         self.session = "s-1"
         #: Whether it leaves notifications and answers without one.
         self.deaf = False
+        #: What it makes of the numbers of requests.
+        self.number: Callable[[Any], object] = lambda number: number
         self.revision: object = "2025-11-25"
         self.capabilities = {"tools": {}} if capabilities is None else capabilities
         self.stream: Request | None = None
@@ -163,6 +166,8 @@ class FakeMcp(Resource):
 
     def _post(self, request: Request, message: Json) -> None:
         method = message.get("method")
+        if method is not None and "id" in message:
+            message = {**message, "id": self.number(message["id"])}
         said = request.getHeader("mcp-session-id")
         if not self.old and self.session and method != "initialize" and said != self.session:
             answer({"jsonrpc": "2.0", "id": None, "error": {"code": -32001}}, 404)(request)
@@ -219,7 +224,7 @@ class Conversation:
 
     def session(self, *credentials: tuple[str, str], url: str = URL) -> Session:
         fields: Fields = credentials
-        return self.pool.session(url, fields)
+        return self.pool.session(url, fields, Caller())
 
     def settle(self) -> None:
         for _ in range(12):

@@ -513,6 +513,7 @@ def test_the_status_lists_what_is_offered_and_why_the_rest_is_not() -> None:
         "mcp_unavailable (The MCP server could not be reached: refused.) at http://mcp:9000/mcp"
     )
     assert (group["listed_seconds_ago"], group["error_seconds_ago"]) == (61, 1)
+    known.clock.advance(60)
     known.names()
     known.source.listings[-1].errback(UpstreamUnavailable("refused"))
     assert "refused" in known.catalogue.status()["tools"]["error"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError
 from twisted.web.http import Request
+from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import McpBroke, ProxyError
 from llamaproxy.jsontext import Json
-from llamaproxy.tools.mcp import messages, pool
+from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.http import HttpRefused
+from llamaproxy.tools.mcp.pool import IDLE_TIMEOUT, SessionPool
+from llamaproxy.upstream.caller import Caller
 from tests.support import answer, hang_up
 from tests.tools.mcp_servers import (
     URL,
@@ -88,8 +92,8 @@ def test_a_list_has_pages(server: FakeMcp, talk: Conversation) -> None:
 
 def test_a_list_that_goes_round_in_circles_is_left(server: FakeMcp, talk: Conversation) -> None:
     server.handlers["tools/list"] = result({"tools": [], "nextCursor": "again"})
-    with pytest.raises(McpBroke, match="circles"):
-        talk.result(talk.session().tools())
+    assert talk.result(talk.session().tools()) == []
+    assert len(server.said("tools/list")) == 2
 
 
 def test_a_list_without_end_is_left(server: FakeMcp, talk: Conversation) -> None:
@@ -100,8 +104,121 @@ def test_a_list_without_end_is_left(server: FakeMcp, talk: Conversation) -> None
         result(page)(request, message)
 
     server.handlers["tools/list"] = pages
-    with pytest.raises(McpBroke, match="10000"):
+    assert len(talk.result(talk.session().tools())) == 10_000
+    assert len(server.said("tools/list")) == 2
+
+
+@pytest.mark.parametrize("cursor", ["", None, 7])
+def test_a_cursor_that_is_none_ends_the_list(
+    server: FakeMcp, talk: Conversation, cursor: object
+) -> None:
+    server.handlers["tools/list"] = result({"tools": [{"name": "a"}], "nextCursor": cursor})
+    assert talk.result(talk.session().tools()) == [{"name": "a"}]
+
+
+def test_of_a_list_whose_next_page_is_refused_the_first_is_kept(
+    server: FakeMcp, talk: Conversation
+) -> None:
+    pages = [result({"tools": [{"name": "a"}], "nextCursor": "b"}), error(-32602, "no such cursor")]
+    server.handlers["tools/list"] = lambda request, said: pages.pop(0)(request, said)
+    assert talk.result(talk.session().tools()) == [{"name": "a"}]
+
+
+def test_a_server_without_tools_is_not_asked_for_any() -> None:
+    server = FakeMcp(capabilities={"prompts": {}})
+    talk = Conversation(server)
+    assert talk.result(talk.session().tools()) == []
+    assert server.said("tools/list") == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 410, 422, 503, 200])
+def test_a_list_is_asked_for_once_more_in_a_new_session(status: int) -> None:
+    """A server that was restarted refuses a session that it does not know in many ways."""
+    server = FakeMcp()
+    talk = Conversation(server)
+    talk.result(talk.call())
+    refused = error(-32000, "who are you?", status) if status == 200 else raw(b"", status)
+    once = [refused, result({"tools": [{"name": "a"}]})]
+    server.handlers["tools/list"] = lambda request, said: once.pop(0)(request, said)
+    assert talk.result(talk.session().tools()) == [{"name": "a"}]
+    assert len(server.said("initialize")) == 2
+    server.handlers["tools/list"] = refused
+    with pytest.raises(McpBroke):
         talk.result(talk.session().tools())
+    assert len(server.said("initialize")) == 3, "once more, and not for ever"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["Your session has expired, please log in", "session", "No such session in the archive"],
+)
+def test_a_call_is_not_repeated_for_words_that_may_mean_something_else(words: str) -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    talk.result(talk.call())
+    server.handlers["tools/call"] = raw(words.encode(), 400)
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    assert len(server.said("tools/call")) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b'{"jsonrpc": "2.0", "id": null, "error": {"message": "Bad Request: Session not found"}}',
+        b"Session not found",
+        b'{"error": {"message": "Invalid session ID"}}',
+        b"Bad Request: Server not initialized",
+    ],
+)  # fmt: skip
+def test_a_call_is_repeated_for_words_that_can_mean_nothing_else(words: bytes) -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    talk.result(talk.call())
+    once = [raw(words, 400), result(text("pong"))]
+    server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+    assert talk.result(talk.call()) == text("pong")
+
+
+def test_numbers_may_come_back_as_texts(server: FakeMcp, talk: Conversation) -> None:
+    server.number = str
+    assert talk.result(talk.call()) == text("pong")
+
+
+def test_an_error_without_a_number_is_told(server: FakeMcp, talk: Conversation) -> None:
+    talk.result(talk.call())
+    server.number = lambda number: None
+    server.handlers["tools/call"] = error(-32600, "out of paper")
+    with pytest.raises(messages.RpcError, match="out of paper"):
+        talk.result(talk.call())
+
+
+def test_what_is_no_message_among_the_events_is_ignored() -> None:
+    server = FakeMcp()
+    junk = [b"data: %b\n\n" % each for each in (b"ping", b"null", b"[DONE]", b"{", b"7")]
+    server.handlers["tools/call"] = streamed(*junk, last=text("pong"))
+    talk = Conversation(server)
+    assert talk.result(talk.call()) == text("pong")
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "text/plain", "text/json", ""])
+def test_an_answer_is_read_whatever_it_says_that_it_is(kind: str) -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+
+    def write(request: Request, message: Json) -> None:
+        said = {"jsonrpc": "2.0", "id": message["id"], "result": text("pong")}
+        raw(json.dumps(said).encode(), kind=kind)(request, message)
+
+    server.handlers["tools/call"] = write
+    assert talk.result(talk.call()) == text("pong")
+
+
+def test_the_tracing_fields_are_in_the_message_too(server: FakeMcp, talk: Conversation) -> None:
+    fields = (("traceparent", "00-1-2-01"), ("x-request-id", "7"), ("tracestate", "a=b"))
+    talk.result(talk.session().call("ping", {}, {}, fields))
+    [called] = server.said("tools/call")
+    assert called["params"]["_meta"] == {"traceparent": "00-1-2-01", "tracestate": "a=b"}
 
 
 @pytest.mark.parametrize("page", [{}, {"tools": None}, {"tools": "ping"}])
@@ -159,7 +276,7 @@ def test_requests_at_the_same_time_share_one_handshake(server: FakeMcp, talk: Co
 
 def test_a_session_that_nobody_uses_is_closed(server: FakeMcp, talk: Conversation) -> None:
     talk.result(talk.call())
-    talk.advance(pool.IDLE_TIMEOUT)
+    talk.advance(IDLE_TIMEOUT)
     assert not server.open
     if not server.old:
         assert server.asked[-1].method == "DELETE"
@@ -302,9 +419,9 @@ def test_lies_in_a_stream_with_numbers_are_not_asked_for_again() -> None:
     resumed = resuming(server, talk, frame("not json", "e2", 0), last(2))
     calling = talk.begin(talk.call())
     talk.advance(1)
-    with pytest.raises(McpBroke, match="not JSON"):
-        talk.result(calling)
-    assert resumed == ["e1"]
+    talk.advance(1)
+    talk.result(calling)
+    assert resumed == ["e1", "e2"]
 
 
 def test_a_ping_during_the_handshake_is_answered() -> None:
@@ -524,10 +641,10 @@ def test_fields_that_are_ours_cannot_be_set() -> None:
     }
 
 
-def test_the_pool_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "MAX_SESSIONS", 2)
+def test_the_pool_is_bounded() -> None:
     server = FakeMcp()
     talk = Conversation(server)
+    talk.pool = SessionPool(talk.agent, talk.clock, max_sessions=2)
     for token in "ab":
         talk.result(talk.session(("Authorization", token)).call("ping", {}, {}))
     server.handlers["tools/call"] = never
@@ -545,10 +662,40 @@ def test_the_pool_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         each.cancel()
 
 
+def test_no_two_callers_or_chats_share_a_session() -> None:
+    """Servers keep state in sessions, and equal header fields do not make one caller of two."""
+    server = FakeMcp()
+    talk = Conversation(server)
+    pool = SessionPool(talk.agent, talk.clock)
+    one, other = (Caller.of(Headers({b"authorization": [name]})) for name in (b"a", b"b"))
+    sessions = [
+        pool.session(URL, (("X", "same"),), who, chat) for who in (one, other) for chat in ("", "c")
+    ]
+    assert len(set(map(id, sessions))) == 4
+    assert pool.session(URL, (("X", "same"),), one, "c") is sessions[1]
+    Deferred.fromCoroutine(pool.close())
+
+
+def test_no_caller_can_have_all_sessions() -> None:
+    talk = Conversation(FakeMcp())
+    pool = SessionPool(talk.agent, talk.clock, max_sessions=100)
+    greedy, modest = (Caller.of(Headers({b"authorization": [name]})) for name in (b"a", b"b"))
+    kept = pool.session(URL, (), modest)
+    for number in range(1000):
+        pool.session(URL, (), greedy, str(number))
+    assert pool.session(URL, (), modest) is kept
+    assert len(pool._sessions) == 13
+    for session in pool._sessions.values():
+        session.busy = 1
+    with pytest.raises(McpBroke, match="max-mcp-sessions"):
+        pool.session(URL, (), greedy, "more")
+    pool.session(URL, (), modest, "another")
+
+
 # --- the old transport
 
 
-@pytest.mark.parametrize("status", [400, 404, 405])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 406, 411, 415, 422])
 def test_a_refused_handshake_leads_to_the_old_transport(status: int) -> None:
     server = FakeMcp(old=True)
     talk = Conversation(server)
@@ -557,7 +704,7 @@ def test_a_refused_handshake_leads_to_the_old_transport(status: int) -> None:
     assert server.asked[2].target == "/messages?session_id=1"
 
 
-@pytest.mark.parametrize("status", [401, 403, 500, 503])
+@pytest.mark.parametrize("status", [401, 429, 500, 503])
 def test_other_refusals_do_not(status: int) -> None:
     server = FakeMcp()
     server.handlers["initialize"] = raw(b"", status)

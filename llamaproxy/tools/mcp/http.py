@@ -22,7 +22,7 @@ from llamaproxy.errors import (
 )
 from llamaproxy.tools.mcp import messages
 from llamaproxy.upstream.bodies import WholeBody
-from llamaproxy.upstream.failures import answered
+from llamaproxy.upstream.failures import answered, redirect_target
 from llamaproxy.upstream.headers import HOP_BY_HOP
 from llamaproxy.upstream.relay import BodyStream, body_of, read_body
 from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
@@ -58,13 +58,13 @@ class Interrupted(McpBroke):
 class HttpRefused(McpBroke):
     """The MCP server refused the request."""
 
-    def __init__(self, http_status: int, text: str = "") -> None:
+    def __init__(self, http_status: int, text: str = "", target: str = "") -> None:
         self.http_status = http_status
         self.text = text
         wants = (
             ": it wants credentials, or others (mcp_headers in X-LlamaStack-Provider-Data)"
             if http_status in (401, 403)
-            else ": a redirect, which is not followed"
+            else f": a redirect to {target}, which is not followed"
             if 300 <= http_status < 400
             else ""
         )
@@ -175,6 +175,10 @@ class McpHttp:
         except ProxyError as error:
             raise _translated(error) from None
 
+    def leave(self, response: IResponse) -> None:
+        """Want nothing of *response*, whose connection is closed for it."""
+        Deferred.fromCoroutine(body_of(response, self.clock, NO_LIMIT).aclose())
+
     async def discard(self, response: IResponse) -> None:
         """Read the rest of *response* for nobody, so that its connection can be used again."""
         await self.body(response, _MAX_REFUSAL, COURTESY)
@@ -185,14 +189,14 @@ class McpHttp:
             text = await self.body(response, _MAX_REFUSAL, COURTESY)
         except McpBroke:
             text = b""
-        if content_type(response) == b"application/json":
-            try:
-                [message] = messages.read(text)
-            except (McpBroke, ValueError):
-                message = {}
-            if "jsonrpc" in message and isinstance(message.get("error"), dict):
-                return messages.RpcError(message["error"], response.code)
-        return HttpRefused(response.code, text.decode("utf-8", "replace"))
+        try:
+            [message] = messages.read(text)
+        except (McpBroke, ValueError):
+            message = {}
+        if "jsonrpc" in message and isinstance(message.get("error"), dict):
+            return messages.RpcError(message["error"], response.code)
+        words = text.decode("utf-8", "replace")
+        return HttpRefused(response.code, words, redirect_target(response.headers))
 
     def events(
         self, response: IResponse, decoder: EventDecoder, limit: int = MAX_STREAM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from llamaproxy import __version__, jsontext
@@ -36,6 +37,9 @@ CLIENT: Json = {"name": "llamaproxy", "version": __version__}
 #: What a field may be called (RFC 9110, 5.6.2).
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 
+#: Header fields that stand in ``_meta`` too.
+_TRACED = ("traceparent", "tracestate")
+
 _META = "io.modelcontextprotocol/"
 
 
@@ -50,6 +54,19 @@ class RpcError(McpBroke):
         words = str(said.get("message") or "it does not say why")[:2000]
         self.said = "".join(each if each.isprintable() else " " for each in words)
         super().__init__(f"The MCP server answered with an error: {self.said}")
+
+
+def traced(message: Json, fields: Iterable[tuple[str, str]]) -> Json:
+    """*message* with the tracing *fields* of its caller in its ``_meta``.
+
+    A server that answers in another process than the one that was asked sees no header fields
+    (SEP-414, "OpenTelemetry trace context in _meta").
+    """
+    known = {name: value for name, value in fields if name in _TRACED}
+    if not known:
+        return message
+    params = message["params"]
+    return {**message, "params": {**params, "_meta": {**params.get("_meta", {}), **known}}}
 
 
 def request(number: int, method: str, params: Json | None = None) -> Json:
@@ -81,6 +98,7 @@ def self_contained(message: Json) -> Json:
         f"{_META}clientInfo": CLIENT,
         f"{_META}clientCapabilities": {},
     }
+    meta |= message["params"].get("_meta", {})
     return {**message, "params": {**message["params"], "_meta": meta}}
 
 
@@ -92,6 +110,14 @@ def reply_to(message: Json) -> Json | None:
     if message["method"] == "ping":
         return {**answer, "result": {}}
     return {**answer, "error": {"code": METHOD_NOT_FOUND, "message": "Method not found"}}
+
+
+def read_event(text: bytes) -> list[Json]:
+    """The messages in an event; what is none, such as ``ping`` or ``[DONE]``, is ignored."""
+    try:
+        return read(text)
+    except McpBroke:
+        return []
 
 
 def read(text: bytes) -> list[Json]:
@@ -113,7 +139,20 @@ def is_answer(message: Json, number: object = None) -> bool:
     """Whether *message* is an answer, and if a *number* is given, the one to that request."""
     if "method" in message or not ("result" in message or "error" in message):
         return False
-    return number is None or message.get("id") == number
+    return number is None or answers(message) == number
+
+
+def answers(message: Json) -> object:
+    """The number of the request that *message* answers; some servers make a text of it."""
+    number = message.get("id")
+    if isinstance(number, str) and len(number) < 16 and number.isascii() and number.isdigit():
+        return int(number)
+    return number
+
+
+def is_refusal(message: Json) -> bool:
+    """Whether *message* is an error that does not say which request it is about."""
+    return "method" not in message and message.get("id") is None and bool(message.get("error"))
 
 
 def result_in(answer: Json, http_status: int = 200) -> Json:

@@ -1,8 +1,8 @@
-"""SessionPool: the conversations with MCP servers, one for each server and credentials."""
+"""SessionPool: the conversations with MCP servers, one for each server, caller and chat."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -17,45 +17,61 @@ from llamaproxy.concurrent import all_of
 from llamaproxy.errors import McpBroke
 from llamaproxy.tools.mcp.http import Fields, McpHttp
 from llamaproxy.tools.mcp.session import Session
-
-#: The most sessions; the one not used for the longest is closed for a new one.
-MAX_SESSIONS = 256
+from llamaproxy.upstream.caller import Caller
 
 #: Seconds after which a session that nobody uses is closed.
 IDLE_TIMEOUT = 300.0
+
+#: The part of all sessions that one caller may have.
+_SHARE = 8
 
 
 def _nothing() -> None:
     """Nobody wants to know."""
 
 
+@attrs.frozen
+class _Key:
+    """What a session is for: servers keep state in them, so no two callers or chats share one."""
+
+    url: str
+    owner: object
+    chat: str
+    fields: Fields
+
+
 @attrs.define(eq=False)
 class SessionPool:
-    """Keeps sessions for their next use; two callers share one only with equal credentials.
+    """Keeps sessions for their next use: one for each server and caller, and each of his chats.
 
-    *changed* is told when a server says that its tools have changed.
+    *changed* is told when a server says that its tools have changed; *max_sessions* is how many
+    there are at most.
     """
 
     _agent: IAgent
     _clock: IReactorTime
     _changed: Callable[[], None] = _nothing
-    _sessions: OrderedDict[tuple[str, Fields], Session] = attrs.Factory(OrderedDict)
-    _sweep: IDelayedCall | None = None
+    _max_sessions: int = 1024
+    _sessions: OrderedDict[_Key, Session] = attrs.field(init=False, factory=OrderedDict)
+    _held: Counter[object] = attrs.field(init=False, factory=Counter)
+    _sweep: IDelayedCall | None = attrs.field(init=False, default=None)
     _log: ClassVar[Logger] = Logger()
 
-    def session(self, url: str, credentials: Fields) -> Session:
-        """The session with the server at *url* for those *credentials*; use it at once.
+    def session(self, url: str, fields: Fields, caller: Caller, chat: str = "") -> Session:
+        """The session with the server at *url* of *caller*, in one *chat* of his; use it at once.
+
+        :param fields: the header fields to send, which hold his credentials.
 
         :raises McpBroke: if there are too many, and all of them in use.
         """
-        key = (url, credentials)
+        key = _Key(url, caller.credentials, chat, fields)
         session = self._sessions.get(key)
         if session is None:
-            if len(self._sessions) >= MAX_SESSIONS:
-                self._make_room()
-            http = McpHttp(self._agent, self._clock, url, credentials)
-            session = self._sessions[key] = Session(http, self._changed)
+            self._make_room(key.owner)
+            http = McpHttp(self._agent, self._clock, url, fields)
+            session = self._sessions[key] = Session(http, self._changed, listens=not chat)
             session.used_at = self._clock.seconds()
+            self._held[key.owner] += 1
         self._sessions.move_to_end(key)
         if self._sweep is None:
             self._sweep = self._clock.callLater(IDLE_TIMEOUT, self._close_idle)
@@ -68,23 +84,42 @@ class SessionPool:
             self._sweep = None
         sessions = list(self._sessions.values())
         self._sessions.clear()
+        self._held.clear()
         await all_of(session.close() for session in sessions)
 
-    def _make_room(self) -> None:
-        for key, session in self._sessions.items():
-            if not session.busy:
-                del self._sessions[key]
-                self._end(session)
+    def _make_room(self, owner: object) -> None:
+        """Close the least used idle session: of *owner*'s, if he has his share, or of the largest.
+
+        :raises McpBroke: if there is none.
+        """
+        share = max(_SHARE, self._max_sessions // _SHARE)
+        if self._held[owner] >= share:
+            self._drop_idle([key for key in self._sessions if key.owner == owner])
+        elif len(self._sessions) >= self._max_sessions:
+            [(largest, _)] = self._held.most_common(1)
+            keys = sorted(self._sessions, key=lambda key: key.owner != largest)
+            self._drop_idle(keys)
+
+    def _drop_idle(self, keys: list[_Key]) -> None:
+        for key in keys:
+            if not self._sessions[key].busy:
+                self._drop(key)
                 return
-        raise McpBroke("Too many sessions with MCP servers are in use.")
+        raise McpBroke("Too many sessions with MCP servers are in use (--max-mcp-sessions).")
+
+    def _drop(self, key: _Key) -> None:
+        session = self._sessions.pop(key)
+        self._held[key.owner] -= 1
+        if not self._held[key.owner]:
+            del self._held[key.owner]
+        self._end(session)
 
     def _close_idle(self) -> None:
         self._sweep = None
         now = self._clock.seconds()
         for key, session in list(self._sessions.items()):
             if not session.busy and session.used_at + IDLE_TIMEOUT <= now:
-                del self._sessions[key]
-                self._end(session)
+                self._drop(key)
         if self._sessions:
             self._sweep = self._clock.callLater(IDLE_TIMEOUT, self._close_idle)
 

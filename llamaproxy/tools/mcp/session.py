@@ -16,7 +16,16 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.http import COURTESY, Fields, HttpRefused, McpHttp
 from llamaproxy.tools.mcp.sse import HttpSse
-from llamaproxy.tools.mcp.streamable import SessionLost, Stateless, Streamable
+from llamaproxy.tools.mcp.streamable import (
+    OldTransport,
+    SessionLost,
+    Stateless,
+    Streamable,
+)
+from llamaproxy.upstream.urls import bare
+
+#: What servers of the old transport say to a POST (the official clients try it on any 4xx).
+_TRY_OLD = (400, 403, 404, 405, 406, 410, 411, 415, 422, 426, 501)
 
 #: Seconds to begin a conversation.
 OPEN_TIMEOUT = 10.0
@@ -47,6 +56,8 @@ class Session:
 
     _http: McpHttp
     _changed: Callable[[], None]
+    #: Whether to hear of changes; that takes a connection of its own.
+    _listens: bool = True
     #: How many requests are under way, and when the last one ended.
     busy: int = 0
     used_at: float = 0.0
@@ -55,32 +66,71 @@ class Session:
     _numbers: count[int] = attrs.Factory(lambda: count(1))
     _errands: set[Deferred[None]] = attrs.Factory(set)
     _listening: Deferred[None] | None = None
+    #: Whether the server says that it has tools.
+    _has_tools: bool = True
     _log: ClassVar[Logger] = Logger()
 
     async def tools(self, fields: Fields = ()) -> list[Json]:
-        """Every tool, as the server describes it.
+        """Every tool, as the server describes it; as many as it will list.
 
-        :raises McpBroke: if they cannot be listed.
+        A list changes nothing, so one that fails in an old session is asked for in a new one.
+
+        :raises McpBroke: if there is no list at all.
         """
+        old = self._transport
+        try:
+            return await self._listed(fields)
+        except McpBroke:
+            # A server that was restarted refuses what it does not know in many ways.
+            if old is None or self._transport is not old:
+                raise
+            await self._forget(old)
+            return await self._listed(fields)
+
+    async def _listed(self, fields: Fields) -> list[Json]:
         found: list[Json] = []
         cursors: set[str] = set()
         params: Json = {}
+        await self._opened()
+        if not self._has_tools:
+            return []
         for _ in range(MAX_PAGES):
-            page = await self._ask("tools/list", params, fields)
+            try:
+                page = await self._ask("tools/list", params, fields)
+            except McpBroke as error:
+                if not found:
+                    raise
+                self._incomplete(str(error))
+                return found
             listed = page.get("tools")
             if not isinstance(listed, list):
+                if found:
+                    return found
                 raise McpBroke("The MCP server sent a list without tools.")
             found += [tool for tool in listed if isinstance(tool, dict)]
             cursor = page.get("nextCursor")
             if len(found) > MAX_TOOLS:
                 break
-            if not isinstance(cursor, str):
+            if not isinstance(cursor, str) or not cursor:
                 return found
             if cursor in cursors:
-                raise McpBroke("The MCP server's list of tools goes round in circles.")
+                self._incomplete("its list goes round in circles")
+                return found
             cursors.add(cursor)
             params = {"cursor": cursor}
-        raise McpBroke(f"The MCP server lists more than {MAX_TOOLS} tools.")
+        self._incomplete(f"it lists more than {MAX_TOOLS}")
+        return found[:MAX_TOOLS]
+
+    def _incomplete(self, reason: str) -> None:
+        self._log.warn(
+            "not all tools of {url} are known: {reason}", url=bare(self._http.url), reason=reason
+        )
+
+    async def _forget(self, transport: Transport) -> None:
+        """End a session that its server may not know any more."""
+        self._transport = None
+        transport.alive = False
+        self._run(transport.close())
 
     async def call(self, name: str, arguments: Json, schema: Json, fields: Fields = ()) -> Json:
         """The result of a call, as the server sends it.
@@ -123,7 +173,7 @@ class Session:
     async def _exchange(
         self, transport: Transport, method: str, params: Json, fields: Fields, schema: Json | None
     ) -> Json:
-        message = messages.request(next(self._numbers), method, params)
+        message = messages.traced(messages.request(next(self._numbers), method, params), fields)
         if schema is not None and transport.revision == messages.STATELESS:
             fields += messages.parameter_fields(schema, params["arguments"])
         try:
@@ -144,7 +194,9 @@ class Session:
         transport, capabilities = greeted
         self._transport = transport
         tools = capabilities.get("tools")
-        if isinstance(tools, dict) and tools.get("listChanged"):
+        # One that says nothing of what it can do may have them all the same.
+        self._has_tools = tools is not None or not capabilities
+        if isinstance(tools, dict) and tools.get("listChanged") and self._listens:
             self._listening = Deferred.fromCoroutine(transport.listen())
             self._listening.addErrback(self._deaf)
         return transport
@@ -164,7 +216,9 @@ class Session:
         except HttpRefused as error:
             status = error.http_status
             reason = error
-        if status not in (400, 404, 405):
+        except OldTransport as error:
+            status, reason = 405, error
+        if status not in _TRY_OLD:
             raise reason
         old = HttpSse(self._http, lambda message: self._hear(old, message))
         try:

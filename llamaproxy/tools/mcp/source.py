@@ -23,7 +23,7 @@ from llamaproxy.errors import (
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, Unfit, definition
-from llamaproxy.tools.mcp.http import HttpRefused
+from llamaproxy.tools.mcp.http import Fields, HttpRefused
 from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.results import ToolResult, result_of
@@ -42,6 +42,9 @@ from llamaproxy.upstream.urls import bare
 _log = Logger()
 
 _PATIENT = Patience()
+
+#: Characters of what is too short for a secret.
+_SHORT = 6
 
 #: Seconds in which a server must say which MCP servers it knows.
 _CONNECTORS_TIMEOUT = 4.0
@@ -120,12 +123,13 @@ class McpSource:
     """The tools of MCP servers. Implements :class:`ToolSource`.
 
     Each server is a group. What a caller's ``mcp_headers`` say for a server's URL, and nothing
-    else that identifies him, is sent to that server.
+    else that identifies him, is sent to that server; *headers* are the operator's, by URL.
     """
 
     _servers: McpServers
     _sessions: SessionPool
     _clock: IReactorTime
+    _headers: Mapping[str, Fields] = attrs.Factory(dict)
     _log: ClassVar[Logger] = Logger()
 
     async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
@@ -145,14 +149,16 @@ class McpSource:
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
     ) -> ToolResult:
-        session = self._sessions.session(tool.endpoint, caller.mcp_headers(tool.endpoint))
+        fields = self._fields(tool.endpoint, caller)
         try:
+            session = self._sessions.session(tool.endpoint, fields, caller, caller.chat)
             result = await session.call(tool.name, arguments, tool.parameters, caller.tracing)
         except RpcError as error:
+            words = _hidden(error.said, fields)
             if error.rpc_code in (INVALID_PARAMS, METHOD_NOT_FOUND) and _gone(tool, error.said):
-                raise ToolUnknown(f"Error: {error.said}") from None
+                raise ToolUnknown(f"Error: {words}") from None
             raise ToolFailed(
-                f"Error: {error.said}", f"the MCP server answered with error {error.rpc_code}"
+                f"Error: {words}", f"the MCP server answered with error {error.rpc_code}"
             ) from None
         except HttpRefused as error:
             raise ToolFailed(f"Error: {error}", f"HTTP status {error.http_status}") from None
@@ -165,6 +171,13 @@ class McpSource:
             raise ToolUnknown(found.text)
         return found
 
+    def _fields(self, url: str, caller: Caller) -> Fields:
+        """What is sent to the server at *url*: the operator's fields, or the caller's in place."""
+        own = caller.mcp_headers(url)
+        names = {name.lower() for name, _ in own}
+        given = self._headers.get(url, ())
+        return (*((n, value) for n, value in given if n.lower() not in names), *own)
+
     async def _group(
         self, name: str, url: str, caller: Caller, patience: Patience
     ) -> list[ToolDefinition] | ProxyError:
@@ -172,7 +185,7 @@ class McpSource:
             return patience.down[name]
         seconds = 0.9 * patience.seconds
         try:
-            session = self._sessions.session(url, caller.mcp_headers(url))
+            session = self._sessions.session(url, self._fields(url, caller), caller)
             listing = Deferred.fromCoroutine(session.tools(caller.tracing))
             listing.addTimeout(seconds, self._clock)
             tools = [definition_of(name, url, entry) for entry in await listing]
@@ -181,11 +194,22 @@ class McpSource:
         except TimeoutError:
             return _at(url, McpTimeout(f"The MCP server did not answer within {seconds:g} s."))
         except ProxyError as error:
+            if isinstance(error, RpcError):
+                error = McpBroke(f"The MCP server answered with error {error.rpc_code}.")
             return _at(url, error)
         except Exception:  # whatever it is, the other servers' tools are not to be lost for it
             self._log.failure("listing the tools of {group} broke", group=name)
             return McpBroke("The MCP server's tools could not be understood.")
         return list({tool.name: tool for tool in tools if tool is not None}.values())
+
+
+def _hidden(words: str, fields: Fields) -> str:
+    """*words* without what was sent in *fields*: secrets that a server may repeat."""
+    for _, value in fields:
+        for secret in {value, value.rpartition(" ")[2]}:
+            if len(secret) >= _SHORT:
+                words = words.replace(secret, "***")
+    return words
 
 
 def _at(url: str, error: ProxyError) -> ProxyError:

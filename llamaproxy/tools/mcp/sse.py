@@ -87,7 +87,10 @@ class HttpSse:
             raise SessionLost()
         if response.code >= 300:
             raise await self._http.refusal(response)
-        await self._http.discard(response)
+        if content_type(response) == b"text/event-stream":
+            self._http.leave(response)
+        else:
+            await self._http.discard(response)
 
     async def _read(self) -> None:
         reason = McpBroke("The MCP server closed its stream.")
@@ -121,10 +124,13 @@ class HttpSse:
             return
         if event.event not in (b"", b"message") or not event.data.strip():
             return
-        for message in messages.read(event.data):
+        for message in messages.read_event(event.data):
             waiting = None
-            if messages.is_answer(message) and isinstance(message.get("id"), str | int):
-                waiting = self._waiting.pop(message["id"], None)
+            number = messages.answers(message)
+            if messages.is_answer(message) and isinstance(number, str | int):
+                waiting = self._waiting.pop(number, None)
+            elif messages.is_refusal(message) and len(self._waiting) == 1:
+                waiting = self._waiting.popitem()[1]
             if waiting is not None:
                 waiting.callback(message)
             else:

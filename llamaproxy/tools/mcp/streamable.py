@@ -10,6 +10,7 @@ from twisted.web.iweb import IResponse
 
 from llamaproxy import jsontext
 from llamaproxy.errors import McpBroke
+from llamaproxy.errorshapes import words_of
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.http import (
@@ -37,6 +38,10 @@ _ATTEMPTS = 3
 _OTHER_REVISION = (messages.UNSUPPORTED_REVISION, messages.HEADER_MISMATCH)
 
 _EVENTS = b"text/event-stream"
+
+
+class OldTransport(McpBroke):
+    """The MCP server speaks the old HTTP+SSE transport, and no other."""
 
 
 class SessionLost(McpBroke):
@@ -69,17 +74,11 @@ class Streamable:
             # Visible ASCII by the specification, which is also all that a field can repeat.
             if message["method"] == "initialize" and session.isascii() and session.isprintable():
                 self._session = session
-        kind = content_type(response)
-        if kind == _EVENTS:
+        if content_type(response) == _EVENTS:
             return await self._streamed(response, message["id"])
-        if kind != b"application/json":
-            await self._http.discard(response)
-            raise McpBroke(
-                "The MCP server answered with something that is neither JSON nor events."
-            )
         text = await self._http.body(response, messages.MAX_MESSAGE, NO_LIMIT)
-        for said in messages.read(text):
-            if messages.is_answer(said, message["id"]):
+        for said in _messages_in(text):
+            if messages.is_answer(said, message["id"]) or messages.is_refusal(said):
                 return messages.result_in(said, response.code)
             self._on_message(said)
         raise McpBroke("The MCP server answered another question.")
@@ -89,7 +88,11 @@ class Streamable:
         response = await self._post(message, fields, COURTESY)
         if response.code >= 300:
             raise await self._refusal(response)
-        await self._http.discard(response)
+        # Only the status matters; some servers open a stream, which they never end.
+        if content_type(response) == _EVENTS:
+            self._http.leave(response)
+        else:
+            await self._http.discard(response)
 
     async def abandon(self, message: Json) -> None:
         """Tell the server that the request *message* has been given up."""
@@ -144,8 +147,7 @@ class Streamable:
         # The specification says 404; the SDKs' own examples say 400 and name the session. A server
         # that has been replaced by one of another revision has lost it too.
         lost = self._session is not None and (
-            response.code == 404
-            or (response.code == 400 and re.search("session|not initialized", _words(error)))
+            response.code == 404 or (response.code == 400 and _is_lost(_words(error)))
         )
         other = isinstance(error, messages.RpcError) and error.rpc_code in _OTHER_REVISION
         if lost or (other and self.revision):
@@ -166,10 +168,12 @@ class Streamable:
             try:
                 async with aclosing(self._http.events(response, decoder, left)) as events:
                     async for event in events:
+                        if event.event == b"endpoint":
+                            raise OldTransport()
                         fruitless = 0
                         left -= len(event.data)
                         for said in _messages(event):
-                            if messages.is_answer(said, number):
+                            if messages.is_answer(said, number) or messages.is_refusal(said):
                                 events.drain()
                                 return messages.result_in(said)
                             self._on_message(said)
@@ -241,7 +245,47 @@ def _messages(event: Event) -> list[Json]:
     """What *event* says; one without data only gives its number."""
     if not event.data.strip() or event.event not in (b"", b"message"):
         return []
-    return messages.read(event.data)
+    return messages.read_event(event.data)
+
+
+def _messages_in(text: bytes) -> list[Json]:
+    """The messages in an answer, whatever its type says that it is.
+
+    :raises McpBroke: if it is neither JSON nor events.
+    """
+    if text.lstrip()[:1] in (b"{", b"["):
+        return messages.read(text)
+    decoder = EventDecoder(messages.MAX_MESSAGE)
+    events = [*decoder.feed(text), *decoder.finish()]
+    found = [message for event in events for message in _messages(event)]
+    if not found:
+        raise McpBroke("The MCP server answered with something that is neither JSON nor events.")
+    return found
+
+
+def _is_lost(words: str) -> bool:
+    """Whether *words* can mean nothing but that there is no such session, and so nothing was done.
+
+    They are those of the official SDKs for Python, TypeScript, Go, Java, C# and Rust, and of
+    fastmcp; a tool may well speak of a session too, which may have expired after it has acted.
+    """
+    said = re.sub(r"[^a-z ]", "", words.strip().lower().removeprefix("bad request"))
+    return " ".join(said.split()) in _LOST_WORDS
+
+
+#: Characters of a refusal that are looked at.
+_MAX_WORDS = 1000
+
+_LOST_WORDS = frozenset(
+    {
+        *("session not found", "session not found or expired", "no valid session id provided"),
+        *("no valid session id", "invalid session id", "invalid or missing session id"),
+        *("missing session id", "session terminated", "session has been terminated"),
+        *("session id not found", "unknown session", "unknown session id", "session expired"),
+        *("server not initialized", "no session found", "no active session", "invalid session"),
+        *("mcpsessionid header is required", "session does not exist"),
+    }
+)
 
 
 def _retry(decoder: EventDecoder) -> float:
@@ -251,6 +295,9 @@ def _retry(decoder: EventDecoder) -> float:
 
 
 def _words(error: McpBroke) -> str:
-    if isinstance(error, HttpRefused):
-        return error.text.lower()
-    return error.said.lower() if isinstance(error, messages.RpcError) else ""
+    if not isinstance(error, HttpRefused):
+        return error.said if isinstance(error, messages.RpcError) else ""
+    try:
+        return words_of(jsontext.loads(error.text))
+    except ValueError:
+        return error.text[:_MAX_WORDS]
