@@ -132,7 +132,13 @@ class ProxyChannel(TimedChannel):
         limits: Limits = self.site.limits
         headers = self.requests[-1].requestHeaders
         values = dict(headers.getAllRawHeaders()).get
-        check_host(values(b"Host"), line)
+        hosts = values(b"Host")
+        check_host(hosts, line)
+        if hosts and hosts[0] not in self.site.hosts:
+            # Whoever asks without a name is no browser.
+            raise Refused(
+                421, "This host is not served here (--allowed-hosts names those that are)."
+            )
         length = body_length(values(b"Content-Length"), values(b"Transfer-Encoding"), line.minor)
         if len(values(b"Authorization", ())) > 1:
             raise Refused(400, "The Authorization field is repeated.")

@@ -30,7 +30,7 @@ class Limits:
     bodies: Mapping[bytes, int] = attrs.field(factory=dict)
     connections: int = 4096
     header_timeout: float = 30
-    client_timeout: float = 60
+    client_timeout: float = 75
 
     def body_to(self, target: bytes) -> int:
         """Bytes that a body to *target* may have."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
+import stat
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from OpenSSL.crypto import Error as OpenSSLError
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IReactorTime
+from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -72,8 +77,9 @@ class ListenService(Service):
         :raises CannotListen: with one clear line, if one is taken.
         """
         for description, endpoint in self._endpoints:
-            refused: list[Failure] = []
-            endpoint.listen(self._site).addCallbacks(self._ports.append, refused.append)
+            refused = self._listen(endpoint)
+            if refused and _clear_stale_socket(description):
+                refused = self._listen(endpoint)
             if refused:
                 reason = refused[0].value
                 said = getattr(reason, "socketError", reason)
@@ -85,6 +91,12 @@ class ListenService(Service):
                     )
                     continue
                 raise CannotListen(f"twistd llamaproxy: cannot listen on {description!r}: {said}")
+
+    def _listen(self, endpoint: IStreamServerEndpoint) -> list[Failure]:
+        """Listen, or say why not."""
+        refused: list[Failure] = []
+        endpoint.listen(self._site).addCallbacks(self._ports.append, refused.append)
+        return refused
 
     def startService(self) -> None:
         Service.startService(self)
@@ -142,7 +154,48 @@ def _deep(description: str) -> str:
     )
 
 
+def _clear_stale_socket(description: str) -> bool:
+    """Whether *description* is of a Unix socket that a process which was killed has left behind.
+
+    Then it is removed, with Twisted's lock: that holds a process id, which in a container is the
+    same for the new process. A socket on which somebody listens stays.
+    """
+    kind, _, rest = description.partition(":")
+    if kind != "unix":
+        return False
+    address = re.split(r"(?<!\\):", rest, maxsplit=1)[0].removeprefix("address=")
+    path = re.sub(r"\\(.)", r"\1", address)
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
+            probe.connect(path)
+        return False
+    except ConnectionRefusedError:
+        pass
+    except OSError:
+        return False
+    for stale in (path, f"{path}.lock"):
+        with suppress(FileNotFoundError):
+            os.unlink(stale)
+    return True
+
+
 def _accept_waiting(port: Any) -> None:
     """Accept the connections that clients have made already: the kernel would reset them."""
     port.numberAccepts = 100_000
     port.doRead()
+
+
+def client_url(description: str) -> str:
+    """The URL by which clients reach the Twisted endpoint of that *description*."""
+    kind, *parts = (re.sub(r"\\(.)", r"\1", part) for part in re.split(r"(?<!\\):", description))
+    named = dict(part.partition("=")[::2] for part in parts if "=" in part)
+    plain = [part for part in parts if "=" not in part]
+    if kind == "unix":
+        return f"http+unix://{named.get('address') or ''.join(plain[:1])}"
+    port = named.get("port") or "".join(plain[:1])
+    host = named.get("interface") or "localhost"
+    scheme = "https" if kind == "ssl" else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

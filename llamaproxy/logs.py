@@ -1,24 +1,39 @@
-"""The log as JSON, one object a line; and what the access line says besides."""
+"""The log: one observer for text and for JSON, in which every line of a request has its id.
+
+A line is one line, whatever names or errors stand in it, and no longer than anybody reads.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import sys
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
-from twisted.logger import (
-    FileLogObserver,
-    ILogObserver,
-    LogEvent,
-    formatEvent,
-    formatTime,
-)
+from twisted.logger import FileLogObserver, ILogObserver, LogEvent, formatEvent, formatTime
 from twisted.python.logfile import LogFile
 
-#: The file to write to, None or ``-`` for the standard output: twistd's ``--logger`` names a
-#: function without arguments, so what its ``--logfile`` says must be kept until that is called.
+#: The file to write to, None or ``-`` for the standard output, and the format: twistd's
+#: ``--logger`` names a function without arguments, so both must be kept until that is called.
 path: str | None = None
+as_json = False
+
+#: The id of the request that is being worked on; coroutines keep it (PEP 567).
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+#: Characters of a message; what is longer is no message.
+MAX_MESSAGE = 4000
+
+#: What would be a line of its own, or would make a terminal do something: controls, and those that
+#: show nothing or turn the writing around.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 def note(request: Any, **fields: str | int | float) -> None:
@@ -27,15 +42,58 @@ def note(request: Any, **fields: str | int | float) -> None:
 
 
 def twistd_observer() -> ILogObserver:
-    """An observer for twistd's ``--logger``, which rotates files as twistd does."""
-    if path in (None, "-"):
-        return json_observer(sys.stdout)
-    return json_observer(LogFile.fromFullPath(os.path.abspath(path)))
+    """An observer for twistd's ``--logger``.
+
+    SIGUSR1, by which logrotate says that it has moved the file, has it opened anew; it never ends
+    the process, as it would by itself.
+    """
+    stream: Any = sys.stdout
+    reopen: Callable[[], None] = _nothing
+    if path not in (None, "-"):
+        stream = LogFile.fromFullPath(os.path.abspath(path))
+        reopen = stream.reopen
+
+    def reopen_soon(number: int, frame: object) -> None:
+        from twisted.internet import reactor
+
+        scheduler: Any = reactor
+        scheduler.callFromThread(reopen)
+
+    signal.signal(signal.SIGUSR1, reopen_soon)
+    return FileLogObserver(stream, format_json if as_json else format_text)
+
+
+def _nothing() -> None:
+    """There is no file."""
 
 
 def json_observer(stream: Any) -> ILogObserver:
     """An observer that writes JSON lines to *stream*."""
     return FileLogObserver(stream, format_json)
+
+
+def safe(text: str) -> str:
+    """*text* on one line, with escapes for what no terminal should be sent, and not too long."""
+    if len(text) > MAX_MESSAGE:
+        text = f"{text[:MAX_MESSAGE]} [and {len(text) - MAX_MESSAGE} characters more]"
+    return _UNSAFE.sub(lambda unsafe: unsafe[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def format_text(event: LogEvent) -> str | None:
+    """One event as a line of text, such as twistd itself would write."""
+    message = safe(formatEvent(event))
+    failure = event.get("log_failure")
+    if failure is not None:
+        message = "\n\t".join([message, *map(safe, failure.getTraceback().splitlines())])
+    if not message:
+        return None
+    level = event.get("log_level")
+    system = event.get("log_system") or (
+        f"{event.get('log_namespace', '-')}#{level.name if level is not None else '-'}"
+    )
+    whose = _request_of(event)
+    mark = f" [{whose}]" if whose else ""
+    return f"{formatTime(event.get('log_time'))} [{safe(str(system))}] {message}{mark}\n"
 
 
 def format_json(event: LogEvent) -> str:
@@ -45,12 +103,19 @@ def format_json(event: LogEvent) -> str:
         "time": formatTime(event.get("log_time")),
         "level": level.name if level is not None else "info",
         "logger": event.get("log_namespace"),
-        "message": formatEvent(event),
+        "message": safe(formatEvent(event)),
     }
+    if whose := _request_of(event):
+        line["request"] = whose
     failure = event.get("log_failure")
     if failure is not None:
         line["traceback"] = failure.getTraceback()
     for key, value in event.items():
         if not key.startswith("log_") and isinstance(value, str | int | float | bool):
-            line.setdefault(key, value)
+            line.setdefault(key, safe(value) if isinstance(value, str) else value)
     return json.dumps(line) + "\n"
+
+
+def _request_of(event: LogEvent) -> str:
+    """The id of the request that *event* is about."""
+    return str(event.get("request") or request_id.get())

@@ -35,6 +35,15 @@ _SERVER_KEY = "LLAMASTACK_API_KEY"
 SETTINGS = (
     Setting("port", "PROXY_PORT", "8322", values.integer(0, 65535), "TCP port to listen on."),
     Setting(
+        "allowed-hosts",
+        "LLAMAPROXY_ALLOWED_HOSTS",
+        None,
+        values.hosts,
+        "Names, comma-separated, that clients may ask for, on the admin port too; .example.com for "
+        "all below it, * for any. By default any, but loopback's own where only this machine can "
+        "connect.",
+    ),
+    Setting(
         "llamastack-url",
         "LLAMASTACK_URL",
         "http://localhost:8321",
@@ -209,9 +218,10 @@ SETTINGS = (
     Setting(
         "client-timeout",
         "LLAMAPROXY_CLIENT_TIMEOUT",
-        "60",
+        "75",
         values.seconds(),
-        "Seconds that a client may be silent in the body of a request, or between two requests.",
+        "Seconds that a client may be silent in the body of a request, or between two requests: "
+        "more than a balancer in front keeps its connections.",
     ),
     Setting(
         "memory-entries",
@@ -368,9 +378,10 @@ class Options(UsageOptions):
             raise UsageError(f"{_SERVER_KEY} must be one key of visible ASCII characters")
         self["llamastack-api-key"] = key.encode("ascii")
         parent = getattr(self, "parent", None)
-        if self["log-format"] == "json" and parent is not None and not parent["logger"]:
+        if parent is not None and not parent["logger"] and not parent.get("syslog"):
             # twistd has its own option for this, read after ours.
             parent["logger"] = "llamaproxy.logs.twistd_observer"
+            logs.as_json = self["log-format"] == "json"
             logs.path = parent["logfile"] or (None if parent["nodaemon"] else "twistd.log")
 
     def _mcp_servers(self, given: list[str]) -> dict[str, str]:

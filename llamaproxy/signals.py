@@ -36,7 +36,10 @@ class SecondSignal(Service):
 
     def _install(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._first[number] = signal.signal(number, self._signalled)
+            # What was ignored when the daemon was started, as a shell does with SIGINT for what it
+            # puts into the background, stays ignored.
+            if callable(signal.getsignal(number)):
+                self._first[number] = signal.signal(number, self._signalled)
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             signal.signal(signal.SIGHUP, self._signalled)
             self._first[signal.SIGHUP] = self._first[signal.SIGTERM]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextvars import copy_context
 from io import BytesIO
 from tempfile import SpooledTemporaryFile, TemporaryFile
 from types import MappingProxyType
@@ -18,7 +19,9 @@ from llamaproxy.access import ApiKeys, GuardedResource
 from llamaproxy.channel import ProxyChannel
 from llamaproxy.connections import Connections
 from llamaproxy.cors import CorsMemory
+from llamaproxy.hosts import AllowedHosts
 from llamaproxy.limits import Limits
+from llamaproxy.logs import request_id
 
 #: Logged as the status of an answer that did not come to its end, as nginx does it.
 CUT_OFF = 499
@@ -51,13 +54,24 @@ class ProxyRequest(Request):
         self.started_at = channel.site.began(self)
         channel.served += 1
         if channel.served <= TOGETHER:
-            Request.process(self)
+            self._process_now()
         else:
             channel.site.reactor.callLater(0, self._process_now)
 
     def _process_now(self) -> None:
         if self.channel is not None:  # else: the client has gone
-            Request.process(self)
+            # A context of its own, or else the next request would have this one's id.
+            copy_context().run(self._process_as, self.id)
+
+    def _process_as(self, whose: str) -> None:
+        request_id.set(whose)
+        Request.process(self)
+
+    @property
+    def id(self) -> str:
+        """The id by which the client, the log and the upstream know the request."""
+        values = self.requestHeaders.getRawHeaders(b"x-request-id", [b""])
+        return values[0].decode("latin-1")
 
     def getRequestHostname(self) -> bytes:
         """Always the same: no route depends on it, and Klein fails over hosts that are no names."""
@@ -78,12 +92,16 @@ class ProxySite(Site):
         limits: Limits = _DEFAULT_LIMITS,
         keys: ApiKeys | None = None,
         cors: CorsMemory | None = None,
+        hosts: AllowedHosts | None = None,
     ) -> None:
         """:param keys: those that clients must have; with None, none is asked for.
 
         :param cors: what the upstream lets pages do, for requests that are refused here.
+
+        :param hosts: the names that may be asked for; with None, any.
         """
         self.cors = CorsMemory() if cors is None else cors
+        self.hosts = AllowedHosts() if hosts is None else hosts
         Site.__init__(
             self,
             resource if keys is None else GuardedResource(resource, keys, self.cors),
@@ -128,7 +146,7 @@ class ProxySite(Site):
             status,
             request.sentLength,
             self.now() - request.started_at,
-            request.log_fields,
+            {**request.log_fields, "request": request.id},
         )
 
     def log_line(
@@ -146,7 +164,9 @@ class ProxySite(Site):
         host = getattr(client, "host", "-")
         verb = _UNPRINTABLE.sub("?", method.decode("latin-1"))
         target = _UNPRINTABLE.sub("?", path.decode("latin-1"))
-        besides = "".join(f", {name}: {value}" for name, value in fields.items())
+        besides = "".join(
+            f", {name}: {value}" for name, value in fields.items() if name != "request"
+        )
         self._log.info(
             # Formatted here: Twisted's way takes three times as long, for every request.
             "{message}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 from hyperlink import DecodedURL
@@ -24,11 +25,14 @@ from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory
+from llamaproxy.clock import use_monotonic_time
 from llamaproxy.cors import CorsMemory
 from llamaproxy.demo import DemoStack
+from llamaproxy.greeting import GreetingService
+from llamaproxy.hosts import hosts_for
 from llamaproxy.jsontext import Json
 from llamaproxy.limits import Limits, connections_possible
-from llamaproxy.listen import ListenService
+from llamaproxy.listen import ListenService, client_url
 from llamaproxy.options import Options
 from llamaproxy.routes import CHAT_PATHS, ProxyApp
 from llamaproxy.signals import SecondSignal
@@ -56,6 +60,8 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     by_twistd = reactor is None  # which passes options alone
     if by_twistd:
         from twisted.internet import reactor
+
+        use_monotonic_time(reactor)
     Factory.noisy = False  # "Starting factory", for every connection that is made
     ordered: Any = OrderedServices
     services: MultiService = ordered()
@@ -138,7 +144,14 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         header_timeout=options["header-timeout"],
         client_timeout=options["client-timeout"],
     )
-    site = ProxySite(ProxyApp(chat, passthrough, cors).resource(), reactor, limits, keys, cors)
+    site = ProxySite(
+        ProxyApp(chat, passthrough, cors).resource(),
+        reactor,
+        limits,
+        keys,
+        cors,
+        hosts_for(options["listen"], options["allowed-hosts"]),
+    )
     services.addService(UpstreamService(pool, catalogue, sessions))
     metrics.watch(site.connections)
     listen = ListenService(reactor, options["listen"], site, options["drain-timeout"])
@@ -150,11 +163,17 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             ListenService(
                 reactor,
                 [options["admin"]],
-                ProxySite(admin.resource(), reactor),
+                ProxySite(
+                    admin.resource(),
+                    reactor,
+                    hosts=hosts_for([options["admin"]], options["allowed-hosts"]),
+                ),
                 drain=0,
                 optional="admin" not in options.given,
             )
         )
+    if by_twistd:
+        services.addService(GreetingService(url.to_text(), detector, catalogue, reactor))
     # The last to start and the first to stop.
     services.addService(listen)
     if by_twistd:
@@ -164,10 +183,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
             "--llamastack-url without the path of clients at its end: {url}", url=url.to_text()
         )
     _log.info(
-        "llamaproxy {version} gives the tools of {url} to clients on {listen}",
+        "llamaproxy {version} gives the tools of {url} to clients, which use {clients}; "
+        "the admin port is {admin}",
         version=__version__,
         url=url.to_text(),
-        listen=", ".join(options["listen"]),
+        clients=", ".join(f"{each}/v1" for each in map(client_url, options["listen"])),
+        admin="off" if options["admin"] == "off" else f"{client_url(options['admin'])}/status",
     )
     return services
 
@@ -253,7 +274,7 @@ class DemoService(Service):
     def startService(self) -> None:
         Service.startService(self)
         quiet: Any = _QuietSite
-        site = quiet(DemoStack(self._reactor).resource())
+        site = quiet(DemoStack(self._reactor, now=time.time).resource())
         self._port = self._reactor.adoptStreamPort(self._socket.fileno(), socket.AF_INET, site)
         self._socket.close()
         _log.warn("demo: the model is scripted, a stand-in that knows a few words; the tools run")

@@ -174,13 +174,15 @@ class TimedChannel(HTTPChannel):
                 with suppress(OSError):  # what could not be stored cannot be flushed either
                     request.content.close()
         method, target = (self.line.method, self.line.target) if self.line else (b"-", b"-")
-        head, body = last_answer(error, request_id(given), fields)
+        whose = request_id(given)
+        head, body = last_answer(error, whose, fields)
         if method == b"HEAD":
             body = b""
         transport: Any = self.transport
         transport.write(head + body)
         path = target.partition(b"?")[0]
-        peer, said = transport.getPeer(), {"error": error.logged}
+        said = {"error": error.logged, "request": whose.decode("latin-1")}
+        peer = transport.getPeer()
         self.site.log_line(peer, method, path, error.status, len(body), 0.0, said)
         transport.unregisterProducer()
         if ISSLTransport.providedBy(transport):

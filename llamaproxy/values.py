@@ -14,6 +14,7 @@ from hyperlink import DecodedURL
 from OpenSSL.SSL import Error as TLSError
 
 from llamaproxy.access import ApiKeys
+from llamaproxy.hosts import AllowedHosts
 from llamaproxy.upstream.headers import TrustedProxies
 from llamaproxy.upstream.tls import trusting
 from llamaproxy.upstream.urls import as_uri, read_url
@@ -146,6 +147,17 @@ def field_names(text: str) -> tuple[bytes, ...]:
     if not all(re.fullmatch(r"[!#$%&'*+.^_`|~0-9a-z-]+", name) for name in names):
         raise ValueError("must be names of header fields such as X-User-Id,X-Tenant")
     return tuple(dict.fromkeys(name.encode("ascii") for name in names))
+
+
+def hosts(text: str) -> AllowedHosts:
+    """Names of hosts, comma-separated."""
+    names = [name.strip().lower().strip("[]") for name in text.split(",") if name.strip()]
+    if "*" in names:
+        return AllowedHosts()
+    names = [name.removeprefix("*") if name.startswith("*.") else name for name in names]
+    if not names or not all(re.fullmatch(r"[a-z0-9._:-]+", name) for name in names):
+        raise ValueError("must be names such as proxy.example.com,.internal, or *")
+    return AllowedHosts(names)
 
 
 def authorities(path: str) -> str:

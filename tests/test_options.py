@@ -38,7 +38,7 @@ def test_nothing_needs_to_be_configured() -> None:
     assert options["max-body"] == 1073741824
     assert options["max-connections"] == 4096
     assert options["header-timeout"] == 30
-    assert options["client-timeout"] == 60
+    assert options["client-timeout"] == 75
     assert options["keep-alive"] == 15
     assert options["log-format"] == "text"
     assert options["demo"] is False

@@ -235,7 +235,7 @@ class Wires:
 
     def start(self, *arguments: str) -> IService:
         """Start the daemon."""
-        options = Options({"LLAMAPROXY_ADMIN": "off"})
+        options = Options({"LLAMAPROXY_ADMIN": "off", "LLAMAPROXY_ALLOWED_HOSTS": "*"})
         options.parseOptions(["--drain-timeout", "0", *arguments])
         services: Any = makeService(options, reactor)
         self._services.append(services)

@@ -59,6 +59,7 @@ class Daemon:
         self.log = log
         listen = PORT_LINE.format(port=self.port)
         variables.setdefault("LLAMAPROXY_ADMIN", "off")
+        variables.setdefault("LLAMAPROXY_ALLOWED_HOSTS", "*")
         with log.open("wb") as out:
             self.process = subprocess.Popen(
                 [*TWISTD, "-n", "--pidfile=", "llamaproxy", "--listen", listen, *arguments],

@@ -42,8 +42,13 @@ class DemoStack:
     _clock: IReactorTime
     #: Seconds between two words of a streamed answer, so that a person sees it stream.
     _word_delay: float = 0.02
+    #: The time of day.
+    _now: Callable[[], float] = attrs.field(
+        default=attrs.Factory(lambda self: self._clock.seconds, takes_self=True)
+    )
     _tools: dict[str, Tool] = attrs.field(
-        init=False, default=attrs.Factory(lambda self: demo_tools(self._clock), takes_self=True)
+        init=False,
+        default=attrs.Factory(lambda self: demo_tools(self._clock, self._now), takes_self=True),
     )
     _routes: ClassVar[Klein] = Klein()
 
@@ -60,7 +65,7 @@ class DemoStack:
 
     @_routes.route("/v1/models", methods=["GET"])
     def models(self, request: IRequest) -> bytes:
-        return _json(request, {"data": [_listed_model(int(self._clock.seconds()))]})
+        return _json(request, {"data": [_listed_model(int(self._now()))]})
 
     @_routes.route("/v1/models/<path:model_id>", methods=["GET"])
     def model(self, request: IRequest, model_id: str) -> bytes:
@@ -102,9 +107,7 @@ class DemoStack:
     async def chat_completions(self, request: IRequest) -> bytes | None:
         body = read_json(request)
         check_chat(body)
-        completion = Completion(
-            reply(body), int(self._clock.seconds()), prompt_tokens(body["messages"])
-        )
+        completion = Completion(reply(body), int(self._now()), prompt_tokens(body["messages"]))
         if not body.get("stream"):
             return _json(request, completion.whole())
         options = body.get("stream_options")

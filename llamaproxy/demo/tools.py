@@ -113,11 +113,12 @@ class Tool:
         }
 
 
-def demo_tools(clock: IReactorTime) -> dict[str, Tool]:
-    """The four tools by name; the time and the waiting are those of *clock*."""
+def demo_tools(clock: IReactorTime, now: Callable[[], float] | None = None) -> dict[str, Tool]:
+    """The four tools by name; the waiting is that of *clock*, and so is the time without *now*."""
+    time_of_day = clock.seconds if now is None else now
 
     async def run_current_time(timezone: str) -> str:
-        return current_time(timezone, clock.seconds())
+        return current_time(timezone, time_of_day())
 
     async def run_calculate(expression: str) -> str:
         return calculate(expression)

@@ -1,0 +1,69 @@
+"""AllowedHosts: the names under which clients may ask for this daemon.
+
+A web page can have its own name lead to any address, this one too (DNS rebinding), and then asks as
+if it came from here. What it cannot do is to ask for another name than its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+#: A host and its port, as the Host field has them; an IPv6 address is in brackets.
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
+
+_INTERFACE = re.compile(r":interface=((?:[^:\\]|\\.)*)")
+
+
+class AllowedHosts:
+    """Names, with subdomains where they begin with a dot; None means any.
+
+    This machine's own names are always among them: no page can have one.
+    """
+
+    def __init__(self, names: Iterable[str] | None = None) -> None:
+        self._names = None if names is None else frozenset(names)
+
+    def __contains__(self, host: bytes) -> bool:
+        """Whether *host*, the value of a Host field, is one of them."""
+        if self._names is None:
+            return True
+        match = _HOST.fullmatch(host.decode("latin-1").lower())
+        name = match[1].strip("[]").rstrip(".") if match else ""
+        if name in self._names or is_loopback(name):
+            return True
+        parts = name.split(".")
+        return any("." + ".".join(parts[n:]) in self._names for n in range(1, len(parts)))
+
+
+LOOPBACK_NAMES = AllowedHosts(())
+
+
+def is_loopback(name: str) -> bool:
+    """Whether *name* is one that leads to this machine and nowhere else (RFC 6761 section 6.3)."""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def hosts_for(endpoints: Iterable[str], allowed: AllowedHosts | None) -> AllowedHosts:
+    """The hosts of a site on these Twisted *endpoints*: those *allowed*, if the operator says so.
+
+    Else any, but only loopback's own names where nothing but this machine can connect.
+    """
+    if allowed is not None:
+        return allowed
+    return LOOPBACK_NAMES if all(map(_on_loopback, endpoints)) else AllowedHosts()
+
+
+def _on_loopback(endpoint: str) -> bool:
+    match = _INTERFACE.search(endpoint)
+    if match is None or endpoint.startswith("unix:"):
+        return False
+    return is_loopback(re.sub(r"\\(.)", r"\1", match[1]))  # colons are escaped there

@@ -1,0 +1,130 @@
+"""The log: one line for each event, with the id of its request."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import time
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import Logger, LogLevel
+
+from llamaproxy.logs import MAX_MESSAGE, format_json, format_text, request_id, safe
+from tests.test_twistd import PORT_LINE, TWISTD, Daemon, environment, free_port, question
+
+
+def event(message: str, **more: Any) -> dict[str, Any]:
+    head = {"log_time": 0.0, "log_namespace": "x", "log_level": LogLevel.info}
+    return {**head, "log_format": "{said}", "said": message, **more}
+
+
+@given(st.text())
+def test_whatever_is_logged_is_one_line_that_does_nothing_to_a_terminal(message: str) -> None:
+    line = format_text(event(message)) or "\n"
+    assert line.endswith("\n") and len(line.splitlines()) == 1
+    assert not [c for c in line[:-1] if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
+    assert len(line) < 12 * MAX_MESSAGE
+    assert json.loads(format_json(event(message)))["message"] == safe(message)
+
+
+@pytest.mark.parametrize(
+    "unsafe", ["\x1b[2J", "\r", "\n2026 [x] forged", "\x9b", "\u202e", "\U000e0041"]
+)
+def test_controls_are_escaped(unsafe: str) -> None:
+    line = format_text(event(f"tool a{unsafe}b"))
+    assert line is not None and unsafe not in line and "tool a\\" in line
+
+
+def test_a_long_message_is_cut() -> None:
+    line = format_text(event("x" * 100_000))
+    assert line is not None and len(line) < MAX_MESSAGE + 200
+    assert "[and 96000 characters more]" in line
+
+
+def test_a_line_has_the_id_of_its_request() -> None:
+    assert "[r1]" in str(format_text(event("said", request="r1")))
+    token = request_id.set("r2")
+    try:
+        assert str(format_text(event("said"))).endswith("said [r2]\n")
+        assert json.loads(format_json(event("said")))["request"] == "r2"
+    finally:
+        request_id.reset(token)
+    assert str(format_text(event("said"))).endswith("said\n")
+
+
+def test_a_traceback_is_kept_in_lines_of_its_own() -> None:
+    lines: list[str] = []
+    log = Logger(observer=lambda each: lines.append(str(format_text(each))))  # type: ignore[arg-type]
+    try:
+        raise ValueError("a\nb\x1b")
+    except ValueError:
+        log.failure("it broke")
+    assert lines[0].splitlines()[1].startswith("\tTraceback")
+    assert "\x1b" not in lines[0]
+
+
+def test_every_line_of_a_chat_has_its_id(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "log", "--demo")
+    for number in range(2):
+        daemon.get("/v1/chat/completions", "POST", question(f"What is {number}*7?"))
+    daemon.get("/health")
+    daemon.stop()
+    lines = (tmp_path / "log").read_text().splitlines()
+    chats = [line for line in lines if "tool calculate" in line or "POST /v1/chat" in line]
+    ids = [line.rpartition("[")[2] for line in chats]
+    assert len(ids) == 4 and ids[0] == ids[1] != ids[2] == ids[3]
+    access = next(line for line in chats if "POST" in line)
+    assert "tools: 4, rounds: 2, calls: 1" in access
+    [health] = [line for line in lines if "GET /health 200" in line][-1:]
+    assert health.rpartition("[")[2] not in ids
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_sigusr1_has_the_log_opened_anew_and_ends_nothing(tmp_path: Path, log_format: str) -> None:
+    port = free_port()
+    log, moved = tmp_path / "log", tmp_path / "log.1"
+    listen = PORT_LINE.format(port=port)
+    arguments = ["--demo", "--admin", "off", "--listen", listen, "--log-format", log_format]
+    process = subprocess.Popen(
+        [*TWISTD, "-n", "--pidfile=", "--logfile", str(log), "llamaproxy", *arguments],
+        env=environment(),
+    )
+    waited_for(lambda: log.exists() and "the server at" in log.read_text())
+    log.rename(moved)
+    process.send_signal(signal.SIGUSR1)
+    waited_for(log.exists)
+    process.terminate()
+    assert process.wait(20) == -signal.SIGTERM
+    assert "Server Shut Down" in log.read_text()
+    assert "Server Shut Down" not in moved.read_text()
+
+
+def test_sigusr1_ends_nothing_where_there_is_no_file(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "log", "--demo")
+    daemon.process.send_signal(signal.SIGUSR1)
+    assert daemon.get("/health")[0] == 200
+    daemon.stop()
+
+
+def waited_for(reached: Any) -> None:
+    for _ in range(300):
+        if reached():
+            return
+        time.sleep(0.1)  # until another process has done it; nothing tells
+    raise AssertionError("it did not come to that")
+
+
+def test_the_formats_are_observers() -> None:
+    from llamaproxy.logs import json_observer
+
+    stream = io.StringIO()
+    observe: Any = json_observer(stream)
+    observe(event("said"))
+    assert json.loads(stream.getvalue())["message"] == "said"
