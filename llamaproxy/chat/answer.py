@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 
 from llamaproxy.chat.calls import Audience
+from llamaproxy.chat.deltas import thinking_of
 from llamaproxy.chat.eventstream import EventStream
 from llamaproxy.chat.finish import closing_reason, with_cut_off
 from llamaproxy.chat.joining import TEXTS, HeldText, Identity, Texts
@@ -57,7 +58,6 @@ class UnaryAnswer:
         self._last_text_only = last_text_only
         #: In the order of the calls, whichever ended first.
         self._results: dict[Card, ToolResult | None] = {}
-        self._rounds = 0
         self._last: Json = {}
         self._join = Texts()
         self._texts: dict[str, str] = {}
@@ -73,7 +73,6 @@ class UnaryAnswer:
             raise UpstreamBroke("Llama Stack answered without choices.")
         self._identity.learn(answer)
         self._usage = added_usage(self._usage, answer.get("usage"))
-        self._rounds += 1
         self._last = answer
         self._join.begin_round()
         if self._last_text_only:
@@ -91,6 +90,9 @@ class UnaryAnswer:
         for key in TEXTS:
             if isinstance(message.get(key), str | list):
                 self._add(key, text_of(message[key]))
+        thinking = thinking_of(message.get("content"))
+        if thinking and not message.get("reasoning_content"):
+            self._add("reasoning_content", thinking)
         if calls:
             message["tool_calls"] = [call.entry for call in calls]
         return Completion(message, with_cut_off(calls, choices[0].get("finish_reason")))
@@ -130,11 +132,7 @@ class UnaryAnswer:
     def _choice(self, choice: Json, place: int) -> Json:
         message = dict(as_object(choice.get("message")))
         if place == 0:
-            # Of one round, parts of a content stay parts.
-            lists = {
-                k for k in self._texts if self._rounds == 1 and isinstance(message.get(k), list)
-            }
-            message |= {key: text for key, text in self._texts.items() if key not in lists}
+            message |= self._texts
             if self._shown:
                 message["tool_calls"] = self._shown
             elif message.get("tool_calls"):

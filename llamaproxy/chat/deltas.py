@@ -30,15 +30,12 @@ class MessageBuilder:
         self._texts: dict[str, bytearray] = {}
         self._parts: list[Json] = []
         self._blocks: dict[tuple[object, object], dict[str, Any]] = {}
-        #: Whether any delta has said anything.
-        self.begun = False
 
     def add(self, delta: Json) -> None:
         """Take in *delta*."""
         for key, value in delta.items():
             if value is None or key in _NO_TEXT:
                 continue
-            self.begun = self.begun or bool(value)
             if isinstance(value, str):
                 self._add_text(key, value)
             elif key == "content" and isinstance(value, list):
@@ -50,6 +47,12 @@ class MessageBuilder:
                     self._fields.setdefault(key, []).extend(value)
             else:
                 self._fields[key] = value
+
+    def is_all_of(self, text: object) -> bool:
+        """Whether *text*, which is not empty, is the content so far."""
+        if not isinstance(text, str) or not text:
+            return False
+        return bytes(self._texts.get("content", b"")) == text.encode("utf-8", "surrogatepass")
 
     def message(self) -> Json:
         """The message so far."""

@@ -13,7 +13,7 @@ _REASONS = {
     **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length", "max_length"), "length"),
     **dict.fromkeys(
         (
-            *("end_turn", "stop_sequence", "stop_token", "eos", "eos_token", "end", "complete"),
+            *("end_turn", "stop_sequence", "stop_token", "eos_token", "end", "complete"),
             *("completed", "finished", "finish", "done", "eos_token_found", "normal"),
         ),
         "stop",

@@ -43,6 +43,7 @@ class _Choice:
     finish: str | None = None
     beside_finish: Json = attrs.Factory(dict)
     last: Json | None = None
+    has_deltas: bool = False
 
     def finished(self) -> bool:
         """Whether the model has come to an end, be it only that of a call."""
@@ -187,10 +188,10 @@ class RoundStream:
         """What *choice* adds: its delta, or its whole message where no delta has come."""
         whole = as_object(choice.pop("message", None))
         delta = as_object(choice.get("delta"))
-        if whole and not any(v for k, v in delta.items() if k != "role"):
-            if state.text.begun or state.calls:
-                # Some servers repeat all of it at the end.
-                return {k: v for k, v in delta.items() if k == "role"}
+        if any(value for key, value in delta.items() if key != "role"):
+            state.has_deltas = True
+        elif whole and not state.has_deltas and not state.text.is_all_of(whole.get("content")):
+            # Some servers call their deltas so; but some repeat all of them at the end.
             return whole
         return delta
 

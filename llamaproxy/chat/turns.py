@@ -53,11 +53,12 @@ def recalled(messages: list[Any], turn_of: Callable[[str], list[Json]]) -> list[
         half = halves.get(mark)
         if role == "user":
             question = number
-        elif role == "assistant" and not mark:
-            unmarked |= {_name(entry): number for entry in objects(message.get("tool_calls"))}
+        elif role == "assistant":
+            entries = objects(message.get("tool_calls"))
+            unmarked |= {_name(e): number for e in entries if not split_id(e.get("id"))[1]}
         if half is not None and number == half.first:
             turn = turn_of(mark)
-            # Open WebUI replays the server's calls by itself (W3).
+            # Open WebUI replays the server's calls by itself, in the same message or before (W3).
             replayed = any(unmarked.get(name, -1) > question for name in _server_names(turn))
             half.restored = bool(turn) and not replayed
             if half.restored:

@@ -376,6 +376,17 @@ def test_calls_that_open_webui_brings_back_itself_are_not_added_again() -> None:
     assert asked(stack)[-1] == [without_marks(each) for each in messages]
 
 
+def test_nor_are_those_that_it_brings_back_in_the_same_message() -> None:
+    stack = stack_with("clock")
+    proxy = Proxy(stack)
+    fields = {"X-OpenWebUI-Message-Id": "m1"}
+    message = shared_turn(proxy, stack, "Oslo?", "12:00", fields=fields)
+    card = call("clock", {}, "call_ab")
+    merged = {**message, "tool_calls": [card, *message["tool_calls"]]}
+    history = [QUESTION, *returned(merged, "12:00", "one", "two")]
+    assert shown(proxy, stack, *history, fields=fields) == [without_marks(m) for m in history]
+
+
 def test_an_older_open_webui_that_does_not_is_helped() -> None:
     stack = stack_with("clock")
     proxy = Proxy(stack)
