@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -28,7 +29,11 @@ from llamaproxy.framing import (
     request_line,
 )
 from llamaproxy.limits import Limits
-from llamaproxy.timing import ANSWER, BODY, CLOSE, HEAD, REQUEST, TimedChannel
+from llamaproxy.timing import ANSWER, BODY, CLOSE, HEAD, REQUEST, TUNNEL, TimedChannel
+
+
+def _ignored(data: bytes) -> None:
+    """Nobody has asked for it."""
 
 
 class ProxyChannel(TimedChannel):
@@ -52,12 +57,30 @@ class ProxyChannel(TimedChannel):
         self._fields = 0
         self._body: CountedBody | ChunkedBody = CountedBody(0)
         self._id = b""
+        self._receive: Callable[[bytes], None] = _ignored
+
+    def switch(self, head: bytes, receive: Callable[[bytes], None]) -> None:
+        """Answer with *head*, after which no HTTP is spoken; *receive* gets what comes from now on.
+
+        What has come already, in place of a request that would follow, is the beginning of it.
+        """
+        self.state, self.deadline = TUNNEL, inf
+        self._receive = receive
+        early, self._dataBuffer = b"".join(self._dataBuffer), []
+        transport: Any = self.transport
+        transport.write(head)
+        if early:
+            receive(early)
+        transport.resumeProducing()
 
     # --- the head
 
     def dataReceived(self, data: bytes) -> None:
         if self.state == CLOSE:
             self.linger()
+            return
+        if self.state == TUNNEL:
+            self._receive(data)
             return
         if self.state == REQUEST:
             self._await_head()

@@ -186,7 +186,9 @@ class UpstreamRefused(ProxyError):
 
     @property
     def logged(self) -> str:
-        return "upstream_refused"  # its words are the server's
+        # Its words are the server's.
+        at = f" at {self.where}" if self.where else ""
+        return f"upstream_refused (HTTP status {self.status}){at}"
 
     @property
     def missing_route(self) -> bool:

@@ -130,7 +130,9 @@ class ProxySite(Site):
         """*request* is being served from now on; the time is returned."""
         self.connections.began(request)
         finished = request.notifyFinish()
-        finished.addErrback(lambda _: self._log_access(request, CUT_OFF))
+        finished.addErrback(
+            lambda _: self._log_access(request, 101 if request.code == 101 else CUT_OFF)
+        )
         finished.addBoth(lambda _: self.connections.ended(request))
         return self.now()
 

@@ -25,7 +25,7 @@ from llamaproxy.framing import Refused, RequestLine, request_id
 from llamaproxy.limits import Limits
 
 #: What a connection is waiting for. Numbers: members of an Enum take five times as long to name.
-REQUEST, HEAD, BODY, ANSWER, CLOSE = range(5)
+REQUEST, HEAD, BODY, ANSWER, CLOSE, TUNNEL = range(6)
 
 #: Seconds for which a refused client may go on sending before it is cut off, and may be silent. If
 #: its connection were closed at once, what it still sends would make its system throw the refusal

@@ -55,7 +55,12 @@ class Head:
     @property
     def interim(self) -> bool:
         """Whether the real answer is still to come (RFC 9110 section 15.2)."""
-        return self.status.startswith(b"1")
+        return self.status.startswith(b"1") and not self.switches
+
+    @property
+    def switches(self) -> bool:
+        """Whether what follows is no HTTP any more (RFC 9110 section 7.8)."""
+        return self.status == b"101"
 
     def for_client(self) -> bytes:
         """The head as Twisted's HTTP client needs it: the status and the framing alone."""
@@ -66,11 +71,13 @@ class Head:
         else:
             framing = b"Content-Length: %d\r\n" % self.length
         close = b"Connection: close\r\n" if self.close else b""
-        return b"HTTP/1.1 %b %b\r\n%b%b\r\n" % (self.status, self.phrase, framing, close)
+        # That client takes 101 for an interim answer, and waits for another.
+        status = b"200" if self.switches else self.status
+        return b"HTTP/1.1 %b %b\r\n%b%b\r\n" % (status, self.phrase, framing, close)
 
 
-def read_head(raw: bytes, method: bytes) -> Head:
-    """The head *raw* of an answer to a request of *method*.
+def read_head(raw: bytes, method: bytes, upgrade: bool = False) -> Head:
+    """The head *raw* of an answer to a request of *method*, which may have asked for an *upgrade*.
 
     :raises BadHead: if it is not valid, or its body's end would be anybody's guess.
     """
@@ -86,6 +93,10 @@ def read_head(raw: bytes, method: bytes) -> Head:
         if b"\n" in value:
             value = b" ".join(line.strip(b" \t\r") for line in value.split(b"\n"))
         fields.setdefault(name.lower(), []).append(value.strip(b" \t"))
+    if status == b"101" and upgrade:
+        for name in (b"content-length", b"transfer-encoding", b"keep-alive"):
+            fields.pop(name, None)
+        return Head(status, phrase or b"", fields, None, until_close=True, close=True)
     if status == b"101":
         raise BadHead("switches protocols, for which nobody asked")
     if status.startswith(b"1"):

@@ -20,6 +20,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from llamaproxy.concurrent import cut_short_by
 from llamaproxy.cors import CorsMemory, origin_in
 from llamaproxy.errors import BadRequest, ProxyError, ShuttingDown, error_response
+from llamaproxy.logs import note
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.caller import address_of, without_mcp_headers
 from llamaproxy.upstream.failures import answered
@@ -27,6 +28,7 @@ from llamaproxy.upstream.generation import Detector
 from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, forwarded_for
 from llamaproxy.upstream.relay import ResponseRelay
 from llamaproxy.upstream.secrets import Secret
+from llamaproxy.upstream.tunnel import TunnelRelay, ask_to_switch, wants_websocket
 from llamaproxy.upstream.urls import as_uri
 
 with warnings.catch_warnings():
@@ -126,6 +128,9 @@ class LlamaStackResource(ReverseProxyResource):
             request.write(error_response(request, error))
             request.finish()
             return
+        if response.code == 101:
+            await self._tunnel(request, response)
+            return
         request.setResponseCode(response.code, response.phrase)
         if response.code >= 400:
             self._secret.hide_in_fields(response.headers)
@@ -151,6 +156,17 @@ class LlamaStackResource(ReverseProxyResource):
             return
         request.finish()
 
+    async def _tunnel(self, request: Request, response: IResponse) -> None:
+        relay = TunnelRelay(request, response, self._clock, self._timeout)
+        relay.start()
+        try:
+            await relay.finished
+        except ProxyError as error:
+            note(request, error=error.logged)
+        channel: Any = request.channel
+        if channel is not None:
+            channel.loseConnection()
+
     async def _response(self, request: Request) -> IResponse:
         target: bytes = request.uri
         if not target.startswith(b"/"):
@@ -167,6 +183,8 @@ class LlamaStackResource(ReverseProxyResource):
         fields = forwarded_for(
             request.requestHeaders, client, request.isSecure(), client in self._trusted
         )
+        if wants_websocket(request) and body is None:
+            ask_to_switch(fields)
         if not tools:
             without_mcp_headers(fields)
         if self._secret.key:

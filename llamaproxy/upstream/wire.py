@@ -49,6 +49,7 @@ class Wire(ProtocolWrapper):
         self.distrust = ""
         self._secured: Deferred[None] | None = None
         self._method = b""
+        self._upgrade = False
         self._head: Head | None = None
         self._begun = b""
         self._heard = False
@@ -63,6 +64,7 @@ class Wire(ProtocolWrapper):
         """Send *request*; once more, elsewhere, if this connection turns out to be closed."""
         kept, self.used = self.used, True
         self._method = request.method
+        self._upgrade = request.headers.hasHeader(b"upgrade")
         self._head = None
         self._begun = b""
         self._heard = False
@@ -132,6 +134,16 @@ class Wire(ProtocolWrapper):
         transport: Any = self.transport
         transport.abortConnection()
 
+    # --- for a tunnel, once the protocol has been switched
+
+    def send(self, data: bytes) -> None:
+        """Send what the client has sent."""
+        ProtocolWrapper.write(self, data)
+
+    def hold_back(self, client: Any) -> None:
+        """Pause the *client*'s transport while the upstream does not read."""
+        ProtocolWrapper.registerProducer(self, client, True)
+
     # --- for the transport
 
     def handshakeCompleted(self) -> None:
@@ -181,7 +193,7 @@ class Wire(ProtocolWrapper):
         data = self._begun + data
         while end := END_OF_HEAD.search(data):
             try:
-                head = read_head(data[: end.end()], self._method)
+                head = read_head(data[: end.end()], self._method, self._upgrade)
             except BadHead as error:
                 self._refuse(str(error))
                 return
@@ -216,6 +228,9 @@ class Wire(ProtocolWrapper):
         if self._head is not None:
             for name, values in self._head.fields.items():
                 response.headers.setRawHeaders(name, values)
+            if self._head.switches:
+                switched: Any = response
+                switched.code, switched.tunnel = 101, self
         return response
 
     def _stop_upload(self, upload: Upload) -> None:

@@ -11,6 +11,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
+from twisted.web.http_headers import Headers
 
 from llamaproxy.upstream.wire import WireFactory
 from tests.test_sockets import Asked, Peer, Wires, error_of, on_sockets, status_of, wires
@@ -206,7 +207,7 @@ def test_a_connection_that_was_told_to_close_hears_nothing_more() -> None:
     wire = factory(Factory.forProtocol(Heard)).buildProtocol(None)
     wire.makeConnection(StringTransport())
     heard = wire.wrappedProtocol
-    wire.request(SimpleNamespace(method=b"POST"))
+    wire.request(SimpleNamespace(method=b"POST", headers=Headers()))
     wire.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfi")
     heard.transport.loseConnection()
     wire.dataReceived(b"rst")
