@@ -22,7 +22,15 @@ from .environments import PythonMissing, find_python
 from .openwebui import ChromiumMissing, Page, find_chromium
 from .processes import Command, Process, free_port
 from .programs import McpServer, Proxy, ScriptedModel, Server
-from .servers import FURTHER, GENERATIONS, MCP_SERVER, SMALL_MODEL, STATELESS_MCP_SERVER, Settings
+from .servers import (
+    FURTHER,
+    GENERATIONS,
+    LARGER,
+    MCP_SERVER,
+    SMALL_MODEL,
+    STATELESS_MCP_SERVER,
+    Settings,
+)
 
 HERE = Path(__file__).parent
 
@@ -166,7 +174,7 @@ def start_server(
         models: Sequence[str] = ("scripted-1", "embed-1"),
         port: int | None = None,
     ) -> Server:
-        generation = GENERATIONS.get(version) or FURTHER[version]
+        generation = {**GENERATIONS, **FURTHER, **LARGER}[version]
         if mcp_servers is None:
             fixture = "mcp_server" if generation.speaks_streamable_http else "mcp_sse_server"
             mcp_servers = {"main": request.getfixturevalue(fixture).url}

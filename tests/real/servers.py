@@ -197,6 +197,31 @@ def config_ogx(settings: Settings) -> Json:
     return config
 
 
+def config_ogx_responses(settings: Settings) -> Json:
+    """The same with the Responses API, which wants to keep things."""
+    config = config_ogx(settings)
+    stores = {
+        name: {"table_name": name, "backend": "sql_default"} for name in ("responses", "files")
+    }
+    config["apis"] += ["vector_io", "responses", "files"]
+    config["providers"] |= {
+        "vector_io": [],
+        "responses": [
+            _provider(
+                "builtin", "inline::builtin", {"persistence": {"responses": stores["responses"]}}
+            )
+        ],
+        "files": [
+            _provider(
+                "localfs",
+                "inline::localfs",
+                {"storage_dir": f"{settings.store}/files", "metadata_store": stores["files"]},
+            )
+        ],
+    }
+    return config
+
+
 RUN = "llama stack run {run_file} --port {port}"
 DATABASE = "aiosqlite sqlalchemy greenlet"
 OPENTELEMETRY = "opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
@@ -251,6 +276,11 @@ GENERATIONS = {
             config_ogx,
         ),
     )
+}
+
+#: With more than the others are asked for; see ``test_websocket.py``.
+LARGER = {
+    "ogx-1.5.0-responses": attrs.evolve(GENERATIONS["ogx-1.5.0"], config=config_ogx_responses)
 }
 
 #: In between; see ``test_further_generations.py``.
