@@ -203,6 +203,7 @@ def test_the_tool_source_can_be_pinned() -> None:
         ("https://host/v1x", "https://host/v1x", False),
         ("HTTP://Host:8321", "http://host:8321", False),
         ("http://[::1]:8321", "http://[::1]:8321", False),
+        ("http://llama_stack:8321", "http://llama_stack:8321", False),
         ("http://[::1]:8321/v1", "http://[::1]:8321", True),
     ],
 )

@@ -26,6 +26,7 @@ from zope.interface import implementer
 
 from llamaproxy.concurrent import cancelled_as_such
 from llamaproxy.errors import BadRequest
+from llamaproxy.upstream.resolver import Resolved, Resolver
 from llamaproxy.upstream.tls import Verifier, handshake_failure, trusting
 from llamaproxy.upstream.urls import as_uri, origin_of
 from llamaproxy.upstream.wire import Wire, WireFactory
@@ -43,6 +44,10 @@ IDLE_TIMEOUT = 2
 
 #: Idle connections kept; more are closed once their request is done.
 MAX_IDLE = 256
+
+#: Names of other servers than the one that are looked up at a time, of the ten that the reactor has
+#: threads for: however many of them are slow, the one's is looked up at once.
+MAX_LOOK_UPS = 4
 
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 
@@ -101,33 +106,44 @@ class _Endpoint:
     """
 
     def __init__(
-        self, reactor: Any, host: str, port: int, timeout: float, trust: Context | None
+        self,
+        reactor: Any,
+        host: str,
+        port: int,
+        timeout: float,
+        trust: Context | None,
+        resolver: Resolver,
     ) -> None:
         self._reactor = reactor
+        self._place = host, port
         self._timeout = timeout
+        self._resolver = resolver
         self._verifier: Any = None if trust is None else Verifier(trust, host)
-        endpoint: Any
-        if isIPAddress(host):
-            endpoint = TCP4ClientEndpoint(reactor, host, port, timeout=timeout)
-        elif isIPv6Address(host):
-            endpoint = TCP6ClientEndpoint(reactor, host, port, timeout=timeout)
-        else:
-            endpoint = HostnameEndpoint(
-                reactor, host, port, timeout=timeout, attemptDelay=ATTEMPT_DELAY
-            )
-        if self._verifier is not None:
-            endpoint = wrapClientTLS(self._verifier, endpoint)
-        self._within = endpoint
 
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
         """:raises UpstreamTls: if it is not the server that it should be."""
         connecting = Deferred.fromCoroutine(self._connect(factory))
         return connecting.addTimeout(self._timeout, self._reactor, _too_slow)
 
+    async def _addressed(self) -> Any:
+        host, port = self._place
+        if isIPAddress(host):
+            return TCP4ClientEndpoint(self._reactor, host, port, timeout=self._timeout)
+        if isIPv6Address(host):
+            return TCP6ClientEndpoint(self._reactor, host, port, timeout=self._timeout)
+        reactor = Resolved(self._reactor, await self._resolver.addresses(host))
+        # Not the name itself: it may have an underscore, which IDNA does not know.
+        return HostnameEndpoint(
+            reactor, "name", port, timeout=self._timeout, attemptDelay=ATTEMPT_DELAY
+        )
+
     async def _connect(self, factory: IProtocolFactory) -> Any:
         wrapping: Any = WireFactory
+        endpoint = await self._addressed()
+        if self._verifier is not None:
+            endpoint = wrapClientTLS(self._verifier, endpoint)
         # HostnameEndpoint, cancelled, says that there is no such name.
-        wire: Wire = await cancelled_as_such(self._within.connect(wrapping(factory)))
+        wire: Wire = await cancelled_as_such(endpoint.connect(wrapping(factory)))
         if self._verifier is not None:
             try:
                 await wire.secured()
@@ -168,7 +184,8 @@ class UpstreamAgent:
         secure = url.scheme == "https"
         trust = trusting(authorities, system=authorities is None) if secure else None
         host, port = as_uri(url).host, url.port or 80
-        endpoint = _Endpoint(reactor, host, port, connect_timeout, trust)
+        resolver = Resolver(reactor, most=1)
+        endpoint = _Endpoint(reactor, host, port, connect_timeout, trust, resolver)
         self._host = self._origin.partition(b"://")[2]
         self._agent = ProxyAgent(endpoint, reactor=reactor, pool=pool)
 
@@ -199,13 +216,14 @@ class _Endpoints:
     def __init__(self, reactor: Any, timeout: float, authorities: str | None) -> None:
         self._reactor = reactor
         self._timeout = timeout
+        self._resolver = Resolver(reactor, MAX_LOOK_UPS)
         # Read once: the system's are many.
         self._trust = lru_cache(maxsize=1)(lambda: trusting(authorities, system=True))
 
     def endpointForURI(self, uri: URI) -> Any:
         host = uri.host.decode("ascii").strip("[]")
         trust = self._trust() if uri.scheme == b"https" else None
-        return _Endpoint(self._reactor, host, uri.port, self._timeout, trust)
+        return _Endpoint(self._reactor, host, uri.port, self._timeout, trust, self._resolver)
 
 
 def agent_for_anywhere(

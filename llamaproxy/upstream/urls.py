@@ -23,11 +23,14 @@ def read_url(text: str) -> DecodedURL:
 
 
 def as_uri(url: DecodedURL) -> EncodedURL:
-    """*url* in ASCII; hyperlink takes an IPv6 address for a name, which it is not.
+    """*url* in ASCII.
+
+    IDNA, which hyperlink asks, knows neither IPv6 addresses nor the underscore that names in a
+    network of containers may have.
 
     :raises ValueError: if its host is no name.
     """
-    if ":" not in url.host:
+    if not re.search("[:_]", url.host) or not url.host.isascii():
         return url.to_uri()
     return url.replace(host=_STAND_IN).to_uri().replace(host=url.host)
 

@@ -1,0 +1,141 @@
+"""Resolver: the addresses of names, asked for once for all who wait, in few threads.
+
+The reactor asks the system, in one of its ten threads, which nobody can call back: a name that is
+slow to resolve must not take them all, or nobody's name would be resolved any more.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import DNSLookupError
+from twisted.internet.interfaces import (
+    IAddress,
+    IHostResolution,
+    IReactorPluggableNameResolver,
+    IResolutionReceiver,
+)
+from zope.interface import implementer
+
+#: Seconds for which the addresses of a name, and that there are none, are not asked for again.
+FRESH_SECONDS, MISSING_SECONDS = 5.0, 1.0
+
+#: Names of which that is known.
+MAX_NAMES = 256
+
+Addresses = tuple[Any, ...]
+
+
+@attrs.frozen
+class _Answer:
+    addresses: Addresses
+    until: float
+
+
+class Resolver:
+    """Looks names up, each by one thread at a time, and all of them by *most* together."""
+
+    def __init__(self, reactor: Any, most: int) -> None:
+        self._reactor = reactor
+        self._most = most
+        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+        #: Who waits for each name. That of a look-up is here until it ends, though nobody waits.
+        self._waiting: dict[str, list[Deferred[Addresses]]] = {}
+        self._queue: deque[str] = deque()
+        self._running: set[str] = set()
+
+    def addresses(self, name: str) -> Deferred[Addresses]:
+        """The addresses of *name*, at least one; cancelling leaves others who wait alone.
+
+        Fails with :class:`DNSLookupError` if there is none.
+        """
+        answer = self._answers.get(name)
+        if answer is not None and self._reactor.seconds() < answer.until:
+            waiter: Deferred[Addresses] = succeed(answer.addresses)
+        else:
+            waiter = Deferred(lambda waiter: self._leave(name, waiter))
+            if name not in self._waiting:
+                self._waiting[name] = []
+                self._queue.append(name)
+            self._waiting[name].append(waiter)
+            self._start()
+        return waiter.addCallback(_at_least_one, name)
+
+    def _start(self) -> None:
+        while self._queue and len(self._running) < self._most:
+            name = self._queue.popleft()
+            self._running.add(name)
+            receiver = _Receiver(partial(self._ended, name))
+            self._reactor.nameResolver.resolveHostName(receiver, name)
+
+    def _ended(self, name: str, addresses: Addresses) -> None:
+        self._running.discard(name)
+        seconds = FRESH_SECONDS if addresses else MISSING_SECONDS
+        self._answers[name] = _Answer(addresses, self._reactor.seconds() + seconds)
+        self._answers.move_to_end(name)
+        if len(self._answers) > MAX_NAMES:
+            self._answers.popitem(last=False)
+        waiting = self._waiting.pop(name)
+        self._start()
+        for waiter in waiting:
+            if not waiter.called:  # else: it has left just now, because of another
+                waiter.callback(addresses)
+
+    def _leave(self, name: str, waiter: Deferred[Addresses]) -> None:
+        waiting = self._waiting.get(name, [])
+        if waiter in waiting:
+            waiting.remove(waiter)
+        if not waiting and name in self._queue:
+            self._queue.remove(name)
+            del self._waiting[name]
+
+
+def _at_least_one(addresses: Addresses, name: str) -> Addresses:
+    if not addresses:
+        raise DNSLookupError(f"there is no address of {name!r}")
+    return addresses
+
+
+@implementer(IResolutionReceiver)
+class _Receiver:
+    """Collects the addresses of one name."""
+
+    def __init__(self, ended: Callable[[Addresses], None]) -> None:
+        self._ended = ended
+        self._addresses: list[IAddress] = []
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None: ...
+
+    def addressResolved(self, address: IAddress) -> None:
+        self._addresses.append(address)
+
+    def resolutionComplete(self) -> None:
+        self._ended(tuple(self._addresses))
+
+
+@implementer(IReactorPluggableNameResolver)
+class Resolved:
+    """A reactor to whom every name has the same *addresses*, and which knows them already."""
+
+    def __init__(self, reactor: Any, addresses: Addresses) -> None:
+        self._reactor = reactor
+        self._addresses = addresses
+        self.nameResolver = self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def installNameResolver(self, resolver: Any) -> Any:
+        raise NotImplementedError("there is but this one")
+
+    def resolveHostName(
+        self, receiver: Any, hostName: str, portNumber: int = 0, *more: object
+    ) -> None:
+        for address in self._addresses:
+            receiver.addressResolved(attrs.evolve(address, port=portNumber))
+        receiver.resolutionComplete()
