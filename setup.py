@@ -29,8 +29,8 @@ setup(
         "klein>=24.8",
         "orjson>=3.10",
         "prometheus-client>=0.20",
-        "treq>=24.9.1",
-        "twisted[tls]>=24.11",
+        "treq>=26.7",
+        "twisted[tls]>=26.4",
         "tzdata>=2024.1",
     ],
     extras_require={
@@ -39,8 +39,8 @@ setup(
             "hypothesis>=6.100",
             "openai>=1.50",
             "pytest>=8.0",
-            "pytest-twisted>=1.14",
-            "trustme>=1.1",
+            "pytest-twisted>=1.14.3",
+            "trustme>=1.2",
             "uv>=0.4",
         ],
         "dev": [
