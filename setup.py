@@ -25,7 +25,7 @@ setup(
     install_requires=[
         "attrs>=23.2",
         "hyperlink>=21.0",
-        "json-repair>=0.30",
+        "json-repair>=0.64.3",
         "klein>=24.8",
         "orjson>=3.10",
         "prometheus-client>=0.20",

@@ -43,9 +43,9 @@ class Sink(threading.Thread):
         received = b""
         while b"\r\n\r\n" not in received:
             received += peer.recv(65536)
-        self.requests += 1
         head, _, body = received.partition(b"\r\n\r\n")
-        [length] = re.findall(rb"(?i)\r\ncontent-length: (\d+)", head)
+        [length] = re.findall(rb"(?i)\r\ncontent-length: (\d+)", head) or [b"0"]
+        self.requests += not head.startswith(b"GET ")  # with which the daemon asks who this is
         count = len(body)
         while count < int(length) and (data := peer.recv(MEGABYTE)):
             count += len(data)
