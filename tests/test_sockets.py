@@ -14,7 +14,7 @@ import pytest_twisted  # type: ignore[import-untyped]
 from twisted.application.service import IService
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, connectProtocol
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IListeningPort, IPullProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -213,12 +213,14 @@ class Wires:
         #: Every end of a connection that is the test's.
         self.peers: list[Peer] = []
 
-    def listen(self, factory: Factory, tls: CertificateOptions | None = None) -> int:
+    def listen(
+        self, factory: Factory, tls: CertificateOptions | None = None, interface: str = "127.0.0.1"
+    ) -> int:
         """Listen with *factory*; the port is returned."""
         if tls is None:
-            port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+            port = reactor.listenTCP(0, factory, interface=interface)
         else:
-            port = reactor.listenSSL(0, factory, tls, interface="127.0.0.1")
+            port = reactor.listenSSL(0, factory, tls, interface=interface)
         self._ports.append(port)
         number: int = port.getHost().port
         return number
@@ -243,12 +245,12 @@ class Wires:
         started: IService = services
         return started
 
-    async def client(self, port: int | Path) -> Peer:
+    async def client(self, port: int | Path, host: str = "127.0.0.1") -> Peer:
         """A connection to a port, or to a Unix socket."""
         endpoint: Any = (
             UNIXClientEndpoint(reactor, str(port))
             if isinstance(port, Path)
-            else TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+            else HostnameEndpoint(reactor, host, port)
         )
         peer: Peer = await connectProtocol(endpoint, Peer())
         self.peers.append(peer)
@@ -813,7 +815,7 @@ async def test_a_client_that_does_not_read_stops_the_upstream_and_memory_stays_f
         process = daemon.process.pid
         before = memory(process)
         client: Counted = await connectProtocol(
-            TCP4ClientEndpoint(reactor, "127.0.0.1", daemon.port), Counted()
+            HostnameEndpoint(reactor, "127.0.0.1", daemon.port), Counted()
         )
         transport: Any = client.transport
         transport.pauseProducing()

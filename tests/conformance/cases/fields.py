@@ -156,7 +156,7 @@ LIMITS = [
 HOPS = [
     case("the hop-by-hop fields", "9110 7.6.1",
          request("Keep-Alive: timeout=5", "Proxy-Connection: keep-alive", "TE: trailers",
-                 "Connection: keep-alive, TE, Upgrade", "Upgrade: websocket"),
+                 "Connection: keep-alive, TE, Upgrade", "Upgrade: IRC/6.9"),
          checks=[not_forwarded("keep-alive", "proxy-connection", "upgrade")]),
     case("TE", "9110 10.1.4", request("TE: trailers, gzip;q=0.5", "Connection: TE"),
          checks=[not_forwarded("te")]),
