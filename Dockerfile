@@ -14,8 +14,7 @@ RUN twistd --help > /dev/null \
 USER llamaproxy
 WORKDIR /tmp
 EXPOSE 8322
-HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["python", "-c", \
-    "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('PROXY_PORT') or '8322') + '/health', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["python", "-m", "llamaproxy.healthcheck"]
 # No pid file: a container that is started again would find its own old one.
 ENTRYPOINT ["twistd", "-n", "--pidfile=", "llamaproxy"]
 CMD []
