@@ -104,7 +104,9 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]], at_once: int = 0) -> li
     running = [
         Deferred.fromCoroutine(one) for one in (_in_turns(work, at_once) if at_once else work)
     ]
-    outcomes: list[tuple[bool, Any]] = await DeferredList(running, consumeErrors=True)
+    # The last is cancelled first, so that no place becomes free for one that waits for its turn.
+    backwards = DeferredList(running[::-1], consumeErrors=True)
+    outcomes: list[tuple[bool, Any]] = (await backwards)[::-1]
     failures: list[Failure] = [outcome for succeeded, outcome in outcomes if not succeeded]
     for failure in sorted(failures, key=lambda failure: not failure.check(CancelledError)):
         failure.raiseException()

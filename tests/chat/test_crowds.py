@@ -1,0 +1,187 @@
+"""No chat, model or message can take everything: what is under way is bounded, work is linear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llamaproxy.chat import calltext, openwebui
+from llamaproxy.chat.calls import Audience, CallReader
+from llamaproxy.chat.messages import MAX_CALLS
+from llamaproxy.chat.openwebui import without_old_cards
+from llamaproxy.errors import UpstreamBroke
+from tests.chat.streams import both, message_of, nothing_left, stack_with
+from tests.support import CHAT, INVOKE, Proxy, call, nothing, saying, tool_result, turn
+
+Json = dict[str, Any]
+
+
+def many(count: int) -> list[Json]:
+    return [call("clock", {"n": n}, f"c{n}") for n in range(count)]
+
+
+@both
+def test_the_calls_of_a_chat_run_a_few_at_a_time(stream: bool) -> None:
+    stack = stack_with("clock")
+    stack.on(CHAT, turn(None, many(10)), saying("Noon."))
+    stack.on(INVOKE, nothing)
+    proxy = Proxy(stack, max_calls=(3, 100))
+    exchange = proxy.chat(stream=stream)
+    for done in range(10):
+        running = [each for each in stack.open if each.path.endswith(b"/invoke")]
+        assert len(running) == min(3, 10 - done)
+        tool_result("12:00")(running[0])
+        proxy.settle()
+    assert message_of(exchange)["content"] == "Noon."
+    assert len(stack.asked_for(INVOKE)) == 10
+    assert nothing_left(proxy, stack)
+
+
+def test_all_chats_share_the_places_and_none_has_all_of_them() -> None:
+    stack = stack_with("clock")
+    stack.on(CHAT, turn(None, many(10)), turn(None, many(1)), saying("Noon."))
+    stack.on(INVOKE, nothing)
+    proxy = Proxy(stack, max_calls=(3, 4))
+    proxy.chat()
+    other = proxy.chat()
+    running = [each for each in stack.open if each.path.endswith(b"/invoke")]
+    assert len(running) == 4
+    tool_result("12:00")(running[-1])
+    proxy.settle()
+    assert message_of(other)["content"] == "Noon."
+
+
+@both
+def test_a_client_that_leaves_gives_its_places_back(stream: bool) -> None:
+    stack = stack_with("clock")
+    stack.on(CHAT, turn(None, many(10)), turn(None, many(1)), saying("Noon."))
+    stack.on(INVOKE, nothing)
+    proxy = Proxy(stack, max_calls=(3, 3))
+    leaving = proxy.chat(stream=stream)
+    waiting = proxy.chat(stream=stream)
+    leaving.leave()
+    [running] = [each for each in stack.open if each.path.endswith(b"/invoke")]
+    tool_result("12:00")(running)
+    proxy.settle()
+    assert message_of(waiting)["content"] == "Noon."
+    assert len(stack.asked_for(INVOKE)) == 4
+    assert nothing_left(proxy, stack)
+
+
+def test_a_call_that_waits_for_its_turn_has_all_its_time_left() -> None:
+    stack = stack_with("clock")
+    stack.on(CHAT, turn(None, many(2)), saying("Noon."))
+    stack.on(INVOKE, nothing)
+    proxy = Proxy(stack, max_calls=(1, 1), tool_timeout=10)
+    exchange = proxy.chat()
+    proxy.advance(10)
+    proxy.advance(9)
+    assert not exchange.answered
+    tool_result("12:00")(stack.open[-1])
+    proxy.settle()
+    results = [m["content"] for m in stack.asked_for(CHAT)[1].json()["messages"][2:]]
+    assert results[0].startswith("Error") and results[1] == "12:00"
+
+
+@both
+def test_the_bodies_of_running_chats_have_a_limit(stream: bool) -> None:
+    stack = stack_with()
+    stack.on(CHAT, nothing)
+    proxy = Proxy(stack, max_bodies=10_000)
+    text = [{"role": "user", "content": "x" * 9_000}]
+    first = proxy.chat(stream=stream, messages=text)
+    refused = proxy.chat(stream=stream, messages=text)
+    assert refused.status == 503
+    assert refused.field("Retry-After") == "1"
+    assert refused.json()["error"]["code"] == "overloaded"
+    first.leave()
+    stack.on(CHAT, saying("Hi."))
+    for _ in range(3):
+        assert proxy.chat(stream=stream, messages=text).status == 200
+
+
+def test_one_large_chat_is_served_where_there_is_no_other() -> None:
+    stack = stack_with()
+    stack.on(CHAT, saying("Hi."))
+    text = [{"role": "user", "content": "x" * 20_000}]
+    assert Proxy(stack, max_bodies=10_000).chat(messages=text).status == 200
+
+
+@both
+def test_a_round_with_thousands_of_calls_is_no_round(stream: bool) -> None:
+    stack = stack_with("clock")
+    stack.on(CHAT, turn(None, many(MAX_CALLS + 1)))
+    exchange = Proxy(stack).chat(stream=stream)
+    assert b"more than 1000 calls" in exchange.body
+    assert stack.asked_for(INVOKE) == []
+
+
+def test_a_thousand_calls_in_one_event_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = CountedNames(f"tool{n}" for n in range(1000))
+    reader = CallReader(Audience(client=names), lambda size: True)
+    deltas = [
+        {"function": {"name": f"tool{n % 1000}", "arguments": f'{{"n": {n}}}'}} for n in range(1000)
+    ]
+    assert len(reader.read(deltas)) == 1000
+    assert names.walks <= 3
+    with pytest.raises(UpstreamBroke):
+        reader.read(deltas[:1])
+
+
+class CountedNames(list[str]):
+    """Counts how often all of it is walked through."""
+
+    walks = 0
+
+    def __iter__(self) -> Any:
+        self.walks += 1
+        return super().__iter__()
+
+
+def test_a_name_in_each_of_thousands_of_deltas_costs_no_more_than_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched: list[int] = []
+
+    class Counted:
+        def __init__(self, pattern: Any) -> None:
+            self._pattern = pattern
+
+        def search(self, text: str, at: int) -> Any:
+            found = self._pattern.search(text, at)
+            searched.append((found.end() if found else len(text)) - at)
+            return found
+
+    for name in ("_OUTSIDE", "_WITHIN"):
+        monkeypatch.setattr(calltext, name, Counted(getattr(calltext, name)))
+    reader = CallReader(Audience(server=["act"]), lambda size: True)
+    for n in range(5000):
+        piece = '{"text": "' if n == 0 else "x" * 10
+        reader.read([{"index": 0, "id": "c", "function": {"name": "act", "arguments": piece}}])
+    assert sum(searched) <= 2 * (10 + 10 * 5000)
+
+
+def test_old_cards_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = '<details type="tool_calls"</details>' * 20_000 + "<details" * 1000
+    looked: list[int] = []
+
+    class Counted(str):
+        def find(self, wanted: str, at: int = 0, *more: Any) -> int:  # type: ignore[override]
+            place = str.find(self, wanted, at, *more)
+            looked.append((place if place >= 0 else len(self)) - at)
+            return place
+
+    assert openwebui._stripped(Counted(text)) == "<details" * 1000
+    assert sum(looked) <= 3 * len(text)
+    message = {"role": "assistant", "content": text}
+    assert without_old_cards([message])[0]["content"] == "<details" * 1000
+
+
+def test_a_chat_says_in_its_line_what_it_came_to() -> None:
+    from llamaproxy.chat.endpoint import _counts
+    from llamaproxy.chat.loop import Tally
+
+    assert _counts(Tally()) == {}
+    tally = Tally(tools=3, rounds=2, calls=4, run=3, failed=1)
+    assert _counts(tally) == {"tools": 3, "rounds": 2, "calls": 4, "failed": 1}
