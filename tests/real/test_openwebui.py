@@ -160,9 +160,10 @@ def test_an_image_is_shown(chat: Page) -> None:
 
 
 def test_calls_are_shown_where_they_are_made(chat: Page) -> None:
-    """Once they are done: the page puts a running one before the last words said."""
-    chat.say('order [text Let me look.] [call slow {"seconds": 2}]')
+    """While the answer streams, and when it has ended: behind the words that came before."""
+    chat.say('order [text Let me look.] [call slow {"seconds": 3}]')
     chat.wait_for("Executing slow")
+    assert re.search("Let me look.*Executing slow", chat.text(), re.DOTALL), chat.text()
     assert re.search("Let me look.*Result from slow.*The tool said", chat.answer(), re.DOTALL)
 
 
