@@ -47,7 +47,7 @@ _PROVIDER_DATA = (LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA)
 
 @attrs.frozen
 class Caller:
-    """On whose behalf something is asked: the fields of DESIGN T4 of one client request.
+    """On whose behalf something is asked: the fields (DESIGN: T4) of one client request.
 
     *credentials* are those of them, and an identity, that keep callers apart; *chat* is the
     conversation that the request is part of, empty if it does not say; *query* goes along with

@@ -1,7 +1,7 @@
 """Which server is this, and which paths does it serve?
 
-The table is UPSTREAM's: measured on Llama Stack 0.2.12 to 0.7.3 and OGX 0.8.0 to 1.5.0. Nothing
-outside this module compares versions.
+The table is that of docs/upstreams.md: measured on Llama Stack 0.2.12 to 0.7.3 and OGX 0.8.0 to
+1.5.0. Nothing outside this module compares versions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Open WebUI's native cards (DESIGN: section 6), and what its histories hold."""
+"""Open WebUI's native cards (DESIGN: section 6), and what its histories hold.
+
+DESIGN: W1, W2, W3.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One chat request at the front door: what is refused, how failures are told."""
+"""One chat request at the front door: what is refused, how failures are told.
+
+DESIGN: L21, T4.
+"""
 
 from __future__ import annotations
 

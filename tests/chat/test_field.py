@@ -1,5 +1,7 @@
 """What clients, models and servers were seen to send: one JSON file each in ``fixtures/field``.
 
+DESIGN: L8b, L12b, L15b, L15c, S8 and others.
+
 ``request`` is sent with the answers of ``upstream`` waiting, in order (the last one repeats), and
 ``check`` is an expression that must be true of what came of it. The server has one tool, ``act``.
 """

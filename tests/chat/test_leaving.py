@@ -1,4 +1,7 @@
-"""The client leaves: in whatever phase it does, nothing goes on for it."""
+"""The client leaves: in whatever phase it does, nothing goes on for it.
+
+DESIGN: L17.
+"""
 
 from __future__ import annotations
 

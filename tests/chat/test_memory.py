@@ -1,4 +1,7 @@
-"""Turns that client and server share: both run their calls, and the model sees one history."""
+"""Turns that client and server share: both run their calls, and the model sees one history.
+
+DESIGN: L18, L19, L20.
+"""
 
 from __future__ import annotations
 

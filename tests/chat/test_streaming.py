@@ -1,4 +1,7 @@
-"""A streamed answer, through the front door: its frame, its silences, its failures."""
+"""A streamed answer, through the front door: its frame, its silences, its failures.
+
+DESIGN: S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, S11.
+"""
 
 from __future__ import annotations
 

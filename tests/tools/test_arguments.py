@@ -1,4 +1,7 @@
-"""A model's arguments."""
+"""A model's arguments.
+
+DESIGN: L12.
+"""
 
 from __future__ import annotations
 

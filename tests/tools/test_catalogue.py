@@ -1,4 +1,7 @@
-"""The catalogue: lists kept fresh, calls kept within limits."""
+"""The catalogue: lists kept fresh, calls kept within limits.
+
+DESIGN: L13, L22, T2, T3, T5.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The tools of MCP servers: those that a server names, those named by hand, and whose tokens go."""
+"""The tools of MCP servers: those that a server names, those named by hand, and whose tokens go.
+
+DESIGN: T1, T3, T4.
+"""
 
 from __future__ import annotations
 

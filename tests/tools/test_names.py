@@ -1,4 +1,7 @@
-"""The names under which tools are offered."""
+"""The names under which tools are offered.
+
+DESIGN: L5, L6.
+"""
 
 from __future__ import annotations
 

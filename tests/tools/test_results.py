@@ -1,4 +1,7 @@
-"""Results as a model reads them."""
+"""Results as a model reads them.
+
+DESIGN: L14.
+"""
 
 from __future__ import annotations
 

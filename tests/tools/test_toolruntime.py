@@ -1,4 +1,7 @@
-"""The tool-runtime API, as real servers of several generations were recorded to speak it."""
+"""The tool-runtime API, as real servers of several generations were recorded to speak it.
+
+DESIGN: L6, L7, T3.
+"""
 
 from __future__ import annotations
 

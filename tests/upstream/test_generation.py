@@ -1,4 +1,7 @@
-"""Which server is this, and where are its paths?"""
+"""Which server is this, and where are its paths?
+
+DESIGN: T1.
+"""
 
 from __future__ import annotations
 

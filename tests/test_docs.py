@@ -1,0 +1,224 @@
+"""The documents: what the code cites is there, links lead somewhere, examples print what they say.
+
+A rule is cited by its number in a comment or a docstring, as is (DESIGN: W4) here; a section as
+``DESIGN: section 8``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import attrs
+import pytest
+
+from llamaproxy.options import Options
+
+from .sdk.node import NodeMissing
+from .test_sdk import OPENAI
+from .test_twistd import Daemon
+
+ROOT = Path(__file__).parents[1]
+DESIGN = ROOT / "docs" / "design.md"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+#: The number of a rule: of the tool loop, of streams, of Open WebUI, of tool sources.
+RULE = re.compile(r"\b[LSWT][1-9]\d?[a-c]?\b")
+
+#: The contract's name with neither a rule nor a section behind it.
+UNCITED = re.compile(r"DESIGN(?!:\s+(?:(?:section )?\d|[LSWT][1-9]))")
+SECTION = re.compile(r"DESIGN:\s+(?:section )?(\d)")
+
+#: Options of other programs, which the documents name too.
+FOREIGN_OPTIONS = {"enable-ui", "fail-with-body"}
+
+_FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
+
+
+# --- what is cited
+
+
+@cache
+def remarks(path: Path) -> str:
+    """The comments and docstrings of a module."""
+    with path.open("rb") as lines:
+        found = [
+            token.string.lstrip("#: ")
+            for token in tokenize.tokenize(lines.readline)
+            if token.type == tokenize.COMMENT
+        ]
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, documented):
+            found.append(ast.get_docstring(node) or "")
+    return "\n".join(found)
+
+
+def modules() -> list[Path]:
+    return sorted([*(ROOT / "llamaproxy").rglob("*.py"), *(ROOT / "tests").rglob("*.py")])
+
+
+def rules() -> list[str]:
+    """The rules of the contract, in its order."""
+    return re.findall(rf"^### ({RULE.pattern})", DESIGN.read_text("utf-8"), re.MULTILINE)
+
+
+def test_what_is_cited_is_in_the_contract() -> None:
+    numbers = set(rules())
+    sections = set(re.findall(r"^## (\d)", DESIGN.read_text("utf-8"), re.MULTILINE))
+    for path in modules():
+        text = remarks(path)
+        assert set(RULE.findall(text)) <= numbers, path
+        assert set(SECTION.findall(text)) <= sections, path
+        assert not UNCITED.search(text), f"{path}: DESIGN: and the number of a rule or a section"
+        for document in re.findall(r"\bdocs/[\w.]+\.md\b", text):
+            assert (ROOT / document).is_file(), (path, document)
+
+
+def test_a_rule_has_one_number_and_a_reason() -> None:
+    numbers = rules()
+    assert len(numbers) == len(set(numbers))
+    _, *texts = re.split(r"^### ", DESIGN.read_text("utf-8"), flags=re.MULTILINE)
+    for number, text in zip(numbers, texts, strict=True):
+        rule = text.partition("\n## ")[0]
+        assert rule.startswith(f"{number} ")
+        assert "\n**Why.** " in rule, number
+
+
+@pytest.mark.parametrize("rule", rules())
+def test_a_rule_is_named_by_a_test(rule: str) -> None:
+    tests = [path for path in modules() if path.name.startswith("test_")]
+    assert any(rule in RULE.findall(remarks(path)) for path in tests)
+
+
+# --- what the documents name
+
+
+@cache
+def anchors(path: Path) -> frozenset[str]:
+    """The names under which GitHub's pages have the headings of a document."""
+    text = _FENCED.sub("", path.read_text("utf-8"))
+    found: list[str] = []
+    for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        words = re.sub(r"[^\w\- ]", "", title.replace("`", "").lower()).replace(" ", "-")
+        repeated = found.count(words)
+        found.append(f"{words}-{repeated}" if repeated else words)
+    return frozenset(found)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = _FENCED.sub("", path.read_text("utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name) if name else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.resolve()), link
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_tests_and_fixtures_that_are_named_exist(path: Path) -> None:
+    for name in re.findall(r"`((?:tests|llamaproxy|docs)/[^`\s]+)`", path.read_text("utf-8")):
+        pattern = name.replace("<version>", "*").replace("NAME", "*")
+        assert any(ROOT.glob(pattern)), name
+
+
+def test_options_that_are_named_exist() -> None:
+    """README's table is compared by a test of the options."""
+    known = {option.rstrip("=") for option in Options({}).longOpt}
+    for path in [ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")]:
+        named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text("utf-8")))
+        assert named - FOREIGN_OPTIONS <= known, path.name
+
+
+def test_what_makes_cards_work_ships_with_the_project() -> None:
+    """The three header fields, and the settings of the model (DESIGN: W4)."""
+    for path in (ROOT / "README.md", ROOT / "compose.yaml", ROOT / "docs" / "openwebui.md"):
+        text = path.read_text("utf-8")
+        for name, template in (
+            ("Task", "TASK"),
+            ("Chat-Id", "CHAT_ID"),
+            ("Message-Id", "MESSAGE_ID"),
+        ):
+            assert f'"X-OpenWebUI-{name}": "{{{{{template}}}}}"' in text, path.name
+        assert "builtin_tools" in text, path.name
+
+
+# --- what the examples print
+
+
+@attrs.frozen
+class Example:
+    """Code in a document, and what the text behind it says that it prints, if there is any."""
+
+    language: str
+    code: str
+    prints: str | None
+    line: int
+
+
+def examples() -> list[Example]:
+    path = ROOT / "docs" / "clients.md"
+    text = path.read_text("utf-8")
+    pattern = r"^```(python|javascript|sh)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?"
+    return [
+        Example(block[1], block[2], block[3], text.count("\n", 0, block.start()) + 1)
+        for block in re.finditer(pattern, text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path_factory.mktemp("demo") / "log", "--demo")
+    yield daemon
+    daemon.process.kill()
+    daemon.process.wait()
+
+
+def _command(example: Example, folder: Path) -> list[str]:
+    """What runs *example*; the test is skipped where that is not installed."""
+    if example.language == "sh":
+        if shutil.which("curl") is None:
+            pytest.skip("there is no curl")
+        return ["sh", "-ec", example.code]
+    if example.language == "python":
+        for package in re.findall(r"^from (\w+)", example.code, re.MULTILINE):
+            if importlib.util.find_spec(package) is None:
+                pytest.skip(f"there is no {package}")
+        return [sys.executable, "-c", example.code]
+    try:
+        packages = OPENAI.folder() / "node_modules"
+    except NodeMissing as missing:
+        if os.environ.get("CI"):
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    (folder / "node_modules").symlink_to(packages)
+    program = folder / "example.mjs"
+    program.write_text(example.code, "utf-8")
+    return ["node", str(program)]
+
+
+@pytest.mark.parametrize(
+    "example", examples(), ids=lambda example: f"{example.language}-{example.line}"
+)
+def test_an_example_prints_what_it_says(example: Example, demo: Daemon, tmp_path: Path) -> None:
+    # Where the daemon listens: a name may have an IPv6 address first.
+    code = example.code.replace("localhost:8322", f"127.0.0.1:{demo.port}")
+    command = _command(attrs.evolve(example, code=code), tmp_path)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    if example.prints is None:
+        assert '"object":' in ran.stdout and '"error"' not in ran.stdout
+    else:
+        assert ran.stdout == example.prints
