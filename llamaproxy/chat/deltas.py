@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llamaproxy.chat.messages import objects, text_of
+from llamaproxy.chat.messages import THOUGHTS, objects, text_of
 from llamaproxy.jsontext import Json
 
 #: Keys of a block of ``reasoning_details`` that come in pieces (OpenRouter's API reference,
@@ -75,7 +75,7 @@ class MessageBuilder:
         for part in objects(parts):
             if part.get("type") in (None, "text") and isinstance(part.get("text"), str):
                 self._add_text("content", part["text"])
-            elif self._grow(len(text_of([part])) + 64):
+            elif self._grow(len(text_of([part]) + thinking_of([part])) + 64):
                 self._flush_text()
                 self._parts.append(part)
 
@@ -114,6 +114,8 @@ def thinking_of(content: object) -> str:
     found = []
     for part in objects(content):
         inner = part.get("thinking") or part.get("reasoning")
+        if not inner and part.get("type") in THOUGHTS:
+            inner = part.get("text") or part.get("summary")
         if isinstance(inner, str):
             found.append(inner)
         elif inner:

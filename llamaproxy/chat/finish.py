@@ -30,7 +30,7 @@ _REASONS = {
 }
 
 #: Reasons with which a model was stopped in the middle.
-_CUT_REASONS = ("length", "content_filter")
+_CUT_REASONS = ("length", "content_filter", "error")
 
 
 def finish_reason(said: object) -> str | None:
@@ -44,28 +44,37 @@ def finish_reason(said: object) -> str | None:
 def closing_reason(said: object, handed: list[str]) -> str:
     """The finish reason of a choice that hands over calls with the arguments *handed*.
 
-    It says ``tool_calls`` if, and only if, there are calls (L15, L18), unless the last of them has
-    been cut off: a client must not take that for a call.
+    It says ``tool_calls`` if, and only if, there are calls (L15, L18), unless one of them has been
+    cut off: a client must not take that for a call.
     """
     reason = finish_reason(said) or "stop"
     if not handed:
         return "stop" if reason == "tool_calls" else reason
-    cut_off = reason in _CUT_REASONS and not is_whole(handed[-1])
-    return reason if cut_off else "tool_calls"
+    return reason if reason in _CUT_REASONS and any(_cut_off(handed)) else "tool_calls"
 
 
 def with_cut_off(calls: list[ToolCall], said: object) -> list[ToolCall]:
-    """*calls*, the last marked as cut off if the finish reason *said* so (L12b).
+    """*calls*, those marked as cut off that are not whole, if the finish reason *said* so (L12b).
 
-    A round that ended without a reason ended in the middle, as far as anybody can tell.
+    Any of them may be, since some servers write several side by side. A round that ended without
+    a reason ended in the middle, as far as anybody can tell.
     """
     reason = finish_reason(said)
-    if not calls or (reason is not None and reason not in _CUT_REASONS):
+    if reason is not None and reason not in _CUT_REASONS:
         return calls
-    last = calls[-1].arguments
-    if is_whole(last) or (reason is None and not last.strip()):
-        return calls
-    return [*calls[:-1], attrs.evolve(calls[-1], cut_off=True)]
+    cut_off = _cut_off([call.arguments for call in calls])
+    if reason is None and calls and not calls[-1].arguments.strip():
+        cut_off[-1] = False
+    return [attrs.evolve(call, cut_off=cut) for call, cut in zip(calls, cut_off, strict=True)]
+
+
+def _cut_off(texts: list[str]) -> list[bool]:
+    """Which *texts* of calls a model was stopped in; only the last can be empty for that."""
+    last = len(texts) - 1
+    return [
+        not is_whole(text) and (place == last or bool(text.strip()))
+        for place, text in enumerate(texts)
+    ]
 
 
 def is_whole(arguments: str) -> bool:

@@ -63,16 +63,21 @@ def as_object(value: object) -> Json:
     return value if isinstance(value, dict) else {}
 
 
+#: Types of parts that are reasoning, whatever else they say (Mistral, Anthropic, Responses API).
+THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
+
+
 def objects(value: object) -> list[Json]:
     """The objects in a list; nothing for anything else that a peer may have sent."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def text_of(content: object) -> str:
-    """The text in a message's content, a string or a list of parts."""
+    """The text in a message's content, a string or a list of parts; no reasoning among them."""
     if isinstance(content, str):
         return content
-    return "".join(str(part.get("text") or "") for part in objects(content))
+    texts = (part.get("text") for part in objects(content) if part.get("type") not in THOUGHTS)
+    return "".join(text for text in texts if isinstance(text, str))
 
 
 def tool_names(body: Json) -> frozenset[str]:
