@@ -11,8 +11,9 @@ from llamaproxy import jsontext
 from llamaproxy.concurrent import all_of
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke, UpstreamRefused
 from llamaproxy.jsontext import Json
-from llamaproxy.tools.definitions import ToolDefinition, Unfit, definition
+from llamaproxy.tools.definitions import ToolDefinition, definition
 from llamaproxy.tools.results import ToolResult, result_of
+from llamaproxy.tools.schemas import Unfit
 from llamaproxy.tools.source import MAX_GROUPS, SIDE_BY_SIDE, Listing, Patience
 from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.client import LlamaStackClient

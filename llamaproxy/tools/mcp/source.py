@@ -22,11 +22,12 @@ from llamaproxy.errors import (
     UpstreamRefused,
 )
 from llamaproxy.jsontext import Json
-from llamaproxy.tools.definitions import ToolDefinition, Unfit, definition
+from llamaproxy.tools.definitions import ToolDefinition, definition
 from llamaproxy.tools.mcp.http import Fields, HttpRefused
 from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.results import ToolResult, result_of
+from llamaproxy.tools.schemas import Unfit
 from llamaproxy.tools.source import (
     MAX_GROUPS,
     SIDE_BY_SIDE,
