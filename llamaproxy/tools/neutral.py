@@ -10,8 +10,14 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 #: overrides, invisible operators, byte order mark, and tags, with which text can be smuggled.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
-    "\u2060-\u206f\u3164\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "\u2060-\u206f\u115f\u1160\u17b4\u17b5\u3164\ufeff\uffa0\ufff9-\ufffb"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
+
+#: What joins characters or picks a variant of one. Emoji have two in a row; more of them are text
+#: that nobody sees.
+_JOINERS = "[\u200c\u200d\u180b-\u180d\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+_JOINER_RUNS = re.compile(f"({_JOINERS}{{2}}){_JOINERS}+")
 
 #: What chat templates of common models are made of (ChatML, Llama, Mistral, Gemma, DeepSeek,
 #: Hermes and Qwen tool calling): in a tool's result it must not be read as structure.
@@ -33,7 +39,7 @@ _CONTROL_TOKENS = re.compile(
 def cleaned(text: str) -> str:
     """*text* as valid Unicode without invisible control characters."""
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return _INVISIBLE.sub("", _ANSI.sub("", text))
+    return _JOINER_RUNS.sub(r"\1", _INVISIBLE.sub("", _ANSI.sub("", text)))
 
 
 def neutralised(text: str) -> str:
@@ -50,16 +56,35 @@ def harmless(text: str) -> str:
 def shortened(text: str, limit: int) -> str:
     """Head and tail of *text*, harmless: at most *limit* bytes of UTF-8, and a note of the rest.
 
-    It is cut before it is looked at: however much there is, no more than *limit* is cleaned.
+    It is cut before it is looked at: however much there is, no more than *limit* is made harmless.
+    As that adds blanks, it is cut once more behind it.
     """
     size = _bytes_in(text)
     if size <= limit:
-        return harmless(text)
-    half = limit // 2
-    head = _encoded(text[: limit - half])[: limit - half].decode("utf-8", "ignore")
-    tail = _encoded(text[len(text) - half :])[-half:].decode("utf-8", "ignore") if half else ""
-    cut = size - _bytes_in(head) - _bytes_in(tail)
-    return f"{harmless(head)}\n\n[{cut} of {size} bytes cut here]\n\n{harmless(tail)}"
+        text = harmless(text)
+        size = _bytes_in(text)
+        if size <= limit:
+            return text
+    tail_limit = limit // 2
+    head_limit = limit - tail_limit
+    head, tail = _first(text, head_limit), _last(text, tail_limit)
+    left = size - _bytes_in(head) - _bytes_in(tail)
+    safe_head, safe_tail = harmless(head), harmless(tail)
+    head, tail = _first(safe_head, head_limit), _last(safe_tail, tail_limit)
+    left += _bytes_in(safe_head) + _bytes_in(safe_tail) - _bytes_in(head) - _bytes_in(tail)
+    return f"{head}\n\n[{left} of {size} bytes cut here]\n\n{tail}"
+
+
+def _first(text: str, limit: int) -> str:
+    """As many whole characters of the beginning of *text* as *limit* bytes hold."""
+    return _encoded(text[:limit])[:limit].decode("utf-8", "ignore")
+
+
+def _last(text: str, limit: int) -> str:
+    """As many whole characters of the end of *text* as *limit* bytes hold."""
+    if limit == 0:
+        return ""
+    return _encoded(text[-limit:])[-limit:].decode("utf-8", "ignore")
 
 
 def _encoded(text: str) -> bytes:

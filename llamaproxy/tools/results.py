@@ -24,6 +24,13 @@ _MAGIC = (
 #: Parts of one result that are looked at, and characters of all its pictures that are kept.
 _MAX_PARTS, _MAX_IMAGES = 1000, 16 * 1024 * 1024
 
+#: What tells a list of parts from a list of a tool's own: MCP's types (2025-06-18, "Tool Result"),
+#: and the tool-runtime API's.
+_PART_TYPES = frozenset({"text", "image", "image_url", "audio", "resource", "resource_link"})
+
+#: Characters of a URL, a media type, a name or a description in a note.
+_MAX_IN_NOTE = 500
+
 
 @attrs.frozen
 class Image:
@@ -96,7 +103,9 @@ def _parts(content: object) -> list[Any]:
         return []
     if not isinstance(content, list):
         return [content]
-    if len(content) > 1 and not all(isinstance(part, str) or _is_part(part) for part in content):
+    if not all(isinstance(part, str) or _is_part(part) for part in content):
+        return [content]
+    if content and not any(_is_part(part) and part["type"] in _PART_TYPES for part in content):
         return [content]
     if len(content) <= _MAX_PARTS:
         return content
@@ -119,20 +128,26 @@ def _text(part: object) -> str:
         if kind == "resource" and isinstance(part.get("resource"), dict):
             return _resource(part["resource"])
         if kind == "resource_link":
-            words = (part.get("title") or part.get("name"), part.get("description"))
-            return " ".join([f"[resource: {part.get('uri')}]", *(str(w) for w in words if w)])
+            words = (_brief(part.get("title") or part.get("name")), _brief(part.get("description")))
+            return " ".join([f"[resource: {_brief(part.get('uri'))}]", *filter(None, words)])
         if kind in ("image", "image_url") and _image_url(part):
-            return f"[image: {_image_url(part)[:500]}]"
+            return f"[image: {_brief(_image_url(part))}]"
         if kind == "audio" and isinstance(part.get("data"), str):
-            return f"[audio: {part.get('mimeType')}, {len(part['data']) * 3 // 4} bytes]"
+            return f"[audio: {_brief(part.get('mimeType'))}, {len(part['data']) * 3 // 4} bytes]"
     return jsontext.dumps(part).decode()
 
 
 def _resource(resource: dict[str, Any]) -> str:
     if isinstance(resource.get("text"), str):
         return str(resource["text"])
-    size = len(str(resource.get("blob") or "")) * 3 // 4
-    return f"[resource: {resource.get('uri')}, {resource.get('mimeType')}, {size} bytes]"
+    blob = resource.get("blob")
+    size = len(blob) * 3 // 4 if isinstance(blob, str) else 0
+    where, media_type = _brief(resource.get("uri")), _brief(resource.get("mimeType"))
+    return f"[resource: {where}, {media_type}, {size} bytes]"
+
+
+def _brief(text: object) -> str:
+    return text[:_MAX_IN_NOTE] if isinstance(text, str) else ""
 
 
 def _image(part: object) -> Image | None:

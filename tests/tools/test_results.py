@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
@@ -49,6 +50,21 @@ def test_the_note_says_how_much_was_cut(text: str, limit: int) -> None:
     assert len(text.encode()) == len(short.encode()) - note + cut
 
 
+@given(
+    st.lists(st.sampled_from(["<s>", "[INST]", "\u200b", "\u00e9", "a"]), max_size=200),
+    st.integers(0, 120),
+)
+def test_what_grew_when_it_was_made_harmless_is_within_the_limit(
+    pieces: list[str], limit: int
+) -> None:
+    text = "".join(pieces)
+    made = shortened(text, limit)
+    note = re.search(r"\n\n\[(\d+) of (\d+) bytes cut here\]\n\n", made)
+    shown = made if note is None else made[: note.start()] + made[note.end() :]
+    assert len(shown.encode()) <= limit
+    assert shortened(made, 10_000) == made
+
+
 def test_no_character_is_cut_in_two() -> None:
     assert shortened("👋" * 10, 11).startswith("👋\n\n[")
 
@@ -63,7 +79,16 @@ def test_a_cleaned_text_is_valid_unicode_and_stays_clean(text: str) -> None:
     assert cleaned(clean) == clean
 
 
-@given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"]) | st.sampled_from("\n\r\t")))
+#: Letters, by Unicode's word, that nobody sees.
+_FILLERS = "\u115f\u1160\u3164\uffa0"
+
+
+@given(
+    st.text(
+        st.characters(categories=["L", "N", "P", "S", "Zs"], exclude_characters=_FILLERS)
+        | st.sampled_from("\n\r\t")
+    )
+)
 def test_ordinary_text_is_not_changed(text: str) -> None:
     assert cleaned(text) == text
 
@@ -78,6 +103,9 @@ def test_ordinary_text_is_not_changed(text: str) -> None:
         ("evil\u202eexe.txt", "evilexe.txt"),
         ("\ufeffa\ufeff", "a"),
         ("hi\U000e0049\U000e0067", "hi"),
+        ("a\ufe00\ufe01\ufe02\U000e0101\U000e0110b", "a\ufe00\ufe01b"),
+        ("\U0001f3f3\ufe0f\u200d\U0001f308", "\U0001f3f3\ufe0f\u200d\U0001f308"),
+        ("a\u115f\uffa0b", "ab"),
         ("\ud83d\udc4b", "👋"),
         ("\ud83d", "\ufffd"),
         ("tab\tline\r\n", "tab\tline\r\n"),
@@ -161,7 +189,15 @@ def test_a_tidied_result_is_clean_and_within_the_limit(text: str, limit: int) ->
         (None, ""),
         ([{"type": "text", "text": "a"}, "b", {"type": "text", "text": ""}], "a\n\nb"),
         ({"type": "text", "text": "a"}, "a"),
-        ([{"rows": [1, 2]}], '{"rows":[1,2]}'),
+        ([{"rows": [1, 2]}], '[{"rows":[1,2]}]'),
+        ([{"type": "Feature"}], '[{"type":"Feature"}]'),
+        (["a", "b"], '["a","b"]'),
+        (["a"], '["a"]'),
+        ([1, "a"], '[1,"a"]'),
+        ([{"type": "text", "text": "a"}, {"type": "hologram"}], 'a\n\n{"type":"hologram"}'),
+        ([{"type": "resource_link", "uri": ["x"], "name": {"a": 1}}], "[resource: ]"),
+        ([{"type": "audio", "data": "AAAA", "mimeType": {}}], "[audio: , 3 bytes]"),
+        ([{"type": "resource", "resource": {"blob": 7}}], "[resource: , , 0 bytes]"),
         ({"rows": []}, '{"rows":[]}'),
         (7, "7"),
         ([{"type": "text", "text": None}], '{"type":"text","text":null}'),
