@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Collection
-from itertools import islice
 from typing import Any, ClassVar
 
 import attrs
@@ -27,13 +27,13 @@ from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.groupstatus import GroupStatus
 from llamaproxy.tools.offers import Listed, Offer, Offers
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.tools.source import FIRST_WAIT, LISTING_TIMEOUT, Patience, ToolSource
+from llamaproxy.tools.source import FIRST_WAIT, LISTING_TIMEOUT, Listing, Patience, ToolSource
 from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.urls import bare
 
-#: Seconds between two changes that are acted on at once, and callers whose lists are then fetched;
-#: otherwise a list is only stale.
-_CHANGE_INTERVAL, _MAX_REFRESHES = 10.0, 16
+#: Seconds between two changes that are acted on at once, and callers whose lists are then fetched
+#: (the latest); otherwise a list is only stale.
+_CHANGE_INTERVAL, _MAX_LATEST = 10.0, 16
 
 #: Seconds for which a group that fails for everybody is not asked again for a first chat.
 _DOWN_SECONDS = 30.0
@@ -46,13 +46,11 @@ _NOTHING = Offer()
 
 @attrs.define
 class _CallersTools:
-    """What one caller's credentials can see, and how fresh that is."""
+    """What one caller's credentials can see, and how fresh that is; there may be thousands."""
 
     listed: Listed | None = None
     listed_at: float = 0.0
     stale_at: float = 0.0
-    refresh: SharedCall[Offer] = attrs.Factory(SharedCall)
-    caller: Caller | None = None
 
     @property
     def offer(self) -> Offer:
@@ -75,7 +73,12 @@ class Catalogue:
     _max_result: int
     _offers: Offers = attrs.Factory(lambda: Offers(1000, 4 * 1024 * 1024))
     _max_callers: int = 10_000
-    _callers: OrderedDict[Any, _CallersTools] = attrs.field(init=False, factory=OrderedDict)
+    #: By digests of credentials, the latest last.
+    _callers: OrderedDict[bytes, _CallersTools] = attrs.field(init=False, factory=OrderedDict)
+    #: The listings under way.
+    _refreshes: dict[bytes, SharedCall[Offer]] = attrs.field(init=False, factory=dict)
+    #: Those who asked last, who have their lists fetched when something has changed.
+    _latest: OrderedDict[bytes, Caller] = attrs.field(init=False, factory=OrderedDict)
     #: Groups that fail for everybody, empty for all of them: why, and until when that is believed.
     _down: dict[str, tuple[ProxyError, float]] = attrs.field(init=False, factory=dict)
     _changed_at: float = attrs.field(init=False, default=-_CHANGE_INTERVAL)
@@ -147,15 +150,14 @@ class Catalogue:
         now = self._clock.seconds()
         before, self._changed_at = self._changed_at, now
         if now - before >= _CHANGE_INTERVAL:
-            for known in islice(reversed(self._callers.values()), _MAX_REFRESHES):
-                if known.caller is not None:
-                    self._start_refresh(known, known.caller)
+            for caller in list(self._latest.values()):
+                self._start_refresh(caller)
 
     def stop(self) -> None:
         """Give up the listings under way."""
         self._stopped = True
-        for known in self._callers.values():
-            known.refresh.cancel()
+        for refresh in list(self._refreshes.values()):
+            refresh.cancel()
 
     def status(self) -> Json:
         """What an operator may want to know of the tools."""
@@ -168,28 +170,25 @@ class Catalogue:
         try:
             return await self._source.invoke(tool, arguments, caller)
         except ToolUnknown:
-            known = self._known(caller)
-            offer = await known.refresh.result(lambda: self._refresh(known, caller, Patience()))
+            offer = await self._refreshed(caller, Patience())
             return await self._source.invoke(_again(tool, offer), arguments, caller)
 
-    def _known(self, caller: Caller) -> _CallersTools:
-        known = self._callers.setdefault(caller.credentials, _CallersTools())
-        self._callers.move_to_end(caller.credentials)
+    def _known(self, key: bytes) -> _CallersTools:
+        known = self._callers.setdefault(key, _CallersTools())
+        self._callers.move_to_end(key)
         while len(self._callers) > self._max_callers:
             self._callers.popitem(last=False)
         return known
 
     async def _offer_to(self, caller: Caller) -> Offer:
-        known = self._known(caller)
+        known = self._known(_key(caller))
         now = self._clock.seconds()
         if now < known.stale_at and known.listed_at >= self._changed_at:
             return known.offer
-        down = self._known_down()
-        if known.listed is not None or "" in down:
-            self._start_refresh(known, caller)
+        if known.listed is not None:
+            self._start_refresh(caller)
             return known.offer
-        patience = Patience(FIRST_WAIT, down)
-        listing = known.refresh.result(lambda: self._refresh(known, caller, patience))
+        listing = self._refreshed(caller, Patience(FIRST_WAIT, self._known_down()))
         try:
             waiting = Deferred.fromCoroutine(listing)
             # The source itself gives up on what is slow; this is for all of it.
@@ -202,44 +201,71 @@ class Catalogue:
         self._down = {group: each for group, each in self._down.items() if each[1] > now}
         return {group: error for group, (error, _) in self._down.items()}
 
-    def _start_refresh(self, known: _CallersTools, caller: Caller) -> None:
+    def _start_refresh(self, caller: Caller) -> None:
         if not self._stopped:
-            known.refresh.start(lambda: self._refresh(known, caller, Patience()))
+            key = _key(caller)
+            self._refresh_of(key).start(lambda: self._refresh(key, caller, Patience()))
 
-    async def _refresh(self, known: _CallersTools, caller: Caller, patience: Patience) -> Offer:
-        started = self._clock.seconds()
+    async def _refreshed(self, caller: Caller, patience: Patience) -> Offer:
+        key = _key(caller)
+        return await self._refresh_of(key).result(lambda: self._refresh(key, caller, patience))
+
+    def _refresh_of(self, key: bytes) -> SharedCall[Offer]:
+        return self._refreshes.setdefault(key, SharedCall())
+
+    async def _refresh(self, key: bytes, caller: Caller, patience: Patience) -> Offer:
         try:
-            listing = await self._source.list_tools(caller, patience)
-        except CancelledError:
-            raise
-        except Exception as error:
-            if not isinstance(error, ProxyError):
-                self._log.failure("listing the tools broke")
-                error = ProxyError()
-            self._note_failure("", error)
-            # The longer a failure takes, the less often it should be met.
-            now = self._clock.seconds()
-            known.stale_at = known.listed_at = now + (now - started)
-            return known.offer
-        self._status.recovered()
-        self._down.pop("", None)
-        groups = dict(listing.groups)
+            return await self._list_again(self._known(key), caller, patience)
+        finally:
+            del self._refreshes[key]
+            self._latest[key] = caller.for_listing()
+            self._latest.move_to_end(key)
+            while len(self._latest) > _MAX_LATEST:
+                self._latest.popitem(last=False)
+
+    async def _list_again(self, known: _CallersTools, caller: Caller, patience: Patience) -> Offer:
+        started = self._clock.seconds()
+        listing = await self._listing(caller, patience)
+        now = self._clock.seconds()
         before = known.listed.groups if known.listed is not None else {}
-        for group, failure in listing.failures.items():
-            self._note_failure(group, failure)
+        groups = dict(listing.groups)
+        for group in before if listing.rest is not None else listing.failures:
             if group in before:  # DESIGN: T2, T3
                 groups.setdefault(group, before[group])
+        for group, failure in listing.failures.items():
+            if failure is not patience.down.get(group):
+                self._note_failure(group, failure)
         for group in listing.groups:
             self._down.pop(group, None)
-        known.listed = self._offers.of(groups)
-        known.caller = caller.for_listing()
-        known.listed_at = self._clock.seconds()
-        known.stale_at = known.listed_at + self._ttl
-        self._status.listed(known.listed, set(listing.groups))
-        if patience.seconds < LISTING_TIMEOUT and any(map(_is_slow, listing.failures.values())):
+        known.listed_at = now
+        if listing.rest is None:
+            self._status.recovered()
+            self._down.pop("", None)
+            known.stale_at = now + self._ttl
+        else:
+            if listing.rest is not patience.down.get(""):
+                self._note_failure("", listing.rest)
+            # The longer a failure takes, the less often it should be met.
+            known.stale_at = now + (now - started)
+        if groups or listing.rest is None:
+            known.listed = self._offers.of(groups)
+            self._status.listed(known.listed, set(listing.groups))
+        if patience.seconds < LISTING_TIMEOUT and any(map(_is_slow, listing.reasons)):
             # What was too slow for a first chat may be there for the next.
-            self._clock.callLater(0, self._start_refresh, known, known.caller)
+            self._clock.callLater(0, self._start_refresh, caller.for_listing())
         return known.offer
+
+    async def _listing(self, caller: Caller, patience: Patience) -> Listing:
+        """What the source lists, or why it lists nothing at all."""
+        try:
+            return await self._source.list_tools(caller, patience)
+        except CancelledError:
+            raise
+        except ProxyError as error:
+            return Listing({}, rest=error)
+        except Exception:
+            self._log.failure("listing the tools broke")
+            return Listing({}, rest=ProxyError())
 
     def _note_failure(self, group: str, error: ProxyError) -> None:
         self._metrics.listing_failed()
@@ -253,8 +279,24 @@ def _is_slow(error: ProxyError) -> bool:
     return isinstance(error, UpstreamTimeout | McpTimeout)
 
 
+def _key(caller: Caller) -> bytes:
+    """What tells callers apart, and not what they identify themselves with: it is kept."""
+    return hashlib.blake2b(repr(caller.credentials).encode(), digest_size=16).digest()
+
+
 def _again(tool: ToolDefinition, offer: Offer) -> ToolDefinition:
-    """*tool* as it is listed now: a server that was replaced may run it in another way."""
-    called = [other for other in offer.tools.values() if other.name == tool.name]
-    exact = [other for other in called if other.group == tool.group]
-    return exact[0] if exact else called[0] if len(called) == 1 else tool
+    """*tool* as it is listed now: a server that was replaced may run it in another way.
+
+    It is looked for on the server that it was offered from, and nowhere else: a newcomer with a
+    tool of the same name was not what the model chose.
+    """
+    for other in sorted(offer.tools.values(), key=lambda each: each.group != tool.group):
+        if other.name == tool.name and _is_same_server(tool, other):
+            return other
+    return tool
+
+
+def _is_same_server(one: ToolDefinition, other: ToolDefinition) -> bool:
+    if one.endpoint and other.endpoint:
+        return one.endpoint.rstrip("/") == other.endpoint.rstrip("/")
+    return one.group == other.group

@@ -79,6 +79,21 @@ class Listed:
 
 
 @attrs.define
+class _Room:
+    """What there is room for: so many *tools*, of *size* bytes together."""
+
+    tools: int
+    size: int
+
+    def holds(self, size: int) -> bool:
+        return self.tools > 0 and size <= self.size
+
+    def take(self, size: int) -> None:
+        self.tools -= 1
+        self.size -= size
+
+
+@attrs.define
 class Offers:
     """Makes offers of listings, within a budget, one for all that are equal.
 
@@ -100,19 +115,30 @@ class Offers:
         return listed
 
     def _fitted(self, groups: Groups) -> Listed:
-        """As many whole tools as there is room for, in the order in which they are offered (L1)."""
+        """As many whole tools as there is room for, in the order in which they are offered (L1).
+
+        Every group has an equal share first, so that none crowds out those behind it; what is left
+        of that is had by the first who need more.
+        """
         whole = Offer(offered_names(groups))
-        kept: dict[str, ToolDefinition] = {}
-        left_out: list[ToolDefinition] = []
-        room = self.max_bytes
+        by_group: dict[str, list[tuple[str, int]]] = {}
         for (name, tool), entry in zip(whole.tools.items(), whole.definitions(), strict=True):
-            size = len(jsontext.dumps(entry))
-            if size > room or len(kept) == self.max_tools:
-                left_out.append(tool)
-            else:
-                room -= size
-                kept[name] = tool
-        return Listed(groups, whole if not left_out else Offer(kept), tuple(left_out))
+            by_group.setdefault(tool.group, []).append((name, len(jsontext.dumps(entry))))
+        shares = len(by_group) or 1
+        room = _Room(self.max_tools, self.max_bytes)
+        kept: set[str] = set()
+        for share in (_Room(room.tools // shares, room.size // shares), attrs.evolve(room)):
+            for sizes in by_group.values():
+                own = attrs.evolve(share)
+                for name, size in sizes:
+                    if name not in kept and own.holds(size) and room.holds(size):
+                        kept.add(name)
+                        own.take(size)
+                        room.take(size)
+        left_out = tuple(tool for name, tool in whole.tools.items() if name not in kept)
+        if left_out:
+            whole = Offer({name: tool for name, tool in whole.tools.items() if name in kept})
+        return Listed(groups, whole, left_out)
 
 
 def _digest(groups: Groups) -> bytes:

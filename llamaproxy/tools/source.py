@@ -28,17 +28,27 @@ SPOKEN_BY_US = "mcp"
 
 @attrs.frozen
 class Listing:
-    """The tools of each group that could be listed, and why the others could not."""
+    """The tools of each group that could be listed, and why the others could not.
+
+    *rest* is why it is not even known which others there are; None if it is known.
+    """
 
     groups: dict[str, list[ToolDefinition]]
     failures: dict[str, ProxyError] = attrs.Factory(dict)
+    rest: ProxyError | None = None
+
+    @property
+    def reasons(self) -> list[ProxyError]:
+        """Why anything is missing."""
+        return [*self.failures.values(), *([] if self.rest is None else [self.rest])]
 
 
 @attrs.frozen
 class Patience:
     """How long a listing may take: *seconds* for each group.
 
-    The groups that are *down* are known to fail for everybody, and are not asked again.
+    The groups that are *down* are known to fail for everybody, and are not asked again; so is,
+    under the name ``""``, what names the groups.
     """
 
     seconds: float = LISTING_TIMEOUT
@@ -99,6 +109,8 @@ class DetectedSource:
 
         A list need not show it: 0.7 still answers ``GET /v1/tools``, with what it cannot run.
         """
+        if "" in patience.down:
+            raise patience.down[""]
         generation = await self._detector.confirmed()
         runs_tools = generation.tool_runtime and self._pinned != "mcp"
         try:
@@ -140,7 +152,11 @@ class UnionSource:
                 self._whole(self._upstream, caller, patience),
             ]
         )
-        return Listing({**upstream.groups, **named.groups}, {**upstream.failures, **named.failures})
+        return Listing(
+            {**upstream.groups, **named.groups},
+            {**upstream.failures, **named.failures},
+            upstream.rest,
+        )
 
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
@@ -152,4 +168,4 @@ class UnionSource:
         try:
             return await source.list_tools(caller, patience)
         except ProxyError as error:
-            return Listing({}, {"the upstream": error})
+            return Listing({}, rest=error)

@@ -76,6 +76,7 @@ def test_what_is_no_object_is_refused_in_words_for_the_model(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["{" * 100_000, "{11" * 3000, '{"a":' * 5000, "{" * 32 + "x" * 16_000, "{" + "x" * 300_000],
+    ids=["braces", "numbers", "nested", "words", "a word"],
 )
 def test_hopeless_text_is_refused_soon(text: str) -> None:
     # The tolerant parser takes seconds, up to minutes, for each of these.

@@ -5,8 +5,11 @@ DESIGN: L13, L22, T2, T3, T5.
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from typing import Any
 
+import attrs
 import pytest
 from prometheus_client import generate_latest
 from twisted.internet.defer import CancelledError, Deferred
@@ -60,10 +63,13 @@ class FakeSource:
         self.patience: list[Patience] = []
         self.invoked: list[tuple[str, dict[str, Any], Caller]] = []
         self.calls: list[Deferred[ToolResult]] = []
+        self.tools: list[ToolDefinition] = []
 
     async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
         self.listed_for.append(caller)
         self.patience.append(patience)
+        if "" in patience.down:
+            raise patience.down[""]
         self.listings.append(Deferred())
         return await self.listings[-1]
 
@@ -71,6 +77,7 @@ class FakeSource:
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
     ) -> ToolResult:
         self.invoked.append((tool.name, arguments, caller))
+        self.tools.append(tool)
         self.calls.append(Deferred())
         return await self.calls[-1]
 
@@ -224,6 +231,47 @@ def test_a_group_that_cannot_be_listed_keeps_its_last_good_list() -> None:
     assert known.names() == ["z"]
 
 
+def test_groups_outlive_a_failure_to_learn_which_there_are() -> None:
+    known = Catalogued(ttl=60)
+    asking = known.ask()
+    known.source.listings[0].callback(
+        Listing({"a": [tool("x", "a")], "named": [tool("y", "named")]})
+    )
+    assert list(outcome(asking).tools) == ["x", "y"]
+    known.clock.advance(60)
+    known.names()
+    named = Listing({"named": [tool("z", "named")]}, rest=UpstreamUnavailable("refused"))
+    known.source.listings[1].callback(named)
+    assert known.names() == ["x", "z"]
+    assert "refused" in known.catalogue.status()["tools"]["error"]
+    known.source.listings[2].callback(Listing({"named": [tool("z", "named")]}))
+    assert known.names() == ["z"]
+    assert known.catalogue.status()["tools"]["error"] is None
+
+
+def test_a_first_chat_has_what_can_be_listed_while_the_rest_is_down() -> None:
+    known = Catalogued()
+    asking = known.ask(caller("first"))
+    named = Listing({"named": [tool("z", "named")]}, rest=UpstreamTimeout("slow"))
+    known.source.listings[0].callback(named)
+    assert list(outcome(asking).tools) == ["z"]
+    known.clock.advance(0)
+    assert known.source.patience[1].down == {}, "asked once more, with patience"
+
+
+def test_a_failure_that_is_believed_is_not_believed_for_longer_by_each_caller() -> None:
+    known = Catalogued()
+    locked: dict[str, ProxyError] = {"locked": McpUnavailable("refused")}
+    for second in range(40):
+        asking = known.ask(caller(str(second)))
+        down = known.source.patience[-1].down
+        assert bool(down) == (0 < second < 30 or second > 30)
+        known.source.listings[-1].callback(Listing({}, dict(down) or locked))
+        assert outcome(asking).tools == {}
+        known.clock.advance(1)
+    assert known.counted(LISTING_FAILURES) == 2
+
+
 def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:
     known = Catalogued()
     known.listed("hers", who=caller("Bearer her"))
@@ -367,6 +415,31 @@ def test_calls_that_find_out_at_the_same_time_list_once() -> None:
     assert [outcome(each) for each in calling] == [ToolResult("pong")] * 3
 
 
+@pytest.mark.parametrize(
+    ("group", "endpoint", "called"),
+    [
+        ("old", "http://a/mcp", True),
+        ("renamed", "http://a/mcp/", True),
+        ("old", "", True),
+        ("newcomer", "", False),
+        ("newcomer", "http://evil/mcp", False),
+        ("old", "http://evil/mcp", False),
+    ],
+)
+def test_an_unknown_tool_is_looked_for_on_its_own_server_alone(
+    group: str, endpoint: str, called: bool
+) -> None:
+    known = Catalogued()
+    chosen = attrs.evolve(tool("ping", "old"), endpoint="http://a/mcp")
+    call = Deferred.fromCoroutine(known.catalogue.invoke(chosen, {}, caller()))
+    known.source.calls[0].errback(ToolUnknown("gone"))
+    now = attrs.evolve(tool("ping", group), endpoint=endpoint, origin="now")
+    known.source.listings[0].callback(Listing({group: [now]}))
+    known.source.calls[1].callback(ToolResult("pong"))
+    assert outcome(call).text == "pong"
+    assert known.source.tools[1] == (now if called else chosen)
+
+
 def test_a_tool_that_stays_unknown_fails() -> None:
     known = Catalogued()
     calling = known.call()
@@ -425,6 +498,29 @@ def test_ten_thousand_callers_are_known_and_no_list_is_fetched_again() -> None:
     assert len(known.source.listings) == 10_000
 
 
+def test_a_caller_costs_little_more_than_a_key() -> None:
+    known = Catalogued(ttl=600)
+
+    def serve(numbers: range) -> None:
+        for number in numbers:
+            asking = known.ask(caller(f"Bearer {number} {'x' * 10_000}"))
+            known.source.listings.pop().callback(listing("ping"))
+            assert outcome(asking).tools.keys() == {"ping"}
+            for kept in (known.source.listed_for, known.source.patience):
+                kept.clear()
+
+    serve(range(100))
+    gc.collect()
+    before = len(gc.get_objects())
+    tracemalloc.start()
+    serve(range(100, 1100))
+    gc.collect()
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(gc.get_objects()) - before < 2 * 1000
+    assert size < 1000 * 700
+
+
 def test_a_first_chat_waits_five_seconds_and_goes_on() -> None:
     known = Catalogued()
     asking = known.ask()
@@ -469,6 +565,7 @@ def test_a_list_that_is_slow_for_one_is_waited_for_by_nobody_else() -> None:
     known.clock.advance(30)
     known.source.listings[0].errback(UpstreamTimeout("slow"))
     assert known.names(caller("second")) == []
+    known.clock.advance(0)
     known.source.listings[-1].callback(listing("ping"))
     assert known.names(caller("second")) == ["ping"]
 
@@ -496,6 +593,18 @@ def test_what_does_not_fit_is_left_out_and_named(limits: tuple[int, int]) -> Non
     assert list(offer.tools) == ["a", "b"]
     assert [entry["function"]["name"] for entry in offer.definitions()] == ["a", "b"]
     assert known.catalogue.status()["tools"]["left_out"] == ["g/c", "g/d"]
+
+
+@pytest.mark.parametrize("limits", [(5, 10**9), (10**9, 600)])
+def test_no_group_crowds_out_those_behind_it(limits: tuple[int, int]) -> None:
+    known = Catalogued(offers=Offers(*limits))
+    asking = known.ask()
+    crowd = [tool(f"a{number}", "a") for number in range(9)]
+    groups = {"a": crowd, "b": [tool("b0", "b")], "c": [tool("c0", "c"), tool("c1", "c")]}
+    known.source.listings[0].callback(Listing(groups))
+    assert list(outcome(asking).tools) == ["a0", "a1", "a2", "b0", "c0"]
+    left_out = known.catalogue.status()["tools"]["left_out"]
+    assert left_out == [*(f"a/a{number}" for number in range(3, 9)), "c/c1"]
 
 
 # --- what an operator sees

@@ -134,7 +134,8 @@ def test_a_change_is_seen_by_the_next_chat(worlds: list[World]) -> None:
 def test_a_tool_of_a_server_that_was_replaced_runs_in_the_new_way(worlds: list[World]) -> None:
     """In the middle of a chat: the old route is gone, the new server has a tool of that name."""
     world = make(worlds, "0.6.1")
-    world.stack.on("GET /v1/tools", answer({"data": [tool("ping")]}))
+    entry = tool("ping", metadata={"endpoint": ONE})
+    world.stack.on("GET /v1/tools", answer({"data": [entry]}))
 
     def replaced(request: Any) -> None:
         world.stack.on("GET /v1/version", answer({"version": "0.7.3"}))

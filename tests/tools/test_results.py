@@ -62,7 +62,7 @@ def test_what_grew_when_it_was_made_harmless_is_within_the_limit(
     note = re.search(r"\n\n\[(\d+) of (\d+) bytes cut here\]\n\n", made)
     shown = made if note is None else made[: note.start()] + made[note.end() :]
     assert len(shown.encode()) <= limit
-    assert shortened(made, 10_000) == made
+    assert harmless(shown) == shown or note is not None
 
 
 def test_no_character_is_cut_in_two() -> None:
