@@ -15,8 +15,8 @@ from pathlib import Path
 
 from twisted.python.usage import UsageError
 
-from llamaproxy.listen import client_url
-from llamaproxy.options import Options
+from llamaproxy.config.options import Options
+from llamaproxy.server.listen import client_url
 
 #: Seconds that the daemon is given to answer.
 TIMEOUT = 4.0

@@ -13,8 +13,8 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 
 from llamaproxy.chat.endpoint import ChatCompletions
-from llamaproxy.concurrent import cut_short_by
 from llamaproxy.cors import CorsMemory, origin_in
+from llamaproxy.deferreds import cut_short_by
 from llamaproxy.errors import ProxyError, ShuttingDown, error_response
 
 #: Where chat completions are asked for.

@@ -18,25 +18,25 @@ from twisted.web.iweb import IAgent
 from twisted.web.server import Site
 
 from llamaproxy import __version__
-from llamaproxy.access import AuthorizedAgent, KeysService
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory
-from llamaproxy.clock import use_monotonic_time
+from llamaproxy.config.options import Options
 from llamaproxy.cors import CorsMemory
 from llamaproxy.demo import DemoStack
 from llamaproxy.greeting import GreetingService
-from llamaproxy.hosts import hosts_for
 from llamaproxy.jsontext import Json
-from llamaproxy.limits import Limits, connections_possible
-from llamaproxy.listen import ListenService, client_url
-from llamaproxy.options import Options
 from llamaproxy.routes import CHAT_PATHS, ProxyApp
-from llamaproxy.signals import SecondSignal
-from llamaproxy.site import ProxySite
+from llamaproxy.server.clock import use_monotonic_time
+from llamaproxy.server.hosts import hosts_for
+from llamaproxy.server.keys import AuthorizedAgent, KeysService
+from llamaproxy.server.limits import Limits, connections_possible
+from llamaproxy.server.listen import ListenService, client_url
+from llamaproxy.server.signals import SecondSignal
+from llamaproxy.server.site import ProxySite
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource

@@ -15,10 +15,10 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from llamaproxy.access import ApiKeys
-from llamaproxy.channel import ProxyChannel
-from llamaproxy.limits import Limits
-from llamaproxy.site import ProxySite
+from llamaproxy.server.channel import ProxyChannel
+from llamaproxy.server.keys import ApiKeys
+from llamaproxy.server.limits import Limits
+from llamaproxy.server.site import ProxySite
 
 
 @attrs.frozen

@@ -30,7 +30,6 @@ from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
-from llamaproxy.access import ApiKeys, AuthorizedAgent, GuardedResource
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
@@ -39,6 +38,7 @@ from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.cors import CorsMemory
 from llamaproxy.jsontext import Json
 from llamaproxy.routes import ProxyApp
+from llamaproxy.server.keys import ApiKeys, AuthorizedAgent, GuardedResource
 from llamaproxy.tap import treq_client
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.mcp.pool import SessionPool

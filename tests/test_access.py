@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from twisted.python.usage import UsageError
 from twisted.web.http_headers import Headers
 
-from llamaproxy.access import ApiKeys, KeysService, presented
+from llamaproxy.config.options import Options
 from llamaproxy.errors import ProxyError
-from llamaproxy.options import Options
+from llamaproxy.server.keys import ApiKeys, KeysService, presented
 from tests.chat.streams import stack_with
 from tests.chat.test_memory import recalled, shared_turn
 from tests.door import FrontDoor

@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
 
-from llamaproxy.concurrent import SharedCall, all_of
+from llamaproxy.deferreds import SharedCall, all_of
 from tests.support import outcome
 
 

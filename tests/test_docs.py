@@ -21,7 +21,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from llamaproxy.options import Options
+from llamaproxy.config.options import Options
 
 from .sdk.node import NodeMissing
 from .test_sdk import OPENAI

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from twisted.python.usage import UsageError
 
-from llamaproxy import values
-from llamaproxy.hosts import AllowedHosts, hosts_for
+from llamaproxy.config import values
+from llamaproxy.server.hosts import AllowedHosts, hosts_for
 from tests.test_twistd import PORT_LINE, Daemon, free_port
 
 LOOPBACK = [

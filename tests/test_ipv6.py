@@ -12,7 +12,7 @@ import trustme
 from twisted.internet import reactor as _reactor
 from twisted.web.server import Site
 
-from llamaproxy.listen import ListenService
+from llamaproxy.server.listen import ListenService
 from tests.support import FakeStack, answer, calling, saying
 from tests.test_sockets import Peer, Wires, on_sockets, status_of, twisteds_own_warning, wires
 from tests.tools.mcp_servers import FakeMcp

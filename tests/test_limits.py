@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from llamaproxy.limits import Limits, connections_possible
+from llamaproxy.server.limits import Limits, connections_possible
 
 NO_LIMIT = resource.RLIM_INFINITY
 

@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from llamaproxy import connections
-from llamaproxy.listen import ListenService
+from llamaproxy.server import connections
+from llamaproxy.server.listen import ListenService
 from tests.support import chunk, event
 from tests.test_sockets import (
     FLOODS,

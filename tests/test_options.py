@@ -9,7 +9,7 @@ import pytest
 import trustme
 from twisted.python.usage import UsageError
 
-from llamaproxy.options import SETTINGS, Options
+from llamaproxy.config.options import SETTINGS, Options
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -23,10 +23,10 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from llamaproxy import timing
+from llamaproxy.config.options import Options
 from llamaproxy.jsontext import Json
-from llamaproxy.listen import ListenService
-from llamaproxy.options import Options
+from llamaproxy.server import deadlines
+from llamaproxy.server.listen import ListenService
 from llamaproxy.tap import makeService
 from tests.support import chunk, event, tool
 from tests.test_twistd import Daemon
@@ -579,7 +579,7 @@ async def test_a_client_that_leaves_stops_the_model(
     leave: Callable[[Peer], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(timing, "HALF_CLOSED_SECONDS", 3600.0)
+    monkeypatch.setattr(deadlines, "HALF_CLOSED_SECONDS", 3600.0)
     port = wires.proxy()
     client = await wires.chat(port, stream=stream)
     asked = await wires.stack.asked()

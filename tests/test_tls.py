@@ -13,7 +13,7 @@ import trustme
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from llamaproxy.listen import ListenService
+from llamaproxy.server.listen import ListenService
 from tests.support import chunk, event
 from tests.test_sockets import (
     PATIENCE,

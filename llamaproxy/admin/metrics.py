@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from llamaproxy.connections import Connections
+from llamaproxy.server.connections import Connections
 
 
 class Metrics:

@@ -14,7 +14,6 @@ from twisted.web.http import Request
 from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
-from llamaproxy.access import identity_of
 from llamaproxy.chat.answer import StreamedAnswer, UnaryAnswer
 from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.eventstream import EventStream
@@ -27,6 +26,7 @@ from llamaproxy.cors import CorsMemory, origin_in
 from llamaproxy.errors import ProxyError, ShuttingDown, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.jsontext import Json
 from llamaproxy.logs import note
+from llamaproxy.server.keys import identity_of
 from llamaproxy.upstream.caller import Caller, Callers
 from llamaproxy.upstream.completions import ClientCompletions, Completions
 from llamaproxy.upstream.headers import answer_fields

@@ -25,7 +25,7 @@ from llamaproxy.chat.messages import (
 )
 from llamaproxy.chat.openwebui import without_old_cards
 from llamaproxy.chat.turns import new_mark
-from llamaproxy.concurrent import all_of
+from llamaproxy.deferreds import all_of
 from llamaproxy.errors import ToolFailed
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.arguments import parse_arguments

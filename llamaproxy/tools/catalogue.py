@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from llamaproxy.admin.metrics import Metrics
-from llamaproxy.concurrent import SharedCall
+from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import (
     EVERYBODYS,
     McpTimeout,

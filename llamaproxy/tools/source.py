@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from llamaproxy.concurrent import all_of
+from llamaproxy.deferreds import all_of
 from llamaproxy.errors import ProxyError, ToolUnknown, UpstreamUnavailable
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.results import ToolResult

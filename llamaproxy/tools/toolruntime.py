@@ -8,7 +8,7 @@ import attrs
 from twisted.logger import Logger
 
 from llamaproxy import jsontext
-from llamaproxy.concurrent import all_of
+from llamaproxy.deferreds import all_of
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke, UpstreamRefused
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition

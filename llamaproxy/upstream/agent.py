@@ -24,7 +24,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from llamaproxy.concurrent import cancelled_as_such
+from llamaproxy.deferreds import cancelled_as_such
 from llamaproxy.errors import BadRequest
 from llamaproxy.upstream.resolver import Resolved, Resolver
 from llamaproxy.upstream.tls import Verifier, handshake_failure, trusting

@@ -12,7 +12,7 @@ from typing import ClassVar
 import attrs
 from twisted.logger import Logger
 
-from llamaproxy.concurrent import SharedCall
+from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import (
     UpstreamBroke,
     UpstreamRefused,

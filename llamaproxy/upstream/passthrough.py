@@ -17,8 +17,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
 from twisted.web.server import NOT_DONE_YET, Request
 
-from llamaproxy.concurrent import cut_short_by
 from llamaproxy.cors import CorsMemory, origin_in
+from llamaproxy.deferreds import cut_short_by
 from llamaproxy.errors import BadRequest, ProxyError, ShuttingDown, error_response
 from llamaproxy.logs import note
 from llamaproxy.upstream.bodies import Upload

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.web.http import Request
 
-from llamaproxy.access import ApiKeys
+from llamaproxy.server.keys import ApiKeys
 from llamaproxy.upstream.secrets import Secret
 from tests.support import CHAT, Answer, Exchange, FakeStack, Proxy, answer, events
 

@@ -13,8 +13,8 @@ from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions, PrivateCertificate
 from twisted.python.usage import UsageError
 
+from llamaproxy.config.options import Options
 from llamaproxy.errors import UpstreamTls
-from llamaproxy.options import Options
 from llamaproxy.upstream.agent import agent_for_anywhere, connection_pool
 from llamaproxy.upstream.relay import read_body
 from tests.test_sockets import (

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IAgent
 
-from llamaproxy.concurrent import all_of
+from llamaproxy.deferreds import all_of
 from llamaproxy.errors import McpBroke
 from llamaproxy.tools.mcp.http import Fields, McpHttp
 from llamaproxy.tools.mcp.session import Session

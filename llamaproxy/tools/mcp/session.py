@@ -10,7 +10,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
 
-from llamaproxy.concurrent import SharedCall
+from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import McpBroke, McpTimeout
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from llamaproxy.concurrent import all_of
+from llamaproxy.deferreds import all_of
 from llamaproxy.errors import (
     McpBroke,
     McpTimeout,

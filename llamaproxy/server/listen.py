@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamSer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llamaproxy.site import ProxySite
+from llamaproxy.server.site import ProxySite
 
 #: Connections that may wait to be accepted; those of more clients take a second or longer.
 BACKLOG = 1024

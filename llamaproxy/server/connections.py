@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.web.http import Request
 
-from llamaproxy.channel import ProxyChannel
 from llamaproxy.errors import ShuttingDown
+from llamaproxy.server.channel import ProxyChannel
 
 #: Seconds for which a connection without a request stays open when the daemon stops. A request
 #: that is sent on a connection just as that is closed is lost, and nobody can tell whether it was

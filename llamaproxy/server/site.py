@@ -15,13 +15,13 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from llamaproxy.access import ApiKeys, GuardedResource
-from llamaproxy.channel import ProxyChannel
-from llamaproxy.connections import Connections
 from llamaproxy.cors import CorsMemory
-from llamaproxy.hosts import AllowedHosts
-from llamaproxy.limits import Limits
 from llamaproxy.logs import request_id
+from llamaproxy.server.channel import ProxyChannel
+from llamaproxy.server.connections import Connections
+from llamaproxy.server.hosts import AllowedHosts
+from llamaproxy.server.keys import ApiKeys, GuardedResource
+from llamaproxy.server.limits import Limits
 
 #: Logged as the status of an answer that did not come to its end, as nginx does it.
 CUT_OFF = 499

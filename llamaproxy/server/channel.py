@@ -11,7 +11,8 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from twisted.web.http_headers import InvalidHeaderName
 
 from llamaproxy.errors import BodyTooLarge, ProxyError
-from llamaproxy.framing import (
+from llamaproxy.server.deadlines import ANSWER, BODY, CLOSE, HEAD, REQUEST, TUNNEL, TimedChannel
+from llamaproxy.server.framing import (
     MALFORMED_FIELD,
     MAX_EMPTY_LINES,
     MAX_FIELDS,
@@ -28,8 +29,7 @@ from llamaproxy.framing import (
     request_id,
     request_line,
 )
-from llamaproxy.limits import Limits
-from llamaproxy.timing import ANSWER, BODY, CLOSE, HEAD, REQUEST, TUNNEL, TimedChannel
+from llamaproxy.server.limits import Limits
 
 
 def _ignored(data: bytes) -> None:

@@ -1,6 +1,6 @@
 """What the value of an option may be: text in, a value or a ValueError out. Pure.
 
-The error says what the text must be; :mod:`llamaproxy.options` says whose it is.
+The error says what the text must be; :mod:`llamaproxy.config.options` says whose it is.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from ipaddress import ip_network
 from hyperlink import DecodedURL
 from OpenSSL.SSL import Error as TLSError
 
-from llamaproxy.access import ApiKeys
-from llamaproxy.hosts import AllowedHosts
+from llamaproxy.server.hosts import AllowedHosts
+from llamaproxy.server.keys import ApiKeys
 from llamaproxy.upstream.headers import TrustedProxies
 from llamaproxy.upstream.tls import trusting
 from llamaproxy.upstream.urls import as_uri, read_url

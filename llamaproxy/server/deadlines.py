@@ -21,8 +21,8 @@ from zope.interface import implementer
 
 from llamaproxy.cors import origin_in
 from llamaproxy.errors import ProxyError, last_answer
-from llamaproxy.framing import Refused, RequestLine, request_id
-from llamaproxy.limits import Limits
+from llamaproxy.server.framing import Refused, RequestLine, request_id
+from llamaproxy.server.limits import Limits
 
 #: What a connection is waiting for. Numbers: members of an Enum take five times as long to name.
 REQUEST, HEAD, BODY, ANSWER, CLOSE, TUNNEL = range(6)
@@ -49,7 +49,7 @@ SHED_SECONDS = 5.0
 class TimedChannel(HTTPChannel):
     """A connection whose client has so much time for each step, and which is closed politely.
 
-    Its deadlines are looked at by :class:`llamaproxy.connections.Connections`.
+    Its deadlines are looked at by :class:`llamaproxy.server.connections.Connections`.
     """
 
     site: Any

@@ -11,8 +11,9 @@ import attrs
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from llamaproxy import __version__, logs, values
-from llamaproxy.access import is_key
+from llamaproxy import __version__, logs
+from llamaproxy.config import values
+from llamaproxy.server.keys import is_key
 
 
 @attrs.frozen

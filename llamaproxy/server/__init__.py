@@ -1,0 +1,1 @@
+"""The HTTP server that clients meet: ports, connections, requests and their limits."""
