@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-import time
 from typing import Any
 
 from hyperlink import DecodedURL
-from treq.client import HTTPClient
-from treq.cookies import IndexableCookieJar
 from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.iweb import IAgent
-from twisted.web.server import Site
 
 from llamaproxy import __version__
 from llamaproxy.admin.endpoint import AdminApp
@@ -26,15 +21,16 @@ from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.config.options import Options
 from llamaproxy.cors import CorsMemory
-from llamaproxy.demo import DemoStack
+from llamaproxy.demo.service import DemoService
 from llamaproxy.greeting import GreetingService
 from llamaproxy.jsontext import Json
 from llamaproxy.routes import CHAT_PATHS, ProxyApp
 from llamaproxy.server.clock import use_monotonic_time
 from llamaproxy.server.hosts import hosts_for
-from llamaproxy.server.keys import AuthorizedAgent, KeysService
+from llamaproxy.server.keys import KeysService
 from llamaproxy.server.limits import Limits, connections_possible
 from llamaproxy.server.listen import ListenService, client_url
+from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.signals import SecondSignal
 from llamaproxy.server.site import ProxySite
 from llamaproxy.tools.catalogue import Catalogue
@@ -48,6 +44,7 @@ from llamaproxy.upstream.caller import Callers
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.generation import Detector
+from llamaproxy.upstream.http import AuthorizedAgent, treq_client
 from llamaproxy.upstream.inflate import InflatingAgent
 from llamaproxy.upstream.passthrough import LlamaStackResource
 from llamaproxy.upstream.secrets import Secret
@@ -199,40 +196,6 @@ def _upstream(url: DecodedURL, detector: Detector) -> Json:
     return {"url": url.to_text(), "server": None if known is None else known.name}
 
 
-def treq_client(agent: IAgent) -> HTTPClient:
-    """A treq client that is no browser: it keeps no cookie that one caller could get of another.
-
-    Nor does it ask for anything compressed: treq would inflate it without any limit.
-    """
-    inflating: Any = InflatingAgent(agent)
-    return HTTPClient(inflating, cookiejar=_NoCookies())
-
-
-class _NoCookies(IndexableCookieJar):
-    """A jar that nothing is put into: a policy that allows no domain would still read them all."""
-
-    def add_cookie_header(self, request: Any) -> None:
-        pass
-
-    def extract_cookies(self, response: Any, request: Any) -> None:
-        pass
-
-
-class OrderedServices(MultiService):
-    """Stops its services one after the other, the last first.
-
-    MultiService stops all at once, and with the demo's server what is still being answered.
-    """
-
-    def stopService(self) -> Deferred[None]:
-        Service.stopService(self)
-        return Deferred.fromCoroutine(self._stop())
-
-    async def _stop(self) -> None:
-        for service in reversed(list(self)):
-            await maybeDeferred(service.stopService)
-
-
 class UpstreamService(Service):
     """Ends, when the daemon stops, what would go on without a client."""
 
@@ -251,35 +214,3 @@ class UpstreamService(Service):
     async def _close(self) -> None:
         await self._sessions.close()
         await self._pool.closeCachedConnections()
-
-
-class _QuietSite(Site):
-    """Logs nothing: every request of the stand-in's is one of the proxy's own."""
-
-    def log(self, request: Any) -> None:
-        pass
-
-
-class DemoService(Service):
-    """Runs the stand-in for Llama Stack on a loopback port of the system's choice."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        # Bound now, because the rest of the daemon must know the port before anything runs.
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self._socket.setblocking(False)
-        self.url = DecodedURL.from_text(f"http://127.0.0.1:{self._socket.getsockname()[1]}")
-        self._port: Any = None
-
-    def startService(self) -> None:
-        Service.startService(self)
-        quiet: Any = _QuietSite
-        site = quiet(DemoStack(self._reactor, now=time.time).resource())
-        self._port = self._reactor.adoptStreamPort(self._socket.fileno(), socket.AF_INET, site)
-        self._socket.close()
-        _log.warn("demo: the model is scripted, a stand-in that knows a few words; the tools run")
-
-    def stopService(self) -> Deferred[None] | None:
-        Service.stopService(self)
-        stopped: Deferred[None] | None = self._port.stopListening()
-        return stopped

@@ -38,8 +38,7 @@ from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.cors import CorsMemory
 from llamaproxy.jsontext import Json
 from llamaproxy.routes import ProxyApp
-from llamaproxy.server.keys import ApiKeys, AuthorizedAgent, GuardedResource
-from llamaproxy.tap import treq_client
+from llamaproxy.server.keys import ApiKeys, GuardedResource
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
@@ -49,6 +48,7 @@ from llamaproxy.upstream.caller import Callers
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.generation import Detector
+from llamaproxy.upstream.http import AuthorizedAgent, treq_client
 from llamaproxy.upstream.passthrough import LlamaStackResource
 from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.sse import EventDecoder

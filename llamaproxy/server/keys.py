@@ -1,4 +1,4 @@
-"""Who may use the proxy: the keys of its clients, and the server's key in their place."""
+"""ApiKeys: who may use the proxy."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from typing import Any, ClassVar
 
 import attrs
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
-from zope.interface import implementer
 
 from llamaproxy.cors import CorsMemory, origin_in
 from llamaproxy.errors import BadRequest, ProxyError, Unauthorized, error_response
@@ -188,30 +185,6 @@ def identity_of(request: Any) -> bytes:
     """
     identity: bytes = getattr(request, "identity", b"")
     return identity
-
-
-@implementer(IAgent)
-@attrs.frozen
-class AuthorizedAgent:
-    """Asks as the agent within, with one key for every request but OPTIONS.
-
-    Those may be the preflight of anybody. The key is put into the fields that it is given.
-    """
-
-    _within: IAgent
-    _key: bytes = attrs.field(repr=False)
-
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        fields = Headers() if headers is None else headers
-        if method != b"OPTIONS":
-            fields.setRawHeaders(b"Authorization", [b"Bearer " + self._key])
-        return self._within.request(method, uri, fields, bodyProducer)
 
 
 class KeysService(Service):
