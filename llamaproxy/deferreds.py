@@ -1,4 +1,4 @@
-"""Coroutines side by side: one for many who wait, many for one who waits, and their last moment."""
+"""Work under way: shared by all who wait for it, many pieces side by side, and its cancelling."""
 
 from __future__ import annotations
 
@@ -9,14 +9,6 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, Defer
 from twisted.python.failure import Failure
 
 T = TypeVar("T")
-
-
-def cut_short_by(request: Any, work: Deferred[Any]) -> None:
-    """Let *work* be cancelled when the daemon cannot wait any longer for *request*'s answer.
-
-    Work is cancelled for clients that have left, too; only their requests have no channel.
-    """
-    request.work = work
 
 
 def cancelled_as_such(work: Deferred[T]) -> Deferred[T]:

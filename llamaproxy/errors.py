@@ -16,7 +16,6 @@ from twisted.web.server import version
 
 from llamaproxy import jsontext
 from llamaproxy.errorshapes import openai_error
-from llamaproxy.logs import note
 
 #: OpenAI's error types by HTTP status (platform.openai.com, "Error codes").
 _TYPES = {
@@ -49,7 +48,8 @@ class ProxyError(Exception):
 
     status = 500
     type: str | None = None
-    code: str | None = None
+    #: What the log, the counter of errors and, as ``code``, the client know it by.
+    kind = "internal_error"
     #: Which server it was about, if it was one, for the log.
     where = ""
 
@@ -59,7 +59,7 @@ class ProxyError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The error as the JSON object a client gets."""
-        return error_object(self.status, str(self), self.type, code=self.code)
+        return error_object(self.status, str(self), self.type, code=self.kind)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -70,14 +70,15 @@ class ProxyError(Exception):
     def logged(self) -> str:
         """What the log may say of it: nothing that a request, a tool or a model said."""
         if self.status < 500:
-            return self.code or "invalid_request"
-        return f"{self.code or 'error'} ({self})" + (f" at {self.where}" if self.where else "")
+            return self.kind
+        return f"{self.kind} ({self})" + (f" at {self.where}" if self.where else "")
 
 
 class BadRequest(ProxyError):
     """The request body is not a chat completion request."""
 
     status = 400
+    kind = "invalid_request"
 
 
 class Unauthorized(ProxyError):
@@ -89,7 +90,7 @@ class Unauthorized(ProxyError):
 
     status = 401
     type = "invalid_request_error"
-    code = "invalid_api_key"
+    kind = "invalid_api_key"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -103,14 +104,14 @@ class BodyTooLarge(ProxyError):
     """
 
     status = 413
-    code = "body_too_large"
+    kind = "body_too_large"
 
 
 class UnsupportedMediaType(ProxyError):
     """The request body is not of a type that is accepted."""
 
     status = 415
-    code = "unsupported_media_type"
+    kind = "unsupported_media_type"
 
 
 class Overloaded(ProxyError):
@@ -120,7 +121,7 @@ class Overloaded(ProxyError):
     """
 
     status = 503
-    code = "overloaded"
+    kind = "overloaded"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -135,7 +136,7 @@ class UpstreamUnavailable(ProxyError):
 
     status = 502
     type = "upstream_error"
-    code = "upstream_unavailable"
+    kind = "upstream_unavailable"
 
 
 class UpstreamTls(UpstreamUnavailable):
@@ -144,7 +145,7 @@ class UpstreamTls(UpstreamUnavailable):
     Is its authority the system's, or that of ``--upstream-ca``?
     """
 
-    code = "upstream_tls"
+    kind = "upstream_tls"
 
 
 class UpstreamBroke(ProxyError):
@@ -152,7 +153,7 @@ class UpstreamBroke(ProxyError):
 
     status = 502
     type = "upstream_error"
-    code = "upstream_broke"
+    kind = "upstream_broke"
 
 
 class UpstreamTimeout(ProxyError):
@@ -163,7 +164,7 @@ class UpstreamTimeout(ProxyError):
 
     status = 504
     type = "upstream_error"
-    code = "upstream_timeout"
+    kind = "upstream_timeout"
 
 
 class UpstreamRefused(ProxyError):
@@ -173,6 +174,8 @@ class UpstreamRefused(ProxyError):
     generations say it in different ways, all recorded: ``{"detail": text}`` up to 0.4,
     ``{"error": {"detail": text or object}}`` in 0.5, ``{"error": {"message": text}}`` later.
     """
+
+    kind = "upstream_refused"
 
     def __init__(self, status: int, body: object = None) -> None:
         self.status = status
@@ -188,7 +191,7 @@ class UpstreamRefused(ProxyError):
     def logged(self) -> str:
         # Its words are the server's.
         at = f" at {self.where}" if self.where else ""
-        return f"upstream_refused (HTTP status {self.status}){at}"
+        return f"{self.kind} (HTTP status {self.status}){at}"
 
     @property
     def missing_route(self) -> bool:
@@ -203,7 +206,7 @@ class ShuttingDown(ProxyError):
     """The proxy is shutting down; please ask again."""
 
     status = 503
-    code = "shutting_down"
+    kind = "shutting_down"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -215,23 +218,19 @@ class McpBroke(ProxyError):
 
     status = 502
     type = "upstream_error"
-    code = "mcp_broke"
+    kind = "mcp_broke"
 
 
 class McpUnavailable(McpBroke):
     """The MCP server could not be reached."""
 
-    code = "mcp_unavailable"
+    kind = "mcp_unavailable"
 
 
 class McpTimeout(McpBroke):
     """The MCP server did not answer in time."""
 
-    code = "mcp_timeout"
-
-
-#: Failures that are the server's own, whoever asks.
-EVERYBODYS = (UpstreamUnavailable, UpstreamTimeout, McpUnavailable, McpTimeout)
+    kind = "mcp_timeout"
 
 
 def error_response(request: Any, error: ProxyError) -> bytes:
@@ -240,7 +239,7 @@ def error_response(request: Any, error: ProxyError) -> bytes:
     Nothing must have been sent to the client yet.
     """
     request.setResponseCode(error.status)
-    note(request, error=error.logged)
+    request.note(error=error.logged, kind=error.kind)
     body = jsontext.dumps(error.body)
     fields = request.responseHeaders
     fields.setRawHeaders(b"Content-Type", [b"application/json"])

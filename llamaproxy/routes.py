@@ -14,7 +14,6 @@ from twisted.web.resource import IResource, Resource
 
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.cors import CorsMemory, origin_in
-from llamaproxy.deferreds import cut_short_by
 from llamaproxy.errors import ProxyError, ShuttingDown, error_response
 
 #: Where chat completions are asked for.
@@ -69,7 +68,7 @@ class ProxyApp:
     async def chat_completions(self, request: Any) -> bytes | None:
         request.half_closable = False
         work = Deferred.fromCoroutine(self._chat.respond(request))
-        cut_short_by(request, work)
+        request.work = work
         return await work
 
     @_routes.route("/", branch=True)

@@ -14,7 +14,9 @@ from twisted.web.iweb import IAgent
 
 from llamaproxy import __version__
 from llamaproxy.admin.endpoint import AdminApp
+from llamaproxy.admin.eventlog import log_event
 from llamaproxy.admin.metrics import Metrics
+from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
@@ -22,6 +24,7 @@ from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.config.options import Options
 from llamaproxy.cors import CorsMemory
 from llamaproxy.demo.service import DemoService
+from llamaproxy.events import Observers
 from llamaproxy.greeting import GreetingService
 from llamaproxy.jsontext import Json
 from llamaproxy.routes import CHAT_PATHS, ProxyApp
@@ -80,6 +83,11 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         else:
             _log.warn("LLAMASTACK_API_KEY is not used: that needs --api-keys-file")
     metrics = Metrics()
+    tool_status = ToolStatus(reactor)
+    tell = Observers(log_event, metrics, tool_status)
+    metrics.watch(
+        "llamaproxy_listener_failures", "Events that a listener failed over.", lambda: tell.failures
+    )
     secret = Secret(options["llamastack-api-key"] if keys is not None else b"")
     client = LlamaStackClient(treq_client(agent), url, reactor, options["upstream-timeout"], secret)
     detector = Detector(client)
@@ -103,12 +111,12 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     catalogue = Catalogue(
         source=source,
         clock=reactor,
-        metrics=metrics,
         ttl=options["tools-ttl"],
         tool_timeout=options["tool-timeout"],
         max_result=options["max-tool-result"],
         offers=Offers(options["max-tools"], options["max-tool-list"]),
         max_callers=options["max-callers"],
+        tell=tell,
     )
     memory = TurnMemory(
         reactor, options["memory-entries"], options["memory-bytes"], options["memory-age"]
@@ -116,13 +124,14 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     slots = CallSlots(options["max-calls-per-chat"], options["max-calls"])
     cors = CorsMemory()
     chat = ChatCompletions(
-        loop=ToolLoop(catalogue, memory, metrics, options["max-iterations"], slots),
+        loop=ToolLoop(catalogue, memory, options["max-iterations"], slots, tell),
         upstream=Completions(client, detector),
         clock=reactor,
         keep_alive=options["keep-alive"],
         bodies=BodyBudget(options["max-chat-bodies"]),
         callers=Callers(options["trusted-proxies"], options["identity-headers"]),
         cors=cors,
+        tell=tell,
     )
     passthrough = LlamaStackResource(
         agent,
@@ -148,13 +157,18 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         keys,
         cors,
         hosts_for(options["listen"], options["allowed-hosts"]),
+        tell,
     )
     services.addService(UpstreamService(pool, catalogue, sessions))
-    metrics.watch(site.connections)
+    connections = site.connections
+    metrics.watch("llamaproxy_connections", "Client connections.", lambda: connections.connected)
+    metrics.watch(
+        "llamaproxy_requests_running", "Requests served now.", lambda: connections.running
+    )
     listen = ListenService(reactor, options["listen"], site, options["drain-timeout"])
     if options["admin"] != "off":
         admin = AdminApp(
-            metrics, lambda: listen.draining, lambda: _upstream(url, detector), catalogue.status
+            metrics, lambda: listen.draining, lambda: _upstream(url, detector), tool_status.as_json
         )
         services.addService(
             ListenService(
@@ -164,6 +178,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
                     admin.resource(),
                     reactor,
                     hosts=hosts_for([options["admin"]], options["allowed-hosts"]),
+                    tell=log_event,
                 ),
                 drain=0,
                 optional="admin" not in options.given,

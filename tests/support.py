@@ -30,13 +30,17 @@ from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
+from llamaproxy.admin.eventlog import log_event
 from llamaproxy.admin.metrics import Metrics
+from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.cors import CorsMemory
+from llamaproxy.events import Event, Observers
 from llamaproxy.jsontext import Json
+from llamaproxy.request import ProxyRequest
 from llamaproxy.routes import ProxyApp
 from llamaproxy.server.keys import ApiKeys, GuardedResource
 from llamaproxy.tools.catalogue import Catalogue
@@ -194,6 +198,20 @@ def tool_result(text: str, error_code: int = 0) -> Answer:
 
 
 # --- the Llama Stack
+
+
+class _AsServed(Resource):
+    """The resource within, for requests as our site makes them: treq's stub has another site."""
+
+    isLeaf = True
+
+    def __init__(self, within: IResource) -> None:
+        Resource.__init__(self)
+        self._within = within
+
+    def render(self, request: Any) -> Any:
+        request.__class__ = ProxyRequest
+        return self._within.render(request)
 
 
 @attrs.frozen
@@ -418,6 +436,9 @@ class Proxy(Upstream):
         """:param mcp: an agent that finds MCP servers."""
         Upstream.__init__(self, stack, clock, timeout, server_key)
         self.metrics = Metrics()
+        self.tool_status = ToolStatus(self.clock)
+        self.events: list[Event] = []
+        self.tell = Observers(log_event, self.metrics, self.tool_status, self.events.append)
         self.cors = CorsMemory()
         self.memory = TurnMemory(self.clock, memory_entries, memory_bytes, memory_age)
         self.sessions = SessionPool(
@@ -433,10 +454,12 @@ class Proxy(Upstream):
         if mcp_servers:
             named = McpSource(FixedServers(mcp_servers), self.sessions, self.clock)
             source = UnionSource(named, source)
-        self.catalogue = Catalogue(source, self.clock, self.metrics, ttl, tool_timeout, max_result)
+        self.catalogue = Catalogue(
+            source, self.clock, ttl, tool_timeout, max_result, tell=self.tell
+        )
         chat = ChatCompletions(
             loop=ToolLoop(
-                self.catalogue, self.memory, self.metrics, max_rounds, CallSlots(*max_calls)
+                self.catalogue, self.memory, max_rounds, CallSlots(*max_calls), self.tell
             ),
             upstream=Completions(self.client, self.detector),
             clock=self.clock,
@@ -444,6 +467,7 @@ class Proxy(Upstream):
             bodies=BodyBudget(max_bodies),
             callers=Callers(identity_names=identity_names),
             cors=self.cors,
+            tell=self.tell,
         )
         rest = LlamaStackResource(
             self.asking,
@@ -455,7 +479,9 @@ class Proxy(Upstream):
             cors=self.cors,
         )
         root = ProxyApp(chat, rest, self.cors).resource()
-        self._front: Any = StubTreq(root if keys is None else GuardedResource(root, keys))
+        self._front: Any = StubTreq(
+            _AsServed(root if keys is None else GuardedResource(root, keys))
+        )
 
     def settle(self) -> None:
         for _ in range(_ENOUGH):

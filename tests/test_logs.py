@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import Logger, LogLevel
 
-from llamaproxy.logs import MAX_MESSAGE, format_json, format_text, request_id, safe
+from llamaproxy.config.logformat import MAX_MESSAGE, format_json, format_text, safe
+from llamaproxy.events import request_id
 from tests.test_twistd import PORT_LINE, TWISTD, Daemon, environment, free_port, question
 
 
@@ -122,7 +123,7 @@ def waited_for(reached: Any) -> None:
 
 
 def test_the_formats_are_observers() -> None:
-    from llamaproxy.logs import json_observer
+    from llamaproxy.config.logformat import json_observer
 
     stream = io.StringIO()
     observe: Any = json_observer(stream)

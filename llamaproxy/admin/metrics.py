@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from llamaproxy.server.connections import Connections
+from llamaproxy.events import CallEnded, Event, ListRefreshed, LoopLimited, RequestEnded
 
 
 class Metrics:
-    """Counters in a registry of their own, so that two services in one process do not mix."""
+    """A listener with counters in a registry of its own: two services in one process do not mix."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -26,23 +28,25 @@ class Metrics:
             ["limit"],
             registry=self.registry,
         )
+        self._errors = Counter(
+            "llamaproxy_errors",
+            "Requests that were answered with an error of the proxy's own, or the server's.",
+            ["kind"],
+            registry=self.registry,
+        )
 
-    def watch(self, connections: Connections) -> None:
-        """Tell, when asked, what *connections* there are."""
-        for name, doc, count in (
-            ("llamaproxy_connections", "Client connections.", lambda: connections.connected),
-            ("llamaproxy_requests_running", "Requests served now.", lambda: connections.running),
-        ):
-            Gauge(name, doc, registry=self.registry).set_function(count)
+    def __call__(self, event: Event) -> None:
+        match event:
+            case CallEnded():
+                self._tool_calls.labels("failed" if event.failed else "answered").inc()
+            case ListRefreshed():
+                missing = len(event.failures) + (event.rest is not None)
+                self._listing_failures.inc(missing)
+            case LoopLimited():
+                self._loops_ended.labels(event.limit).inc()
+            case RequestEnded() if "kind" in event.fields:
+                self._errors.labels(event.fields["kind"]).inc()
 
-    def tool_called(self, failed: bool) -> None:
-        """A server tool was run."""
-        self._tool_calls.labels("failed" if failed else "answered").inc()
-
-    def listing_failed(self) -> None:
-        """Tools could not be listed, of one group or all of them."""
-        self._listing_failures.inc()
-
-    def loop_ended(self, limit: str) -> None:
-        """A tool loop was cut short by *limit*: ``rounds`` or ``repetition``."""
-        self._loops_ended.labels(limit).inc()
+    def watch(self, name: str, meaning: str, value: Callable[[], float]) -> None:
+        """Have the gauge *name* show *value* whenever somebody looks."""
+        Gauge(name, meaning, registry=self.registry).set_function(value)

@@ -10,7 +10,6 @@ import attrs
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web.http import Request
 from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
@@ -18,15 +17,15 @@ from llamaproxy.chat.answer import StreamedAnswer, UnaryAnswer
 from llamaproxy.chat.budget import BodyBudget
 from llamaproxy.chat.eventstream import EventStream
 from llamaproxy.chat.joining import Identity
-from llamaproxy.chat.loop import Tally, ToolLoop
+from llamaproxy.chat.loop import ToolLoop
 from llamaproxy.chat.messages import as_object, parse_request, wants_json
 from llamaproxy.chat.openwebui import is_background_task
 from llamaproxy.chat.origin import check_coding, check_origin
 from llamaproxy.cors import CorsMemory, origin_in
 from llamaproxy.errors import ProxyError, ShuttingDown, UpstreamTimeout, UpstreamUnavailable
+from llamaproxy.events import ChatRecord, FirstByte, Tell, tell_nobody
 from llamaproxy.jsontext import Json
-from llamaproxy.logs import note
-from llamaproxy.server.keys import identity_of
+from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.caller import Caller, Callers
 from llamaproxy.upstream.completions import ClientCompletions, Completions
 from llamaproxy.upstream.headers import answer_fields
@@ -46,35 +45,36 @@ class ChatCompletions:
     _bodies: BodyBudget
     _callers: Callers = attrs.Factory(Callers)
     _cors: CorsMemory = attrs.Factory(CorsMemory)
+    _tell: Tell = tell_nobody
     _log: ClassVar[Logger] = Logger()
 
-    async def respond(self, request: Request) -> bytes | None:
+    async def respond(self, request: ProxyRequest) -> bytes | None:
         """The whole answer, or None if it has been streamed already.
 
         :raises ProxyError: if nothing has been sent to the client yet.
         """
         check_origin(request.requestHeaders)
         check_coding(request.requestHeaders)
-        caller = self._callers.of(request, identity_of(request))
-        tally = Tally()
+        caller = self._callers.of(request, request.identity)
+        chat = ChatRecord()
         content: Any = request.content
         try:
             with self._bodies.holding(content.seek(0, SEEK_END)):
                 content.seek(0)
                 body = parse_request(content.read())
                 content.close()  # it would be kept until the answer has ended
-                return await self._respond(request, body, caller, tally)
+                return await self._respond(request, body, caller, chat)
         except BaseException as error:
             if isinstance(error, ProxyError):
                 await self._ask_for_page(request, error)
-            if tally.run:
+            if chat.run:
                 # SDKs obey it: what a tool has done must not be done again (L15c).
                 request.responseHeaders.setRawHeaders(b"X-Should-Retry", [b"false"])
             raise
         finally:
-            note(request, **_counts(tally))
+            request.note(**_counts(chat))
 
-    async def _ask_for_page(self, request: Request, error: ProxyError) -> None:
+    async def _ask_for_page(self, request: ProxyRequest, error: ProxyError) -> None:
         """Find out whether a page may read *error*, if nothing is known of it."""
         origin = origin_in(request.requestHeaders)
         unreachable = isinstance(error, UpstreamUnavailable | UpstreamTimeout)
@@ -87,39 +87,42 @@ class ChatCompletions:
         self._cors.apply(origin, request.responseHeaders)
 
     async def _respond(
-        self, request: Request, body: Json, caller: Caller, tally: Tally
+        self, request: ProxyRequest, body: Json, caller: Caller, chat: ChatRecord
     ) -> bytes | None:
         identity = Identity(body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
         cards = _field(request, b"x-openwebui-message-id") != ""
         completions = self._upstream.for_client(caller, _AnswerFields(request, self._cors).take)
         if body.get("stream"):
-            await self._stream(request, body, caller, completions, identity, cards, tally)
+            await self._stream(request, body, caller, completions, identity, cards, chat)
             return None
         answer = UnaryAnswer(completions, identity, cards, wants_json(body))
-        await self._answer(request, body, caller, answer, tally)
+        await self._answer(request, body, caller, answer, chat)
         text = jsontext.dumps(answer.result())
+        self._tell(FirstByte(chat))
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(text)])
         return text
 
     async def _stream(
         self,
-        request: Request,
+        request: ProxyRequest,
         body: Json,
         caller: Caller,
         completions: ClientCompletions,
         identity: Identity,
         cards: bool,
-        tally: Tally,
+        chat: ChatRecord,
     ) -> None:
-        events = EventStream(request, self._clock, self._keep_alive)
+        events = EventStream(
+            request, self._clock, self._keep_alive, lambda: self._tell(FirstByte(chat))
+        )
         options = as_object(body.get("stream_options"))
         include_usage = bool(options.get("include_usage"))
         answer = StreamedAnswer(
             completions, identity, events, include_usage, cards, wants_json(body)
         )
         try:
-            await self._answer(request, body, caller, answer, tally)
+            await self._answer(request, body, caller, answer, chat)
             await answer.end()
         except CancelledError:
             if request.channel is None or not events.started:
@@ -132,18 +135,18 @@ class ChatCompletions:
             if not isinstance(error, ProxyError):
                 self._log.failure("a stream broke")
                 error = ProxyError()
-            note(request, error=error.logged)
+            request.note(error=error.logged, kind=error.kind)
             await answer.fail(error)
         finally:
             events.close()
 
     async def _answer(
         self,
-        request: Request,
+        request: ProxyRequest,
         body: Json,
         caller: Caller,
         answer: UnaryAnswer | StreamedAnswer,
-        tally: Tally,
+        chat: ChatRecord,
     ) -> None:
         wanted = _field(request, b"x-llamaproxy-tools")
         plain = (
@@ -154,16 +157,16 @@ class ChatCompletions:
             or is_background_task(body)
         )
         if plain:
-            await self._loop.pass_on(body, caller, answer, tally)
+            await self._loop.pass_on(body, caller, answer, chat)
         else:
             patterns = [word.strip() for word in wanted.split(",") if word.strip()]
-            await self._loop.run(body, caller, answer, patterns or None, tally)
+            await self._loop.run(body, caller, answer, patterns or None, chat)
 
 
 class _AnswerFields:
     """Gives a client the fields of the upstream's last answer, until its own begins (L8)."""
 
-    def __init__(self, request: Request, cors: CorsMemory) -> None:
+    def __init__(self, request: ProxyRequest, cors: CorsMemory) -> None:
         self._request = request
         self._cors = cors
         self._given: list[bytes] = []
@@ -182,15 +185,15 @@ class _AnswerFields:
             fields.setRawHeaders(name, values)
 
 
-def _field(request: Request, name: bytes) -> str:
+def _field(request: ProxyRequest, name: bytes) -> str:
     """A header field's value, its repetitions joined by commas (RFC 9110 section 5.3)."""
     values = request.requestHeaders.getRawHeaders(name) or []
     return b",".join(values).decode("latin-1").strip()
 
 
-def _counts(tally: Tally) -> dict[str, int]:
+def _counts(chat: ChatRecord) -> dict[str, int]:
     """What the access line says of a chat; of one that was refused at once, nothing."""
-    counts = {"tools": tally.tools, "rounds": tally.rounds, "calls": tally.calls}
-    if tally.failed:
-        counts["failed"] = tally.failed
-    return counts if tally.rounds else {}
+    counts = {"tools": chat.tools, "rounds": chat.rounds, "calls": chat.calls}
+    if chat.failed:
+        counts["failed"] = chat.failed
+    return counts if chat.rounds else {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.web.http import Request
@@ -21,8 +23,18 @@ class EventStream:
     ordinary HTTP error (DESIGN: S6).
     """
 
-    def __init__(self, request: Request, clock: IReactorTime, keep_alive: float) -> None:
-        """:param keep_alive: seconds of silence after which a comment is sent."""
+    def __init__(
+        self,
+        request: Request,
+        clock: IReactorTime,
+        keep_alive: float,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        """:param keep_alive: seconds of silence after which a comment is sent.
+
+        :param on_start: is called when the first byte is sent.
+        """
+        self._on_start = on_start
         self.started = False
         self._request = request
         self._full = False
@@ -42,6 +54,7 @@ class EventStream:
             fields.setRawHeaders(b"X-Accel-Buffering", [b"no"])
             self._request.registerProducer(self, True)
             self._request.write(b"")
+            self._on_start()
 
     def write(self, payload: Json) -> Deferred[None] | None:
         """Send one event; None, or until when the client should be sent no more."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import attrs
 from twisted.internet.defer import DeferredSemaphore
-from twisted.logger import Logger
 
 from llamaproxy import jsontext
-from llamaproxy.admin.metrics import Metrics
 from llamaproxy.chat.answer import Answer
 from llamaproxy.chat.calls import Audience
 from llamaproxy.chat.choice import after_round, with_offered_names
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.messages import (
+    Completion,
     ToolCall,
     follow_up,
     is_function,
@@ -26,7 +25,16 @@ from llamaproxy.chat.messages import (
 from llamaproxy.chat.openwebui import without_old_cards
 from llamaproxy.chat.turns import new_mark
 from llamaproxy.deferreds import all_of
-from llamaproxy.errors import ToolFailed
+from llamaproxy.errors import ProxyError, ToolFailed
+from llamaproxy.events import (
+    CallUnknown,
+    ChatRecord,
+    LoopLimited,
+    RoundBegan,
+    RoundEnded,
+    Tell,
+    tell_nobody,
+)
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.arguments import parse_arguments
 from llamaproxy.tools.catalogue import Catalogue
@@ -66,20 +74,6 @@ def _arguments(call: ToolCall) -> object:
         return call.arguments
 
 
-@attrs.define
-class Tally:
-    """What an answer came to, for the log: tools offered, rounds asked for, calls of the server.
-
-    *run* counts the calls of which a tool has begun to run, *failed* those that came to an error.
-    """
-
-    tools: int = 0
-    rounds: int = 0
-    calls: int = 0
-    run: int = 0
-    failed: int = 0
-
-
 class CallSlots:
     """How many server calls may be under way, of one chat and of all together; the rest wait."""
 
@@ -113,7 +107,7 @@ class _Chat:
     offer: Offer
     client_tools: frozenset[str]
     answer: Answer
-    tally: Tally
+    record: ChatRecord
     names: NameIndex
     in_slot: Callable[[Callable[[], Awaitable[ToolResult]]], Awaitable[ToolResult]]
 
@@ -124,20 +118,24 @@ class ToolLoop:
 
     _catalogue: Catalogue
     _memory: TurnMemory
-    _metrics: Metrics
     _max_rounds: int
     _slots: CallSlots
-    _log: ClassVar[Logger] = Logger()
+    _tell: Tell = tell_nobody
 
-    async def pass_on(self, body: Json, caller: Caller, answer: Answer, tally: Tally) -> None:
+    async def pass_on(self, body: Json, caller: Caller, answer: Answer, record: ChatRecord) -> None:
         """One round, as the client asked for it: no tool is offered, none is run (L4)."""
         client_tools = tool_names(body)
         body = {**body, "messages": self._memory.recall(caller, body["messages"])}
-        tally.rounds = 1
-        await answer.complete(with_tools(body, []), Audience(client=client_tools, everything=True))
+        audience = Audience(client=client_tools, everything=True)
+        await self._round(with_tools(body, []), audience, answer, record)
 
     async def run(
-        self, body: Json, caller: Caller, answer: Answer, patterns: list[str] | None, tally: Tally
+        self,
+        body: Json,
+        caller: Caller,
+        answer: Answer,
+        patterns: list[str] | None,
+        record: ChatRecord,
     ) -> None:
         """Rounds with the server's tools, narrowed to *patterns* if there are any (L5).
 
@@ -145,9 +143,9 @@ class ToolLoop:
         """
         client_tools = tool_names(body)
         offer = await self._catalogue.offer(caller, client_tools, patterns)
-        tally.tools = len(offer.tools)
+        record.tools = len(offer.tools)
         names = NameIndex(offer.tools, client_tools)
-        chat = _Chat(caller, offer, client_tools, answer, tally, names, self._slots.for_chat())
+        chat = _Chat(caller, offer, client_tools, answer, record, names, self._slots.for_chat())
         mark = new_mark() if offer.tools else ""
         audience = Audience(client=client_tools, server=offer.tools.keys(), mark=mark)
         body = with_offered_names(body, client_tools, offer.named)
@@ -158,36 +156,51 @@ class ToolLoop:
         repeats = _Repeats()
         limit = None
         while limit is None:
-            tally.rounds += 1
-            audience.later = tally.rounds > 1
-            completion = await answer.complete(body, audience)
+            audience.later = record.rounds > 0
+            completion = await self._round(body, audience, answer, record)
             server_calls = [call for call in completion.calls if not audience.shows(call.name)]
             client_calls = len(completion.calls) - len(server_calls)
             done = await self._run_all(server_calls, chat)
             if not client_calls and repeats.too_many(done):
                 limit = _REPETITION
-            elif not client_calls and tally.rounds == self._max_rounds:
+            elif not client_calls and record.rounds == self._max_rounds:
                 limit = _ROUNDS
             if limit is not None and done:
                 done = [(call, limit.noted(result)) for call, result in done]
             called = {names.meant(call.name) or call.name for call in completion.calls}
             body = after_round(body, called, client_tools, offer.tools.keys())
             body = follow_up(body, completion.message, [(c, r.text) for c, r in done])
-            if client_calls and (server_calls or tally.rounds > 1):
+            if client_calls and (server_calls or record.rounds > 1):
                 self._memory.remember(caller, mark, body["messages"][before:])
             if client_calls or not server_calls:
                 return
         await self._answer_without_tools(body, chat, limit)
 
+    async def _round(
+        self, body: Json, audience: Audience, answer: Answer, record: ChatRecord
+    ) -> Completion:
+        """What the model makes of *body*."""
+        record.rounds += 1
+        self._tell(RoundBegan(record))
+        kind = "cancelled"
+        try:
+            completion = await answer.complete(body, audience)
+            kind = ""
+            return completion
+        except ProxyError as error:
+            kind = error.kind
+            raise
+        finally:
+            self._tell(RoundEnded(record, kind))
+
     async def _answer_without_tools(self, body: Json, chat: _Chat, limit: _Limit) -> None:
         """One more round, in which the model must answer (L15)."""
-        self._metrics.loop_ended(limit.name)
-        self._log.warn("a tool loop was ended by the limit of {limit}", limit=limit.name)
+        self._tell(LoopLimited(chat.record, limit.name))
         if "tools" in body:
             body = {**body, "tool_choice": "none"}
         names = (*chat.client_tools, *chat.offer.tools)
-        chat.tally.rounds += 1
-        completion = await chat.answer.complete(body, Audience(server=names))
+        audience = Audience(server=names)
+        completion = await self._round(body, audience, chat.answer, chat.record)
         if not text_of(completion.message.get("content")).strip():
             await chat.answer.say(limit.excuse.format(rounds=self._max_rounds))
 
@@ -203,8 +216,8 @@ class ToolLoop:
         results = await all_of(run(call) for call in calls[:_MAX_CALLS])
         refused = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
         results += [refused] * (len(calls) - len(results))
-        chat.tally.calls += len(calls)
-        chat.tally.failed += sum(result.is_error for result in results)
+        chat.record.calls += len(calls)
+        chat.record.failed += sum(result.is_error for result in results)
         return list(zip(calls, results, strict=True))
 
     async def _run(self, call: ToolCall, chat: _Chat) -> ToolResult:
@@ -215,8 +228,7 @@ class ToolLoop:
             )
         name = chat.names.meant(call.name) if is_function(call.entry) else None
         if name is None:
-            # What it was called is the model's word, which does not go into a log.
-            self._log.warn("the model called a tool that there is not")
+            self._tell(CallUnknown(chat.record))
             near = chat.names.nearest(call.name)
             hint = f"Did you mean {' or '.join(near)}?" if near else "Use one of the tools given."
             return ToolResult.failure(f"there is no tool named {call.name[:64]!r}. {hint}")
@@ -226,8 +238,9 @@ class ToolLoop:
             return ToolResult.failure(error.message)
 
         async def invoke() -> ToolResult:
-            chat.tally.run += 1
-            return await self._catalogue.invoke(chat.offer.tools[name], arguments, chat.caller)
+            chat.record.run += 1
+            tool = chat.offer.tools[name]
+            return await self._catalogue.invoke(tool, arguments, chat.caller, chat.record)
 
         return await chat.in_slot(invoke)
 

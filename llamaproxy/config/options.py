@@ -11,8 +11,8 @@ import attrs
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from llamaproxy import __version__, logs
-from llamaproxy.config import values
+from llamaproxy import __version__
+from llamaproxy.config import logformat, values
 from llamaproxy.server.keys import is_key
 
 
@@ -381,9 +381,9 @@ class Options(UsageOptions):
         parent = getattr(self, "parent", None)
         if parent is not None and not parent["logger"] and not parent.get("syslog"):
             # twistd has its own option for this, read after ours.
-            parent["logger"] = "llamaproxy.logs.twistd_observer"
-            logs.as_json = self["log-format"] == "json"
-            logs.path = parent["logfile"] or (None if parent["nodaemon"] else "twistd.log")
+            parent["logger"] = "llamaproxy.config.logformat.twistd_observer"
+            logformat.as_json = self["log-format"] == "json"
+            logformat.path = parent["logfile"] or (None if parent["nodaemon"] else "twistd.log")
 
     def _mcp_servers(self, given: list[str]) -> dict[str, str]:
         """URLs of MCP servers by name."""

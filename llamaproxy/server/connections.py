@@ -6,9 +6,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.web.http import Request
 
 from llamaproxy.errors import ShuttingDown
+from llamaproxy.request import ProxyRequest
 from llamaproxy.server.channel import ProxyChannel
 
 #: Seconds for which a connection without a request stays open when the daemon stops. A request
@@ -33,7 +33,7 @@ class Connections:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._open: set[ProxyChannel] = set()
-        self._running: set[Request] = set()
+        self._running: set[ProxyRequest] = set()
         self._idle_since: dict[ProxyChannel, float] = {}
         self._waiters: list[Deferred[None]] = []
         self._ticking: IDelayedCall | None = None
@@ -59,13 +59,13 @@ class Connections:
         self._open.discard(channel)
         self._wake()
 
-    def began(self, request: Request) -> None:
+    def began(self, request: ProxyRequest) -> None:
         """*request* is being served from now on."""
         self._running.add(request)
         if self.draining:
             _close_after(request)
 
-    def ended(self, request: Request) -> None:
+    def ended(self, request: ProxyRequest) -> None:
         """*request* has been answered, or its client has gone."""
         self._running.discard(request)
 
@@ -91,11 +91,10 @@ class Connections:
             channel.end(ShuttingDown())
         for request in list(self._running):
             _close_after(request)
-            work: Deferred[Any] | None = getattr(request, "work", None)
-            if work is None:
+            if request.work is None:
                 request.loseConnection()
             else:
-                work.cancel()
+                request.work.cancel()
 
     def abort(self) -> None:
         """Close every connection, whatever its client has not read yet."""
@@ -137,7 +136,7 @@ class Connections:
                 waiter.callback(None)
 
 
-def _close_after(request: Request) -> None:
+def _close_after(request: ProxyRequest) -> None:
     """Let *request* be the last of its connection; its answer says so unless it has begun."""
     request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
     channel: Any = request.channel

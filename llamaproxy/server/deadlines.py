@@ -181,9 +181,13 @@ class TimedChannel(HTTPChannel):
         transport: Any = self.transport
         transport.write(head + body)
         path = target.partition(b"?")[0]
-        said = {"error": error.logged, "request": whose.decode("latin-1")}
+        log_fields = {
+            "error": error.logged,
+            "kind": error.kind,
+            "request": whose.decode("latin-1"),
+        }
         peer = transport.getPeer()
-        self.site.log_line(peer, method, path, error.status, len(body), 0.0, said)
+        self.site.tell_of_end(peer, method, path, error.status, len(body), 0.0, log_fields)
         transport.unregisterProducer()
         if ISSLTransport.providedBy(transport):
             transport.loseConnection()  # which goes on reading until the client closes too

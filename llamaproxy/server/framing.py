@@ -57,6 +57,8 @@ is_hopeless = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r[^\n]")
 class Refused(ProxyError):
     """The request is not well-formed."""
 
+    kind = "malformed_request"
+
     def __init__(self, status: int, message: str, fields: dict[str, str] | None = None) -> None:
         self.status = status
         self._fields = fields or {}

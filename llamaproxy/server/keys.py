@@ -178,15 +178,6 @@ class GuardedResource(Resource):
         return self._within.render(request)
 
 
-def identity_of(request: Any) -> bytes:
-    """What tells the sender of *request* from those with other keys; empty if none are asked for.
-
-    A digest, which is never sent anywhere.
-    """
-    identity: bytes = getattr(request, "identity", b"")
-    return identity
-
-
 class KeysService(Service):
     """Has the keys read again on SIGHUP, while it runs."""
 

@@ -12,19 +12,24 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from llamaproxy.admin.metrics import Metrics
 from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import (
-    EVERYBODYS,
-    McpTimeout,
     ProxyError,
     ToolFailed,
     ToolUnknown,
-    UpstreamTimeout,
 )
-from llamaproxy.jsontext import Json
+from llamaproxy.events import (
+    CallBegan,
+    CallCancelled,
+    CallEnded,
+    ChatRecord,
+    GroupListed,
+    ListRefreshed,
+    Tell,
+    tell_nobody,
+)
 from llamaproxy.tools.definitions import ToolDefinition
-from llamaproxy.tools.groupstatus import GroupStatus
+from llamaproxy.tools.failures import FailureMemory, is_slow
 from llamaproxy.tools.offers import Listed, Offer, Offers
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import FIRST_WAIT, LISTING_TIMEOUT, Listing, Patience, ToolSource
@@ -34,9 +39,6 @@ from llamaproxy.upstream.urls import bare
 #: Seconds between two changes that are acted on at once, and callers whose lists are then fetched
 #: (the latest); otherwise a list is only stale.
 _CHANGE_INTERVAL, _MAX_LATEST = 10.0, 16
-
-#: Seconds for which a group that fails for everybody is not asked again for a first chat.
-_DOWN_SECONDS = 30.0
 
 #: Seconds that a listing is given beyond what its groups are.
 _GRACE = 0.5
@@ -67,28 +69,26 @@ class Catalogue:
 
     _source: ToolSource
     _clock: IReactorTime
-    _metrics: Metrics
     _ttl: float
     _tool_timeout: float
     _max_result: int
     _offers: Offers = attrs.Factory(lambda: Offers(1000, 4 * 1024 * 1024))
     _max_callers: int = 10_000
+    _tell: Tell = tell_nobody
     #: By digests of credentials, the latest last.
     _callers: OrderedDict[bytes, _CallersTools] = attrs.field(init=False, factory=OrderedDict)
     #: The listings under way.
     _refreshes: dict[bytes, SharedCall[Offer]] = attrs.field(init=False, factory=dict)
     #: Those who asked last, who have their lists fetched when something has changed.
     _latest: OrderedDict[bytes, Caller] = attrs.field(init=False, factory=OrderedDict)
-    #: Groups that fail for everybody, empty for all of them: why, and until when that is believed.
-    _down: dict[str, tuple[ProxyError, float]] = attrs.field(init=False, factory=dict)
+    _failures: FailureMemory = attrs.field(init=False)
     _changed_at: float = attrs.field(init=False, default=-_CHANGE_INTERVAL)
     _stopped: bool = attrs.field(init=False, default=False)
-    _status: GroupStatus = attrs.field(init=False)
     _log: ClassVar[Logger] = Logger()
 
-    @_status.default
-    def _new_status(self) -> GroupStatus:
-        return GroupStatus(self._clock)
+    @_failures.default
+    def _no_failures(self) -> FailureMemory:
+        return FailureMemory(self._clock)
 
     async def offer(
         self, caller: Caller, taken: Collection[str] = (), patterns: list[str] | None = None
@@ -102,10 +102,16 @@ class Catalogue:
         return (await self._offer_to(caller)).narrowed(taken, patterns)
 
     async def invoke(
-        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+        self,
+        tool: ToolDefinition,
+        arguments: dict[str, Any],
+        caller: Caller,
+        chat: ChatRecord | None = None,
     ) -> ToolResult:
-        """Run *tool*; whatever goes wrong becomes a result that says so (DESIGN: L13)."""
+        """Run *tool* for a *chat*; whatever goes wrong becomes a result that says so (L13)."""
+        record = ChatRecord() if chat is None else chat
         started = self._clock.seconds()
+        self._tell(CallBegan(record, tool.name, tool.group))
         call = Deferred.fromCoroutine(self._invoke(tool, arguments, caller))
         call.addTimeout(self._tool_timeout, self._clock)
         reason = ""
@@ -113,7 +119,7 @@ class Catalogue:
             result = await call
             reason = ", as it says itself" if result.is_error else ""
         except CancelledError:
-            self._log.info("tool {tool} was cancelled", tool=tool.name)
+            self._tell(CallCancelled(record, tool.name, tool.group))
             raise
         except TimeoutError:
             reason = f": no answer within {self._tool_timeout:g} s"
@@ -129,17 +135,16 @@ class Catalogue:
         except Exception:
             self._log.failure("tool {tool} broke", tool=tool.name)
             result = ToolResult.failure("the tool could not be run.")
-        self._metrics.tool_called(failed=result.is_error)
-        self._status.called(tool, result.is_error)
-        self._log.info(
-            "tool {tool} of {group} {outcome} in {seconds:.3f} s{reason}{where}",
+        ended = CallEnded(
+            chat=record,
             tool=tool.name,
             group=tool.group,
-            outcome="failed" if result.is_error else "answered",
+            endpoint=bare(tool.endpoint) if tool.endpoint else "",
             seconds=self._clock.seconds() - started,
+            failed=result.is_error,
             reason=reason,
-            where=f" ({bare(tool.endpoint)})" if reason and tool.endpoint else "",
         )
+        self._tell(ended)
         return result.tidied(self._max_result)
 
     def changed(self) -> None:
@@ -158,11 +163,6 @@ class Catalogue:
         self._stopped = True
         for refresh in list(self._refreshes.values()):
             refresh.cancel()
-
-    def status(self) -> Json:
-        """What an operator may want to know of the tools."""
-        status = self._status.as_json()
-        return {**status, "tools": {**status["tools"], "callers": len(self._callers)}}
 
     async def _invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
@@ -188,18 +188,13 @@ class Catalogue:
         if known.listed is not None:
             self._start_refresh(caller)
             return known.offer
-        listing = self._refreshed(caller, Patience(FIRST_WAIT, self._known_down()))
+        listing = self._refreshed(caller, Patience(FIRST_WAIT, self._failures.believed()))
         try:
             waiting = Deferred.fromCoroutine(listing)
             # The source itself gives up on what is slow; this is for all of it.
             return await waiting.addTimeout(FIRST_WAIT + _GRACE, self._clock)
         except TimeoutError:
             return known.offer
-
-    def _known_down(self) -> dict[str, ProxyError]:
-        now = self._clock.seconds()
-        self._down = {group: each for group, each in self._down.items() if each[1] > now}
-        return {group: error for group, (error, _) in self._down.items()}
 
     def _start_refresh(self, caller: Caller) -> None:
         if not self._stopped:
@@ -232,25 +227,14 @@ class Catalogue:
         for group in before if listing.rest is not None else listing.failures:
             if group in before:  # DESIGN: T2, T3
                 groups.setdefault(group, before[group])
-        for group, failure in listing.failures.items():
-            if failure is not patience.down.get(group):
-                self._note_failure(group, failure)
-        for group in listing.groups:
-            self._down.pop(group, None)
+        self._failures.note(listing, patience)
         known.listed_at = now
-        if listing.rest is None:
-            self._status.recovered()
-            self._down.pop("", None)
-            known.stale_at = now + self._ttl
-        else:
-            if listing.rest is not patience.down.get(""):
-                self._note_failure("", listing.rest)
-            # The longer a failure takes, the less often it should be met.
-            known.stale_at = now + (now - started)
+        # The longer a failure takes, the less often it should be met.
+        known.stale_at = now + (self._ttl if listing.rest is None else now - started)
         if groups or listing.rest is None:
             known.listed = self._offers.of(groups)
-            self._status.listed(known.listed, set(listing.groups))
-        if patience.seconds < LISTING_TIMEOUT and any(map(_is_slow, listing.reasons)):
+        self._tell(_refreshed(len(self._callers), listing, known.listed))
+        if patience.seconds < LISTING_TIMEOUT and any(map(is_slow, listing.reasons)):
             # What was too slow for a first chat may be there for the next.
             self._clock.callLater(0, self._start_refresh, caller.for_listing())
         return known.offer
@@ -267,16 +251,21 @@ class Catalogue:
             self._log.failure("listing the tools broke")
             return Listing({}, rest=ProxyError())
 
-    def _note_failure(self, group: str, error: ProxyError) -> None:
-        self._metrics.listing_failed()
-        self._status.failed(group, error)
-        # For a server that says no at once nobody has to wait.
-        if _is_slow(error) or (group and isinstance(error, EVERYBODYS)):
-            self._down[group] = (error, self._clock.seconds() + _DOWN_SECONDS)
 
-
-def _is_slow(error: ProxyError) -> bool:
-    return isinstance(error, UpstreamTimeout | McpTimeout)
+def _refreshed(callers: int, listing: Listing, listed: Listed | None) -> ListRefreshed:
+    """What those who watch are told of a *listing*, of which *listed* is offered."""
+    names: dict[str, list[str]] = {group: [] for group in listing.groups}
+    left_out: tuple[ToolDefinition, ...] = ()
+    if listed is not None:
+        left_out = listed.left_out
+        for name, tool in listed.offer.tools.items():
+            names.setdefault(tool.group, []).append(name)
+    groups = {
+        group: GroupListed(tuple(names[group]), next((t.endpoint for t in tools if t.endpoint), ""))
+        for group, tools in listing.groups.items()
+    }
+    left_out_names = tuple(f"{tool.group}/{tool.name}" for tool in left_out)
+    return ListRefreshed(callers, groups, listing.failures, listing.rest, left_out_names)
 
 
 def _key(caller: Caller) -> bytes:

@@ -15,12 +15,11 @@ from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.server import NOT_DONE_YET
 
 from llamaproxy.cors import CorsMemory, origin_in
-from llamaproxy.deferreds import cut_short_by
 from llamaproxy.errors import BadRequest, ProxyError, ShuttingDown, error_response
-from llamaproxy.logs import note
+from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.caller import address_of, without_mcp_headers
 from llamaproxy.upstream.failures import answered
@@ -102,15 +101,15 @@ class LlamaStackResource(ReverseProxyResource):
         self._secret = secret
         self._cors = CorsMemory() if cors is None else cors
 
-    def render(self, request: Request) -> int:
+    def render(self, request: ProxyRequest) -> int:
         """Forward *request*; its answer is relayed when it comes."""
         work = Deferred.fromCoroutine(self._forward(request))
         request.notifyFinish().addErrback(lambda _: work.cancel())
-        cut_short_by(request, work)
+        request.work = work
         work.addErrback(self._broken, request)
         return NOT_DONE_YET
 
-    def _broken(self, failure: Failure, request: Request) -> None:
+    def _broken(self, failure: Failure, request: ProxyRequest) -> None:
         if not failure.check(CancelledError):
             self._log.failure("forwarding broke", failure)
         elif request.channel is None:
@@ -121,7 +120,7 @@ class LlamaStackResource(ReverseProxyResource):
             request.write(error_response(request, ShuttingDown()))
             request.finish()
 
-    async def _forward(self, request: Request) -> None:
+    async def _forward(self, request: ProxyRequest) -> None:
         try:
             response = await self._response(request)
         except ProxyError as error:
@@ -156,18 +155,18 @@ class LlamaStackResource(ReverseProxyResource):
             return
         request.finish()
 
-    async def _tunnel(self, request: Request, response: IResponse) -> None:
+    async def _tunnel(self, request: ProxyRequest, response: IResponse) -> None:
         relay = TunnelRelay(request, response, self._clock, self._timeout)
         relay.start()
         try:
             await relay.finished
         except ProxyError as error:
-            note(request, error=error.logged)
+            request.note(error=error.logged, kind=error.kind)
         channel: Any = request.channel
         if channel is not None:
             channel.loseConnection()
 
-    async def _response(self, request: Request) -> IResponse:
+    async def _response(self, request: ProxyRequest) -> IResponse:
         target: bytes = request.uri
         if not target.startswith(b"/"):
             raise BadRequest("The request target must begin with '/'.")
@@ -229,7 +228,7 @@ class LlamaStackResource(ReverseProxyResource):
         return b"%b://%b%b" % (scheme, hosts[0], target)
 
 
-def _pass_on(response: IResponse, request: Request) -> None:
+def _pass_on(response: IResponse, request: ProxyRequest) -> None:
     """Give *request* the fields of *response*.
 
     ``Server`` and ``Date``, which Twisted Web has set by itself, are the upstream's to say, and a
@@ -242,7 +241,7 @@ def _pass_on(response: IResponse, request: Request) -> None:
     request.responseHeaders = fields
 
 
-def _cut_off(request: Request) -> None:
+def _cut_off(request: ProxyRequest) -> None:
     """End the answer to *request* so that it does not look whole."""
     framed = request.chunked or request.responseHeaders.hasHeader(b"content-length")
     channel: Any = request.channel
@@ -254,7 +253,7 @@ def _cut_off(request: Request) -> None:
         channel.transport.abortConnection()
 
 
-def _has_body(request: Request) -> bool:
+def _has_body(request: ProxyRequest) -> bool:
     """Whether the request came with a body, be it an empty one."""
     fields = request.requestHeaders
     return fields.hasHeader(b"content-length") or fields.hasHeader(b"transfer-encoding")

@@ -180,8 +180,8 @@ def test_old_cards_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_chat_says_in_its_line_what_it_came_to() -> None:
     from llamaproxy.chat.endpoint import _counts
-    from llamaproxy.chat.loop import Tally
+    from llamaproxy.events import ChatRecord
 
-    assert _counts(Tally()) == {}
-    tally = Tally(tools=3, rounds=2, calls=4, run=3, failed=1)
+    assert _counts(ChatRecord()) == {}
+    tally = ChatRecord(tools=3, rounds=2, calls=4, run=3, failed=1)
     assert _counts(tally) == {"tools": 3, "rounds": 2, "calls": 4, "failed": 1}

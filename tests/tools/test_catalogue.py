@@ -17,7 +17,9 @@ from twisted.internet.task import Clock
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.web.http_headers import Headers
 
+from llamaproxy.admin.eventlog import log_event
 from llamaproxy.admin.metrics import Metrics
+from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.errors import (
     McpBroke,
     McpTimeout,
@@ -28,6 +30,7 @@ from llamaproxy.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from llamaproxy.events import Observers
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.offers import Offer, Offers
@@ -96,15 +99,16 @@ class Catalogued:
         self.source = FakeSource()
         self.clock = Clock()
         self.metrics = Metrics()
+        self.status = ToolStatus(self.clock)
         self.catalogue = Catalogue(
             self.source,
             self.clock,
-            self.metrics,
             ttl,
             timeout,
             max_result,
             offers or Offers(1000, 10**9),
             max_callers,
+            Observers(log_event, self.metrics, self.status),
         )
 
     def ask(self, who: Caller | None = None) -> Deferred[Offer]:
@@ -243,10 +247,10 @@ def test_groups_outlive_a_failure_to_learn_which_there_are() -> None:
     named = Listing({"named": [tool("z", "named")]}, rest=UpstreamUnavailable("refused"))
     known.source.listings[1].callback(named)
     assert known.names() == ["x", "z"]
-    assert "refused" in known.catalogue.status()["tools"]["error"]
+    assert "refused" in known.status.as_json()["tools"]["error"]
     known.source.listings[2].callback(Listing({"named": [tool("z", "named")]}))
     assert known.names() == ["z"]
-    assert known.catalogue.status()["tools"]["error"] is None
+    assert known.status.as_json()["tools"]["error"] is None
 
 
 def test_a_first_chat_has_what_can_be_listed_while_the_rest_is_down() -> None:
@@ -269,7 +273,6 @@ def test_a_failure_that_is_believed_is_not_believed_for_longer_by_each_caller() 
         known.source.listings[-1].callback(Listing({}, dict(down) or locked))
         assert outcome(asking).tools == {}
         known.clock.advance(1)
-    assert known.counted(LISTING_FAILURES) == 2
 
 
 def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:
@@ -480,7 +483,7 @@ def test_equal_lists_are_kept_once_however_many_callers_there_are() -> None:
         known.source.listings[-1].callback(listing("ping", "pong"))
         offers.append(outcome(asking))
     assert len({id(offer) for offer in offers}) == 1
-    assert known.catalogue.status()["tools"]["callers"] == 1000
+    assert known.status.as_json()["tools"]["callers"] == 1000
     del offers
     asking = known.ask(caller("Bearer other"))
     known.source.listings[-1].callback(listing("other"))
@@ -592,7 +595,7 @@ def test_what_does_not_fit_is_left_out_and_named(limits: tuple[int, int]) -> Non
     offer = outcome(asking)
     assert list(offer.tools) == ["a", "b"]
     assert [entry["function"]["name"] for entry in offer.definitions()] == ["a", "b"]
-    assert known.catalogue.status()["tools"]["left_out"] == ["g/c", "g/d"]
+    assert known.status.as_json()["tools"]["left_out"] == ["g/c", "g/d"]
 
 
 @pytest.mark.parametrize("limits", [(5, 10**9), (10**9, 600)])
@@ -603,7 +606,7 @@ def test_no_group_crowds_out_those_behind_it(limits: tuple[int, int]) -> None:
     groups = {"a": crowd, "b": [tool("b0", "b")], "c": [tool("c0", "c"), tool("c1", "c")]}
     known.source.listings[0].callback(Listing(groups))
     assert list(outcome(asking).tools) == ["a0", "a1", "a2", "b0", "c0"]
-    left_out = known.catalogue.status()["tools"]["left_out"]
+    left_out = known.status.as_json()["tools"]["left_out"]
     assert left_out == [*(f"a/a{number}" for number in range(3, 9)), "c/c1"]
 
 
@@ -619,7 +622,7 @@ def test_the_status_lists_what_is_offered_and_why_the_rest_is_not() -> None:
     down.where = "http://mcp:9000/mcp"
     known.source.listings[-1].callback(Listing({}, {"g": down}))
     known.clock.advance(1)
-    group = known.catalogue.status()["tool_groups"]["g"]
+    group = known.status.as_json()["tool_groups"]["g"]
     assert group["names"] == ["ping", "pong"], "the old list serves"
     assert group["error"] == (
         "mcp_unavailable (The MCP server could not be reached: refused.) at http://mcp:9000/mcp"
@@ -628,10 +631,10 @@ def test_the_status_lists_what_is_offered_and_why_the_rest_is_not() -> None:
     known.clock.advance(60)
     known.names()
     known.source.listings[-1].errback(UpstreamUnavailable("refused"))
-    assert "refused" in known.catalogue.status()["tools"]["error"]
+    assert "refused" in known.status.as_json()["tools"]["error"]
     known.names()
     known.source.listings[-1].callback(listing("ping"))
-    status = known.catalogue.status()
+    status = known.status.as_json()
     assert status["tools"]["error"] is None and status["tool_groups"]["g"]["error"] is None
 
 

@@ -11,19 +11,17 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent, formatEvent, formatTime
 from twisted.python.logfile import LogFile
 
+from llamaproxy.events import request_id
+
 #: The file to write to, None or ``-`` for the standard output, and the format: twistd's
 #: ``--logger`` names a function without arguments, so both must be kept until that is called.
 path: str | None = None
 as_json = False
-
-#: The id of the request that is being worked on; coroutines keep it (PEP 567).
-request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 #: Characters of a message; what is longer is no message.
 MAX_MESSAGE = 4000
@@ -34,11 +32,6 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
-
-
-def note(request: Any, **fields: str | int | float) -> None:
-    """Have the access line of *request* say *fields* too, which hold nothing that a peer wrote."""
-    request.log_fields = {**getattr(request, "log_fields", {}), **fields}
 
 
 def twistd_observer() -> ILogObserver:

@@ -1,0 +1,140 @@
+"""ToolStatus: what an operator asks about tools: which are there, from where, and why not."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import ClassVar
+
+import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from llamaproxy.errors import ProxyError
+from llamaproxy.events import CallEnded, Event, GroupListed, ListRefreshed
+from llamaproxy.jsontext import Json
+
+#: Groups that are remembered, names of one that are shown, and characters of a reason.
+_MAX_GROUPS, _MAX_NAMES, _MAX_REASON = 1000, 1000, 500
+
+#: Seconds after which a failure that goes on is logged again.
+_LOG_INTERVAL = 300.0
+
+#: In a group's place: whatever names the groups.
+_ALL = ""
+
+
+@attrs.define
+class _Group:
+    """What is known of one group, over all callers."""
+
+    endpoint: str = ""
+    names: tuple[str, ...] = ()
+    listed_at: float | None = None
+    error: str | None = None
+    error_at: float = 0.0
+    logged_at: float = 0.0
+    calls: int = 0
+    failed: int = 0
+
+
+@attrs.define
+class ToolStatus:
+    """A listener that keeps track of groups; a failure is logged when it begins, and now and then.
+
+    What cannot be listed is never silent (DESIGN: L22).
+    """
+
+    _clock: IReactorTime
+    _groups: OrderedDict[str, _Group] = attrs.field(init=False, factory=OrderedDict)
+    _left_out: tuple[str, ...] = attrs.field(init=False, default=())
+    _callers: int = attrs.field(init=False, default=0)
+    _log: ClassVar[Logger] = Logger()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case CallEnded():
+                group = self._group(event.group)
+                group.calls += 1
+                group.failed += event.failed
+            case ListRefreshed():
+                self._callers = event.callers
+                for name, listed in event.groups.items():
+                    self._listed(name, listed)
+                for name, error in event.failures.items():
+                    self._failed(name, error)
+                if event.rest is None:
+                    self._groups.pop(_ALL, None)
+                else:
+                    self._failed(_ALL, event.rest)
+                if event.groups or event.rest is None:
+                    self._note_left_out(event.left_out)
+
+    def as_json(self) -> Json:
+        """Everything, for the admin's status."""
+        now = self._clock.seconds()
+        groups = {
+            name: {
+                "tools": len(group.names),
+                "names": list(group.names),
+                "url": group.endpoint or None,
+                "listed_seconds_ago": None
+                if group.listed_at is None
+                else round(now - group.listed_at, 1),
+                "error": group.error,
+                "error_seconds_ago": None
+                if group.error is None
+                else round(now - group.error_at, 1),
+                "calls": group.calls,
+                "failed_calls": group.failed,
+            }
+            for name, group in self._groups.items()
+            if name != _ALL
+        }
+        everything = self._groups.get(_ALL)
+        tools = {
+            "error": None if everything is None else everything.error,
+            "left_out": list(self._left_out),
+            "callers": self._callers,
+        }
+        return {"tool_groups": groups, "tools": tools}
+
+    def _listed(self, name: str, listed: GroupListed) -> None:
+        group = self._group(name)
+        if group.error is not None:
+            self._log.info("the tools of {group} can be listed again", group=name)
+        group.error = None
+        group.listed_at = self._clock.seconds()
+        group.names = listed.names[:_MAX_NAMES]
+        group.endpoint = listed.endpoint
+
+    def _failed(self, name: str, error: ProxyError) -> None:
+        group = self._group(name)
+        now = self._clock.seconds()
+        reason = error.logged[:_MAX_REASON]
+        if reason != group.error or now - group.logged_at >= _LOG_INTERVAL:
+            group.logged_at = now
+            self._log.warn(
+                "the tools{of_group} cannot be listed: {reason}",
+                of_group=f" of {name}" if name else "",
+                reason=reason,
+            )
+        group.error, group.error_at = reason, now
+
+    def _note_left_out(self, left_out: tuple[str, ...]) -> None:
+        shown = left_out[:_MAX_NAMES]
+        if shown and shown != self._left_out:
+            self._log.warn(
+                "{count} tools are not offered, there is no room for them (--max-tools, "
+                "--max-tool-list): {names}",
+                count=len(left_out),
+                names=", ".join(shown[:20]),
+            )
+        self._left_out = shown
+
+    def _group(self, name: str) -> _Group:
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = _Group()
+            if len(self._groups) > _MAX_GROUPS:
+                self._groups.popitem(last=False)
+        return group
