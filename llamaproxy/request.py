@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextvars import copy_context
 from types import MappingProxyType
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.web.server import Request
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.web.server import NOT_DONE_YET, Request
 
+from llamaproxy.errors import ProxyError, ShuttingDown, error_response
 from llamaproxy.events import request_id
+
+_log = Logger()
 
 #: Requests of one connection that may be served in one turn of the reactor: a client that sends
 #: hundreds at once is not to keep the others waiting.
@@ -34,6 +38,58 @@ class ProxyRequest(Request):
     def note(self, **fields: str | int | float) -> None:
         """Have the line in the log say *fields* too, which hold nothing that a peer wrote."""
         self.log_fields = {**self.log_fields, **fields}
+
+    def respond(self, work: Coroutine[Any, Any, bytes | int | None]) -> int:
+        """Let *work* answer; it is cancelled when the client leaves.
+
+        It returns the body, or None if it has sent that itself, or ``NOT_DONE_YET`` if the
+        connection ends in another way. What it raises becomes an error of OpenAI's shape, or, once
+        the answer has begun, an abnormal end; a cancelling of anybody else's means that the daemon
+        stops.
+        """
+        self.work = answering = Deferred.fromCoroutine(self._answer_with(work))
+        # Nothing can fail in it any more but for an error of our own.
+        answering.addErrback(lambda failure: _log.failure("answering broke", failure))
+        self.notifyFinish().addErrback(lambda _: answering.cancel())
+        return NOT_DONE_YET
+
+    async def _answer_with(self, work: Coroutine[Any, Any, bytes | int | None]) -> None:
+        try:
+            body = await work
+        except CancelledError:
+            if self.channel is None:
+                return  # the client has left
+            body = self._fail(ShuttingDown())
+        except ProxyError as error:
+            body = self._fail(error)
+        except Exception:
+            _log.failure("a request failed")
+            body = self._fail(ProxyError())
+        if isinstance(body, bytes):
+            self.write(body)
+        if body != NOT_DONE_YET:
+            self.finish()
+
+    def _fail(self, error: ProxyError) -> bytes | int:
+        """The body that tells of *error*, if there can be one."""
+        if not self.startedWriting:
+            return error_response(self, error)
+        self.note(error=error.logged, kind=error.kind)
+        # The status has been sent: only an abnormal end can tell the client now.
+        _log.warn("an answer was cut short: {kind}", kind=error.kind)
+        self.cut_off()
+        return NOT_DONE_YET
+
+    def cut_off(self) -> None:
+        """End an answer that has begun so that it does not look whole."""
+        framed = self.chunked or self.responseHeaders.hasHeader(b"content-length")
+        channel: Any = self.channel
+        if framed or channel is None:
+            self.loseConnection()
+        else:
+            # To a client of HTTP/1.0 the end of the connection is that of the answer: only a reset
+            # tells it otherwise.
+            channel.transport.abortConnection()
 
     def process(self) -> None:
         channel: Any = self.channel

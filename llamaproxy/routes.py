@@ -1,20 +1,18 @@
-"""ProxyApp: every URL that llamaproxy answers, and the one place where errors become JSON."""
+"""ProxyApp: every URL that llamaproxy answers."""
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any, ClassVar
 
 import attrs
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.cors import CorsMemory, origin_in
-from llamaproxy.errors import ProxyError, ShuttingDown, error_response
+from llamaproxy.request import ProxyRequest
 
 #: Where chat completions are asked for.
 CHAT_PATHS = ("/v1/chat/completions", "/openai/v1/chat/completions")
@@ -44,6 +42,19 @@ class _Root(Resource):
         return (self._routes if known else self._passthrough).render(request)
 
 
+class _Answer(Resource):
+    """Answers one request with what a coroutine comes to."""
+
+    isLeaf = True
+
+    def __init__(self, work: Coroutine[Any, Any, bytes | None]) -> None:
+        Resource.__init__(self)
+        self._work = work
+
+    def render(self, request: ProxyRequest) -> int:
+        return request.respond(self._work)
+
+
 @attrs.frozen
 class ProxyApp:
     """The URL map."""
@@ -52,7 +63,6 @@ class ProxyApp:
     _passthrough: IResource
     _cors: CorsMemory = attrs.Factory(CorsMemory)
     _routes: ClassVar[Klein] = Klein()
-    _log: ClassVar[Logger] = Logger()
 
     def resource(self) -> IResource:
         """The root of the resource tree."""
@@ -65,28 +75,11 @@ class ProxyApp:
 
     @_routes.route(CHAT_PATHS[0], methods=["POST"])
     @_routes.route(CHAT_PATHS[1], methods=["POST"])
-    async def chat_completions(self, request: Any) -> bytes | None:
+    def chat_completions(self, request: ProxyRequest) -> IResource:
         request.half_closable = False
-        work = Deferred.fromCoroutine(self._chat.respond(request))
-        request.work = work
-        return await work
+        # A resource, and no Deferred: Klein would answer and cancel in a way of its own.
+        return _Answer(self._chat.respond(request))
 
     @_routes.route("/", branch=True)
     def passthrough(self, request: IRequest) -> IResource:
         return self._passthrough
-
-    @_routes.handle_errors(ProxyError)
-    def refused(self, request: IRequest, failure: Failure) -> bytes:
-        error = failure.value
-        assert isinstance(error, ProxyError)
-        return error_response(request, error)
-
-    @_routes.handle_errors(CancelledError)
-    def cancelled(self, request: IRequest, failure: Failure) -> bytes:
-        # Read by a client that is still there: Klein itself cancels for those who have left.
-        return error_response(request, ShuttingDown())
-
-    @_routes.handle_errors(Exception)
-    def broken(self, request: IRequest, failure: Failure) -> bytes:
-        self._log.failure("a request failed", failure)
-        return error_response(request, ProxyError())

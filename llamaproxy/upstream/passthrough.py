@@ -8,17 +8,15 @@ from itertools import takewhile
 from typing import Any, ClassVar
 
 from hyperlink import DecodedURL
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
 from twisted.web.server import NOT_DONE_YET
 
 from llamaproxy.cors import CorsMemory, origin_in
-from llamaproxy.errors import BadRequest, ProxyError, ShuttingDown, error_response
+from llamaproxy.errors import BadRequest, ProxyError
 from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.caller import address_of, without_mcp_headers
@@ -103,33 +101,12 @@ class LlamaStackResource(ReverseProxyResource):
 
     def render(self, request: ProxyRequest) -> int:
         """Forward *request*; its answer is relayed when it comes."""
-        work = Deferred.fromCoroutine(self._forward(request))
-        request.notifyFinish().addErrback(lambda _: work.cancel())
-        request.work = work
-        work.addErrback(self._broken, request)
-        return NOT_DONE_YET
+        return request.respond(self._forward(request))
 
-    def _broken(self, failure: Failure, request: ProxyRequest) -> None:
-        if not failure.check(CancelledError):
-            self._log.failure("forwarding broke", failure)
-        elif request.channel is None:
-            pass  # the client has gone
-        elif request.startedWriting:
-            _cut_off(request)
-        else:
-            request.write(error_response(request, ShuttingDown()))
-            request.finish()
-
-    async def _forward(self, request: ProxyRequest) -> None:
-        try:
-            response = await self._response(request)
-        except ProxyError as error:
-            request.write(error_response(request, error))
-            request.finish()
-            return
+    async def _forward(self, request: ProxyRequest) -> int | None:
+        response = await self._response(request)
         if response.code == 101:
-            await self._tunnel(request, response)
-            return
+            return await self._tunnel(request, response)
         request.setResponseCode(response.code, response.phrase)
         if response.code >= 400:
             self._secret.hide_in_fields(response.headers)
@@ -146,16 +123,10 @@ class LlamaStackResource(ReverseProxyResource):
         hider = self._secret.hider() if response.code >= 400 and self._secret.key else None
         relay = ResponseRelay(request, self._clock, self._timeout, hider)
         response.deliverBody(relay)
-        try:
-            await relay.finished
-        except ProxyError as error:
-            # The status has been sent: only an abnormal end can tell the client now.
-            self._log.warn("an answer was cut short: {error_type}", error_type=type(error).__name__)
-            _cut_off(request)
-            return
-        request.finish()
+        await relay.finished
+        return None
 
-    async def _tunnel(self, request: ProxyRequest, response: IResponse) -> None:
+    async def _tunnel(self, request: ProxyRequest, response: IResponse) -> int:
         relay = TunnelRelay(request, response, self._clock, self._timeout)
         relay.start()
         try:
@@ -165,6 +136,7 @@ class LlamaStackResource(ReverseProxyResource):
         channel: Any = request.channel
         if channel is not None:
             channel.loseConnection()
+        return NOT_DONE_YET
 
     async def _response(self, request: ProxyRequest) -> IResponse:
         target: bytes = request.uri
@@ -239,18 +211,6 @@ def _pass_on(response: IResponse, request: ProxyRequest) -> None:
         if name != b"Content-Type" and not fields.hasHeader(name):
             fields.setRawHeaders(name, values)
     request.responseHeaders = fields
-
-
-def _cut_off(request: ProxyRequest) -> None:
-    """End the answer to *request* so that it does not look whole."""
-    framed = request.chunked or request.responseHeaders.hasHeader(b"content-length")
-    channel: Any = request.channel
-    if framed or channel is None:
-        request.loseConnection()
-    else:
-        # To a client of HTTP/1.0 the end of the connection is that of the answer: only a reset
-        # tells it otherwise.
-        channel.transport.abortConnection()
 
 
 def _has_body(request: ProxyRequest) -> bool:
