@@ -180,8 +180,12 @@ class Observers:
     _log: ClassVar[Logger] = Logger()
 
     def __init__(self, *listeners: Callable[[Event], None]) -> None:
-        self._listeners = listeners
+        self._listeners = list(listeners)
         self.failures = 0
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Let *listener* hear of all that follows."""
+        self._listeners.append(listener)
 
     def __call__(self, event: Event, /) -> None:
         for listener in self._listeners:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import attrs
 from hyperlink import DecodedURL
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.iweb import IAgent
+from twisted.web.resource import IResource
 
 from llamaproxy import __version__
 from llamaproxy.admin.endpoint import AdminApp
@@ -30,7 +34,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.routes import CHAT_PATHS, ProxyApp
 from llamaproxy.server.clock import use_monotonic_time
 from llamaproxy.server.hosts import hosts_for
-from llamaproxy.server.keys import KeysService
+from llamaproxy.server.keys import ApiKeys, KeysService
 from llamaproxy.server.limits import Limits, connections_possible
 from llamaproxy.server.listen import ListenService, client_url
 from llamaproxy.server.services import OrderedServices
@@ -55,6 +59,98 @@ from llamaproxy.upstream.secrets import Secret
 _log = Logger()
 
 
+@attrs.frozen
+class Application:
+    """Everything that answers requests, from the root of the resource tree on; without sockets."""
+
+    resource: IResource
+    detector: Detector
+    catalogue: Catalogue
+    sessions: SessionPool
+    memory: TurnMemory
+    cors: CorsMemory
+    metrics: Metrics
+    tool_status: ToolStatus
+    tell: Observers
+
+
+def assemble(
+    options: Mapping[str, Any],
+    url: DecodedURL,
+    clock: IReactorTime,
+    agent: IAgent,
+    anywhere: IAgent,
+) -> Application:
+    """The application that *options* describe, in front of the server at *url*.
+
+    :param agent: asks that server.
+
+    :param anywhere: asks MCP servers, wherever they are.
+    """
+    keys: ApiKeys | None = options["api-keys-file"]
+    server_key: bytes = options["llamastack-api-key"] if keys is not None else b""
+    if server_key:
+        agent = AuthorizedAgent(agent, server_key)
+    secret = Secret(server_key)
+    timeout: float = options["upstream-timeout"]
+    client = LlamaStackClient(treq_client(agent), url, clock, timeout, secret)
+    detector = Detector(client)
+    metrics = Metrics()
+    tool_status = ToolStatus(clock)
+    tell = Observers(log_event, metrics, tool_status)
+    sessions = SessionPool(
+        InflatingAgent(anywhere), clock, lambda: catalogue.changed(), options["max-mcp-sessions"]
+    )
+    catalogue = Catalogue(
+        source=_tool_source(options, clock, client, detector, sessions),
+        clock=clock,
+        ttl=options["tools-ttl"],
+        tool_timeout=options["tool-timeout"],
+        max_result=options["max-tool-result"],
+        offers=Offers(options["max-tools"], options["max-tool-list"]),
+        max_callers=options["max-callers"],
+        tell=tell,
+    )
+    memory = TurnMemory(
+        clock, options["memory-entries"], options["memory-bytes"], options["memory-age"]
+    )
+    slots = CallSlots(options["max-calls-per-chat"], options["max-calls"])
+    cors = CorsMemory()
+    chat = ChatCompletions(
+        loop=ToolLoop(catalogue, memory, options["max-iterations"], slots, tell),
+        upstream=Completions(client, detector),
+        clock=clock,
+        keep_alive=options["keep-alive"],
+        bodies=BodyBudget(options["max-chat-bodies"]),
+        callers=Callers(options["trusted-proxies"], options["identity-headers"]),
+        cors=cors,
+        tell=tell,
+    )
+    passthrough = LlamaStackResource(
+        agent, url, detector, clock, timeout, options["trusted-proxies"], secret, cors
+    )
+    resource = ProxyApp(chat, passthrough, cors).resource()
+    return Application(
+        resource, detector, catalogue, sessions, memory, cors, metrics, tool_status, tell
+    )
+
+
+def _tool_source(
+    options: Mapping[str, Any],
+    clock: IReactorTime,
+    client: LlamaStackClient,
+    detector: Detector,
+    sessions: SessionPool,
+) -> ToolSource:
+    """Where tools come from: the server, and the MCP servers that the operator names."""
+    connectors = McpSource(Connectors(client, detector), sessions, clock)
+    source = DetectedSource(detector, ToolRuntime(client), connectors, options["tool-source"])
+    if not options["mcp-server"]:
+        return source
+    servers = FixedServers(options["mcp-server"])
+    return UnionSource(McpSource(servers, sessions, clock, options["mcp-header"]), source)
+
+
 def makeService(options: Options, reactor: Any = None) -> IService:
     """The daemon that *options* describe."""
     by_twistd = reactor is None  # which passes options alone
@@ -65,10 +161,9 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     Factory.noisy = False  # "Starting factory", for every connection that is made
     ordered: Any = OrderedServices
     services: MultiService = ordered()
-    keys = options["api-keys-file"]
-    if keys is not None:
+    if options["api-keys-file"] is not None:
         # Before the others, to stop after them: SIGHUP would end a daemon that is draining.
-        services.addService(KeysService(keys, reactor))
+        services.addService(KeysService(options["api-keys-file"], reactor))
     url: DecodedURL = options["llamastack-url"]
     if options["demo"]:
         demo = DemoService(reactor)
@@ -76,73 +171,25 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         url = demo.url
     pool = connection_pool(reactor)
     reaching = (options["connect-timeout"], options["upstream-ca"])
-    agent: IAgent = UpstreamAgent(reactor, url, pool, *reaching)
-    if options["llamastack-api-key"]:
-        if keys is not None:
-            agent = AuthorizedAgent(agent, options["llamastack-api-key"])
-        else:
-            _log.warn("LLAMASTACK_API_KEY is not used: that needs --api-keys-file")
-    metrics = Metrics()
-    tool_status = ToolStatus(reactor)
-    tell = Observers(log_event, metrics, tool_status)
-    metrics.watch(
-        "llamaproxy_listener_failures", "Events that a listener failed over.", lambda: tell.failures
-    )
-    secret = Secret(options["llamastack-api-key"] if keys is not None else b"")
-    client = LlamaStackClient(treq_client(agent), url, reactor, options["upstream-timeout"], secret)
-    detector = Detector(client)
-    sessions = SessionPool(
-        InflatingAgent(agent_for_anywhere(reactor, pool, *reaching)),
-        reactor,
-        lambda: catalogue.changed(),
-        options["max-mcp-sessions"],
-    )
-    source: ToolSource = DetectedSource(
-        detector,
-        ToolRuntime(client),
-        McpSource(Connectors(client, detector), sessions, reactor),
-        options["tool-source"],
-    )
-    if options["mcp-server"]:
-        named = McpSource(
-            FixedServers(options["mcp-server"]), sessions, reactor, options["mcp-header"]
-        )
-        source = UnionSource(named, source)
-    catalogue = Catalogue(
-        source=source,
-        clock=reactor,
-        ttl=options["tools-ttl"],
-        tool_timeout=options["tool-timeout"],
-        max_result=options["max-tool-result"],
-        offers=Offers(options["max-tools"], options["max-tool-list"]),
-        max_callers=options["max-callers"],
-        tell=tell,
-    )
-    memory = TurnMemory(
-        reactor, options["memory-entries"], options["memory-bytes"], options["memory-age"]
-    )
-    slots = CallSlots(options["max-calls-per-chat"], options["max-calls"])
-    cors = CorsMemory()
-    chat = ChatCompletions(
-        loop=ToolLoop(catalogue, memory, options["max-iterations"], slots, tell),
-        upstream=Completions(client, detector),
-        clock=reactor,
-        keep_alive=options["keep-alive"],
-        bodies=BodyBudget(options["max-chat-bodies"]),
-        callers=Callers(options["trusted-proxies"], options["identity-headers"]),
-        cors=cors,
-        tell=tell,
-    )
-    passthrough = LlamaStackResource(
-        agent,
-        url,
-        detector,
-        reactor,
-        options["upstream-timeout"],
-        options["trusted-proxies"],
-        secret,
-        cors,
-    )
+    agent = UpstreamAgent(reactor, url, pool, *reaching)
+    anywhere = agent_for_anywhere(reactor, pool, *reaching)
+    app = assemble(options, url, reactor, agent, anywhere)
+    services.addService(UpstreamService(pool, app.catalogue, app.sessions))
+    listen = _listen_service(options, reactor, app)
+    if options["admin"] != "off":
+        services.addService(_admin_service(options, reactor, app, url, listen))
+    if by_twistd:
+        services.addService(GreetingService(url.to_text(), app.detector, app.catalogue, reactor))
+    # The last to start and the first to stop.
+    services.addService(listen)
+    if by_twistd:
+        services.addService(SecondSignal(reactor, listen.hurry))
+    _say_what_this_is(options, url)
+    return services
+
+
+def _listen_service(options: Options, reactor: Any, app: Application) -> ListenService:
+    """The ports for clients."""
     limits = Limits(
         body=options["max-body"],
         bodies={path.encode(): options["max-chat-body"] for path in CHAT_PATHS},
@@ -151,45 +198,43 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         client_timeout=options["client-timeout"],
     )
     site = ProxySite(
-        ProxyApp(chat, passthrough, cors).resource(),
+        app.resource,
         reactor,
         limits,
-        keys,
-        cors,
+        options["api-keys-file"],
+        app.cors,
         hosts_for(options["listen"], options["allowed-hosts"]),
-        tell,
+        app.tell,
     )
-    services.addService(UpstreamService(pool, catalogue, sessions))
-    connections = site.connections
-    metrics.watch("llamaproxy_connections", "Client connections.", lambda: connections.connected)
-    metrics.watch(
-        "llamaproxy_requests_running", "Requests served now.", lambda: connections.running
-    )
-    listen = ListenService(reactor, options["listen"], site, options["drain-timeout"])
-    if options["admin"] != "off":
-        admin = AdminApp(
-            metrics, lambda: listen.draining, lambda: _upstream(url, detector), tool_status.as_json
-        )
-        services.addService(
-            ListenService(
-                reactor,
-                [options["admin"]],
-                ProxySite(
-                    admin.resource(),
-                    reactor,
-                    hosts=hosts_for([options["admin"]], options["allowed-hosts"]),
-                    tell=log_event,
-                ),
-                drain=0,
-                optional="admin" not in options.given,
-            )
-        )
-    if by_twistd:
-        services.addService(GreetingService(url.to_text(), detector, catalogue, reactor))
-    # The last to start and the first to stop.
-    services.addService(listen)
-    if by_twistd:
-        services.addService(SecondSignal(reactor, listen.hurry))
+    for name, meaning, value in (
+        ("connections", "Client connections.", lambda: site.connections.connected),
+        ("requests_running", "Requests served now.", lambda: site.connections.running),
+        ("listener_failures", "Events that a listener failed over.", lambda: app.tell.failures),
+    ):
+        app.metrics.watch(f"llamaproxy_{name}", meaning, value)
+    return ListenService(reactor, options["listen"], site, options["drain-timeout"])
+
+
+def _admin_service(
+    options: Options, reactor: Any, app: Application, url: DecodedURL, listen: ListenService
+) -> ListenService:
+    """The port for operators, which may be missing unless it was asked for."""
+
+    def upstream() -> Json:
+        detected = app.detector.known
+        return {"url": url.to_text(), "server": None if detected is None else detected.name}
+
+    admin = AdminApp(app.metrics, lambda: listen.draining, upstream, app.tool_status.as_json)
+    hosts = hosts_for([options["admin"]], options["allowed-hosts"])
+    site = ProxySite(admin.resource(), reactor, hosts=hosts, tell=log_event)
+    optional = "admin" not in options.given
+    return ListenService(reactor, [options["admin"]], site, drain=0, optional=optional)
+
+
+def _say_what_this_is(options: Options, url: DecodedURL) -> None:
+    """What an operator reads first in the log."""
+    if options["llamastack-api-key"] and options["api-keys-file"] is None:
+        _log.warn("LLAMASTACK_API_KEY is not used: that needs --api-keys-file")
     if options.shortened_url:
         _log.warn(
             "--llamastack-url without the path of clients at its end: {url}", url=url.to_text()
@@ -202,13 +247,6 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         clients=", ".join(f"{each}/v1" for each in map(client_url, options["listen"])),
         admin="off" if options["admin"] == "off" else f"{client_url(options['admin'])}/status",
     )
-    return services
-
-
-def _upstream(url: DecodedURL, detector: Detector) -> Json:
-    """What the status says of the server."""
-    known = detector.known
-    return {"url": url.to_text(), "server": None if known is None else known.name}
 
 
 class UpstreamService(Service):

@@ -30,30 +30,15 @@ from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
-from llamaproxy.admin.eventlog import log_event
-from llamaproxy.admin.metrics import Metrics
-from llamaproxy.admin.toolstatus import ToolStatus
-from llamaproxy.chat.budget import BodyBudget
-from llamaproxy.chat.endpoint import ChatCompletions
-from llamaproxy.chat.loop import CallSlots, ToolLoop
-from llamaproxy.chat.memory import TurnMemory
-from llamaproxy.cors import CorsMemory
-from llamaproxy.events import Event, Observers
+from llamaproxy.config.options import Options
+from llamaproxy.events import Event
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
-from llamaproxy.routes import ProxyApp
 from llamaproxy.server.keys import ApiKeys, GuardedResource
-from llamaproxy.tools.catalogue import Catalogue
-from llamaproxy.tools.mcp.pool import SessionPool
-from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
-from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
-from llamaproxy.tools.toolruntime import ToolRuntime
-from llamaproxy.upstream.caller import Callers
+from llamaproxy.tap import assemble
 from llamaproxy.upstream.client import LlamaStackClient
-from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.generation import Detector
 from llamaproxy.upstream.http import AuthorizedAgent, treq_client
-from llamaproxy.upstream.passthrough import LlamaStackResource
 from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.sse import EventDecoder
 
@@ -407,6 +392,10 @@ class Exchange(Protocol):
         self.ended = True
 
 
+_DEFAULTS = Options()
+_DEFAULTS.parseOptions([])
+
+
 class Proxy(Upstream):
     """llamaproxy, whole but for its sockets, in front of *stack*; built as ``tap`` builds it."""
 
@@ -435,53 +424,40 @@ class Proxy(Upstream):
     ) -> None:
         """:param mcp: an agent that finds MCP servers."""
         Upstream.__init__(self, stack, clock, timeout, server_key)
-        self.metrics = Metrics()
-        self.tool_status = ToolStatus(self.clock)
-        self.events: list[Event] = []
-        self.tell = Observers(log_event, self.metrics, self.tool_status, self.events.append)
-        self.cors = CorsMemory()
-        self.memory = TurnMemory(self.clock, memory_entries, memory_bytes, memory_age)
-        self.sessions = SessionPool(
-            mcp or self.agent, self.clock, changed=lambda: self.catalogue.changed()
-        )
         self._mcp = mcp
-        source: ToolSource = DetectedSource(
-            self.detector,
-            ToolRuntime(self.client),
-            McpSource(Connectors(self.client, self.detector), self.sessions, self.clock),
-            tool_source,
-        )
-        if mcp_servers:
-            named = McpSource(FixedServers(mcp_servers), self.sessions, self.clock)
-            source = UnionSource(named, source)
-        self.catalogue = Catalogue(
-            source, self.clock, ttl, tool_timeout, max_result, tell=self.tell
-        )
-        chat = ChatCompletions(
-            loop=ToolLoop(
-                self.catalogue, self.memory, max_rounds, CallSlots(*max_calls), self.tell
-            ),
-            upstream=Completions(self.client, self.detector),
-            clock=self.clock,
-            keep_alive=keep_alive,
-            bodies=BodyBudget(max_bodies),
-            callers=Callers(identity_names=identity_names),
-            cors=self.cors,
-            tell=self.tell,
-        )
-        rest = LlamaStackResource(
-            self.asking,
-            self.url,
-            self.detector,
-            self.clock,
-            timeout,
-            secret=self.secret,
-            cors=self.cors,
-        )
-        root = ProxyApp(chat, rest, self.cors).resource()
-        self._front: Any = StubTreq(
-            _AsServed(root if keys is None else GuardedResource(root, keys))
-        )
+        options = {
+            **_DEFAULTS,
+            "upstream-timeout": timeout,
+            "tools-ttl": ttl,
+            "tool-timeout": tool_timeout,
+            "max-tool-result": max_result,
+            "max-iterations": max_rounds,
+            "keep-alive": keep_alive,
+            "memory-entries": memory_entries,
+            "memory-bytes": memory_bytes,
+            "memory-age": memory_age,
+            "mcp-server": dict(mcp_servers or {}),
+            "tool-source": tool_source,
+            "api-keys-file": keys,
+            "llamastack-api-key": server_key,
+            "max-calls-per-chat": max_calls[0],
+            "max-calls": max_calls[1],
+            "max-chat-bodies": max_bodies,
+            "identity-headers": identity_names,
+        }
+        app = assemble(options, self.url, self.clock, self.agent, mcp or self.agent)
+        self.detector = app.detector
+        self.catalogue = app.catalogue
+        self.sessions = app.sessions
+        self.memory = app.memory
+        self.cors = app.cors
+        self.metrics = app.metrics
+        self.tool_status = app.tool_status
+        self.events: list[Event] = []
+        app.tell.listen(self.events.append)
+        root = app.resource
+        guarded = root if keys is None else GuardedResource(root, keys)
+        self._front: Any = StubTreq(_AsServed(guarded))
 
     def settle(self) -> None:
         for _ in range(_ENOUGH):
