@@ -39,7 +39,13 @@ UNCITED = re.compile(r"DESIGN(?!:\s+(?:(?:section )?\d|[LSWT][1-9]))")
 SECTION = re.compile(r"DESIGN:\s+(?:section )?(\d)")
 
 #: Options of other programs, which the documents name too.
-FOREIGN_OPTIONS = {"enable-ui", "fail-with-body"}
+FOREIGN_OPTIONS = {
+    *("enable-ui", "fail-with-body"),  # the server's, curl's
+    *("pidfile", "logfile"),  # twistd's
+    *("add-host", "rm", "time"),  # docker's
+    "minutes",  # the soak test's
+    *("config-settings", "enable-auto-tool-choice", "jinja", "tool-call-parser"),
+}
 
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 
@@ -140,6 +146,31 @@ def test_options_that_are_named_exist() -> None:
     for path in [ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")]:
         named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", path.read_text("utf-8")))
         assert named - FOREIGN_OPTIONS <= known, path.name
+
+
+def log_formats() -> Iterator[str]:
+    """The formats of all lines that the product logs, but for those that debugging is for."""
+    levels = {"info", "warn", "error", "failure", "critical"}
+    for path in sorted((ROOT / "llamaproxy").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in levels
+                and ast.unparse(node.func.value).endswith("_log")
+            ):
+                line = node.args[0]
+                assert isinstance(line, ast.Constant) and isinstance(line.value, str), path
+                yield line.value
+
+
+@pytest.mark.parametrize("line", sorted(set(log_formats()) - {"{message}"}))
+def test_a_line_of_the_log_is_explained(line: str) -> None:
+    """The page has it with words in capitals, or nothing, for what varies."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    _, section = page.split("\n## What each line of the log means\n")
+    constant = [re.escape(piece) for piece in re.split(r"\{[^}]*\}", line)]
+    assert re.search(r"`" + r"[^`\n]*".join(constant) + r"`", section), line
 
 
 def test_what_makes_cards_work_ships_with_the_project() -> None:
