@@ -17,6 +17,7 @@ import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -184,6 +185,17 @@ def test_what_makes_cards_work_ships_with_the_project() -> None:
         ):
             assert f'"X-OpenWebUI-{name}": "{{{{{template}}}}}"' in text, path.name
         assert "builtin_tools" in text, path.name
+
+
+def test_the_test_that_contributors_start_from_passes() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    [example] = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "CONTRIBUTING.md", "exec"), names)
+    names["test_a_tool_is_run"]()
+    support = ROOT / "tests" / "support.py"
+    script = [line.strip() for line in example.splitlines() if "stack.on" in line]
+    assert "\n".join(script) in (ast.get_docstring(ast.parse(support.read_text("utf-8"))) or "")
 
 
 # --- what the examples print
