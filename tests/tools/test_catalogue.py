@@ -137,6 +137,7 @@ def test_a_list_is_asked_for_once_while_it_is_fresh() -> None:
 
 
 def test_a_list_is_asked_for_once_however_many_wait() -> None:
+    """DESIGN: T2."""
     known = Catalogued()
     waiting = [known.ask(caller(request_id=str(number))) for number in range(5)]
     assert len(known.source.listings) == 1
@@ -145,6 +146,7 @@ def test_a_list_is_asked_for_once_however_many_wait() -> None:
 
 
 def test_a_stale_list_serves_while_a_fresh_one_is_fetched() -> None:
+    """DESIGN: T2."""
     known = Catalogued(ttl=60)
     known.listed("old")
     known.clock.advance(60)
@@ -176,6 +178,7 @@ def test_one_who_leaves_does_not_stop_the_listing() -> None:
 
 @pytest.mark.parametrize("error", [UpstreamUnavailable("refused"), RuntimeError("a bug")])
 def test_a_chat_goes_on_without_tools_that_cannot_be_listed(error: Exception) -> None:
+    """DESIGN: L22."""
     known = Catalogued()
     asking = known.ask()
     known.source.listings[0].errback(error)
@@ -198,6 +201,7 @@ def test_a_slow_failure_is_not_waited_for_by_every_chat() -> None:
 
 
 def test_the_last_good_list_outlives_failures() -> None:
+    """DESIGN: T2."""
     known = Catalogued(ttl=60)
     known.listed("ping")
     for failures in range(1, 4):
@@ -225,6 +229,7 @@ def test_a_group_that_cannot_be_listed_keeps_its_last_good_list() -> None:
 
 
 def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:
+    """DESIGN: T4."""
     known = Catalogued()
     known.listed("hers", who=caller("Bearer her"))
     known.listed("his", who=caller("Bearer his"))
@@ -296,6 +301,7 @@ def test_a_call_is_made_with_the_callers_credentials() -> None:
     ],
 )
 def test_a_failing_tool_is_a_result_for_the_model(error: Exception, text: str) -> None:
+    """DESIGN: L13."""
     known = Catalogued()
     calling = known.call()
     known.source.calls[0].errback(error)
@@ -343,6 +349,7 @@ def test_a_result_is_tidied_and_shortened() -> None:
 
 
 def test_an_unknown_tool_is_called_once_more_after_listing_again() -> None:
+    """DESIGN: T5."""
     known = Catalogued()
     known.listed("ping")
     calling = known.call("ping", a=1)
@@ -399,6 +406,7 @@ def test_a_refusal_is_never_repeated() -> None:
 
 
 def test_equal_lists_are_kept_once_however_many_callers_there_are() -> None:
+    """DESIGN: T4."""
     known = Catalogued()
     offers = []
     for number in range(1000):
@@ -426,6 +434,7 @@ def test_ten_thousand_callers_are_known_and_no_list_is_fetched_again() -> None:
 
 
 def test_a_first_chat_waits_five_seconds_and_goes_on() -> None:
+    """DESIGN: T3."""
     known = Catalogued()
     asking = known.ask()
     known.clock.advance(5.4)
@@ -451,6 +460,7 @@ def test_what_was_too_slow_for_a_first_chat_is_there_for_a_later_one() -> None:
 
 
 def test_a_group_that_is_down_is_not_waited_for_by_the_next_caller() -> None:
+    """DESIGN: T3."""
     known = Catalogued()
     down: dict[str, ProxyError] = {"slow": McpTimeout("slow"), "locked": McpBroke("401")}
     for number, believed in enumerate(([], ["slow"])):
@@ -488,6 +498,7 @@ def test_a_change_lists_again_for_a_few_and_makes_all_others_stale() -> None:
 
 @pytest.mark.parametrize("limits", [(2, 10**9), (10**9, 290)])
 def test_what_does_not_fit_is_left_out_and_named(limits: tuple[int, int]) -> None:
+    """DESIGN: T3."""
     known = Catalogued(offers=Offers(*limits))
     asking = known.ask()
     tools = [tool("a"), tool("b"), tool("c"), tool("d")]
