@@ -1,7 +1,4 @@
-"""Open WebUI's native cards (DESIGN: section 6), and what its histories hold.
-
-DESIGN: W1, W2, W3.
-"""
+"""Open WebUI's native cards (DESIGN: section 6), and what its histories hold."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One chat request at the front door: what is refused, how failures are told.
-
-DESIGN: L21, T4.
-"""
+"""One chat request at the front door: what is refused, how failures are told."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The client leaves: in whatever phase it does, nothing goes on for it.
-
-DESIGN: L17.
-"""
+"""The client leaves: in whatever phase it does, nothing goes on for it."""
 
 from __future__ import annotations
 

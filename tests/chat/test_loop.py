@@ -1,7 +1,4 @@
-"""The tool loop, through the front door; every rule both whole and streamed.
-
-DESIGN: L1, L2, L3, L4, L5, L6, L7, L8, L9, L10, L11, L12, L13, L14, L15, L16, L18, L22.
-"""
+"""The tool loop, through the front door; every rule both whole and streamed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Turns that client and server share: both run their calls, and the model sees one history.
-
-DESIGN: L18, L19, L20.
-"""
+"""Turns that client and server share: both run their calls, and the model sees one history."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A streamed answer, through the front door: its frame, its silences, its failures.
-
-DESIGN: S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, S11.
-"""
+"""A streamed answer, through the front door: its frame, its silences, its failures."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A model's arguments.
-
-DESIGN: L12.
-"""
+"""A model's arguments."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The catalogue: lists kept fresh, calls kept within limits.
-
-DESIGN: L13, L22, T2, T3, T5.
-"""
+"""The catalogue: lists kept fresh, calls kept within limits."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The names under which tools are offered.
-
-DESIGN: L5, L6.
-"""
+"""The names under which tools are offered."""
 
 from __future__ import annotations
 

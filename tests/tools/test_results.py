@@ -1,7 +1,4 @@
-"""Results as a model reads them.
-
-DESIGN: L14.
-"""
+"""Results as a model reads them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The tool-runtime API, as real servers of several generations were recorded to speak it.
-
-DESIGN: L6, L7, T3.
-"""
+"""The tool-runtime API, as real servers of several generations were recorded to speak it."""
 
 from __future__ import annotations
 

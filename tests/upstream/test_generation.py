@@ -1,7 +1,4 @@
-"""Which server is this, and where are its paths?
-
-DESIGN: T1.
-"""
+"""Which server is this, and where are its paths?"""
 
 from __future__ import annotations
 
