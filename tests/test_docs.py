@@ -199,6 +199,17 @@ def test_a_line_of_the_log_is_explained(line: str) -> None:
     assert re.search(r"`" + r"[^`\n]*".join(constant) + r"`", section), line
 
 
+def test_a_metric_is_explained() -> None:
+    page = (ROOT / "docs" / "operate.md").read_text("utf-8")
+    names = {
+        name
+        for path in (ROOT / "llamaproxy").rglob("*.py")
+        for name in re.findall(r'"(llamaproxy_[a-z_]+)"', path.read_text("utf-8"))
+    }
+    assert len(names) >= 5
+    assert not [name for name in names if f"| `{name}" not in page]
+
+
 def test_what_makes_cards_work_ships_with_the_project() -> None:
     """The three header fields, and the settings of the model (DESIGN: W4)."""
     for path in (ROOT / "README.md", ROOT / "compose.yaml", ROOT / "docs" / "openwebui.md"):
