@@ -11,17 +11,29 @@ VERSION = re.search(
 )
 assert VERSION is not None
 
+HOME = "https://github.com/llamaproxy/llamaproxy"
+
 setup(
     name="llamaproxy",
     version=VERSION[1],
     description="Gives any OpenAI client the tools of a Llama Stack server",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
+    author="The llamaproxy developers",
+    url=HOME,
+    project_urls={
+        "Documentation": f"{HOME}/tree/main/docs",
+        "Changelog": f"{HOME}/blob/main/CHANGELOG.md",
+        "Issues": f"{HOME}/issues",
+        "Source": HOME,
+    },
     license="MIT",
     license_files=["LICENSE"],
     python_requires=">=3.11",
     # find_packages() does not see twisted.plugins, which has no __init__.py and must not have one.
     packages=[*find_packages(include=["llamaproxy", "llamaproxy.*"]), "twisted.plugins"],
+    # Type checkers read the annotations of a package that has it (PEP 561).
+    package_data={"llamaproxy": ["py.typed"]},
     install_requires=[
         "attrs>=23.2",
         "hyperlink>=21.0",
@@ -40,6 +52,7 @@ setup(
             "openai>=1.50",
             "pytest>=8.0",
             "pytest-twisted>=1.14.3",
+            "setuptools>=70.1",
             "trustme>=1.2",
             "uv>=0.4",
         ],
@@ -56,5 +69,6 @@ setup(
         "License :: OSI Approved :: MIT License",
         "Programming Language :: Python :: 3",
         "Topic :: Internet :: Proxy Servers",
+        "Typing :: Typed",
     ],
 )

@@ -1,3 +1,3 @@
 """llamaproxy: the tools of a Llama Stack server for every OpenAI client."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

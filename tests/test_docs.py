@@ -17,6 +17,7 @@ import tokenize
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -39,7 +40,13 @@ UNCITED = re.compile(r"DESIGN(?!:\s+(?:(?:section )?\d|[LSWT][1-9]))")
 SECTION = re.compile(r"DESIGN:\s+(?:section )?(\d)")
 
 #: Options of other programs, which the documents name too.
-FOREIGN_OPTIONS = {"enable-ui", "fail-with-body"}
+FOREIGN_OPTIONS = {
+    *("enable-ui", "fail-with-body"),  # the server's, curl's
+    *("pidfile", "logfile"),  # twistd's
+    *("add-host", "rm", "time"),  # docker's
+    "minutes",  # the soak test's
+    *("config-settings", "enable-auto-tool-choice", "jinja", "tool-call-parser"),
+}
 
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 
@@ -47,18 +54,23 @@ _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
 # --- what is cited
 
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def comments(path: Path) -> Iterator[tuple[int, str]]:
+    """The comments of a module, each with its line."""
+    with path.open("rb") as lines:
+        for token in tokenize.tokenize(lines.readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string.lstrip("#: ")
+
+
 @cache
 def remarks(path: Path) -> str:
     """The comments and docstrings of a module."""
-    with path.open("rb") as lines:
-        found = [
-            token.string.lstrip("#: ")
-            for token in tokenize.tokenize(lines.readline)
-            if token.type == tokenize.COMMENT
-        ]
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    found = [comment for _, comment in comments(path)]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, documented):
+        if isinstance(node, (ast.Module, ast.ClassDef, *FUNCTIONS)):
             found.append(ast.get_docstring(node) or "")
     return "\n".join(found)
 
@@ -94,10 +106,30 @@ def test_a_rule_has_one_number_and_a_reason() -> None:
         assert "\n**Why.** " in rule, number
 
 
+@cache
+def rules_of_tests() -> dict[str, list[str]]:
+    """The test functions that name each rule, in a docstring or in a comment above or inside."""
+    tests_of_rule: dict[str, list[str]] = {}
+    for path in modules():
+        if not path.name.startswith("test_"):
+            continue
+        remarks_by_line = dict(comments(path))
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, FUNCTIONS) and node.name.startswith("test_"):
+                first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+                while first - 1 in remarks_by_line:
+                    first -= 1
+                lines = range(first, (node.end_lineno or first) + 1)
+                words = [remarks_by_line[line] for line in lines if line in remarks_by_line]
+                for rule in RULE.findall("\n".join([ast.get_docstring(node) or "", *words])):
+                    tests_of_rule.setdefault(rule, []).append(f"{path.name}::{node.name}")
+    return tests_of_rule
+
+
 @pytest.mark.parametrize("rule", rules())
-def test_a_rule_is_named_by_a_test(rule: str) -> None:
-    tests = [path for path in modules() if path.name.startswith("test_")]
-    assert any(rule in RULE.findall(remarks(path)) for path in tests)
+def test_a_rule_is_named_by_the_test_of_it(rule: str) -> None:
+    """By a function: a list at the top of a module does not say which of them it is."""
+    assert rules_of_tests().get(rule)
 
 
 # --- what the documents name
@@ -142,6 +174,42 @@ def test_options_that_are_named_exist() -> None:
         assert named - FOREIGN_OPTIONS <= known, path.name
 
 
+def log_formats() -> Iterator[str]:
+    """The formats of all lines that the product logs, but for those that debugging is for."""
+    levels = {"info", "warn", "error", "failure", "critical"}
+    for path in sorted((ROOT / "llamaproxy").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in levels
+                and ast.unparse(node.func.value).endswith("_log")
+            ):
+                line = node.args[0]
+                assert isinstance(line, ast.Constant) and isinstance(line.value, str), path
+                yield line.value
+
+
+@pytest.mark.parametrize("line", sorted(set(log_formats()) - {"{message}"}))
+def test_a_line_of_the_log_is_explained(line: str) -> None:
+    """The page has it with words in capitals, or nothing, for what varies."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    _, section = page.split("\n## What each line of the log means\n")
+    constant = [re.escape(piece) for piece in re.split(r"\{[^}]*\}", line)]
+    assert re.search(r"`" + r"[^`\n]*".join(constant) + r"`", section), line
+
+
+def test_a_metric_is_explained() -> None:
+    page = (ROOT / "docs" / "operate.md").read_text("utf-8")
+    names = {
+        name
+        for path in (ROOT / "llamaproxy").rglob("*.py")
+        for name in re.findall(r'"(llamaproxy_[a-z_]+)"', path.read_text("utf-8"))
+    }
+    assert len(names) >= 5
+    assert not [name for name in names if f"| `{name}" not in page]
+
+
 def test_what_makes_cards_work_ships_with_the_project() -> None:
     """The three header fields, and the settings of the model (DESIGN: W4)."""
     for path in (ROOT / "README.md", ROOT / "compose.yaml", ROOT / "docs" / "openwebui.md"):
@@ -153,6 +221,17 @@ def test_what_makes_cards_work_ships_with_the_project() -> None:
         ):
             assert f'"X-OpenWebUI-{name}": "{{{{{template}}}}}"' in text, path.name
         assert "builtin_tools" in text, path.name
+
+
+def test_the_test_that_contributors_start_from_passes() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    [example] = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "CONTRIBUTING.md", "exec"), names)
+    names["test_a_tool_is_run"]()
+    support = ROOT / "tests" / "support.py"
+    script = [line.strip() for line in example.splitlines() if "stack.on" in line]
+    assert "\n".join(script) in (ast.get_docstring(ast.parse(support.read_text("utf-8"))) or "")
 
 
 # --- what the examples print

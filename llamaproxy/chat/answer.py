@@ -74,9 +74,10 @@ class UnaryAnswer:
         self._identity.learn(answer)
         self._usage = added_usage(self._usage, answer.get("usage"))
         self._last = answer
-        self._join.begin_round()
         if self._last_text_only:
             self._texts.pop("content", None)
+            self._join.forget("content")
+        self._join.begin_round()
         message = {**as_object(choices[0].get("message")), "role": "assistant"}
         calls = read_calls(message.get("tool_calls"))
         shown = [call for call in calls if audience.shows(call.name)]

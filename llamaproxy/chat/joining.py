@@ -55,6 +55,10 @@ class Texts:
         """What is said from now on is another round's."""
         self._gaps = {key: gap for key, end in self._ends.items() if (gap := separator(end))}
 
+    def forget(self, key: str) -> None:
+        """The texts of that *key* so far are not part of the answer."""
+        self._ends.pop(key, None)
+
     def joined(self, key: str, text: str) -> str:
         """*text*, with a blank line before it where an earlier round had a text of that *key*."""
         if text and self._gaps:

@@ -1,7 +1,4 @@
-"""Open WebUI's native cards (DESIGN: section 6), and what its histories hold.
-
-DESIGN: W1, W2, W3.
-"""
+"""Open WebUI's native cards (DESIGN: section 6), and what its histories hold."""
 
 from __future__ import annotations
 
@@ -49,6 +46,7 @@ def items(exchange: Exchange, stream: bool) -> list[Json]:
 
 @both
 def test_an_execution_is_a_call_and_its_output(stream: bool) -> None:
+    """DESIGN: W1."""
     stack = stack_with("clock")
     stack.on(CHAT, calling("clock", {"zone": "UTC"}), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
@@ -74,6 +72,7 @@ def test_an_execution_is_a_call_and_its_output(stream: bool) -> None:
 
 @both
 def test_without_the_mark_nothing_but_openais_own_is_sent(stream: bool) -> None:
+    """DESIGN: W2."""
     stack = stack_with("clock")
     stack.on(CHAT, calling("clock"), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
@@ -113,6 +112,7 @@ def test_the_card_is_there_while_the_tool_runs() -> None:
 
 @both
 def test_ids_are_unique_though_the_model_repeats_its_own(stream: bool) -> None:
+    """DESIGN: W1."""
     stack = stack_with("clock")
     twice = {
         "content": None,
@@ -151,6 +151,7 @@ def test_a_call_that_cannot_be_run_is_shown_with_the_reason(stream: bool, argume
 
 
 def test_a_tool_that_takes_too_long_gets_its_output() -> None:
+    """DESIGN: W1."""
     stack = stack_with("clock")
     stack.on(CHAT, calling("clock"), saying("Sorry."))
     stack.on(INVOKE, nothing)
@@ -198,6 +199,7 @@ def test_an_upstream_cannot_forge_a_card() -> None:
 
 
 def test_replayed_cards_go_to_the_model_as_they_are() -> None:
+    """DESIGN: W3."""
     stack = stack_with("clock")
     stack.on(CHAT, saying("Yes."))
     history = [

@@ -1,7 +1,4 @@
-"""One chat request at the front door: what is refused, how failures are told.
-
-DESIGN: L21, T4.
-"""
+"""One chat request at the front door: what is refused, how failures are told."""
 
 from __future__ import annotations
 
@@ -95,6 +92,7 @@ def test_both_paths_lead_to_the_loop(target: str, stream: bool) -> None:
     ],
 )
 def test_a_malformed_request_is_a_400_and_goes_no_further(body: bytes) -> None:
+    """DESIGN: L21."""
     stack = FakeStack()
     exchange = Proxy(stack).request("POST", "/v1/chat/completions", body)
     assert exchange.status == 400
@@ -113,6 +111,7 @@ def test_the_answer_says_what_it_is() -> None:
 
 @both
 def test_the_callers_credentials_travel_with_everything(stream: bool) -> None:
+    """DESIGN: T4."""
     stack = stack_with("clock")
     stack.on(CHAT, calling("clock"), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
@@ -213,6 +212,7 @@ _OPENAI = {"message": "m", "type": "t", "param": "p", "code": "c"}
 )
 @both
 def test_any_error_body_becomes_openais_shape(body: object, message: str, stream: bool) -> None:
+    """DESIGN: L21."""
     stack = FakeStack()
     stack.on(CHAT, answer(body, 418))
     exchange = Proxy(stack).chat(stream=stream)

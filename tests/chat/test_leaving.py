@@ -1,7 +1,4 @@
-"""The client leaves: in whatever phase it does, nothing goes on for it.
-
-DESIGN: L17.
-"""
+"""The client leaves: in whatever phase it does, nothing goes on for it."""
 
 from __future__ import annotations
 
@@ -33,6 +30,7 @@ def errors_of(capsys: pytest.CaptureFixture[str]) -> str:
 
 @both
 def test_while_the_model_has_not_begun(stream: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """DESIGN: L17."""
     stack = stack_with("clock")
     stack.on(CHAT, nothing)
     proxy = Proxy(stack)
@@ -85,6 +83,7 @@ def test_after_a_comment(capsys: pytest.CaptureFixture[str]) -> None:
 
 @both
 def test_while_tools_run(stream: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """DESIGN: L17."""
     stack = stack_with("clock", "dice")
     stack.on(CHAT, turn("Let me see.", [call("clock", {}, "a"), call("dice", {}, "b")]))
     stack.on(INVOKE, nothing)

@@ -1,7 +1,4 @@
-"""The tool loop, through the front door; every rule both whole and streamed.
-
-DESIGN: L1, L2, L3, L4, L5, L6, L7, L8, L9, L10, L11, L12, L13, L14, L15, L16, L18, L22.
-"""
+"""The tool loop, through the front door; every rule both whole and streamed."""
 
 from __future__ import annotations
 
@@ -70,6 +67,7 @@ def text_of(exchange: Exchange) -> str | None:
 
 @both
 def test_the_clients_tools_come_first_then_the_servers_by_group_and_name(stream: bool) -> None:
+    """DESIGN: L1."""
     stack = FakeStack()
     listed = [tool("zeta", "a"), tool("alpha", "b"), tool("mid", "a"), tool("beta", "b")]
     stack.on("GET /v1/tools", answer({"data": listed}))
@@ -95,6 +93,7 @@ def test_the_order_does_not_depend_on_that_of_the_list() -> None:
 
 @both
 def test_of_two_tools_of_one_name_the_clients_wins(stream: bool) -> None:
+    """DESIGN: L2."""
     stack = stack_with("clock", "dice")
     stack.on(CHAT, calling("clock"))
     exchange = Proxy(stack).chat(stream=stream, tools=[client_tool("clock")])
@@ -107,6 +106,7 @@ def test_of_two_tools_of_one_name_the_clients_wins(stream: bool) -> None:
 @both
 @pytest.mark.parametrize("tools", [None, [], ...], ids=["null", "empty", "absent"])
 def test_without_any_tools_nothing_is_said_of_tools(stream: bool, tools: Any) -> None:
+    """DESIGN: L3."""
     stack = stack_with()
     stack.on(CHAT, saying("Hi."))
     body = {} if tools is ... else {"tools": tools}
@@ -147,6 +147,7 @@ _UNWANTED: list[tuple[Json, dict[str, str]]] = [
     ],
 )
 def test_nothing_is_injected_where_nothing_is_wanted(body: Json, fields: dict[str, str]) -> None:
+    """DESIGN: L4."""
     stack = stack_with("clock")
     stack.on(CHAT, saying("Hi."))
     sent = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "x": 1} | body
@@ -174,6 +175,7 @@ _ABOUT_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
     ],
 )
 def test_everything_else_gets_the_tools(body: Json, fields: dict[str, str]) -> None:
+    """DESIGN: L4."""
     stack = stack_with("clock")
     stack.on(CHAT, saying("Hi."))
     Proxy(stack).chat(body, fields)
@@ -206,6 +208,7 @@ def test_calls_in_an_answer_without_injection_are_the_clients(stream: bool) -> N
     ],
 )
 def test_the_servers_tools_can_be_narrowed(wanted: str, names: list[str] | None) -> None:
+    """DESIGN: L5."""
     stack = FakeStack()
     listed = [tool("alpha"), tool("beta"), tool("zeta", "mcp::web")]
     stack.on("GET /v1/tools", answer({"data": listed}))
@@ -217,6 +220,7 @@ def test_the_servers_tools_can_be_narrowed(wanted: str, names: list[str] | None)
 
 @both
 def test_a_name_that_no_model_may_say_is_rewritten_both_ways(stream: bool) -> None:
+    """DESIGN: L6."""
     stack = stack_with("web.search/now!")
     proxy = Proxy(stack)
     stack.on(CHAT, saying("Hi."))
@@ -231,6 +235,7 @@ def test_a_name_that_no_model_may_say_is_rewritten_both_ways(stream: bool) -> No
 
 @both
 def test_both_generations_of_schemas_are_offered(stream: bool) -> None:
+    """DESIGN: L7."""
     old = {
         "identifier": "old",
         "toolgroup_id": "a",
@@ -254,6 +259,7 @@ def test_both_generations_of_schemas_are_offered(stream: bool) -> None:
 
 @both
 def test_unknown_fields_travel_both_ways(stream: bool) -> None:
+    """DESIGN: L8."""
     stack = stack_with("clock")
     more: Json = {"system_fingerprint": "fp", "metrics": [{"m": 1}], "service_tier": None}
     text = {"content": "Hi.", "annotations": [{"a": 1}], "x_message": {"y": [1]}}
@@ -318,6 +324,7 @@ def test_tools_are_run_until_the_model_answers(stream: bool) -> None:
 
 @both
 def test_the_calls_of_a_round_run_at_the_same_time_and_come_back_in_order(stream: bool) -> None:
+    """DESIGN: L9."""
     stack = stack_with("a", "b", "c")
     made = [call(name, {}, f"call_{name}") for name in "cab"]
     stack.on(CHAT, turn(None, made), saying("Done."))
@@ -337,6 +344,7 @@ def test_the_calls_of_a_round_run_at_the_same_time_and_come_back_in_order(stream
 
 @both
 def test_what_the_model_said_is_sent_back_whole(stream: bool) -> None:
+    """DESIGN: L10."""
     stack = stack_with("clock")
     message = {
         "content": "Let me see.",
@@ -382,6 +390,7 @@ def test_null_fields_in_a_message_do_no_harm(stream: bool) -> None:
     ],
 )
 def test_a_forced_call_is_forced_once(stream: bool, choice: Any, later: Any) -> None:
+    """DESIGN: L11."""
     stack = stack_with("clock")
     stack.on(CHAT, calling("clock"), calling("clock", {"a": 1}), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
@@ -391,6 +400,7 @@ def test_a_forced_call_is_forced_once(stream: bool, choice: Any, later: Any) -> 
 
 @both
 def test_a_choice_may_name_a_tool_by_its_real_name_or_by_the_rewritten_one(stream: bool) -> None:
+    """DESIGN: L11."""
     stack = stack_with("web.search")
     stack.on(CHAT, saying("Hi."))
     proxy = Proxy(stack)
@@ -461,6 +471,7 @@ def test_arguments_are_understood_with_some_patience(
 def test_a_hopeless_call_is_explained_to_the_model(
     stream: bool, name: str, arguments: str, word: str
 ) -> None:
+    """DESIGN: L12."""
     stack = stack_with("clock")
     made = [call(name, arguments, "bad"), call("clock", {}, "good")]
     stack.on(CHAT, turn(None, made), saying("Sorry."))
@@ -485,6 +496,7 @@ def test_a_hopeless_call_is_explained_to_the_model(
     ],
 )
 def test_a_failing_tool_fails_alone(stream: bool, failure: Any, word: str) -> None:
+    """DESIGN: L13."""
     stack = stack_with("bad", "good")
     made = [call("bad", {}, "bad"), call("good", {}, "good")]
     stack.on(CHAT, turn(None, made), saying("Well."))
@@ -497,6 +509,7 @@ def test_a_failing_tool_fails_alone(stream: bool, failure: Any, word: str) -> No
 
 @both
 def test_a_slow_tool_is_stopped_and_the_others_are_not(stream: bool) -> None:
+    """DESIGN: L13."""
     stack = stack_with("slow", "quick")
     made = [call("slow", {}, "slow"), call("quick", {}, "quick")]
     stack.on(CHAT, turn(None, made), saying("Well."))
@@ -515,6 +528,7 @@ def test_a_slow_tool_is_stopped_and_the_others_are_not(stream: bool) -> None:
 
 @both
 def test_a_long_result_keeps_its_head_and_tail(stream: bool) -> None:
+    """DESIGN: L14."""
     stack = stack_with("book")
     stack.on(CHAT, calling("book"), saying("Read."))
     stack.on(INVOKE, tool_result("A" * 500 + "B" * 5000 + "C" * 500))
@@ -529,6 +543,7 @@ def test_a_long_result_keeps_its_head_and_tail(stream: bool) -> None:
 
 @both
 def test_after_ten_rounds_the_model_must_answer_without_tools(stream: bool) -> None:
+    """DESIGN: L15."""
     stack = stack_with("clock")
     stack.on(CHAT, *(calling("clock", {"n": n}) for n in range(10)), saying("Enough."))
     stack.on(INVOKE, tool_result("12:00"))
@@ -546,6 +561,7 @@ def test_after_ten_rounds_the_model_must_answer_without_tools(stream: bool) -> N
 def test_calls_made_even_then_are_dropped_and_one_sentence_stands_in(
     stream: bool, reason: str | None
 ) -> None:
+    """DESIGN: L15."""
     stack = stack_with("clock")
     last = said({"content": None, "tool_calls": [call("clock", {"n": 3})]}, reason)
     stack.on(CHAT, calling("clock", {"n": 1}), calling("clock", {"n": 2}), last)
@@ -584,6 +600,7 @@ def test_the_sentence_has_a_role_even_if_nothing_else_was_said(stream: bool) -> 
 
 @both
 def test_the_same_call_with_the_same_result_ends_the_loop_after_three(stream: bool) -> None:
+    """DESIGN: L15."""
     stack = stack_with("clock")
     same = ['{"a": 1, "b": 2}', '{"b":2,"a":1}', "{'a': 1, 'b': 2}"]
     stack.on(CHAT, *(calling("clock", text) for text in same), saying("It is noon."))
@@ -631,6 +648,7 @@ def test_a_model_that_calls_unknown_tools_for_ever_is_stopped_too(stream: bool) 
 @both
 @pytest.mark.parametrize("reason", ["stop", "length", "", None, "TOOL_CALLS", "function_call"])
 def test_a_call_counts_whatever_the_finish_reason_says(stream: bool, reason: str | None) -> None:
+    """DESIGN: L15."""
     stack = stack_with("clock")
     stack.on(CHAT, said({"content": "", "tool_calls": [call("clock")]}, reason), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
@@ -640,6 +658,7 @@ def test_a_call_counts_whatever_the_finish_reason_says(stream: bool, reason: str
 
 @both
 def test_usage_is_the_sum_and_the_identity_the_first_rounds(stream: bool) -> None:
+    """DESIGN: L16."""
     stack = stack_with("clock")
     usages: list[Json] = [
         {"prompt_tokens": 1, "total_tokens": 3, "prompt_tokens_details": {"cached_tokens": 1}},
@@ -731,6 +750,7 @@ def test_a_model_that_makes_too_many_calls_is_told_so(stream: bool) -> None:
 
 @both
 def test_calls_of_the_clients_own_tools_are_handed_over(stream: bool) -> None:
+    """DESIGN: L18."""
     stack = stack_with("clock")
     made = [call("own", {"a": 1}, "c1"), call("other", {}, "c2")]
     stack.on(CHAT, turn("Please.", made))
@@ -786,6 +806,7 @@ def test_client_calls_can_come_after_rounds_of_server_tools(stream: bool) -> Non
     ],
 )
 def test_a_chat_goes_on_though_no_tools_can_be_listed(stream: bool, failure: Any) -> None:
+    """DESIGN: L22."""
     stack = FakeStack()
     stack.on("GET /v1/tools", failure)
     stack.on("GET /v1/toolgroups", failure)

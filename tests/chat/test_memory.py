@@ -1,7 +1,4 @@
-"""Turns that client and server share: both run their calls, and the model sees one history.
-
-DESIGN: L18, L19, L20.
-"""
+"""Turns that client and server share: both run their calls, and the model sees one history."""
 
 from __future__ import annotations
 
@@ -64,6 +61,7 @@ def ids(message: Json) -> list[str]:
 
 @both
 def test_ours_run_and_only_the_clients_calls_are_handed_over(stream: bool) -> None:
+    """DESIGN: L19."""
     stack = stack_with("clock")
     stack.on(CHAT, said(MIXED, "tool_calls"))
     stack.on(INVOKE, tool_result("12:00"))
@@ -78,6 +76,7 @@ def test_ours_run_and_only_the_clients_calls_are_handed_over(stream: bool) -> No
 
 @both
 def test_the_model_sees_the_whole_turn_when_the_client_returns(stream: bool) -> None:
+    """DESIGN: L19."""
     stack = stack_with("clock")
     stack.on(CHAT, said(MIXED, "tool_calls"), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
@@ -113,6 +112,7 @@ def test_so_it_does_in_every_later_turn(stream: bool) -> None:
 
 @both
 def test_earlier_rounds_of_the_same_answer_come_back_too(stream: bool) -> None:
+    """DESIGN: L19."""
     stack = stack_with("clock")
     theirs = {"content": None, "tool_calls": [call("ask_user", {}, "call_1")]}
     stack.on(CHAT, calling("clock"), said(theirs, "tool_calls"), saying("Noon."))
@@ -183,6 +183,7 @@ def test_two_conversations_with_the_same_ids_are_not_confused() -> None:
 
 
 def test_what_one_caller_shared_no_other_recalls() -> None:
+    """DESIGN: L19."""
     stack = stack_with("clock")
     proxy = Proxy(stack)
     alice, bob = {"Authorization": "Bearer a"}, {"Authorization": "Bearer b"}
@@ -278,6 +279,7 @@ def test_a_call_that_a_client_has_dropped_is_not_put_back() -> None:
 
 
 def test_a_mark_is_taken_off_wherever_it_is_and_nothing_else() -> None:
+    """DESIGN: L19."""
     stack = stack_with("clock")
     mark = new_mark()
     history = [
@@ -328,6 +330,7 @@ def test_old_cards_in_the_history_do_no_harm() -> None:
 
 
 def test_a_forgotten_turn_goes_on_with_the_clients_calls_alone() -> None:
+    """DESIGN: L20."""
     stack = stack_with("clock")
     proxy = Proxy(stack, memory_age=60)
     message = shared_turn(proxy, stack, "Oslo?", "12:00")
@@ -346,6 +349,7 @@ def test_a_turn_that_is_still_asked_for_is_not_forgotten() -> None:
 
 
 def test_the_oldest_turns_make_room() -> None:
+    """DESIGN: L20."""
     stack = stack_with("clock")
     proxy = Proxy(stack, memory_entries=2)
     messages = [shared_turn(proxy, stack, q, q.upper()) for q in ("a", "b", "c")]
@@ -419,6 +423,7 @@ def knows(memory: TurnMemory, mark: str, name: str = "a") -> bool:
 
 
 def test_memory_is_bounded_in_bytes() -> None:
+    """DESIGN: L20."""
     memory = TurnMemory(Clock(), max_entries=1000, max_bytes=5000, max_age=60)
     marks = [remember(memory, "x" * 1000) for _ in range(100)]
     assert 1 <= len(memory) <= 5
@@ -426,6 +431,7 @@ def test_memory_is_bounded_in_bytes() -> None:
 
 
 def test_a_turn_that_is_too_large_costs_only_itself() -> None:
+    """DESIGN: L20."""
     memory = TurnMemory(Clock(), max_entries=1000, max_bytes=5000, max_age=60)
     marks = [remember(memory, "x" * 1000, name) for name in "abc"]
     assert not knows(memory, remember(memory, "large" * 2000, "d"), "d")
@@ -433,6 +439,7 @@ def test_a_turn_that_is_too_large_costs_only_itself() -> None:
 
 
 def test_no_caller_can_push_out_all_others() -> None:
+    """DESIGN: L20."""
     for entries, size in ((10, 10**9), (10**9, 3000)):
         memory = TurnMemory(Clock(), entries, size, max_age=60)
         marks = [remember(memory, "x", name) for name in "bcd"]

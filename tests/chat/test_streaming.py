@@ -1,7 +1,4 @@
-"""A streamed answer, through the front door: its frame, its silences, its failures.
-
-DESIGN: S1, S2, S3, S4, S5, S6, S7, S8, S9, S10, S11.
-"""
+"""A streamed answer, through the front door: its frame, its silences, its failures."""
 
 from __future__ import annotations
 
@@ -66,6 +63,7 @@ def say(proxy: Proxy, stack: FakeStack, *said: Json | bytes) -> None:
 
 
 def test_the_fields_are_those_of_a_stream() -> None:
+    """DESIGN: S10."""
     stack = stack_with("clock")
     stack.on(CHAT, saying("Hi."))
     exchange = Proxy(stack).chat(stream=True)
@@ -77,6 +75,7 @@ def test_the_fields_are_those_of_a_stream() -> None:
 
 
 def test_many_rounds_look_like_one_completion() -> None:
+    """DESIGN: S1."""
     stack = stack_with("clock")
     rounds = [
         [chunk({"role": "assistant", "content": f"{n}."}, id=f"id{n}", created=n, model=f"m{n}")]
@@ -157,6 +156,7 @@ def test_an_empty_answer_is_a_role_and_an_end() -> None:
 def test_a_blank_line_stands_between_the_texts_of_rounds(
     texts: list[str | None], whole: str, stream: bool
 ) -> None:
+    """DESIGN: S4."""
     stack = stack_with("clock")
     rounds: list[Json] = [{"content": text} for text in texts]
     for place, message in enumerate(rounds[:-1]):
@@ -167,6 +167,7 @@ def test_a_blank_line_stands_between_the_texts_of_rounds(
 
 
 def test_a_clients_call_is_relayed_live_and_a_servers_never() -> None:
+    """DESIGN: S3."""
     stack = stack_with("clock")
     stack.on(CHAT, begin_events)
     proxy = Proxy(stack)
@@ -186,6 +187,7 @@ def test_a_clients_call_is_relayed_live_and_a_servers_never() -> None:
 
 
 def test_reasoning_is_relayed_the_moment_it_comes_in_every_round() -> None:
+    """DESIGN: S2."""
     stack = stack_with("clock")
     stack.on(CHAT, calling("clock"), begin_events)
     stack.on(INVOKE, tool_result("12:00"))
@@ -196,6 +198,7 @@ def test_reasoning_is_relayed_the_moment_it_comes_in_every_round() -> None:
 
 
 def test_usage_is_left_out_unless_it_is_asked_for() -> None:
+    """DESIGN: S5."""
     stack = stack_with("clock")
     usage = {"total_tokens": 3}
     stack.on(CHAT, turn(None, [call("clock")], usage=usage), saying("Noon.", usage=usage))
@@ -221,6 +224,7 @@ def test_odd_stream_options_ask_for_nothing(options: Any) -> None:
 
 
 def test_keys_that_clients_act_on_are_dropped_and_the_chunk_stays_one() -> None:
+    """DESIGN: S9."""
     stack = stack_with()
     foreign: Json = {"event": {"type": "execute"}, "selected_model_id": "x", "sources": [{}]}
     stack.on(
@@ -267,6 +271,7 @@ def test_several_choices_are_streamed_side_by_side() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 10_000])
 @pytest.mark.parametrize("last", [b"", b"data: [DONE]\n\n", b"data:[DONE]"])
 def test_events_may_be_written_and_cut_in_any_way(end: bytes, size: int, last: bytes) -> None:
+    """DESIGN: S8."""
     text = "na\u00efve \N{SNOWMAN} \N{GRINNING FACE}"
     head = json.dumps(chunk({"role": "assistant", "content": text}), ensure_ascii=False).encode()
     tail = json.dumps(chunk({}, "stop")).encode()
@@ -341,6 +346,7 @@ def test_an_upstream_that_stays_after_its_end_mark_is_left() -> None:
 )
 @pytest.mark.parametrize("reason", ["stop", "", None, "TOOL_CALLS"])
 def test_a_call_in_any_shape_is_run(delta: Json, reason: str | None) -> None:
+    """DESIGN: S8."""
     stack = stack_with("clock")
     stack.on(CHAT, events(chunk(delta), chunk({}, reason)), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
@@ -357,6 +363,7 @@ def test_a_call_in_any_shape_is_run(delta: Json, reason: str | None) -> None:
 
 
 def test_a_silent_upstream_is_bridged_with_comments() -> None:
+    """DESIGN: S6."""
     stack = stack_with()
     stack.on(CHAT, nothing)
     proxy = Proxy(stack)
@@ -432,6 +439,7 @@ def test_an_upstream_that_falls_silent_for_good_is_a_failure() -> None:
 
 
 def test_the_status_goes_out_with_the_upstreams_first_event() -> None:
+    """DESIGN: S6."""
     stack = stack_with()
     proxy, exchange = open_stream(stack)
     assert not exchange.answered
@@ -454,6 +462,7 @@ def test_the_status_goes_out_with_the_upstreams_first_event() -> None:
     ],
 )
 def test_an_error_event_in_the_middle_ends_the_stream_with_it(failure: Json) -> None:
+    """DESIGN: S7."""
     stack = stack_with()
     stack.on(CHAT, events(chunk({"role": "assistant", "content": "Half"}), failure))
     proxy = Proxy(stack)
@@ -476,6 +485,7 @@ def test_an_error_event_in_the_middle_ends_the_stream_with_it(failure: Json) -> 
     ],
 )
 def test_an_error_as_the_first_event_is_an_ordinary_http_error(failure: Json, status: int) -> None:
+    """DESIGN: S7."""
     stack = stack_with()
     stack.on(CHAT, events(failure))
     exchange = Proxy(stack).chat(stream=True)
@@ -508,6 +518,7 @@ def test_after_a_comment_a_failure_is_told_in_the_stream() -> None:
     ],
 )
 def test_an_end_that_comes_too_early_is_a_failure(orderly: bool, said: list[Json]) -> None:
+    """DESIGN: S7."""
     stack = stack_with("clock")
     proxy, exchange = open_stream(stack)
     say(proxy, stack, *said)
@@ -596,6 +607,7 @@ class Connections:
 
 
 def test_a_client_that_does_not_read_stops_the_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DESIGN: S11."""
     connections = Connections(monkeypatch)
     stack = stack_with()
     proxy, exchange = open_stream(stack)

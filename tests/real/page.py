@@ -73,6 +73,10 @@ class Chat:
         """See these words in the answer."""
         self._answer.get_by_text(words).first.wait_for()
 
+    def open_group(self) -> None:
+        """Show the cards of an answer that made several calls in a row."""
+        self._answer.get_by_text("Explored").click()
+
     def open_card(self, tool: str) -> str:
         """Open the card of a finished call. What it shows then."""
         card = self._card(tool)
@@ -99,8 +103,9 @@ class Chat:
         """Press the button that ends an answer."""
         self._page.locator("button[aria-label=Stop]").click()
 
-    def screenshot(self, path: str) -> None:
-        self._page.screenshot(path=path)
+    def screenshot(self, path: str, clip: Any = None) -> None:
+        """Keep what the page shows, or the part of it with that ``x``, ``y``, width and height."""
+        self._page.screenshot(path=path, clip=clip, animations="disabled")
 
     @property
     def _answer(self) -> Locator:

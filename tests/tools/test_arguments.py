@@ -1,7 +1,4 @@
-"""A model's arguments.
-
-DESIGN: L12.
-"""
+"""A model's arguments."""
 
 from __future__ import annotations
 
@@ -45,6 +42,7 @@ def test_large_integers_and_lone_surrogates_survive() -> None:
 
 @pytest.mark.parametrize("text", ["", "  \n", "null", "{}", '""', '"null"', '"{}"', " {} "])
 def test_nothing_means_no_arguments(text: str) -> None:
+    """DESIGN: L12."""
     assert parse_arguments(text) == {}
 
 
@@ -128,6 +126,7 @@ def test_a_long_text_with_a_small_flaw_is_repaired() -> None:
     ],
 )
 def test_what_a_repair_would_lose_or_invent_is_refused(text: str) -> None:
+    """DESIGN: L12."""
     with pytest.raises(ToolFailed, match=r"^Error: the arguments are not valid JSON"):
         parse_arguments(text)
 
@@ -153,6 +152,7 @@ def test_unescaped_text_of_some_length_is_refused() -> None:
     ],
 )
 def test_a_repair_keeps_what_was_written(text: str, value: dict[str, Any]) -> None:
+    """DESIGN: L12."""
     assert parse_arguments(text) == value
 
 

@@ -1,7 +1,4 @@
-"""The catalogue: lists kept fresh, calls kept within limits.
-
-DESIGN: L13, L22, T2, T3, T5.
-"""
+"""The catalogue: lists kept fresh, calls kept within limits."""
 
 from __future__ import annotations
 
@@ -148,6 +145,7 @@ def test_a_list_is_asked_for_once_while_it_is_fresh() -> None:
 
 
 def test_a_list_is_asked_for_once_however_many_wait() -> None:
+    """DESIGN: T2."""
     known = Catalogued()
     waiting = [known.ask(caller(request_id=str(number))) for number in range(5)]
     assert len(known.source.listings) == 1
@@ -156,6 +154,7 @@ def test_a_list_is_asked_for_once_however_many_wait() -> None:
 
 
 def test_a_stale_list_serves_while_a_fresh_one_is_fetched() -> None:
+    """DESIGN: T2."""
     known = Catalogued(ttl=60)
     known.listed("old")
     known.clock.advance(60)
@@ -187,6 +186,7 @@ def test_one_who_leaves_does_not_stop_the_listing() -> None:
 
 @pytest.mark.parametrize("error", [UpstreamUnavailable("refused"), RuntimeError("a bug")])
 def test_a_chat_goes_on_without_tools_that_cannot_be_listed(error: Exception) -> None:
+    """DESIGN: L22."""
     known = Catalogued()
     asking = known.ask()
     known.source.listings[0].errback(error)
@@ -209,6 +209,7 @@ def test_a_slow_failure_is_not_waited_for_by_every_chat() -> None:
 
 
 def test_the_last_good_list_outlives_failures() -> None:
+    """DESIGN: T2."""
     known = Catalogued(ttl=60)
     known.listed("ping")
     for failures in range(1, 4):
@@ -276,6 +277,7 @@ def test_a_failure_that_is_believed_is_not_believed_for_longer_by_each_caller() 
 
 
 def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:
+    """DESIGN: T4."""
     known = Catalogued()
     known.listed("hers", who=caller("Bearer her"))
     known.listed("his", who=caller("Bearer his"))
@@ -347,6 +349,7 @@ def test_a_call_is_made_with_the_callers_credentials() -> None:
     ],
 )
 def test_a_failing_tool_is_a_result_for_the_model(error: Exception, text: str) -> None:
+    """DESIGN: L13."""
     known = Catalogued()
     calling = known.call()
     known.source.calls[0].errback(error)
@@ -394,6 +397,7 @@ def test_a_result_is_tidied_and_shortened() -> None:
 
 
 def test_an_unknown_tool_is_called_once_more_after_listing_again() -> None:
+    """DESIGN: T5."""
     known = Catalogued()
     known.listed("ping")
     calling = known.call("ping", a=1)
@@ -475,6 +479,7 @@ def test_a_refusal_is_never_repeated() -> None:
 
 
 def test_equal_lists_are_kept_once_however_many_callers_there_are() -> None:
+    """DESIGN: T4."""
     known = Catalogued()
     offers = []
     for number in range(1000):
@@ -525,6 +530,7 @@ def test_a_caller_costs_little_more_than_a_key() -> None:
 
 
 def test_a_first_chat_waits_five_seconds_and_goes_on() -> None:
+    """DESIGN: T3."""
     known = Catalogued()
     asking = known.ask()
     known.clock.advance(5.4)
@@ -550,6 +556,7 @@ def test_what_was_too_slow_for_a_first_chat_is_there_for_a_later_one() -> None:
 
 
 def test_a_group_that_is_down_is_not_waited_for_by_the_next_caller() -> None:
+    """DESIGN: T3."""
     known = Catalogued()
     down: dict[str, ProxyError] = {"slow": McpTimeout("slow"), "locked": McpBroke("401")}
     for number, believed in enumerate(([], ["slow"])):
@@ -588,6 +595,7 @@ def test_a_change_lists_again_for_a_few_and_makes_all_others_stale() -> None:
 
 @pytest.mark.parametrize("limits", [(2, 10**9), (10**9, 290)])
 def test_what_does_not_fit_is_left_out_and_named(limits: tuple[int, int]) -> None:
+    """DESIGN: T3."""
     known = Catalogued(offers=Offers(*limits))
     asking = known.ask()
     tools = [tool("a"), tool("b"), tool("c"), tool("d")]

@@ -68,6 +68,7 @@ def test_a_chat_runs_a_connectors_tool(worlds: list[World]) -> None:
 
 
 def test_servers_named_by_hand_work_with_any_upstream(worlds: list[World]) -> None:
+    """DESIGN: T1."""
     world = make(worlds, mcp_servers={"two": TWO})
     world.stack.on("GET /v1/version", answer({"detail": "Not Found"}, 404))
     assert world.say(calling("pong"), saying("Done.")) == "Done."
@@ -75,6 +76,7 @@ def test_servers_named_by_hand_work_with_any_upstream(worlds: list[World]) -> No
 
 
 def test_equal_names_of_two_servers_are_both_offered(worlds: list[World]) -> None:
+    """DESIGN: L6."""
     world = make(worlds, mcp_servers={"two": TWO})
     world.say(saying("Hello."))
     one, two, pong = sorted(world.offered())
@@ -84,6 +86,18 @@ def test_equal_names_of_two_servers_are_both_offered(worlds: list[World]) -> Non
     world.two.handlers["tools/call"] = result(text("from two"))
     world.say(calling(pong), saying("Done."))
     assert world.told() == "from two"
+
+
+def test_a_choice_of_a_name_that_two_servers_have_is_refused(worlds: list[World]) -> None:
+    """Neither may stand in for the other: the error has the names of both (DESIGN: L11)."""
+    world = make(worlds, mcp_servers={"two": TWO})
+    world.say(saying("Hello."))
+    names = [name for name in world.offered() if "ping" in name]
+    exchange = world.proxy.chat(tool_choice={"type": "function", "function": {"name": "ping"}})
+    assert exchange.status == 400
+    message = exchange.json()["error"]["message"]
+    assert len(names) == 2 and all(name in message for name in names)
+    assert len(world.stack.asked_for(CHAT)) == 1
 
 
 def test_a_slow_tool_is_cancelled_at_its_server(worlds: list[World]) -> None:
@@ -147,6 +161,7 @@ def test_a_tool_of_a_server_that_was_replaced_runs_in_the_new_way(worlds: list[W
 
 
 def test_a_users_token_reaches_his_mcp_server_alone(worlds: list[World]) -> None:
+    """DESIGN: T4."""
     world = make(worlds, mcp_servers={"two": TWO})
     world.stack.on(CHAT, calling("pong"), saying("Done."))
     data = {"mcp_headers": {TWO: {"Authorization": "Bearer mine"}}}

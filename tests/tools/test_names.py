@@ -1,7 +1,4 @@
-"""The names under which tools are offered.
-
-DESIGN: L5, L6.
-"""
+"""The names under which tools are offered."""
 
 from __future__ import annotations
 
@@ -35,6 +32,7 @@ _tools = st.lists(
 
 @given(_tools)
 def test_every_tool_has_one_valid_name_of_its_own(tools: list[ToolDefinition]) -> None:
+    """DESIGN: L6."""
     offered = offered_names(grouped(tools))
     assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) for name in offered)
     # Reversible: each name leads back to one tool, and every tool has one.
@@ -45,6 +43,7 @@ def test_every_tool_has_one_valid_name_of_its_own(tools: list[ToolDefinition]) -
 def test_names_do_not_depend_on_the_order_of_listing(
     tools: list[ToolDefinition], order: random.Random
 ) -> None:
+    """DESIGN: L6."""
     before = offered_names(grouped(tools))
     order.shuffle(tools)
     after = offered_names(grouped(tools))
@@ -112,6 +111,7 @@ def test_no_tool_can_take_the_rewritten_name_of_another() -> None:
     ],
 )
 def test_patterns_narrow_by_name_or_group(pattern: str, matched: bool) -> None:
+    """DESIGN: L5."""
     patterns = Patterns(["nothing", pattern])
     found = patterns.match("mcp_web__search_12345678", tool("mcp::web", "search"))
     assert found is matched

@@ -1,7 +1,4 @@
-"""Results as a model reads them.
-
-DESIGN: L14.
-"""
+"""Results as a model reads them."""
 
 from __future__ import annotations
 
@@ -172,6 +169,7 @@ def test_a_token_hidden_by_invisible_characters_is_found(text: str) -> None:
 
 @given(_any_text, st.integers(1, 200))
 def test_a_tidied_result_is_clean_and_within_the_limit(text: str, limit: int) -> None:
+    """DESIGN: L14."""
     tidied = ToolResult(text, True).tidied(limit)
     assert tidied.is_error
     assert len(tidied.text.encode()) <= limit + 60
@@ -252,6 +250,7 @@ def test_an_error_says_that_it_is_one() -> None:
 
 
 def test_a_picture_is_a_note_in_the_text_and_kept_beside_it() -> None:
+    """DESIGN: L14."""
     result = result_of(recording("0.6.1", "invoke_mixed")["response"]["body"]["content"])
     assert result.text == "before\n\n[image: image/png, 75 bytes]\n\nafter"
     [image] = result.images

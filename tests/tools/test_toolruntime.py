@@ -1,7 +1,4 @@
-"""The tool-runtime API, as real servers of several generations were recorded to speak it.
-
-DESIGN: L6, L7, T3.
-"""
+"""The tool-runtime API, as real servers of several generations were recorded to speak it."""
 
 from __future__ import annotations
 
@@ -112,6 +109,7 @@ def test_a_parameter_list_becomes_a_json_schema() -> None:
     ],
 )
 def test_every_parameter_type_has_a_schema(parameter: Json, schema: Json, required: bool) -> None:
+    """DESIGN: L7."""
     definition = definition_of({"identifier": "t", "parameters": [{"name": "p", **parameter}]})
     assert definition is not None
     wanted: Json = {"type": "object", "properties": {"p": schema}}
@@ -129,6 +127,7 @@ def test_every_parameter_type_has_a_schema(parameter: Json, schema: Json, requir
     ],
 )
 def test_a_tool_without_parameters_has_an_empty_schema(entry: Json) -> None:
+    """DESIGN: L7."""
     definition = definition_of(entry)
     assert definition is not None
     assert definition.parameters == {"type": "object", "properties": {}}
@@ -156,6 +155,7 @@ def test_every_generations_list_is_read(version: str) -> None:
 
 
 def test_of_equal_names_only_the_last_is_listed_because_it_is_the_one_that_runs() -> None:
+    """DESIGN: L6."""
     source = Source()
     source.stack.on("GET /v1/tools", recorded("0.6.1", "tools_two_groups_same_names"))
     assert list(source.list().groups) == ["mcp::second"]
@@ -168,6 +168,7 @@ LOCKED = recorded("0.6.1", "tools_with_locked_group_noauth")
     "spoilt", [LOCKED, recorded("0.2.12", "tools_with_dead_group"), hang_up, answer(b"<html>")]
 )
 def test_a_group_that_spoils_the_list_does_not_cost_the_others(spoilt: Answer) -> None:
+    """DESIGN: T3."""
     source = Source()
     source.stack.on("GET /v1/tools", spoilt)
     source.stack.on("GET /v1/toolgroups", recorded("0.6.1", "toolgroups_after_register"))
@@ -278,6 +279,7 @@ def test_a_result_is_a_failure_if_it_says_so(body: Json, result: ToolResult) -> 
 
 @pytest.mark.parametrize("version", ["0.2.24", "0.6.1"])
 def test_a_tool_that_the_server_does_not_know_any_more_is_unknown(version: str) -> None:
+    """DESIGN: T5."""
     with pytest.raises(ToolUnknown, match="not served by provider"):
         Source().invoke(recorded(version, "invoke_unknown_tool"))
 
@@ -332,6 +334,7 @@ def detected(version: str) -> tuple[Source, DetectedSource]:
 
 @pytest.mark.parametrize(("version", "listed"), [("0.6.1", ["mcp::main"]), ("0.7.3", [])])
 def test_only_servers_that_run_tools_are_asked_for_them(version: str, listed: list[str]) -> None:
+    """DESIGN: T1."""
     source, detecting = detected(version)
     listing = source.upstream.result(detecting.list_tools(Caller()))
     assert list(listing.groups) == listed

@@ -1,7 +1,4 @@
-"""Which server is this, and where are its paths?
-
-DESIGN: T1.
-"""
+"""Which server is this, and where are its paths?"""
 
 from __future__ import annotations
 
@@ -31,6 +28,7 @@ from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing,
     ],
 )
 def test_a_version_belongs_to_a_generation(version: str, prefix: str, tool_runtime: bool) -> None:
+    """DESIGN: T1."""
     generation = generation_of(version)
     assert (generation.openai_prefix, generation.tool_runtime) == (prefix, tool_runtime)
     assert generation.version == version
@@ -144,6 +142,7 @@ def test_one_who_leaves_does_not_stop_the_question_for_the_others() -> None:
 
 
 def test_no_credentials_are_sent_to_find_out() -> None:
+    """DESIGN: T1."""
     stack, upstream = detecting(answer({"version": "0.6.1"}))
     detected(upstream)
     assert not stack.asked[0].headers.hasHeader("Authorization")
