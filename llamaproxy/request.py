@@ -49,7 +49,7 @@ class ProxyRequest(Request):
         """
         self.work = answering = Deferred.fromCoroutine(self._answer_with(work))
         # Nothing can fail in it any more but for an error of our own.
-        answering.addErrback(lambda failure: _log.failure("answering broke", failure))
+        answering.addErrback(lambda failure: _log.failure("a request failed", failure))
         self.notifyFinish().addErrback(lambda _: answering.cancel())
         return NOT_DONE_YET
 

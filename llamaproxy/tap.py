@@ -207,11 +207,15 @@ def _listen_service(options: Options, reactor: Any, app: Application) -> ListenS
         app.tell,
     )
     for name, meaning, value in (
-        ("connections", "Client connections.", lambda: site.connections.connected),
-        ("requests_running", "Requests served now.", lambda: site.connections.running),
-        ("listener_failures", "Events that a listener failed over.", lambda: app.tell.failures),
+        ("llamaproxy_connections", "Client connections.", lambda: site.connections.connected),
+        ("llamaproxy_requests_running", "Requests served now.", lambda: site.connections.running),
+        (
+            "llamaproxy_listener_failures",
+            "Events that a listener failed over.",
+            lambda: app.tell.failures,
+        ),
     ):
-        app.metrics.watch(f"llamaproxy_{name}", meaning, value)
+        app.metrics.watch(name, meaning, value)
     return ListenService(reactor, options["listen"], site, options["drain-timeout"])
 
 
