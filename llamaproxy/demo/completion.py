@@ -16,7 +16,11 @@ from llamaproxy.jsontext import Json
 _WORD = re.compile(r"\s*\S+\s*|\s+")
 
 #: Arguments are streamed in pieces of so many characters.
-_PIECE = 12
+_PIECE_LENGTH = 12
+
+_DELTA = dict.fromkeys(
+    ("audio", "content", "function_call", "refusal", "role", "tool_calls"),
+)
 
 
 @attrs.frozen
@@ -28,7 +32,7 @@ class Completion:
     _prompt_tokens: int
     _id: str = attrs.Factory(lambda: f"chatcmpl-{uuid4().hex}")
 
-    def whole(self) -> Json:
+    def body(self) -> Json:
         """The body of an answer that is not streamed."""
         message = {
             "content": self._reply.content,
@@ -39,16 +43,15 @@ class Completion:
             "function_call": None,
             "tool_calls": [_tool_call(call) for call in self._reply.calls] or None,
         }
+        choice = {
+            "finish_reason": self._finish_reason,
+            "index": 0,
+            "logprobs": None,
+            "message": message,
+        }
         return {
             "id": self._id,
-            "choices": [
-                {
-                    "finish_reason": self._finish_reason,
-                    "index": 0,
-                    "logprobs": None,
-                    "message": message,
-                }
-            ],
+            "choices": [choice],
             "created": self._created,
             "model": MODEL,
             "object": "chat.completion",
@@ -66,15 +69,14 @@ class Completion:
         for word in _WORD.findall(content or ""):
             yield self._delta(content=word)
         for index, call in enumerate(self._reply.calls):
-            whole = _tool_call(call)
-            arguments = whole["function"]["arguments"]
-            whole["function"]["arguments"] = ""
-            yield self._delta(tool_calls=[{"index": index, **whole}])
-            for start in range(0, len(arguments), _PIECE):
-                function = {"arguments": arguments[start : start + _PIECE], "name": None}
+            opening = _tool_call(call)
+            arguments, opening["function"]["arguments"] = opening["function"]["arguments"], ""
+            yield self._delta(tool_calls=[{"index": index, **opening}])
+            for start in range(0, len(arguments), _PIECE_LENGTH):
+                function = {"arguments": arguments[start : start + _PIECE_LENGTH], "name": None}
                 piece = {"index": index, "id": None, "function": function, "type": None}
                 yield self._delta(tool_calls=[piece])
-        yield self._delta(finish_reason=self._finish_reason)
+        yield self._delta(self._finish_reason)
         if include_usage:
             yield self._chunk([], self._usage())
 
@@ -82,12 +84,10 @@ class Completion:
     def _finish_reason(self) -> str:
         return "tool_calls" if self._reply.calls else "stop"
 
-    def _delta(self, finish_reason: str | None = None, **said: Any) -> Json:
-        fields = ("audio", "content", "function_call", "refusal", "role", "tool_calls")
-        delta = {field: said.get(field) for field in fields}
-        return self._chunk(
-            [{"delta": delta, "index": 0, "finish_reason": finish_reason, "logprobs": None}]
-        )
+    def _delta(self, finish_reason: str | None = None, **fields: Any) -> Json:
+        delta = {**_DELTA, **fields}
+        choice = {"delta": delta, "index": 0, "finish_reason": finish_reason, "logprobs": None}
+        return self._chunk([choice])
 
     def _chunk(self, choices: list[Json], usage: Json | None = None) -> Json:
         return {
@@ -104,10 +104,9 @@ class Completion:
         }
 
     def _usage(self) -> Json:
-        """What was used; this model's tokens are words."""
-        said = [self._reply.content or ""]
-        said += [f"{call.name} {_arguments(call)}" for call in self._reply.calls]
-        completion_tokens = len(" ".join(said).split())
+        """The usage; this model's tokens are words."""
+        texts = [f"{call.name} {_arguments(call)}" for call in self._reply.calls]
+        completion_tokens = len(" ".join([self._reply.content or "", *texts]).split())
         return {
             "completion_tokens": completion_tokens,
             "prompt_tokens": self._prompt_tokens,
@@ -118,7 +117,7 @@ class Completion:
 
 
 def prompt_tokens(messages: list[Any]) -> int:
-    """How many words the messages hold."""
+    """The number of words in the messages."""
     contents = (message.get("content") for message in messages if isinstance(message, dict))
     return sum(len(text_of(content).split()) for content in contents)
 
