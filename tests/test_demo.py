@@ -168,13 +168,13 @@ def test_results_are_quoted_in_sentences() -> None:
         ("roll_dice", {}, "4"),
         ("roll_dice", {"count": 2}, "4 and 5, together 9"),
         ("wait", {"seconds": 1}, "waited 1 second"),
-        ("get_text", {"city": "Oslo"}, "Sunny!"),
+        ("get_text", {"city": "Oslo"}, "Sunny,\nwarm! "),
         ("get_text", {"city": "Rome"}, ""),
         ("get_text", {"city": "Bonn"}, "Error: no"),
     )
     assert answer == Reply(
         "In Oslo it is 16:06:25 on Sunday. 6*7 = 42. calculate failed: no. The die shows 4. "
-        "The dice show 4 and 5, together 9. I waited 1 second. get_text says: Sunny! "
+        "The dice show 4 and 5, together 9. I waited 1 second. get_text says: Sunny,\nwarm! "
         "get_text says: nothing. get_text failed: no."
     )
 
@@ -239,7 +239,7 @@ def test_a_tool_can_be_called_by_its_name() -> None:
         ),
         (
             asked("hi", [WEATHER]),
-            ", and understand only what is like these: the names of the tools get_text.",
+            ", and understand only what is like these: the name get_text.",
         ),
         (
             asked("What is 6*7?", [WEATHER]),
@@ -367,7 +367,7 @@ def test_a_completion_has_the_fields_of_the_recorded_one(client: Client) -> None
     recorded = recording("0.6.1", "chat_v1_tools")["response"]["body"]
     status, completion = client.post(CHAT, chat("What time is it in Oslo and what is 6*7?"))
     assert status == 200
-    assert shape(completion).keys() == shape(recorded).keys()
+    assert shape(completion) == shape(recorded)
     assert completion["choices"][0]["finish_reason"] == "tool_calls"
     assert re.fullmatch(r"chatcmpl-\w{32}", completion["id"])
     assert len({call["id"] for call in completion["choices"][0]["message"]["tool_calls"]}) == 2
@@ -488,7 +488,7 @@ def test_streamed_calls_come_in_pieces(client: Client) -> None:
     _, *pieces, finish = streamed.chunks
     assert finish["choices"][0]["finish_reason"] == "tool_calls"
     calls = [chunk["choices"][0]["delta"]["tool_calls"][0] for chunk in pieces]
-    assert [call["index"] for call in calls] == [0, 0, 0, 0, 1, 1, 1]
+    assert [call["index"] for call in calls] == [0, 0, 1, 1]
     names = [call["function"]["name"] for call in calls if call["id"]]
     assert names == ["current_time", "calculate"]
     arguments = "".join(call["function"]["arguments"] for call in calls)

@@ -15,12 +15,7 @@ from llamaproxy.jsontext import Json
 
 _WORD = re.compile(r"\s*\S+\s*|\s+")
 
-#: Arguments are streamed in pieces of so many characters.
-_PIECE_LENGTH = 12
-
-_DELTA = dict.fromkeys(
-    ("audio", "content", "function_call", "refusal", "role", "tool_calls"),
-)
+_DELTA = ("audio", "content", "function_call", "refusal", "role", "tool_calls")
 
 
 @attrs.frozen
@@ -38,29 +33,12 @@ class Completion:
             "content": self._reply.content,
             "refusal": None,
             "role": "assistant",
-            "annotations": None,
-            "audio": None,
-            "function_call": None,
+            **dict.fromkeys(("annotations", "audio", "function_call")),
             "tool_calls": [_tool_call(call) for call in self._reply.calls] or None,
         }
-        choice = {
-            "finish_reason": self._finish_reason,
-            "index": 0,
-            "logprobs": None,
-            "message": message,
-        }
-        return {
-            "id": self._id,
-            "choices": [choice],
-            "created": self._created,
-            "model": MODEL,
-            "object": "chat.completion",
-            "metadata": None,
-            "moderation": None,
-            "service_tier": None,
-            "system_fingerprint": None,
-            "usage": self._usage(),
-        }
+        choice = {"finish_reason": self._finish, "index": 0, "logprobs": None, "message": message}
+        nulls = ("metadata", "moderation", "service_tier", "system_fingerprint")
+        return self._envelope("chat.completion", [choice], nulls, self._usage())
 
     def chunks(self, include_usage: bool) -> Iterator[Json]:
         """The events of a streamed answer: the role, the words or calls, the finish, the usage."""
@@ -69,39 +47,34 @@ class Completion:
         for word in _WORD.findall(content or ""):
             yield self._delta(content=word)
         for index, call in enumerate(self._reply.calls):
-            opening = _tool_call(call)
-            arguments, opening["function"]["arguments"] = opening["function"]["arguments"], ""
-            yield self._delta(tool_calls=[{"index": index, **opening}])
-            for start in range(0, len(arguments), _PIECE_LENGTH):
-                function = {"arguments": arguments[start : start + _PIECE_LENGTH], "name": None}
-                piece = {"index": index, "id": None, "function": function, "type": None}
-                yield self._delta(tool_calls=[piece])
-        yield self._delta(self._finish_reason)
+            opening = {"index": index, **_tool_call(call)}
+            opening["function"]["arguments"] = ""
+            yield self._delta(tool_calls=[opening])
+            function = {"arguments": _arguments(call), "name": None}
+            rest = {"index": index, "id": None, "function": function, "type": None}
+            yield self._delta(tool_calls=[rest])
+        yield self._delta(self._finish)
         if include_usage:
             yield self._chunk([], self._usage())
 
     @property
-    def _finish_reason(self) -> str:
+    def _finish(self) -> str:
         return "tool_calls" if self._reply.calls else "stop"
 
     def _delta(self, finish_reason: str | None = None, **fields: Any) -> Json:
-        delta = {**_DELTA, **fields}
+        delta = dict.fromkeys(_DELTA) | fields
         choice = {"delta": delta, "index": 0, "finish_reason": finish_reason, "logprobs": None}
         return self._chunk([choice])
 
     def _chunk(self, choices: list[Json], usage: Json | None = None) -> Json:
-        return {
-            "id": self._id,
-            "choices": choices,
-            "created": self._created,
-            "model": MODEL,
-            "object": "chat.completion.chunk",
-            "moderation": None,
-            "obfuscation": None,
-            "service_tier": None,
-            "system_fingerprint": None,
-            "usage": usage,
-        }
+        nulls = ("moderation", "obfuscation", "service_tier", "system_fingerprint")
+        return self._envelope("chat.completion.chunk", choices, nulls, usage)
+
+    def _envelope(
+        self, kind: str, choices: list[Json], nulls: tuple[str, ...], usage: Json | None
+    ) -> Json:
+        fields = {"id": self._id, "choices": choices, "created": self._created, "model": MODEL}
+        return {**fields, "object": kind, **dict.fromkeys(nulls), "usage": usage}
 
     def _usage(self) -> Json:
         """The usage; this model's tokens are words."""
@@ -111,8 +84,7 @@ class Completion:
             "completion_tokens": completion_tokens,
             "prompt_tokens": self._prompt_tokens,
             "total_tokens": self._prompt_tokens + completion_tokens,
-            "completion_tokens_details": None,
-            "prompt_tokens_details": None,
+            **dict.fromkeys(("completion_tokens_details", "prompt_tokens_details")),
         }
 
 
@@ -123,11 +95,8 @@ def prompt_tokens(messages: list[Any]) -> int:
 
 
 def _tool_call(call: ToolCall) -> Json:
-    return {
-        "id": f"call_{uuid4().hex}",
-        "function": {"arguments": _arguments(call), "name": call.name},
-        "type": "function",
-    }
+    function = {"arguments": _arguments(call), "name": call.name}
+    return {"id": f"call_{uuid4().hex}", "function": function, "type": "function"}
 
 
 def _arguments(call: ToolCall) -> str:

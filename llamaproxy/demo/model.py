@@ -127,27 +127,25 @@ def _example(schema: Json, text: str) -> Json:
     """Arguments of the types that *schema* requires, *text* for each string."""
     properties = _object(schema.get("properties"))
     required = schema.get("required")
-    names = (
-        [name for name in required if isinstance(name, str)] if isinstance(required, list) else []
-    )
-    types = {name: _object(properties.get(name)).get("type") for name in names}
-    return {name: _EXAMPLE_VALUES.get(str(kind), text) for name, kind in types.items()}
+    names = map(str, required) if isinstance(required, list) else ()
+    types = {name: str(_object(properties.get(name)).get("type")) for name in names}
+    return {name: _EXAMPLE_VALUES.get(kind, text) for name, kind in types.items()}
 
 
 def _turn(messages: object) -> _Turn:
     turn = _Turn()
     calls: dict[str, ToolCall] = {}
     for message in _objects(messages):
-        content = " ".join(text_of(message.get("content")).split())
+        content = text_of(message.get("content"))
         match message.get("role"):
             case "user":
-                turn = _Turn(content[:_MAX_QUESTION])
+                turn = _Turn(" ".join(content[:_MAX_QUESTION].split()))
             case "assistant" if message.get("tool_calls"):
                 turn.rounds += 1
                 calls.update(_calls_of(message))
             case "tool":
                 call = calls.get(str(message.get("tool_call_id")), ToolCall("A tool", {}))
-                turn.reports.append(_report(call, content))
+                turn.reports.append(_report(call, content.strip()))
     return turn
 
 
@@ -179,20 +177,14 @@ def _introduction(question: str, offered: dict[str, Json], choice: object) -> st
     model = "I am a script that stands in for a language model"
     if choice == "none":
         return f"{model}, and this request told me to call no tools."
-    missing = PHRASES.keys() - offered.keys()
-    if needed := [
-        name for name in PHRASES if name in missing and any(PHRASES[name].requests(question))
-    ]:
-        return f"{model}. This needs a tool that I was not offered: {', '.join(needed)}."
+    phrases = {name: phrase for name, phrase in PHRASES.items() if name not in offered}
+    if missing := [name for name, phrase in phrases.items() if any(phrase.requests(question))]:
+        return f"{model}. This needs a tool that I was not offered: {', '.join(missing)}."
     if not offered:
         return f"{model}. I was offered no tools, and without tools I know nothing."
-    others = [name for name in offered if name not in PHRASES]
-    names = ", ".join(others[:_MAX_NAMES]) + (" and more" if len(others) > _MAX_NAMES else "")
-    examples = [f'"{phrase.example}"' for name, phrase in PHRASES.items() if name in offered]
-    understood = [", ".join(examples)] * bool(examples) + [
-        f"the names of the tools {names}"
-    ] * bool(others)
-    return f"{model}, and understand only what is like these: {'; '.join(understood)}."
+    own = [f'"{phrase.example}"' for name, phrase in PHRASES.items() if name in offered]
+    others = [f"the name {name}" for name in offered if name not in PHRASES][:_MAX_NAMES]
+    return f"{model}, and understand only what is like these: {', '.join(own + others)}."
 
 
 def _object(value: object) -> Json:

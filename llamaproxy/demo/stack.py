@@ -83,16 +83,16 @@ class DemoStack:
         body = _read(request, tool_name=str, kwargs=dict)
         tool = self._tools.get(body["tool_name"])
         if tool is None:
-            raise RequestRefused(
-                400, f"Tool_group `{body['tool_name']}` not served by provider: `{PROVIDER}`."
-            )
+            name = body["tool_name"]
+            raise RequestRefused(400, f"Tool_group `{name}` not served by provider: `{PROVIDER}`.")
         return _json(request, await tool.invoke(body["kwargs"]))
 
     @_routes.route("/v1/chat/completions", methods=["POST"])
     async def chat_completions(self, request: IRequest) -> bytes | None:
         body = _read(request, model=str, messages=list)
         if body["model"] != MODEL:
-            raise RequestRefused(404, f"Model '{body['model']}' not found; there is '{MODEL}'.")
+            hint = "Use 'client.models.list()' to list available Models."
+            raise RequestRefused(404, f"Model '{body['model']}' not found. {hint}")
         completion = Completion(reply(body), int(self._now()), prompt_tokens(body["messages"]))
         if not body.get("stream"):
             return _json(request, completion.body())
@@ -133,7 +133,7 @@ class DemoStack:
     @_routes.handle_errors(HTTPException)
     def no_route(self, request: IRequest, failure: Failure) -> bytes:
         error: Any = failure.value
-        for methods in [getattr(error, "valid_methods", None) or ()]:
+        if methods := getattr(error, "valid_methods", None):
             request.responseHeaders.setRawHeaders("Allow", [", ".join(methods)])
         return _json(request, {"detail": error.name}, error.code)
 

@@ -25,25 +25,21 @@ MAX_WAIT = 300
 MAX_DICE = 100
 MAX_SIDES = 1000
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-}
+_TYPES: Json = {"string": str, "integer": int, "number": (int, float)}
 
 
 @attrs.frozen
 class Tool:
-    """One tool: its definition, and the coroutine function that runs it."""
+    """One tool: its definition, and the function that runs it."""
 
     name: str
     description: str
     #: The JSON schema of each argument; one without a default is required.
     properties: dict[str, Json]
-    run: Callable[..., Awaitable[str]]
+    run: Callable[..., str | Awaitable[str]]
 
     def definition(self) -> Json:
-        """The tool as ``GET /v1/tools`` of 0.6.1 describes it (recorded)."""
+        """The tool as ``GET /v1/tools`` of 0.6.1 describes it."""
         return {
             "toolgroup_id": GROUP,
             "name": self.name,
@@ -56,12 +52,7 @@ class Tool:
                 "title": f"{self.name}Arguments",
                 "type": "object",
             },
-            "output_schema": {
-                "properties": {"result": {"title": "Result", "type": "string"}},
-                "required": ["result"],
-                "title": f"{self.name}Output",
-                "type": "object",
-            },
+            "output_schema": None,
             "metadata": None,
         }
 
@@ -72,7 +63,8 @@ class Tool:
         """
         error_code = 0
         try:
-            text = await self.run(**self._arguments(kwargs))
+            result = self.run(**self._arguments(kwargs))
+            text = result if isinstance(result, str) else await result
         except ValueError as error:
             error_code = 1
             text = f"Error executing tool {self.name}: {error}"
@@ -91,29 +83,22 @@ class Tool:
         arguments: Json = {}
         for name, schema in self.properties.items():
             value = kwargs.get(name)
+            if value is not None and not _is(value, schema["type"]):
+                raise ValueError(f"{name}: Input should be a valid {schema['type']}")
             if value is None and "default" not in schema:
                 raise ValueError(f"{name}: Field required")
-            if value is None:
-                value = schema["default"]
-            elif not isinstance(value, _TYPES[schema["type"]]) or isinstance(value, bool):
-                raise ValueError(f"{name}: Input should be a valid {schema['type']}")
-            arguments[name] = value
+            arguments[name] = schema["default"] if value is None else value
         return arguments
+
+
+def _is(value: object, kind: str) -> bool:
+    return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
 
 
 def demo_tools(clock: IReactorTime, now: Callable[[], float]) -> dict[str, Tool]:
     """The four tools by name; *now* is the time of day, in seconds since 1970."""
 
-    async def run_current_time(timezone: str) -> str:
-        return current_time(timezone, now())
-
-    async def run_calculate(expression: str) -> str:
-        return calculate(expression)
-
-    async def run_roll_dice(count: int, sides: int, seed: int | None) -> str:
-        return roll_dice(count, sides, seed)
-
-    async def run_wait(seconds: float) -> str:
+    async def wait(seconds: float) -> str:
         if not 0 <= seconds <= MAX_WAIT:
             raise ValueError(f"seconds must be between 0 and {MAX_WAIT}")
         await deferLater(clock, seconds)
@@ -124,13 +109,13 @@ def demo_tools(clock: IReactorTime, now: Callable[[], float]) -> dict[str, Tool]
             "current_time",
             "The current date and time in a time zone.",
             {"timezone": _argument("string", "IANA name, such as Europe/Oslo.", default="UTC")},
-            run_current_time,
+            lambda timezone: current_time(timezone, now()),
         ),
         Tool(
             "calculate",
             "The value of an arithmetic expression: numbers, + - * / // % ** and parentheses.",
             {"expression": _argument("string", "For example (2 + 3) * 4.")},
-            run_calculate,
+            calculate,
         ),
         Tool(
             "roll_dice",
@@ -140,13 +125,13 @@ def demo_tools(clock: IReactorTime, now: Callable[[], float]) -> dict[str, Tool]
                 "sides": _argument("integer", f"Sides of each, 2 to {MAX_SIDES}.", default=6),
                 "seed": _argument("integer", "For a roll that can be repeated.", default=None),
             },
-            run_roll_dice,
+            roll_dice,
         ),
         Tool(
             "wait",
             "Wait, then say so.",
             {"seconds": _argument("number", f"How long, at most {MAX_WAIT}.")},
-            run_wait,
+            wait,
         ),
     )
     return {tool.name: tool for tool in tools}
