@@ -38,12 +38,10 @@ class DemoStack:
     """A Llama Stack with one scripted model and four real tools."""
 
     _clock: IReactorTime
+    #: The time of day, in seconds since 1970.
+    _now: Callable[[], float]
     #: Seconds between two words of a streamed answer, so that a person sees it stream.
     _word_delay: float = 0.02
-    #: The time of day, in seconds since 1970.
-    _now: Callable[[], float] = attrs.field(
-        default=attrs.Factory(lambda self: self._clock.seconds, takes_self=True)
-    )
     _tools: dict[str, Tool] = attrs.field(
         init=False,
         default=attrs.Factory(lambda self: demo_tools(self._clock, self._now), takes_self=True),
