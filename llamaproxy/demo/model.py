@@ -1,27 +1,33 @@
-"""A model that follows rules: it calls the tools it is offered and quotes what they say."""
+"""A scripted model: it calls the offered tools that a question asks for, and quotes the results."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import attrs
 
 from llamaproxy import jsontext
-from llamaproxy.demo.rules import RULES, Found
+from llamaproxy.demo.phrases import PHRASES
 from llamaproxy.jsontext import Json
 
 MODEL = "demo/scripted"
 
-#: So much of a question is read, so much of a result is quoted, so many calls are made at once.
+#: Limits: characters that are read of a question and quoted of a result, calls in one round,
+#: names of tools in a sentence.
 _MAX_QUESTION = 4000
 _MAX_QUOTE = 2000
 _MAX_CALLS = 16
+_MAX_NAMES = 10
+
+_NAME = re.compile(r"\w+(?:[.:/-]+\w+)*+ ?")
+_ERROR = re.compile(r"error\b(?: executing tool \w+)?:? *", re.IGNORECASE)
 
 #: "Wait 2 seconds, then roll a die": one round of calls after the other.
-_THEN = re.compile(r"[\s,;.]*\b(?:and )?then\b", re.IGNORECASE)
+_NEXT_ROUND = re.compile(r"\bthen\b", re.IGNORECASE)
+
+_EXAMPLE_VALUES: Json = {"integer": 1, "number": 1, "boolean": True, "array": [], "object": {}}
 
 
 @attrs.frozen
@@ -34,7 +40,7 @@ class ToolCall:
 
 @attrs.frozen
 class Reply:
-    """What the model says: words, or calls."""
+    """The model's answer: text, or calls."""
 
     content: str | None
     calls: list[ToolCall] = attrs.Factory(list)
@@ -42,28 +48,30 @@ class Reply:
 
 @attrs.define
 class _Turn:
-    """The last question, how many rounds of calls it has had, and what came of them."""
+    """The last question, the rounds of calls made since, and the sentences about their results."""
 
     question: str = ""
     rounds: int = 0
-    results: list[str] = attrs.Factory(list)
+    reports: list[str] = attrs.Factory(list)
 
 
 def reply(body: Json) -> Reply:
-    """The model's answer to a chat completion request."""
-    turn = _turn(body["messages"])
-    offered = _offered(body)
-    choice = body.get("tool_choice")
+    """The model's answer to a chat completion request; it takes any JSON for messages and tools."""
+    turn, choice = _turn(body["messages"]), body.get("tool_choice")
+    functions = [_object(tool.get("function")) for tool in _objects(body.get("tools"))]
+    offered = {
+        name: _object(function.get("parameters"))
+        for function in functions
+        if isinstance(name := function.get("name"), str)
+    }
     calls = _calls(turn, offered, choice)
     if calls:
         return Reply(None, calls[:_MAX_CALLS])
-    if turn.results:
-        return Reply(" ".join(turn.results))
-    return Reply(_introduction(turn.question, offered, choice))
+    return Reply(" ".join(turn.reports) or _introduction(turn.question, offered, choice))
 
 
 def text_of(content: object) -> str:
-    """The words of a message's content, a string or a list of parts."""
+    """The text of a message's content, which is a string or a list of parts."""
     if isinstance(content, str):
         return content
     texts = (part.get("text") for part in _objects(content))
@@ -71,100 +79,79 @@ def text_of(content: object) -> str:
 
 
 def _calls(turn: _Turn, offered: dict[str, Json], choice: object) -> list[ToolCall]:
-    """The calls to make now; a forced choice is obeyed whatever was called before."""
-    if not offered or choice == "none":
-        return []
-    steps = [step for part in _THEN.split(turn.question) if (step := _asked(part, offered))]
+    """The calls of this round; a forced choice is obeyed in every round."""
     if isinstance(choice, dict):
         name = _object(choice.get("function")).get("name")
-        if name not in offered:
-            return []
-        named = [call for step in steps for call in step if call.name == name]
-        return named or [ToolCall(name, _made_up(offered[name], turn.question))]
-    if turn.rounds < len(steps):
-        return steps[turn.rounds]
-    if choice == "required":
-        name, schema = next(iter(offered.items()))
-        return steps[-1] if steps else [ToolCall(name, _made_up(schema, turn.question))]
-    return []
+        offered = {key: schema for key, schema in offered.items() if key == name}
+    if not offered or choice == "none":
+        return []
+    parts = _NEXT_ROUND.split(turn.question)
+    rounds = [calls for part in parts if (calls := _requested(part, offered))]
+    if turn.rounds < len(rounds):
+        return rounds[turn.rounds]
+    if choice != "required" and not isinstance(choice, dict):
+        return []
+    name, schema = next(iter(offered.items()))
+    return rounds[-1] if rounds else [ToolCall(name, _example(schema, turn.question))]
 
 
-def _asked(text: str, offered: dict[str, Json]) -> list[ToolCall]:
+def _requested(text: str, offered: dict[str, Json]) -> list[ToolCall]:
     """The calls of offered tools that *text* asks for, in its order."""
-    found: list[tuple[int, ToolCall]] = []
-    for name, schema in offered.items():
-        spelled = list(_spelled_out(name, schema, text))
-        ruled = RULES[name].read(text) if name in RULES and not spelled else ()
-        found += [(place, ToolCall(name, arguments)) for place, arguments in [*spelled, *ruled]]
-    return [call for _, call in sorted(found, key=lambda each: each[0])]
+    calls = list(_named(text, offered))
+    for name in PHRASES.keys() & offered.keys():
+        requests = PHRASES[name].requests(text)
+        calls += [(start, ToolCall(name, arguments)) for start, arguments in requests]
+    return [call for _, call in sorted(calls, key=lambda each: each[0])]
 
 
-def _spelled_out(name: str, schema: Json, text: str) -> Iterator[Found]:
-    """Calls by name, with or without a JSON object of arguments: ``get_text {"city": "Oslo"}``.
+def _named(text: str, offered: dict[str, Json]) -> Iterator[tuple[int, ToolCall]]:
+    """Calls by a tool's name, with or without its arguments: ``get_text {"city": "Oslo"}``.
 
-    The names of our own tools are ordinary words: they need the object.
+    The names of the demonstration's own tools are ordinary words, which need other ones.
     """
-    for match in re.finditer(rf"(?<![\w-]){re.escape(name)}(?![\w-])\s*", text):
-        arguments = _leading_object(text[match.end() :])
-        if arguments is not None:
-            yield match.start(), arguments
-        elif name not in RULES:
-            yield match.start(), _made_up(schema, text)
+    position = 0
+    while match := _NAME.search(text, position):
+        position = match.end()
+        name = match[0].rstrip(" ")
+        if name in offered and name not in PHRASES:
+            try:
+                arguments, position = json.JSONDecoder().raw_decode(text, position)
+            except (ValueError, RecursionError):
+                arguments = None
+            if not isinstance(arguments, dict):
+                arguments = _example(offered[name], text)
+            yield match.start(), ToolCall(name, arguments)
 
 
-def _leading_object(text: str) -> Json | None:
-    try:
-        value, _ = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _made_up(schema: Json, text: str) -> Json:
-    """Arguments that fit what *schema* requires, the text itself where a string is wanted."""
+def _example(schema: Json, text: str) -> Json:
+    """Arguments of the types that *schema* requires, *text* for each string."""
     properties = _object(schema.get("properties"))
-    required = [name for name in _list(schema.get("required")) if isinstance(name, str)]
-    return {name: _value(_object(properties.get(name)), text) for name in required}
+    required = schema.get("required")
+    names = map(str, required) if isinstance(required, list) else ()
+    types = {name: str(_object(properties.get(name)).get("type")) for name in names}
+    return {name: _EXAMPLE_VALUES.get(kind, text) for name, kind in types.items()}
 
 
-def _value(schema: Json, text: str) -> Any:
-    if "default" in schema:
-        return schema["default"]
-    if choices := _list(schema.get("enum")):
-        return choices[0]
-    number = re.search(r"\d{1,9}", text)
-    values = {
-        "integer": int(number[0]) if number else 1,
-        "number": int(number[0]) if number else 1,
-        "boolean": True,
-        "array": [],
-        "object": {},
-        "null": None,
-    }
-    kind = schema.get("type")
-    return values.get(kind, text) if isinstance(kind, str) else text
-
-
-def _turn(messages: list[Any]) -> _Turn:
+def _turn(messages: object) -> _Turn:
     turn = _Turn()
-    made: dict[str, ToolCall] = {}
+    calls: dict[str, ToolCall] = {}
     for message in _objects(messages):
+        content = text_of(message.get("content"))
         match message.get("role"):
             case "user":
-                turn = _Turn(text_of(message.get("content"))[:_MAX_QUESTION])
+                turn = _Turn(" ".join(content[:_MAX_QUESTION].split()))
             case "assistant" if message.get("tool_calls"):
                 turn.rounds += 1
-                made.update(_made(message["tool_calls"]))
+                calls.update(_calls_of(message))
             case "tool":
-                turn.rounds = max(turn.rounds, 1)
-                call = made.get(str(message.get("tool_call_id")), ToolCall("A tool", {}))
-                turn.results.append(_sentence(call, text_of(message.get("content")).strip()))
+                call = calls.get(str(message.get("tool_call_id")), ToolCall("A tool", {}))
+                turn.reports.append(_report(call, content.strip()))
     return turn
 
 
-def _made(tool_calls: object) -> Iterator[tuple[str, ToolCall]]:
+def _calls_of(message: Json) -> Iterator[tuple[str, ToolCall]]:
     """The calls of an assistant message, by id."""
-    for call in _objects(tool_calls):
+    for call in _objects(message["tool_calls"]):
         function = _object(call.get("function"))
         try:
             arguments = _object(jsontext.loads(function.get("arguments") or "{}"))
@@ -173,44 +160,31 @@ def _made(tool_calls: object) -> Iterator[tuple[str, ToolCall]]:
         yield str(call.get("id")), ToolCall(str(function.get("name")), arguments)
 
 
-def _sentence(call: ToolCall, result: str) -> str:
-    """A tool's result as a sentence that quotes it."""
+def _report(call: ToolCall, result: str) -> str:
+    """A sentence that quotes a tool's result."""
     quote = result if len(result) <= _MAX_QUOTE else f"{result[:_MAX_QUOTE]}…"
-    if error := re.match(rf"error(?: executing tool {re.escape(call.name)})?\b:?\s*", quote, re.I):
-        said = f"{call.name} failed: {quote[error.end() :]}"
-    elif call.name in RULES:
-        said = RULES[call.name].tell(call.arguments, quote)
+    if error := _ERROR.match(quote):
+        sentence = f"{call.name} failed: {quote[error.end() :]}"
+    elif call.name in PHRASES:
+        sentence = PHRASES[call.name].report(call.arguments, quote)
     else:
-        said = f"{call.name} says: {quote or 'nothing'}"
-    return said if said.endswith((".", "!", "?", "…", "}", "]")) else f"{said}."
+        sentence = f"{call.name} says: {quote or 'nothing'}"
+    return sentence if sentence.endswith((".", "!", "?", "…", "}", "]")) else f"{sentence}."
 
 
 def _introduction(question: str, offered: dict[str, Json], choice: object) -> str:
-    """What the model is, and what it could be asked instead."""
-    me = "I am a script that stands in for a language model"
-    missing = [name for name in RULES if name not in offered and any(RULES[name].read(question))]
+    """What the model is, and what it understands."""
+    model = "I am a script that stands in for a language model"
     if choice == "none":
-        return f"{me}, and this request told me to call no tools."
-    if missing:
-        return f"{me}. This needs a tool that I was not offered: {', '.join(missing)}."
+        return f"{model}, and this request told me to call no tools."
+    phrases = {name: phrase for name, phrase in PHRASES.items() if name not in offered}
+    if missing := [name for name, phrase in phrases.items() if any(phrase.requests(question))]:
+        return f"{model}. This needs a tool that I was not offered: {', '.join(missing)}."
     if not offered:
-        return f"{me}. I was offered no tools, and without tools I know nothing."
-    names = ", ".join(list(offered)[:10]) + (" and more" if len(offered) > 10 else "")
-    examples = " ".join(rule.example for name, rule in RULES.items() if name in offered)
-    ask = f"Ask me: {examples}" if examples else "Name one in your message and I will call it."
-    return (
-        f"{me}. I understand a few questions, and can call the tools I am offered: {names}. {ask}"
-    )
-
-
-def _offered(body: Json) -> dict[str, Json]:
-    """The parameter schemas of the offered tools, by name."""
-    functions = [_object(tool.get("function")) for tool in _objects(body.get("tools"))]
-    return {
-        function["name"]: _object(function.get("parameters"))
-        for function in functions
-        if function.get("name") and isinstance(function["name"], str)
-    }
+        return f"{model}. I was offered no tools, and without tools I know nothing."
+    own = [f'"{phrase.example}"' for name, phrase in PHRASES.items() if name in offered]
+    others = [f"the name {name}" for name in offered if name not in PHRASES][:_MAX_NAMES]
+    return f"{model}, and understand only what is like these: {', '.join(own + others)}."
 
 
 def _object(value: object) -> Json:
@@ -218,11 +192,6 @@ def _object(value: object) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def _list(value: object) -> list[Any]:
-    """*value* if it is a list, otherwise an empty one."""
-    return value if isinstance(value, list) else []
-
-
 def _objects(value: object) -> list[Json]:
     """The objects in *value*, if it is a list."""
-    return [each for each in _list(value) if isinstance(each, dict)]
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

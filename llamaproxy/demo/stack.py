@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 from klein import Klein
@@ -12,27 +12,25 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException
 
 from llamaproxy import jsontext
+from llamaproxy.demo.completion import Completion, prompt_tokens
 from llamaproxy.demo.model import MODEL, reply
-from llamaproxy.demo.refusals import (
-    Refused,
-    check_chat,
-    check_fields,
-    check_group,
-    check_model,
-    read_json,
-    tool_not_served,
-    tool_unknown,
-)
 from llamaproxy.demo.tools import GROUP, PROVIDER, Tool, demo_tools
-from llamaproxy.demo.wire import Completion, prompt_tokens
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.sse import encode_event
 
-#: The release whose wire format this is; all bodies here were compared with its recordings.
+#: The release whose wire format this is.
 VERSION = "0.6.1"
+
+
+class RequestRefused(Exception):
+    """The request is answered with an error status and a message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @attrs.frozen
@@ -40,12 +38,10 @@ class DemoStack:
     """A Llama Stack with one scripted model and four real tools."""
 
     _clock: IReactorTime
+    #: The time of day, in seconds since 1970.
+    _now: Callable[[], float]
     #: Seconds between two words of a streamed answer, so that a person sees it stream.
     _word_delay: float = 0.02
-    #: The time of day.
-    _now: Callable[[], float] = attrs.field(
-        default=attrs.Factory(lambda self: self._clock.seconds, takes_self=True)
-    )
     _tools: dict[str, Tool] = attrs.field(
         init=False,
         default=attrs.Factory(lambda self: demo_tools(self._clock, self._now), takes_self=True),
@@ -65,51 +61,39 @@ class DemoStack:
 
     @_routes.route("/v1/models", methods=["GET"])
     def models(self, request: IRequest) -> bytes:
-        return _json(request, {"data": [_listed_model(int(self._now()))]})
+        return _json(request, {"data": [self._model()]})
 
-    @_routes.route("/v1/models/<path:model_id>", methods=["GET"])
-    def model(self, request: IRequest, model_id: str) -> bytes:
-        check_model(model_id)
-        return _json(request, _MODEL)
-
-    @_routes.route("/v1/tools", methods=["GET"])
-    def tools(self, request: IRequest) -> bytes:
-        for group in request.args.get(b"toolgroup_id", []):
-            check_group(group.decode("utf-8", "replace"))
-        return _json(request, {"data": [tool.definition() for tool in self._tools.values()]})
-
-    @_routes.route("/v1/tools/<name>", methods=["GET"])
-    def tool(self, request: IRequest, name: str) -> bytes:
-        if name not in self._tools:
-            raise tool_unknown(name)
-        return _json(request, self._tools[name].definition())
+    @_routes.route(f"/v1/models/{MODEL}", methods=["GET"])
+    def model(self, request: IRequest) -> bytes:
+        return _json(request, self._model())
 
     @_routes.route("/v1/toolgroups", methods=["GET"])
     def toolgroups(self, request: IRequest) -> bytes:
-        return _json(request, {"data": [_GROUP]})
+        group = {"identifier": GROUP, "provider_id": PROVIDER, "type": "tool_group"}
+        return _json(request, {"data": [group]})
 
-    @_routes.route("/v1/toolgroups/<path:group>", methods=["GET"])
-    def toolgroup(self, request: IRequest, group: str) -> bytes:
-        check_group(group)
-        return _json(request, {**_GROUP, "owner": None, "source": "via_register_api"})
+    @_routes.route("/v1/tools", methods=["GET"])
+    def tools(self, request: IRequest) -> bytes:
+        return _json(request, {"data": [tool.definition() for tool in self._tools.values()]})
 
     @_routes.route("/v1/tool-runtime/invoke", methods=["POST"])
     async def invoke(self, request: IRequest) -> bytes:
-        body = read_json(request)
-        fields = body if isinstance(body, dict) else {}
-        check_fields(fields, {"tool_name": str, "kwargs": dict})
-        tool = self._tools.get(fields["tool_name"])
+        body = _read(request, tool_name=str, kwargs=dict)
+        tool = self._tools.get(body["tool_name"])
         if tool is None:
-            raise tool_not_served(fields["tool_name"])
-        return _json(request, await tool.invoke(fields["kwargs"]))
+            name = body["tool_name"]
+            raise RequestRefused(400, f"Tool_group `{name}` not served by provider: `{PROVIDER}`.")
+        return _json(request, await tool.invoke(body["kwargs"]))
 
     @_routes.route("/v1/chat/completions", methods=["POST"])
     async def chat_completions(self, request: IRequest) -> bytes | None:
-        body = read_json(request)
-        check_chat(body)
+        body = _read(request, model=str, messages=list)
+        if body["model"] != MODEL:
+            hint = "Use 'client.models.list()' to list available Models."
+            raise RequestRefused(404, f"Model '{body['model']}' not found. {hint}")
         completion = Completion(reply(body), int(self._now()), prompt_tokens(body["messages"]))
         if not body.get("stream"):
-            return _json(request, completion.whole())
+            return _json(request, completion.body())
         options = body.get("stream_options")
         include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         await self._stream(request, completion, include_usage)
@@ -126,41 +110,45 @@ class DemoStack:
                 await deferLater(self._clock, self._word_delay)
             write(encode_event(jsontext.dumps(chunk)))
 
-    @_routes.handle_errors(Refused)
+    def _model(self) -> Json:
+        return {
+            "id": MODEL,
+            "object": "model",
+            "created": int(self._now()),
+            "owned_by": "llama_stack",
+            "custom_metadata": {
+                "model_type": "llm",
+                "provider_id": PROVIDER,
+                "provider_resource_id": MODEL.partition("/")[2],
+            },
+        }
+
+    @_routes.handle_errors(RequestRefused)
     def refused(self, request: IRequest, failure: Failure) -> bytes:
-        refusal = failure.value
-        assert isinstance(refusal, Refused)
-        return _json(request, refusal.body, refusal.status)
+        error: Any = failure.value
+        return _json(request, {"error": {"message": str(error)}}, error.status)
 
     @_routes.handle_errors(HTTPException)
     def no_route(self, request: IRequest, failure: Failure) -> bytes:
-        if isinstance(failure.value, MethodNotAllowed):
-            methods = set(failure.value.valid_methods or ()) - {"HEAD"}
-            request.responseHeaders.setRawHeaders("Allow", [", ".join(sorted(methods))])
-            return _json(request, {"detail": "Method Not Allowed"}, 405)
-        return _json(request, {"detail": "Not Found"}, 404)
+        error: Any = failure.value
+        if methods := getattr(error, "valid_methods", None):
+            request.responseHeaders.setRawHeaders("Allow", [", ".join(methods)])
+        return _json(request, {"detail": error.name}, error.code)
 
 
-_PROVIDER_RESOURCE = MODEL.partition("/")[2]
+def _read(request: IRequest, **types: type) -> Json:
+    """The JSON body, an object that has a value of each type that is asked for, by name.
 
-_MODEL: Json = {
-    "identifier": MODEL,
-    "provider_resource_id": _PROVIDER_RESOURCE,
-    "provider_id": PROVIDER,
-    "type": "model",
-    "metadata": {},
-    "model_type": "llm",
-    "model_validation": None,
-}
-
-_GROUP: Json = {
-    "identifier": GROUP,
-    "provider_resource_id": GROUP,
-    "provider_id": PROVIDER,
-    "type": "tool_group",
-    "mcp_endpoint": None,
-    "args": None,
-}
+    :raises RequestRefused: if it is none.
+    """
+    try:
+        body = jsontext.loads(request.content.read())
+    except ValueError:
+        raise RequestRefused(400, "The body is not JSON.") from None
+    for name, expected in types.items():
+        if not isinstance(body, dict) or not isinstance(body.get(name), expected):
+            raise RequestRefused(400, f"The body needs '{name}', of type {expected.__name__}.")
+    return dict(body)
 
 
 def _json(request: IRequest, body: Json, status: int = 200) -> bytes:
@@ -168,18 +156,3 @@ def _json(request: IRequest, body: Json, status: int = 200) -> bytes:
     set_status(status)
     request.responseHeaders.setRawHeaders("Content-Type", ["application/json"])
     return jsontext.dumps(body)
-
-
-def _listed_model(created: int) -> Json:
-    metadata = {
-        "model_type": "llm",
-        "provider_id": PROVIDER,
-        "provider_resource_id": _PROVIDER_RESOURCE,
-    }
-    return {
-        "id": MODEL,
-        "object": "model",
-        "created": created,
-        "owned_by": "llama_stack",
-        "custom_metadata": metadata,
-    }

@@ -2,106 +2,69 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from datetime import datetime
+from functools import cache
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from llamaproxy.demo.calculator import calculate
-from llamaproxy.demo.zones import current_time
 from llamaproxy.jsontext import Json
 
 #: The tool group that all of them belong to, and the provider that it claims to come from.
 GROUP = "demo::tools"
 PROVIDER = "demo"
 
-MAX_WAIT = 300.0
+#: Limits of the tools, in seconds and in numbers of dice and sides.
+MAX_WAIT = 300
 MAX_DICE = 100
 MAX_SIDES = 1000
 
-
-@attrs.frozen
-class Parameter:
-    """One argument of a tool: its schema, and its value in a call.
-
-    A default of None makes it nullable; without a default (``...``) it is required.
-    """
-
-    name: str
-    type: Literal["string", "integer", "number"]
-    description: str
-    default: Any = ...
-
-    @property
-    def required(self) -> bool:
-        return self.default is ...
-
-    def schema(self) -> Json:
-        kind: Json = {"type": self.type}
-        if self.default is None:
-            kind = {"anyOf": [kind, {"type": "null"}]}
-        if not self.required:
-            kind["default"] = self.default
-        return {**kind, "description": self.description, "title": self.name.capitalize()}
-
-    def read(self, kwargs: Json) -> Any:
-        """The argument, converted as leniently as the real server does ("3" is an integer).
-
-        :raises ValueError: if it is missing or of another type.
-        """
-        value = kwargs.get(self.name, self.default)
-        if value is ...:
-            raise ValueError(f"{self.name}: Field required")
-        if value is None and self.default is None:
-            return None
-        try:
-            return _CONVERT[self.type](value)
-        except (ValueError, OverflowError):
-            raise ValueError(f"{self.name}: Input should be a valid {self.type}") from None
+_TYPES: Json = {"string": str, "integer": int, "number": (int, float)}
 
 
 @attrs.frozen
 class Tool:
-    """One tool: what a model is told of it, and what runs."""
+    """One tool: its definition, and the function that runs it."""
 
     name: str
     description: str
-    parameters: tuple[Parameter, ...]
-    run: Callable[..., Awaitable[str]]
+    #: The JSON schema of each argument; one without a default is required.
+    properties: dict[str, Json]
+    run: Callable[..., str | Awaitable[str]]
 
     def definition(self) -> Json:
-        """The tool as ``GET /v1/tools`` of 0.6.1 describes it (recorded)."""
+        """The tool as ``GET /v1/tools`` of 0.6.1 describes it."""
         return {
             "toolgroup_id": GROUP,
             "name": self.name,
             "description": self.description,
             "input_schema": {
-                "properties": {each.name: each.schema() for each in self.parameters},
-                "required": [each.name for each in self.parameters if each.required],
+                "properties": self.properties,
+                "required": [
+                    key for key in self.properties if "default" not in self.properties[key]
+                ],
                 "title": f"{self.name}Arguments",
                 "type": "object",
             },
-            "output_schema": {
-                "properties": {"result": {"title": "Result", "type": "string"}},
-                "required": ["result"],
-                "title": f"{self.name}Output",
-                "type": "object",
-            },
+            "output_schema": None,
             "metadata": None,
         }
 
     async def invoke(self, kwargs: Json) -> Json:
         """Run the tool; the answer of ``POST /v1/tool-runtime/invoke`` of 0.6.1 (recorded).
 
-        A tool that fails says so in the result, with an error code.
+        A failure is a result too, with an error code.
         """
         error_code = 0
         try:
-            text = await self.run(**{each.name: each.read(kwargs) for each in self.parameters})
+            result = self.run(**self._arguments(kwargs))
+            text = result if isinstance(result, str) else await result
         except ValueError as error:
             error_code = 1
             text = f"Error executing tool {self.name}: {error}"
@@ -112,23 +75,32 @@ class Tool:
             "metadata": None,
         }
 
+    def _arguments(self, kwargs: Json) -> Json:
+        """The arguments of a call, of the right types; null is as good as none.
 
-def demo_tools(clock: IReactorTime, now: Callable[[], float] | None = None) -> dict[str, Tool]:
-    """The four tools by name; the waiting is that of *clock*, and so is the time without *now*."""
-    time_of_day = clock.seconds if now is None else now
+        :raises ValueError: if one is missing or of another type.
+        """
+        arguments: Json = {}
+        for name, schema in self.properties.items():
+            value = kwargs.get(name)
+            if value is not None and not _is(value, schema["type"]):
+                raise ValueError(f"{name}: Input should be a valid {schema['type']}")
+            if value is None and "default" not in schema:
+                raise ValueError(f"{name}: Field required")
+            arguments[name] = schema["default"] if value is None else value
+        return arguments
 
-    async def run_current_time(timezone: str) -> str:
-        return current_time(timezone, time_of_day())
 
-    async def run_calculate(expression: str) -> str:
-        return calculate(expression)
+def _is(value: object, kind: str) -> bool:
+    return isinstance(value, _TYPES[kind]) and not isinstance(value, bool)
 
-    async def run_roll_dice(count: int, sides: int, seed: int | None) -> str:
-        return roll_dice(count, sides, seed)
 
-    async def run_wait(seconds: float) -> str:
+def demo_tools(clock: IReactorTime, now: Callable[[], float]) -> dict[str, Tool]:
+    """The four tools by name; *now* is the time of day, in seconds since 1970."""
+
+    async def wait(seconds: float) -> str:
         if not 0 <= seconds <= MAX_WAIT:
-            raise ValueError(f"seconds must be between 0 and {MAX_WAIT:g}")
+            raise ValueError(f"seconds must be between 0 and {MAX_WAIT}")
         await deferLater(clock, seconds)
         return f"waited {seconds:g} {'second' if seconds == 1 else 'seconds'}"
 
@@ -136,75 +108,77 @@ def demo_tools(clock: IReactorTime, now: Callable[[], float] | None = None) -> d
         Tool(
             "current_time",
             "The current date and time in a time zone.",
-            (Parameter("timezone", "string", "IANA time zone, such as Europe/Oslo.", "UTC"),),
-            run_current_time,
+            {"timezone": _argument("string", "IANA name, such as Europe/Oslo.", default="UTC")},
+            lambda timezone: current_time(timezone, now()),
         ),
         Tool(
             "calculate",
             "The value of an arithmetic expression: numbers, + - * / // % ** and parentheses.",
-            (Parameter("expression", "string", "For example (2 + 3) * 4."),),
-            run_calculate,
+            {"expression": _argument("string", "For example (2 + 3) * 4.")},
+            calculate,
         ),
         Tool(
             "roll_dice",
             "Roll dice. The same seed always gives the same roll.",
-            (
-                Parameter("count", "integer", f"How many dice, 1 to {MAX_DICE}.", 1),
-                Parameter("sides", "integer", f"Sides of each, 2 to {MAX_SIDES}.", 6),
-                Parameter("seed", "integer", "For a roll that can be repeated.", None),
-            ),
-            run_roll_dice,
+            {
+                "count": _argument("integer", f"How many dice, 1 to {MAX_DICE}.", default=1),
+                "sides": _argument("integer", f"Sides of each, 2 to {MAX_SIDES}.", default=6),
+                "seed": _argument("integer", "For a roll that can be repeated.", default=None),
+            },
+            roll_dice,
         ),
         Tool(
             "wait",
             "Wait, then say so.",
-            (Parameter("seconds", "number", f"How long, at most {MAX_WAIT:g}."),),
-            run_wait,
+            {"seconds": _argument("number", f"How long, at most {MAX_WAIT}.")},
+            wait,
         ),
     )
     return {tool.name: tool for tool in tools}
 
 
+def _argument(kind: str, description: str, **default: Any) -> Json:
+    return {"type": kind, "description": description, **default}
+
+
+def current_time(timezone: str, now: float) -> str:
+    """The moment *now*, in seconds since 1970, on the clocks of an IANA time zone.
+
+    :raises ValueError: if there is no such zone.
+    """
+    if timezone not in time_zones().values():
+        hint = "use an IANA name such as Europe/Oslo"
+        raise ValueError(f"there is no time zone {timezone[:60]!r}: {hint}")
+    moment = datetime.fromtimestamp(now, ZoneInfo(timezone))
+    offset = moment.isoformat(timespec="seconds")[19:]
+    return f"{moment:%H:%M:%S} on {moment:%A} {moment.day} {moment:%B %Y} (UTC{offset})"
+
+
+#: Last parts such as that of Australia/South, with which other places' names begin.
+_NO_CITIES = frozenset({"north", "south", "east", "west", "central", "center", "general"})
+
+
+@cache
+def time_zones() -> dict[str, str]:
+    """All IANA names, by themselves and by their last parts ("new york"), in small letters."""
+    # Of several with one last part the shortest wins.
+    names = sorted(available_timezones(), key=lambda name: (-len(name), name))
+    cities = {name.rpartition("/")[2].replace("_", " ").lower(): name for name in names}
+    zones = cities | {name.lower(): name for name in names}
+    return {key: name for key, name in zones.items() if key not in _NO_CITIES}
+
+
 def roll_dice(count: int, sides: int, seed: int | None) -> str:
     """What the dice show, in words.
 
-    :raises ValueError: if nobody has such dice.
+    :raises ValueError: if there are too few or too many, or no such dice.
     """
     if not 1 <= count <= MAX_DICE:
         raise ValueError(f"count must be between 1 and {MAX_DICE}")
     if not 2 <= sides <= MAX_SIDES:
         raise ValueError(f"sides must be between 2 and {MAX_SIDES}")
-    chance = random.Random(seed)
-    rolled = [chance.randint(1, sides) for _ in range(count)]
+    generator = random.Random(seed)
+    faces = [generator.randint(1, sides) for _ in range(count)]
     if count == 1:
-        return str(rolled[0])
-    return f"{', '.join(map(str, rolled[:-1]))} and {rolled[-1]}, together {sum(rolled)}"
-
-
-def _string(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    raise ValueError
-
-
-def _number(value: object) -> float:
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        number = float(value)
-        if math.isfinite(number):
-            return number
-    raise ValueError
-
-
-def _integer(value: object) -> int:
-    if isinstance(value, int | str) and not isinstance(value, bool):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    raise ValueError
-
-
-_CONVERT: dict[str, Callable[[object], Any]] = {
-    "string": _string,
-    "integer": _integer,
-    "number": _number,
-}
+        return str(faces[0])
+    return f"{', '.join(map(str, faces[:-1]))} and {faces[-1]}, together {sum(faces)}"
