@@ -38,7 +38,7 @@ class Audience:
 
     *client* and *server* are the names that either declared; *everything* shows every call; *mark*
     is what the ids end in that the client is shown (L19); *later* tells that the server has run
-    calls already.
+    calls already, *legacy* that the client declared ``functions``, which came before tools.
     """
 
     client: Collection[str] = ()
@@ -46,6 +46,7 @@ class Audience:
     everything: bool = False
     mark: str = ""
     later: bool = False
+    legacy: bool = False
     _certain: frozenset[str] | None = None
 
     def shows(self, name: str) -> bool:

@@ -134,7 +134,8 @@ class ToolLoop:
         client_tools = tool_names(body)
         body = {**body, "messages": self._memory.recall(caller, body["messages"])}
         tally.rounds = 1
-        await answer.complete(with_tools(body, []), Audience(client=client_tools, everything=True))
+        audience = Audience(client=client_tools, everything=True, legacy="functions" in body)
+        await answer.complete(with_tools(body, []), audience)
 
     async def run(
         self, body: Json, caller: Caller, answer: Answer, patterns: list[str] | None, tally: Tally
@@ -150,6 +151,7 @@ class ToolLoop:
         chat = _Chat(caller, offer, client_tools, answer, tally, names, self._slots.for_chat())
         mark = new_mark() if offer.tools else ""
         audience = Audience(client=client_tools, server=offer.tools.keys(), mark=mark)
+        audience.legacy = "functions" in body
         body = with_offered_names(body, client_tools, offer.named)
         body = with_tools(body, offer.definitions())
         messages = without_old_cards(body["messages"])

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import attrs
 
+from llamaproxy import jsontext
 from llamaproxy.chat.calls import Audience, CallReader
-from llamaproxy.chat.deltas import MessageBuilder, thinking_of
-from llamaproxy.chat.finish import closing_reason, finish_reason, is_whole, with_cut_off
-from llamaproxy.chat.messages import Completion, as_object, merged_usage, objects, text_of
+from llamaproxy.chat.deltas import MessageBuilder, texts_of
+from llamaproxy.chat.finish import (
+    check_reason,
+    closing_reason,
+    finish_reason,
+    is_whole,
+    with_cut_off,
+)
+from llamaproxy.chat.messages import Completion, as_object, merged_usage, objects
+from llamaproxy.chat.shapes import straighten
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
 
@@ -42,7 +50,6 @@ class _Choice:
     calls: CallReader
     finish: str | None = None
     beside_finish: Json = attrs.Factory(dict)
-    last: Json | None = None
     has_deltas: bool = False
 
     def finished(self) -> bool:
@@ -73,6 +80,8 @@ class RoundStream:
         self._choices: dict[int, _Choice] = {}
         self._ended = False
         self._remembered = 0
+        #: The last chunk: what stands beside its choices is on those that are made up, too.
+        self._last: Json = {}
         self.usage: Json | None = None
         #: What the server says beside the usage, such as llama.cpp's ``timings``.
         self.beside_usage: Json = {}
@@ -89,12 +98,17 @@ class RoundStream:
             return None
         if str(chunk.get("type") or "").startswith("response."):
             return None
+        straighten(chunk, self._audience.legacy)
         for key in FOREIGN:
             chunk.pop(key, None)
         if isinstance(chunk.get("usage"), dict) and chunk["usage"]:
-            self.usage = merged_usage(self.usage, chunk.pop("usage"))
+            usage = chunk.pop("usage")
+            if self._keeps(usage):
+                self.usage = merged_usage(self.usage, usage)
             if not chunk.get("choices"):
-                self.beside_usage |= {k: v for k, v in chunk.items() if k not in _COMMON_KEYS}
+                beside = {k: v for k, v in chunk.items() if k not in _COMMON_KEYS}
+                if beside and self._keeps(beside):
+                    self.beside_usage |= beside
                 return None
         choices = chunk.get("choices")
         if not isinstance(choices, list):
@@ -115,6 +129,8 @@ class RoundStream:
         choices = self._choices.values() or [choice]
         if not self._ended and not all(each.finished() for each in choices):
             raise UpstreamBroke("Llama Stack ended its answer in the middle.")
+        for each in choices:
+            check_reason(each.finish, bool(each.calls))
         message = choice.text.message()
         if calls:
             message["tool_calls"] = [call.entry for call in calls]
@@ -127,7 +143,7 @@ class RoundStream:
             deltas = choice.calls.settle()
             if deltas:
                 told = {"index": index, "delta": {"tool_calls": deltas}, "finish_reason": None}
-                chunks.append({**(choice.last or {}), "choices": [told]})
+                chunks.append({**self._last, "choices": [told]})
         return chunks
 
     def finish_chunks(self) -> list[Json]:
@@ -138,7 +154,7 @@ class RoundStream:
             self._roles.add(index)
             told = {**choice.beside_finish, "index": index, "delta": delta}
             told["finish_reason"] = choice.closing_reason
-            chunks.append({**(choice.last or {}), "choices": [told]})
+            chunks.append({**self._last, "choices": [told]})
         return chunks
 
     def whole_choices(self) -> list[Json]:
@@ -166,10 +182,11 @@ class RoundStream:
         if not isinstance(index, int):
             choice["index"] = index = 0
         state = self._choice(index)
-        state.last = chunk
+        self._last = chunk
         delta = choice["delta"] = self._delta(choice, state)
+        said_role = bool(delta.get("role"))
         state.text.add(delta)
-        _separate_thinking(delta)
+        delta |= texts_of(delta)
         entries = delta.pop("tool_calls", None)
         if entries:
             shown = state.calls.read(objects(entries))
@@ -177,9 +194,8 @@ class RoundStream:
                 delta["tool_calls"] = shown
         elif entries is not None:
             delta["tool_calls"] = entries
-        if delta.get("role") == "" or (index in self._roles and delta.get("role")):
-            del delta["role"]
-        if index not in self._roles and any(delta.values()):
+        delta.pop("role", None)
+        if index not in self._roles and (said_role or any(delta.values())):
             delta["role"] = "assistant"
             self._roles.add(index)
         return self._settle_finish(choice, state, any(delta.values()), bool(entries))
@@ -190,9 +206,9 @@ class RoundStream:
         delta = as_object(choice.get("delta"))
         if any(value for key, value in delta.items() if key != "role"):
             state.has_deltas = True
-        elif whole and not state.has_deltas and not state.text.is_all_of(whole.get("content")):
-            # Some servers call their deltas so; but some repeat all of them at the end.
-            return whole
+        elif whole and not state.has_deltas:
+            # Some servers call their deltas so; but some repeat all of them, at the end or always.
+            return state.text.unsaid(whole)
         return delta
 
     def _settle_finish(self, choice: Json, state: _Choice, shown: bool, called: bool) -> bool:
@@ -209,9 +225,8 @@ class RoundStream:
         if reason:
             state.finish = reason
             # What is about the tokens is told once.
-            state.beside_finish = {
-                k: None if shown and k in _TOKEN_KEYS else v for k, v in beside.items()
-            }
+            beside = {k: None if shown and k in _TOKEN_KEYS else v for k, v in beside.items()}
+            state.beside_finish = beside if self._keeps(beside) else {}
             return shown
         return shown or tokens
 
@@ -219,27 +234,22 @@ class RoundStream:
         self._remembered += size
         return self._remembered <= _MAX_REMEMBERED
 
-
-def _separate_thinking(delta: Json) -> None:
-    """Give the client text and reasoning, where a server sends both as parts of the content."""
-    content = delta.get("content")
-    if isinstance(content, list):
-        delta["content"] = text_of(content)
-        thinking = thinking_of(content)
-        if thinking and not delta.get("reasoning_content"):
-            delta["reasoning_content"] = thinking
+    def _keeps(self, value: Json) -> bool:
+        """Whether there is room for *value*."""
+        return self._grow(len(jsontext.dumps(value)))
 
 
-def completion_of(chunks: list[Json | None]) -> Json:
+def completion_of(chunks: list[Json | None], legacy: bool = False) -> Json:
     """The completion that the *chunks* of a stream add up to, which nobody had asked for (S8).
 
     :raises UpstreamBroke: if they break off in the middle.
     """
-    rounds = RoundStream(Audience(everything=True), set())
+    rounds = RoundStream(Audience(everything=True, legacy=legacy), set())
     whole: Json = {}
     for chunk in chunks:
-        if chunk is not None:
-            whole = {**chunk, **{k: v for k, v in whole.items() if v}}
+        for key, value in (chunk or {}).items():
+            if not whole.get(key):
+                whole[key] = value
         rounds.feed(chunk)
     whole |= {"object": "chat.completion", "choices": rounds.whole_choices()}
     return whole if rounds.usage is None else {**whole, "usage": rounds.usage}

@@ -89,5 +89,5 @@ def test_the_object_is_read_once_however_often_it_is_repeated(
     text = CallText()
     text.append_json(json.dumps({"k": "x" * 10_000, "n": {}}))
     for number in range(500):
-        text.append_json('{"n":%d}' % (number % 2))
+        text.append_json(compact({"n": number % 2}))
     assert sum(looked_at) < 20_000
