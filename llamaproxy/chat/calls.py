@@ -14,6 +14,7 @@ import attrs
 
 from llamaproxy import jsontext
 from llamaproxy.chat.calltext import CallText
+from llamaproxy.chat.finish import is_whole
 from llamaproxy.chat.messages import (
     MAX_CALLS,
     ToolCall,
@@ -215,7 +216,9 @@ class CallReader:
             elif index is None and not call_id:
                 another = call in touched or call.text.is_closed
             elif call.text.is_closed and text.strip() and not call.text.is_placeholder:
-                another = not call.text.repeats(text)
+                # A piece, under the same id, is one of the same arguments once more.
+                is_piece = same_id and not is_whole(text)
+                another = not is_piece and not call.text.repeats(text)
         if call is not None and name and call.shown is not None and name != call.name:
             another = True
         if call is None or another:

@@ -91,7 +91,7 @@ class MessageBuilder:
         return message
 
     def _add_text(self, key: str, text: str) -> None:
-        if self._grow(len(text)):
+        if self._grow(len(text) + (0 if key in self._texts else len(key) + 64)):
             # A lone surrogate may be half of a pair that was split.
             self._texts.setdefault(key, bytearray()).extend(text.encode("utf-8", "surrogatepass"))
 

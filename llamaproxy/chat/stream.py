@@ -30,6 +30,9 @@ FOREIGN = ("event", "selected_model_id", "sources")
 #: tools is short, and a stream without end must not fill the memory.
 _MAX_REMEMBERED = 4 * 1024 * 1024
 
+#: Bytes of the usage, and of what stands beside it.
+_MAX_USAGE = 64 * 1024
+
 #: Choices of one completion that are looked at.
 _MAX_CHOICES = 128
 
@@ -50,6 +53,7 @@ class _Choice:
     calls: CallReader
     finish: str | None = None
     beside_finish: Json = attrs.Factory(dict)
+    beside_size: int = 0
     has_deltas: bool = False
 
     def finished(self) -> bool:
@@ -102,13 +106,14 @@ class RoundStream:
         for key in FOREIGN:
             chunk.pop(key, None)
         if isinstance(chunk.get("usage"), dict) and chunk["usage"]:
-            usage = chunk.pop("usage")
-            if self._keeps(usage):
-                self.usage = merged_usage(self.usage, usage)
+            usage = merged_usage(self.usage, chunk.pop("usage"))
+            if _size(usage) <= _MAX_USAGE:
+                self.usage = usage
             if not chunk.get("choices"):
-                beside = {k: v for k, v in chunk.items() if k not in _COMMON_KEYS}
-                if beside and self._keeps(beside):
-                    self.beside_usage |= beside
+                more = {k: v for k, v in chunk.items() if k not in _COMMON_KEYS}
+                beside = {**self.beside_usage, **more}
+                if more and _size(beside) <= _MAX_USAGE:
+                    self.beside_usage = beside
                 return None
         choices = chunk.get("choices")
         if not isinstance(choices, list):
@@ -226,7 +231,9 @@ class RoundStream:
             state.finish = reason
             # What is about the tokens is told once.
             beside = {k: None if shown and k in _TOKEN_KEYS else v for k, v in beside.items()}
-            state.beside_finish = beside if self._keeps(beside) else {}
+            size = _size(beside)
+            if self._grow(size - state.beside_size):
+                state.beside_finish, state.beside_size = beside, size
             return shown
         return shown or tokens
 
@@ -234,9 +241,9 @@ class RoundStream:
         self._remembered += size
         return self._remembered <= _MAX_REMEMBERED
 
-    def _keeps(self, value: Json) -> bool:
-        """Whether there is room for *value*."""
-        return self._grow(len(jsontext.dumps(value)))
+
+def _size(value: Json) -> int:
+    return len(jsontext.dumps(value))
 
 
 def completion_of(chunks: list[Json | None], legacy: bool = False) -> Json:
