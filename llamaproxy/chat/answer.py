@@ -17,6 +17,7 @@ from llamaproxy.chat.messages import (
     added_usage,
     as_object,
     is_function,
+    number_of,
     objects,
     read_calls,
 )
@@ -80,6 +81,11 @@ class UnaryAnswer:
         self._join.begin_round()
         if self._last_text_only:
             self._texts.pop("content", None)
+        for choice in choices:
+            if "message" not in choice:
+                choice["message"] = choice.pop("delta", None)
+            said = as_object(choice["message"])
+            check_reason(choice.get("finish_reason"), bool(objects(said.get("tool_calls"))))
         message = {**as_object(choices[0].get("message")), "role": "assistant"}
         calls = read_calls(message.get("tool_calls"))
         shown = [call for call in calls if audience.shows(call.name)]
@@ -90,9 +96,6 @@ class UnaryAnswer:
             else call.entry  # untouched (L8b)
             for call in shown
         ]
-        for choice in choices:
-            said = as_object(choice.get("message"))
-            check_reason(choice.get("finish_reason"), bool(objects(said.get("tool_calls"))))
         for key, text in texts_of(message).items():
             self._add(key, text)
         self._blocks.begin_round()
@@ -152,9 +155,9 @@ class UnaryAnswer:
         reason = closing_reason(
             choice.get("finish_reason"), [call.arguments for call in read_calls(calls)]
         )
-        whole = {**choice, "message": message, "finish_reason": reason}
-        whole.setdefault("index", place)
-        return whole
+        number = number_of(choice.get("index"))
+        index = place if number is None or len(self._last["choices"]) == 1 else number
+        return {**choice, "index": index, "message": message, "finish_reason": reason}
 
     def _add(self, key: str, text: str) -> None:
         self._texts[key] = self._texts.get(key, "") + self._join.joined(key, text)

@@ -22,6 +22,7 @@ from llamaproxy.chat.messages import (
     as_object,
     is_function,
     new_call_id,
+    number_of,
     too_many_calls,
 )
 from llamaproxy.errors import UpstreamBroke
@@ -198,7 +199,7 @@ class CallReader:
         """The call that a delta belongs to, a new one if it begins one."""
         inner = _inner(delta)
         name = inner.get("name")
-        index, call_id = _number(delta.get("index")), delta.get("id")
+        index, call_id = number_of(delta.get("index")), delta.get("id")
         if not isinstance(call_id, str):
             call_id = None
         if index is not None:
@@ -265,9 +266,3 @@ def _kind(delta: Json) -> str:
         return "function"
     kind = delta.get("type")
     return kind if isinstance(kind, str) and kind != "function" else "custom"
-
-
-def _number(index: object) -> int | None:
-    if isinstance(index, str) and index.isascii() and index.isdigit() and len(index) < 10:
-        return int(index)
-    return index if isinstance(index, int) and not isinstance(index, bool) else None

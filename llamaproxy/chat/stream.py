@@ -18,7 +18,7 @@ from llamaproxy.chat.finish import (
     is_whole,
     with_cut_off,
 )
-from llamaproxy.chat.messages import Completion, as_object, merged_usage, objects
+from llamaproxy.chat.messages import Completion, as_object, merged_usage, number_of, objects
 from llamaproxy.chat.shapes import straighten
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
@@ -82,6 +82,7 @@ class RoundStream:
         self._audience = audience
         self._roles = roles
         self._choices: dict[int, _Choice] = {}
+        self._first: int | None = None
         self._ended = False
         self._remembered = 0
         #: The last chunk: what stands beside its choices is on those that are made up, too.
@@ -178,14 +179,21 @@ class RoundStream:
             choice = self._choices[index] = self._new_choice()
         return choice
 
+    def _index(self, choice: Json) -> int:
+        """The number of *choice*: the one that has been asked for is 0, whatever it is called."""
+        index = number_of(choice.get("index")) or 0
+        if self._audience.everything:
+            return max(0, index)
+        if self._first is None:
+            self._first = index
+        return {self._first: 0, 0: self._first}.get(index, index)
+
     def _new_choice(self) -> _Choice:
         return _Choice(MessageBuilder(self._grow), CallReader(self._audience, self._grow))
 
     def _read(self, choice: Json, chunk: Json) -> bool:
         """Make one choice of a chunk what the client may see; False if that is nothing."""
-        index = choice.get("index")
-        if not isinstance(index, int):
-            choice["index"] = index = 0
+        choice["index"] = index = self._index(choice)
         state = self._choice(index)
         self._last = chunk
         delta = choice["delta"] = self._delta(choice, state)

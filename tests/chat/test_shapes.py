@@ -377,3 +377,88 @@ def test_digits_of_other_scripts_are_no_status(digits: str, stream: bool) -> Non
     said = failure_in(exchange.events()) if stream else exchange.json()["error"]
     assert "boom" in said["message"]
     assert stream or exchange.status == 502
+
+
+# --- numbers, kinds, and what is said flat
+
+
+@both
+@pytest.mark.parametrize("index", [1, -1, "0", "1", None, True, {}])
+def test_the_only_choice_is_the_first_whatever_its_number(index: Any, stream: bool) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "act", "arguments": "{}"}}
+    called = {"content": "Well.", "tool_calls": [call]}
+    whole, first = completion(called, "tool_calls"), chunk(called, "tool_calls")
+    text, last = completion({"content": "Hi"}), chunk({"content": "Hi"}, "stop")
+    for each in (whole, first, text, last):
+        each["choices"][0]["index"] = index
+    exchange, stack = asked(either(whole, first), either(text, last), stream=stream)
+    assert len(arguments_run(stack)) == 1
+    assert message_of(exchange)["content"] == "Well.\n\nHi"
+    said = exchange.events()[:-1] if stream else [exchange.json()]
+    assert all(choice["index"] == 0 for each in said for choice in each["choices"])
+
+
+@both
+@pytest.mark.parametrize("name", ["act", "own"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        {"name": "NAME", "arguments": ARGUMENTS},
+        {"function": "NAME", "arguments": ARGUMENTS},
+        {"type": "function", "name": "NAME", "arguments": ARGUMENTS},
+        {"type": "Function", "function": {"name": "NAME", "arguments": ARGUMENTS}},
+        {"type": "tool_call", "function": {"name": "NAME", "arguments": ARGUMENTS}},
+        {"type": "", "function": {"name": "NAME", "arguments": ARGUMENTS}},
+    ],
+)
+def test_a_call_of_another_shape_is_a_call(call: Json, name: str, stream: bool) -> None:
+    def named(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: named(each) for key, each in value.items()}
+        return name if value == "NAME" else value
+
+    message = {"content": None, "tool_calls": [{"id": "c1", **named(call)}]}
+    reply = either(completion(message, "tool_calls"), chunk(message), chunk({}, "tool_calls"))
+    exchange, stack = asked(reply, saying("Done."), stream=stream)
+    check_call(exchange, stack, name)
+
+
+@both
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"type": "text", "text": "a"}, "a"),
+        (["a", "b"], "ab"),
+        (["a", {"type": "text", "text": "b"}], "ab"),
+        (5, "5"),
+    ],
+)
+def test_content_of_another_shape_is_text(content: Any, text: str, stream: bool) -> None:
+    reply = either(completion({"content": content}), chunk({"content": content}), chunk({}, "stop"))
+    exchange, _ = asked(reply, stream=stream)
+    assert message_of(exchange)["content"] == text
+
+
+@both
+def test_a_delta_may_stand_for_a_message(stream: bool) -> None:
+    exchange, _ = asked(answer(chunk({"content": "Hi"}, "stop")), stream=stream)
+    assert message_of(exchange)["content"] == "Hi"
+
+
+@both
+@pytest.mark.parametrize("usage", ["x", 1, []])
+def test_a_usage_that_is_no_object_is_none(usage: Any, stream: bool) -> None:
+    reply = either(
+        completion({"content": "Hi"}, usage=usage), chunk({"content": "Hi"}, "stop", usage=usage)
+    )
+    exchange, _ = asked(reply, stream=stream)
+    assert "usage" not in (exchange.events()[0] if stream else exchange.json())
+
+
+@both
+def test_a_list_of_one_choice_may_be_that_choice(stream: bool) -> None:
+    whole, said = completion({"content": "Hi"}), chunk({"content": "Hi"}, "stop")
+    for each in (whole, said):
+        each["choices"] = each["choices"][0]
+    exchange, _ = asked(either(whole, said), stream=stream)
+    assert message_of(exchange)["content"] == "Hi"
