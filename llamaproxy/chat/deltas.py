@@ -35,7 +35,7 @@ class MessageBuilder:
         self._sizes: dict[str, int] = {}
         #: In UTF-8: as many strings as there are tokens would take ten times the memory.
         self._texts: dict[str, bytearray] = {}
-        self._parts: list[Json] = []
+        self._parts: dict[str, list[Json]] = {}
         self._blocks: dict[tuple[object, object], dict[str, Any]] = {}
 
     def add(self, delta: Json) -> None:
@@ -45,8 +45,8 @@ class MessageBuilder:
                 continue
             if isinstance(value, str):
                 self._add_text(key, value)
-            elif key == "content" and isinstance(value, list):
-                self._add_parts(value)
+            elif key in TEXTS and isinstance(value, list):
+                self._add_parts(key, value)
             elif key == "reasoning_details" and isinstance(value, list):
                 self._add_blocks(objects(value))
             else:
@@ -83,9 +83,9 @@ class MessageBuilder:
         """The message so far."""
         texts = {key: raw.decode("utf-8", "surrogatepass") for key, raw in self._texts.items()}
         message: Json = {"role": "assistant", "content": None, **self._fields, **texts}
-        if self._parts:
-            self._flush_text()
-            message["content"] = self._parts
+        for key, parts in self._parts.items():
+            self._flush_text(key)
+            message[key] = parts
         if self._blocks:
             message["reasoning_details"] = [_joined(block) for block in self._blocks.values()]
         return message
@@ -95,20 +95,20 @@ class MessageBuilder:
             # A lone surrogate may be half of a pair that was split.
             self._texts.setdefault(key, bytearray()).extend(text.encode("utf-8", "surrogatepass"))
 
-    def _add_parts(self, parts: list[Any]) -> None:
+    def _add_parts(self, key: str, parts: list[Any]) -> None:
         """Keep *parts* as such if there are others than text among them."""
         for part in objects(parts):
             if part.get("type") in (None, "text") and isinstance(part.get("text"), str):
-                self._add_text("content", part["text"])
+                self._add_text(key, part["text"])
             elif self._grow(len(jsontext.dumps(part)) + 64):
-                self._flush_text()
-                self._parts.append(part)
+                self._flush_text(key)
+                self._parts.setdefault(key, []).append(part)
 
-    def _flush_text(self) -> None:
-        text = self._texts.pop("content", None)
+    def _flush_text(self, key: str) -> None:
+        text = self._texts.pop(key, None)
         if text:
             words = text.decode("utf-8", "surrogatepass")
-            self._parts.append({"type": "text", "text": words})
+            self._parts.setdefault(key, []).append({"type": "text", "text": words})
 
     def _add_blocks(self, pieces: list[Json]) -> None:
         for piece in pieces:

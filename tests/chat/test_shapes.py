@@ -462,3 +462,13 @@ def test_a_list_of_one_choice_may_be_that_choice(stream: bool) -> None:
         each["choices"] = each["choices"][0]
     exchange, _ = asked(either(whole, said), stream=stream)
     assert message_of(exchange)["content"] == "Hi"
+
+
+def test_reasoning_as_text_and_as_parts_is_remembered_whole() -> None:
+    signed = {"type": "thinking", "thinking": "!", "signature": "s"}
+    said: list[Json] = [{"reasoning_content": "a"}, {"reasoning_content": [{"text": "b"}]}]
+    for more, whole in (([], "ab"), ([signed], [{"type": "text", "text": "ab"}, signed])):
+        last = [{"reasoning_content": more}] if more else []
+        called = delta("act", "{}", id="c1")
+        _, stack = asked(parts(*said, *last, called, reason="tool_calls"), saying("Hi"))
+        assert stack.asked_for(CHAT)[1].json()["messages"][1]["reasoning_content"] == whole
