@@ -62,6 +62,10 @@ class MessageBuilder:
             self._sizes[key] = size
             self._fields[key] = list(value) if isinstance(value, list) else value
 
+    def has(self, key: str) -> bool:
+        """Whether anything has come by *key*."""
+        return any(each.get(key) for each in (self._texts, self._parts, self._fields))
+
     def unsaid(self, message: Json) -> Json:
         """What is new in *message*, which may begin with all that there has been so far."""
         said = {

@@ -60,6 +60,11 @@ class _Choice:
         """Whether the model has come to an end, be it only that of a call."""
         return bool(self.finish or (self.calls and is_whole(self.calls.last_text)))
 
+    def missed(self, message: Json) -> Json:
+        """What *message*, which is all of this, has that came in no delta: its text, its calls."""
+        missed = {} if self.text.has("content") else {"content": message.get("content")}
+        return missed if self.calls else {**missed, "tool_calls": message.get("tool_calls")}
+
     def whole(self, index: int) -> Json:
         """The choice as a completion that is not streamed has it."""
         message = self.text.message()
@@ -222,6 +227,8 @@ class RoundStream:
         elif whole and not state.has_deltas:
             # Some servers call their deltas so; but some repeat all of them, at the end or always.
             return state.text.unsaid(whole)
+        elif whole:
+            return state.missed(whole)
         return delta
 
     def _settle_finish(self, choice: Json, state: _Choice, shown: bool, called: bool) -> bool:

@@ -472,3 +472,21 @@ def test_reasoning_as_text_and_as_parts_is_remembered_whole() -> None:
         called = delta("act", "{}", id="c1")
         _, stack = asked(parts(*said, *last, called, reason="tool_calls"), saying("Hi"))
         assert stack.asked_for(CHAT)[1].json()["messages"][1]["reasoning_content"] == whole
+
+
+@pytest.mark.parametrize("name", ["act", "own"])
+def test_what_only_the_last_message_says_counts(name: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": name, "arguments": ARGUMENTS}}
+    whole = {"role": "assistant", "reasoning": "Hm", "content": "So.", "tool_calls": [call]}
+    for said, text in (({"content": "So."}, "So."), ({"reasoning_content": "Hm"}, "So.")):
+        last = chunk({}, "tool_calls")
+        del last["choices"][0]["delta"]
+        last["choices"][0]["message"] = whole
+        exchange, stack = asked(events(chunk(said), last), saying("Done."))
+        message = message_of(exchange)
+        if name == "act":
+            assert arguments_run(stack) == [{"k": "a b", "n": [1, {}]}]
+            assert message["content"] == text + "\n\nDone."
+        else:
+            assert message["content"] == text
+            assert own_ids(message)["tool_calls"][0]["function"]["arguments"] == ARGUMENTS
