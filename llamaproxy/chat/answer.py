@@ -7,21 +7,22 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 
 from llamaproxy.chat.calls import Audience
-from llamaproxy.chat.deltas import thinking_of
+from llamaproxy.chat.deltas import texts_of
 from llamaproxy.chat.eventstream import EventStream
-from llamaproxy.chat.finish import closing_reason, with_cut_off
-from llamaproxy.chat.joining import TEXTS, HeldText, Identity, Texts
+from llamaproxy.chat.finish import check_reason, closing_reason, with_cut_off
+from llamaproxy.chat.joining import TEXTS, Blocks, HeldText, Identity, Texts
 from llamaproxy.chat.messages import (
     Completion,
     ToolCall,
     added_usage,
     as_object,
     is_function,
+    number_of,
     objects,
     read_calls,
-    text_of,
 )
 from llamaproxy.chat.openwebui import Card, message_item, shown
+from llamaproxy.chat.shapes import straighten
 from llamaproxy.chat.stream import FOREIGN, RoundStream, completion_of
 from llamaproxy.errors import ProxyError, UpstreamBroke
 from llamaproxy.jsontext import Json
@@ -61,13 +62,16 @@ class UnaryAnswer:
         self._last: Json = {}
         self._join = Texts()
         self._texts: dict[str, str] = {}
+        self._blocks = Blocks()
+        self._details: list[Json] = []
         self._usage: Any = None
         self._shown: list[Json] = []
 
     async def complete(self, body: Json, audience: Audience) -> Completion:
         answer = await self._completions.complete(body)
         if isinstance(answer, list):
-            answer = completion_of(answer)
+            answer = completion_of(answer, audience.legacy)
+        straighten(answer, audience.legacy)
         choices = objects(answer.get("choices"))
         if not choices:
             raise UpstreamBroke("Llama Stack answered without choices.")
@@ -78,6 +82,11 @@ class UnaryAnswer:
             self._texts.pop("content", None)
             self._join.forget("content")
         self._join.begin_round()
+        for choice in choices:
+            if "message" not in choice:
+                choice["message"] = choice.pop("delta", None)
+            message = as_object(choice["message"])
+            check_reason(choice.get("finish_reason"), bool(objects(message.get("tool_calls"))))
         message = {**as_object(choices[0].get("message")), "role": "assistant"}
         calls = read_calls(message.get("tool_calls"))
         shown = [call for call in calls if audience.shows(call.name)]
@@ -88,12 +97,10 @@ class UnaryAnswer:
             else call.entry  # untouched (L8b)
             for call in shown
         ]
-        for key in TEXTS:
-            if isinstance(message.get(key), str | list):
-                self._add(key, text_of(message[key]))
-        thinking = thinking_of(message.get("content"))
-        if thinking and not message.get("reasoning_content"):
-            self._add("reasoning_content", thinking)
+        for key, text in texts_of(message).items():
+            self._add(key, text)
+        self._blocks.begin_round()
+        self._details += self._blocks.numbered(message.get("reasoning_details"))
         if calls:
             message["tool_calls"] = [call.entry for call in calls]
         return Completion(message, with_cut_off(calls, choices[0].get("finish_reason")))
@@ -134,6 +141,8 @@ class UnaryAnswer:
         message = dict(as_object(choice.get("message")))
         if place == 0:
             message |= self._texts
+            if self._details:
+                message["reasoning_details"] = self._details
             if self._shown:
                 message["tool_calls"] = self._shown
             elif message.get("tool_calls"):
@@ -147,9 +156,9 @@ class UnaryAnswer:
         reason = closing_reason(
             choice.get("finish_reason"), [call.arguments for call in read_calls(calls)]
         )
-        whole = {**choice, "message": message, "finish_reason": reason}
-        whole.setdefault("index", place)
-        return whole
+        number = number_of(choice.get("index"))
+        index = place if number is None or len(self._last["choices"]) == 1 else number
+        return {**choice, "index": index, "message": message, "finish_reason": reason}
 
     def _add(self, key: str, text: str) -> None:
         self._texts[key] = self._texts.get(key, "") + self._join.joined(key, text)
@@ -178,15 +187,14 @@ class StreamedAnswer:
         self._round = RoundStream(Audience(), self._roles)
         self._held = HeldText()
         self._join = Texts()
-        self._blocks = 0
-        self._next_blocks = 0
+        self._blocks = Blocks()
         self._usage: Any = None
         self._open: list[Card] = []
 
     async def complete(self, body: Json, audience: Audience) -> Completion:
         self._round = RoundStream(audience, self._roles)
         self._join.begin_round()
-        self._blocks = self._next_blocks
+        self._blocks.begin_round()
         # With no tool to be run by the server, a round is the last.
         self._held = HeldText(self._last_text_only and bool(audience.server))
         await self._completions.stream(body, self._take)
@@ -232,7 +240,8 @@ class StreamedAnswer:
         """End the stream with an error that the client can tell from an end (S7)."""
         for card in list(self._open):
             await self.show_result(card, ToolResult.failure("the answer ended before the tool."))
-        await self._events.send(error.body)
+        # Nothing that an upstream has put beside it (S9).
+        await self._events.send({"error": error.body["error"]})
         self._events.finish()
 
     def _take(self, chunk: Json | None) -> Deferred[None] | None:
@@ -259,15 +268,8 @@ class StreamedAnswer:
                     text = delta.get(key)
                     if text and isinstance(text, str):
                         delta[key] = self._join.joined(key, text)
-                if "reasoning_details" in delta:
-                    self._number_blocks(delta["reasoning_details"])
+                if isinstance(delta.get("reasoning_details"), list):
+                    delta["reasoning_details"] = self._blocks.numbered(delta["reasoning_details"])
         chunk["object"] = "chat.completion.chunk"
         chunk.update(self._identity.fields())
         return chunk
-
-    def _number_blocks(self, pieces: object) -> None:
-        """Keep blocks of reasoning apart that different rounds have given the same number."""
-        for piece in objects(pieces):
-            if isinstance(piece.get("index"), int):
-                piece["index"] += self._blocks
-                self._next_blocks = max(self._next_blocks, piece["index"] + 1)

@@ -12,7 +12,9 @@ from typing import Any
 
 import attrs
 
+from llamaproxy import jsontext
 from llamaproxy.chat.calltext import CallText
+from llamaproxy.chat.finish import is_whole
 from llamaproxy.chat.messages import (
     MAX_CALLS,
     ToolCall,
@@ -20,6 +22,7 @@ from llamaproxy.chat.messages import (
     as_object,
     is_function,
     new_call_id,
+    number_of,
     too_many_calls,
 )
 from llamaproxy.errors import UpstreamBroke
@@ -37,7 +40,7 @@ class Audience:
 
     *client* and *server* are the names that either declared; *everything* shows every call; *mark*
     is what the ids end in that the client is shown (L19); *later* tells that the server has run
-    calls already.
+    calls already, *legacy* that the client declared ``functions``, which came before tools.
     """
 
     client: Collection[str] = ()
@@ -45,6 +48,7 @@ class Audience:
     everything: bool = False
     mark: str = ""
     later: bool = False
+    legacy: bool = False
     _certain: frozenset[str] | None = None
 
     def shows(self, name: str) -> bool:
@@ -124,48 +128,64 @@ class CallReader:
         told: list[Json] = []
         touched: set[_Call] = set()
         for delta in deltas:
+            before = self._calls[-1] if self._calls else None
             call = self._call_of(delta, touched)
             touched.add(call)
+            if before and before.shown and call is self._calls[-1] is not before:
+                # Some clients close a call as soon as another begins.
+                told += self._settled(before)
             inner = as_object(delta.get(call.kind))
             self._name(call, inner.get("name"))
             if not call.id and isinstance(delta.get("id"), str) and delta["id"]:
+                self._keep(len(delta["id"]))
                 call.id = delta["id"]
                 self._by_id.setdefault(call.id, call)
             extra = {k: v for k, v in delta.items() if v is not None and k not in _CALL_KEYS}
             extra.pop(call.kind, None)
-            call.extra.update(extra)
             more = {k: v for k, v in inner.items() if k not in ("name", call.text_key)}
-            call.inner.update({k: v for k, v in more.items() if v is not None})
+            more = {k: v for k, v in more.items() if v is not None}
+            if extra or more:
+                self._keep(len(jsontext.dumps([extra, more])))
+                call.extra.update(extra)
+                call.inner.update(more)
             text = self._added(call, inner.get(call.text_key))
             if call.shown is None:
                 # Held back only until its name is known.
-                if self._audience.knows(call.name) or (text and call.name):
+                if self._audience.knows(call.name) or (call.text.size and call.name):
                     told += self._decide(call)
             elif call.shown and (text or extra):
                 told.append({"index": call.index, **extra, call.kind: {call.text_key: text}})
         return told
 
     def settle(self) -> list[Json]:
-        """Decide the calls whose names were still in doubt; those of the client's come out."""
-        told: list[Json] = []
-        for call in self._calls:
-            if call.shown is None:
-                told += self._decide(call)
-        return told
+        """What was held back because more might have come; what is the client's comes out."""
+        return [delta for call in self._calls for delta in self._settled(call)]
+
+    def _settled(self, call: _Call) -> list[Json]:
+        begun = self._decide(call) if call.shown is None else []
+        text = call.text.append(call.text.release())
+        if call.shown and text:
+            if begun:
+                begun[0][call.kind][call.text_key] += text
+            else:
+                begun = [{"index": call.index, call.kind: {call.text_key: text}}]
+        return begun
 
     def finished(self) -> list[ToolCall]:
         """The calls, each with an id of its own."""
         return [call.finished(self._id_of(call)) for call in self._calls]
 
     def _added(self, call: _Call, value: Any) -> str:
-        text = arguments_text(value)
-        if not self._grow(len(text) + 1):
+        before, text = call.text.size, arguments_text(value)
+        # Any other text than a function's may well repeat itself.
+        is_json = call.kind == "function"
+        text = call.text.append_json(text) if is_json else call.text.append(text)
+        self._keep(max(0, call.text.size - before))
+        return text
+
+    def _keep(self, size: int) -> None:
+        if not self._grow(size + 1):
             raise UpstreamBroke("The model's tool calls are too long.")
-        if call.kind != "function":  # any other text may well repeat itself
-            return call.text.append(text)
-        if not call.shown and text.startswith("{") and call.text.is_empty_object:
-            call.text = CallText()  # some servers begin with it, whatever follows
-        return call.text.append_json(text)
 
     def _name(self, call: _Call, name: object) -> None:
         if not isinstance(name, str) or call.shown is not None or name == call.name:
@@ -179,7 +199,7 @@ class CallReader:
         """The call that a delta belongs to, a new one if it begins one."""
         inner = _inner(delta)
         name = inner.get("name")
-        index, call_id = _number(delta.get("index")), delta.get("id")
+        index, call_id = number_of(delta.get("index")), delta.get("id")
         if not isinstance(call_id, str):
             call_id = None
         if index is not None:
@@ -196,14 +216,17 @@ class CallReader:
                 another = index is None or call.id is not None
             elif index is None and not call_id:
                 another = call in touched or call.text.is_closed
-            elif call.text.is_closed and text.strip():
-                another = not call.text.repeats(text)
+            elif call.text.is_closed and text.strip() and not call.text.is_placeholder:
+                # A piece, under the same id, is one of the same arguments once more.
+                is_piece = same_id and not is_whole(text)
+                another = not is_piece and not call.text.repeats(text)
         if call is not None and name and call.shown is not None and name != call.name:
             another = True
         if call is None or another:
             if len(self._calls) == MAX_CALLS:
                 raise too_many_calls()
             call = _Call(kind=_kind(delta))
+            self._keep(len(call.kind))
             self._calls.append(call)
             if index is not None:
                 self._by_index[index] = call
@@ -217,7 +240,7 @@ class CallReader:
             return []
         call.index = self._shown
         self._shown += 1
-        inner = {**call.inner, "name": call.name, call.text_key: str(call.text)}
+        inner = {**call.inner, "name": call.name, call.text_key: call.text.settled}
         shown_id = self._id_of(call)
         if call.kind == "function" or self._shared:
             # Other calls are untouched (L8b), unless there is something to remember.
@@ -243,9 +266,3 @@ def _kind(delta: Json) -> str:
         return "function"
     kind = delta.get("type")
     return kind if isinstance(kind, str) and kind != "function" else "custom"
-
-
-def _number(index: object) -> int | None:
-    if isinstance(index, str) and index.isascii() and index.isdigit() and len(index) < 10:
-        return int(index)
-    return index if isinstance(index, int) and not isinstance(index, bool) else None

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llamaproxy import jsontext
+from llamaproxy.chat.joining import TEXTS
 from llamaproxy.chat.messages import THOUGHTS, objects, text_of
 from llamaproxy.jsontext import Json
 
@@ -19,6 +21,10 @@ _PIECES = ("text", "summary", "data")
 _NO_TEXT = ("role", "tool_calls")
 
 
+class _Pieces(list[str]):
+    """A text of a block, in the pieces in which it came."""
+
+
 class MessageBuilder:
     """Adds up the deltas of one choice, all but its calls."""
 
@@ -26,9 +32,10 @@ class MessageBuilder:
         """:param grow: is told of characters to keep; says whether there is room."""
         self._grow = grow
         self._fields: Json = {}
+        self._sizes: dict[str, int] = {}
         #: In UTF-8: as many strings as there are tokens would take ten times the memory.
         self._texts: dict[str, bytearray] = {}
-        self._parts: list[Json] = []
+        self._parts: dict[str, list[Json]] = {}
         self._blocks: dict[tuple[object, object], dict[str, Any]] = {}
 
     def add(self, delta: Json) -> None:
@@ -38,74 +45,98 @@ class MessageBuilder:
                 continue
             if isinstance(value, str):
                 self._add_text(key, value)
-            elif key == "content" and isinstance(value, list):
-                self._add_parts(value)
+            elif key in TEXTS and isinstance(value, list):
+                self._add_parts(key, value)
             elif key == "reasoning_details" and isinstance(value, list):
                 self._add_blocks(objects(value))
-            elif isinstance(value, list) and isinstance(self._fields.get(key, []), list):
-                if self._grow(len(value)):
-                    self._fields.setdefault(key, []).extend(value)
             else:
-                self._fields[key] = value
+                self._add_other(key, value)
 
-    def is_all_of(self, text: object) -> bool:
-        """Whether *text*, which is not empty, is the content so far."""
-        if not isinstance(text, str) or not text:
-            return False
-        return bytes(self._texts.get("content", b"")) == text.encode("utf-8", "surrogatepass")
+    def _add_other(self, key: str, value: Any) -> None:
+        """Keep what is no text: lists add up, of anything else the last one counts."""
+        size, before = len(key) + len(jsontext.dumps(value)), self._fields.get(key)
+        if isinstance(value, list) and isinstance(before, list):
+            if self._grow(size):
+                before.extend(value)
+        elif self._grow(size - self._sizes.get(key, 0)):
+            self._sizes[key] = size
+            self._fields[key] = list(value) if isinstance(value, list) else value
+
+    def has(self, key: str) -> bool:
+        """Whether anything has come by *key*."""
+        return any(each.get(key) for each in (self._texts, self._parts, self._fields))
+
+    def unsaid(self, message: Json) -> Json:
+        """What is new in *message*, which may begin with all that there has been so far."""
+        said = {
+            key: len(self._texts[key].decode("utf-8", "surrogatepass"))
+            for key, text in message.items()
+            if isinstance(text, str) and self._begins(key, text)
+        }
+        if not said:
+            return message
+        rest = {k: v for k, v in message.items() if isinstance(v, str) or k == "tool_calls"}
+        return rest | {key: message[key][size:] for key, size in said.items()}
+
+    def _begins(self, key: str, text: str) -> bool:
+        """Whether there is a text by *key*, and *text* begins with it."""
+        before = self._texts.get(key)
+        return bool(before) and text.encode("utf-8", "surrogatepass").startswith(before or b"")
 
     def message(self) -> Json:
         """The message so far."""
         texts = {key: raw.decode("utf-8", "surrogatepass") for key, raw in self._texts.items()}
         message: Json = {"role": "assistant", "content": None, **self._fields, **texts}
-        if self._parts:
-            self._flush_text()
-            message["content"] = self._parts
+        for key, parts in self._parts.items():
+            self._flush_text(key)
+            message[key] = parts
         if self._blocks:
             message["reasoning_details"] = [_joined(block) for block in self._blocks.values()]
         return message
 
     def _add_text(self, key: str, text: str) -> None:
-        if self._grow(len(text)):
+        if self._grow(len(text) + (0 if key in self._texts else len(key) + 64)):
             # A lone surrogate may be half of a pair that was split.
             self._texts.setdefault(key, bytearray()).extend(text.encode("utf-8", "surrogatepass"))
 
-    def _add_parts(self, parts: list[Any]) -> None:
+    def _add_parts(self, key: str, parts: list[Any]) -> None:
         """Keep *parts* as such if there are others than text among them."""
         for part in objects(parts):
             if part.get("type") in (None, "text") and isinstance(part.get("text"), str):
-                self._add_text("content", part["text"])
-            elif self._grow(len(text_of([part]) + thinking_of([part])) + 64):
-                self._flush_text()
-                self._parts.append(part)
+                self._add_text(key, part["text"])
+            elif self._grow(len(jsontext.dumps(part)) + 64):
+                self._flush_text(key)
+                self._parts.setdefault(key, []).append(part)
 
-    def _flush_text(self) -> None:
-        text = self._texts.pop("content", None)
+    def _flush_text(self, key: str) -> None:
+        text = self._texts.pop(key, None)
         if text:
             words = text.decode("utf-8", "surrogatepass")
-            self._parts.append({"type": "text", "text": words})
+            self._parts.setdefault(key, []).append({"type": "text", "text": words})
 
     def _add_blocks(self, pieces: list[Json]) -> None:
         for piece in pieces:
-            index = piece.get("index")
+            if not self._grow(len(jsontext.dumps(piece)) + 64):
+                continue
+            index, kind = piece.get("index"), str(piece.get("type"))
             if not isinstance(index, int):
                 # Without an index every piece of encrypted reasoning is a block of its own.
                 last = next(reversed(self._blocks), (None, None))
-                whole = last[0] != piece.get("type") or piece.get("data") is not None
+                whole = last[0] != kind or piece.get("data") is not None
                 index = len(self._blocks) if whole else last[1]
-            block = self._blocks.setdefault((piece.get("type"), index), {})
+            block = self._blocks.setdefault((kind, index), {})
             for key, value in piece.items():
                 if key in _PIECES and isinstance(value, str):
-                    if self._grow(len(value)):
-                        block.setdefault(key, []).append(value)
+                    if not isinstance(block.get(key), _Pieces):
+                        block[key] = _Pieces()
+                    block[key].append(value)
                 elif value is not None or key not in block:
                     block[key] = value
 
 
 def _joined(block: dict[str, Any]) -> Json:
     return {
-        key: "".join(value) if key in _PIECES and isinstance(value, list) else value
-        for key, value in block.items()
+        key: "".join(value) if isinstance(value, _Pieces) else value for key, value in block.items()
     }
 
 
@@ -121,3 +152,20 @@ def thinking_of(content: object) -> str:
         elif inner:
             found.append(text_of(inner))
     return "".join(found)
+
+
+def texts_of(message: Json) -> Json:
+    """What a message, or a delta of one, says as text, where it may be sent as parts."""
+    texts = {}
+    for key in TEXTS:
+        parts = message.get(key)
+        if isinstance(parts, str):
+            texts[key] = parts
+        elif isinstance(parts, list):
+            texts[key] = text_of(parts) if key == "content" else thinking_of(parts) + text_of(parts)
+        elif isinstance(parts, int | float):
+            texts[key] = jsontext.dumps(parts).decode()
+    thinking = thinking_of(message.get("content"))
+    if thinking and not texts.get("reasoning_content"):
+        texts["reasoning_content"] = thinking
+    return texts

@@ -6,6 +6,7 @@ import attrs
 
 from llamaproxy import jsontext
 from llamaproxy.chat.messages import ToolCall
+from llamaproxy.errors import UpstreamBroke
 
 #: Other servers' words for OpenAI's reasons, in lower case with underscores: Gemini, Anthropic,
 #: Mistral, Cohere, Bedrock, TGI, Azure (their API references).
@@ -27,6 +28,13 @@ _REASONS = {
         ),
         "content_filter",
     ),
+    **dict.fromkeys(
+        (
+            *("failed", "failure", "server_error", "internal_error", "internal_server_error"),
+            *("abort", "aborted", "cancelled", "canceled"),
+        ),
+        "error",
+    ),
 }
 
 #: Reasons with which a model was stopped in the middle.
@@ -35,10 +43,21 @@ _CUT_REASONS = ("length", "content_filter", "error")
 
 def finish_reason(said: object) -> str | None:
     """A finish reason as OpenAI spells it, None for no reason at all (S8)."""
+    if isinstance(said, dict):  # SGLang's own
+        said = said.get("type")
     if not isinstance(said, str):
         return None
     reason = said.strip().lower().replace("-", "_")
     return _REASONS.get(reason, reason) or None
+
+
+def check_reason(said: object, any_call: bool) -> None:
+    """Refuse a choice that failed, unless it made a call, whose result says so to the model (S7).
+
+    :raises UpstreamBroke: if it did.
+    """
+    if finish_reason(said) == "error" and not any_call:
+        raise UpstreamBroke("The model's answer ended with an error.")
 
 
 def closing_reason(said: object, handed: list[str]) -> str:

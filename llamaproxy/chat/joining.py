@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+from llamaproxy import jsontext
+from llamaproxy.chat.messages import objects
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
 
 #: What is the first round's in the whole answer (L16).
-_IDENTITY = ("id", "created", "model")
+_IDENTITY: dict[str, Any] = {"id": str, "created": int | float, "model": str}
 
 
 #: Texts of a message that every round may add to.
@@ -30,17 +33,22 @@ class Identity:
 
     def __init__(self, model: object, new_id: str) -> None:
         self._fields: Json = {"id": new_id, "created": int(time.time()), "model": model or ""}
+        self._learnt: Json = {}
         self._settled = False
 
     def learn(self, said: Json) -> None:
-        """Take the fields from the first thing of the upstream's that has them."""
-        if not self._settled and said.get("id"):
-            self._settled = True
-            self._fields |= {key: said[key] for key in _IDENTITY if said.get(key) is not None}
+        """Take each field from the first thing of the upstream's that has it."""
+        if self._settled:
+            return
+        for key, kind in _IDENTITY.items():
+            if isinstance(said.get(key), kind) and said[key]:
+                self._learnt.setdefault(key, said[key])
 
     def fields(self) -> Json:
         """The fields; from now on they stay as they are."""
-        self._settled = True
+        if not self._settled:
+            self._settled = True
+            self._fields |= self._learnt
         return self._fields
 
 
@@ -69,6 +77,26 @@ class Texts:
         return text
 
 
+class Blocks:
+    """Keeps blocks of reasoning apart that different rounds have given the same number."""
+
+    def __init__(self) -> None:
+        self._first = self._next = 0
+
+    def begin_round(self) -> None:
+        """The blocks from now on are another round's."""
+        self._first = self._next
+
+    def numbered(self, details: object) -> list[Json]:
+        """The pieces in a round's *details*, with numbers that no other round's have."""
+        pieces = [dict(piece) for piece in objects(details)]
+        for piece in pieces:
+            if isinstance(piece.get("index"), int):
+                piece["index"] += self._first
+                self._next = max(self._next, piece["index"] + 1)
+        return pieces
+
+
 class HeldText:
     """The content of a round that may not be the last: nobody is shown it until that is known.
 
@@ -92,8 +120,9 @@ class HeldText:
             delta = choice["delta"]
             content = delta.pop("content", None)
             if content:
-                self._size += len(content) + 200  # what a chunk takes besides
-                held.append({**choice, "delta": {"content": content}})
+                told = {**choice, "delta": {"content": content}}
+                self._size += len(jsontext.dumps({**chunk, "choices": [told]})) + 200
+                held.append(told)
                 choice.pop("logprobs", None)
             if any(delta.values()):
                 left.append(choice)

@@ -126,7 +126,7 @@ class ToolLoop:
         """One round, as the client asked for it: no tool is offered, none is run (L4)."""
         client_tools = tool_names(body)
         body = {**body, "messages": self._memory.recall(caller, body["messages"])}
-        audience = Audience(client=client_tools, everything=True)
+        audience = Audience(client=client_tools, everything=True, legacy="functions" in body)
         await self._round(with_tools(body, []), audience, answer, record)
 
     async def run(
@@ -148,6 +148,7 @@ class ToolLoop:
         chat = _Chat(caller, offer, client_tools, answer, record, names, self._slots.for_chat())
         mark = new_mark() if offer.tools else ""
         audience = Audience(client=client_tools, server=offer.tools.keys(), mark=mark)
+        audience.legacy = "functions" in body
         body = with_offered_names(body, client_tools, offer.named)
         body = with_tools(body, offer.definitions())
         messages = without_old_cards(body["messages"])

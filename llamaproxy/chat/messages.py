@@ -72,6 +72,13 @@ def objects(value: object) -> list[Json]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
+def number_of(index: object) -> int | None:
+    """The number that an ``index`` is, which some servers write as text."""
+    if isinstance(index, str) and index.isascii() and index.isdecimal() and len(index) < 10:
+        return int(index)
+    return index if isinstance(index, int) and not isinstance(index, bool) else None
+
+
 def text_of(content: object) -> str:
     """The text in a message's content, a string or a list of parts; no reasoning among them."""
     if isinstance(content, str):

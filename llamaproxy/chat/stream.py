@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import attrs
 
+from llamaproxy import jsontext
 from llamaproxy.chat.calls import Audience, CallReader
-from llamaproxy.chat.deltas import MessageBuilder, thinking_of
-from llamaproxy.chat.finish import closing_reason, finish_reason, is_whole, with_cut_off
-from llamaproxy.chat.messages import Completion, as_object, merged_usage, objects, text_of
+from llamaproxy.chat.deltas import MessageBuilder, texts_of
+from llamaproxy.chat.finish import (
+    check_reason,
+    closing_reason,
+    finish_reason,
+    is_whole,
+    with_cut_off,
+)
+from llamaproxy.chat.messages import Completion, as_object, merged_usage, number_of, objects
+from llamaproxy.chat.shapes import straighten
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
 
@@ -21,6 +29,9 @@ FOREIGN = ("event", "selected_model_id", "sources")
 #: Characters of a round that are remembered for the next one: what a model says before it calls
 #: tools is short, and a stream without end must not fill the memory.
 _MAX_REMEMBERED = 4 * 1024 * 1024
+
+#: Bytes of the usage, and of what stands beside it.
+_MAX_USAGE = 64 * 1024
 
 #: Choices of one completion that are looked at.
 _MAX_CHOICES = 128
@@ -42,12 +53,17 @@ class _Choice:
     calls: CallReader
     finish: str | None = None
     beside_finish: Json = attrs.Factory(dict)
-    last: Json | None = None
+    beside_size: int = 0
     has_deltas: bool = False
 
     def finished(self) -> bool:
         """Whether the model has come to an end, be it only that of a call."""
         return bool(self.finish or (self.calls and is_whole(self.calls.last_text)))
+
+    def missed(self, message: Json) -> Json:
+        """What *message*, which is all of this, has that came in no delta: its text, its calls."""
+        missed = {} if self.text.has("content") else {"content": message.get("content")}
+        return missed if self.calls else {**missed, "tool_calls": message.get("tool_calls")}
 
     def whole(self, index: int) -> Json:
         """The choice as a completion that is not streamed has it."""
@@ -71,8 +87,11 @@ class RoundStream:
         self._audience = audience
         self._roles = roles
         self._choices: dict[int, _Choice] = {}
+        self._first: int | None = None
         self._ended = False
         self._remembered = 0
+        #: The last chunk: what stands beside its choices is on those that are made up, too.
+        self._last: Json = {}
         self.usage: Json | None = None
         #: What the server says beside the usage, such as llama.cpp's ``timings``.
         self.beside_usage: Json = {}
@@ -89,12 +108,18 @@ class RoundStream:
             return None
         if str(chunk.get("type") or "").startswith("response."):
             return None
+        straighten(chunk, self._audience.legacy)
         for key in FOREIGN:
             chunk.pop(key, None)
         if isinstance(chunk.get("usage"), dict) and chunk["usage"]:
-            self.usage = merged_usage(self.usage, chunk.pop("usage"))
+            usage = merged_usage(self.usage, chunk.pop("usage"))
+            if _size(usage) <= _MAX_USAGE:
+                self.usage = usage
             if not chunk.get("choices"):
-                self.beside_usage |= {k: v for k, v in chunk.items() if k not in _COMMON_KEYS}
+                more = {k: v for k, v in chunk.items() if k not in _COMMON_KEYS}
+                beside = {**self.beside_usage, **more}
+                if more and _size(beside) <= _MAX_USAGE:
+                    self.beside_usage = beside
                 return None
         choices = chunk.get("choices")
         if not isinstance(choices, list):
@@ -115,6 +140,8 @@ class RoundStream:
         choices = self._choices.values() or [choice]
         if not self._ended and not all(each.finished() for each in choices):
             raise UpstreamBroke("Llama Stack ended its answer in the middle.")
+        for each in choices:
+            check_reason(each.finish, bool(each.calls))
         message = choice.text.message()
         if calls:
             message["tool_calls"] = [call.entry for call in calls]
@@ -127,7 +154,7 @@ class RoundStream:
             deltas = choice.calls.settle()
             if deltas:
                 told = {"index": index, "delta": {"tool_calls": deltas}, "finish_reason": None}
-                chunks.append({**(choice.last or {}), "choices": [told]})
+                chunks.append({**self._last, "choices": [told]})
         return chunks
 
     def finish_chunks(self) -> list[Json]:
@@ -138,7 +165,7 @@ class RoundStream:
             self._roles.add(index)
             told = {**choice.beside_finish, "index": index, "delta": delta}
             told["finish_reason"] = choice.closing_reason
-            chunks.append({**(choice.last or {}), "choices": [told]})
+            chunks.append({**self._last, "choices": [told]})
         return chunks
 
     def whole_choices(self) -> list[Json]:
@@ -157,19 +184,27 @@ class RoundStream:
             choice = self._choices[index] = self._new_choice()
         return choice
 
+    def _index(self, choice: Json) -> int:
+        """The number of *choice*: the one that has been asked for is 0, whatever it is called."""
+        index = number_of(choice.get("index")) or 0
+        if self._audience.everything:
+            return max(0, index)
+        if self._first is None:
+            self._first = index
+        return {self._first: 0, 0: self._first}.get(index, index)
+
     def _new_choice(self) -> _Choice:
         return _Choice(MessageBuilder(self._grow), CallReader(self._audience, self._grow))
 
     def _read(self, choice: Json, chunk: Json) -> bool:
         """Make one choice of a chunk what the client may see; False if that is nothing."""
-        index = choice.get("index")
-        if not isinstance(index, int):
-            choice["index"] = index = 0
+        choice["index"] = index = self._index(choice)
         state = self._choice(index)
-        state.last = chunk
+        self._last = chunk
         delta = choice["delta"] = self._delta(choice, state)
+        said_role = bool(delta.get("role"))
         state.text.add(delta)
-        _separate_thinking(delta)
+        delta |= texts_of(delta)
         entries = delta.pop("tool_calls", None)
         if entries:
             shown = state.calls.read(objects(entries))
@@ -177,9 +212,8 @@ class RoundStream:
                 delta["tool_calls"] = shown
         elif entries is not None:
             delta["tool_calls"] = entries
-        if delta.get("role") == "" or (index in self._roles and delta.get("role")):
-            del delta["role"]
-        if index not in self._roles and any(delta.values()):
+        delta.pop("role", None)
+        if index not in self._roles and (said_role or any(delta.values())):
             delta["role"] = "assistant"
             self._roles.add(index)
         return self._settle_finish(choice, state, any(delta.values()), bool(entries))
@@ -190,9 +224,11 @@ class RoundStream:
         delta = as_object(choice.get("delta"))
         if any(value for key, value in delta.items() if key != "role"):
             state.has_deltas = True
-        elif whole and not state.has_deltas and not state.text.is_all_of(whole.get("content")):
-            # Some servers call their deltas so; but some repeat all of them at the end.
-            return whole
+        elif whole and not state.has_deltas:
+            # Some servers call their deltas so; but some repeat all of them, at the end or always.
+            return state.text.unsaid(whole)
+        elif whole:
+            return state.missed(whole)
         return delta
 
     def _settle_finish(self, choice: Json, state: _Choice, shown: bool, called: bool) -> bool:
@@ -209,9 +245,10 @@ class RoundStream:
         if reason:
             state.finish = reason
             # What is about the tokens is told once.
-            state.beside_finish = {
-                k: None if shown and k in _TOKEN_KEYS else v for k, v in beside.items()
-            }
+            beside = {k: None if shown and k in _TOKEN_KEYS else v for k, v in beside.items()}
+            size = _size(beside)
+            if self._grow(size - state.beside_size):
+                state.beside_finish, state.beside_size = beside, size
             return shown
         return shown or tokens
 
@@ -220,26 +257,21 @@ class RoundStream:
         return self._remembered <= _MAX_REMEMBERED
 
 
-def _separate_thinking(delta: Json) -> None:
-    """Give the client text and reasoning, where a server sends both as parts of the content."""
-    content = delta.get("content")
-    if isinstance(content, list):
-        delta["content"] = text_of(content)
-        thinking = thinking_of(content)
-        if thinking and not delta.get("reasoning_content"):
-            delta["reasoning_content"] = thinking
+def _size(value: Json) -> int:
+    return len(jsontext.dumps(value))
 
 
-def completion_of(chunks: list[Json | None]) -> Json:
+def completion_of(chunks: list[Json | None], legacy: bool = False) -> Json:
     """The completion that the *chunks* of a stream add up to, which nobody had asked for (S8).
 
     :raises UpstreamBroke: if they break off in the middle.
     """
-    rounds = RoundStream(Audience(everything=True), set())
+    rounds = RoundStream(Audience(everything=True, legacy=legacy), set())
     whole: Json = {}
     for chunk in chunks:
-        if chunk is not None:
-            whole = {**chunk, **{k: v for k, v in whole.items() if v}}
+        for key, value in (chunk or {}).items():
+            if not whole.get(key):
+                whole[key] = value
         rounds.feed(chunk)
     whole |= {"object": "chat.completion", "choices": rounds.whole_choices()}
     return whole if rounds.usage is None else {**whole, "usage": rounds.usage}

@@ -1,0 +1,70 @@
+"""Other shapes of a completion's parts, put into OpenAI's, whole or streamed (DESIGN: S8). Pure."""
+
+from __future__ import annotations
+
+from llamaproxy.chat.joining import TEXTS
+from llamaproxy.chat.messages import as_object, objects
+from llamaproxy.jsontext import Json
+from llamaproxy.upstream.chunks import without_error
+
+#: Words of servers' for the type of a call, in lower case.
+_FUNCTIONS = ("function", "function_call", "tool", "tool_call", "tool_use")
+
+
+def straighten(answer: Json, legacy: bool = False) -> None:
+    """Change *answer*, a completion or a chunk of one, where its server has shapes of its own.
+
+    An error or the usage may stand inside a choice (OpenRouter, Moonshot), the usage under
+    ``x_groq`` (Groq); a list of one may be that one; a call may be a ``function_call``, which
+    came before the list of calls, or say flat what belongs under ``function``.
+
+    :param legacy: whether the client asked in the words of then, and wants such calls itself.
+    :raises UpstreamRefused: for an error.
+    """
+    if isinstance(answer.get("choices"), dict):
+        answer["choices"] = [answer["choices"]]
+    choices = objects(answer.get("choices"))
+    for holder in (*choices, as_object(answer.get("x_groq"))):
+        usage = as_object(holder.get("usage"))
+        if usage:
+            del holder["usage"]
+            if not answer.get("usage"):
+                answer["usage"] = usage
+    if not isinstance(answer.get("usage", {}), dict | None):
+        del answer["usage"]
+    for choice in choices:
+        if choice.get("error"):
+            without_error({"error": choice["error"]})
+        for key in ("delta", "message"):
+            _straighten_message(as_object(choice.get(key)), legacy)
+        reason = choice.get("finish_reason")
+        if not legacy and isinstance(reason, str) and reason.lower() == "function_call":
+            choice["finish_reason"] = "tool_calls"
+
+
+def _straighten_message(message: Json, legacy: bool) -> None:
+    for key in ("tool_calls", *TEXTS):
+        if isinstance(message.get(key), dict):
+            message[key] = [message[key]]
+        elif key in TEXTS and isinstance(message.get(key), list):
+            parts = ({"type": "text", "text": p} if isinstance(p, str) else p for p in message[key])
+            message[key] = [*parts]
+    for entry in objects(message.get("tool_calls")):
+        _straighten_call(entry)
+    call = message.get("function_call")
+    if isinstance(call, dict) and not legacy:
+        del message["function_call"]
+        if not message.get("tool_calls") and any(call.values()):
+            message["tool_calls"] = [{"index": 0, "type": "function", "function": call}]
+
+
+def _straighten_call(call: Json) -> None:
+    kind, function = call.get("type"), call.get("function")
+    if isinstance(kind, str) and kind.lower() in _FUNCTIONS:
+        call["type"] = kind = "function"
+    if not isinstance(function, dict) and "custom" not in call and kind in (None, "", "function"):
+        said = {key: call.pop(key) for key in ("name", "arguments") if key in call}
+        if isinstance(function, str) and function:
+            said.setdefault("name", function)
+        if said:
+            call["function"] = said

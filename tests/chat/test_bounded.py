@@ -1,0 +1,87 @@
+"""What is kept of one streamed round is bounded, whatever the upstream sends without end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from llamaproxy.chat import stream
+from llamaproxy.chat.calls import Audience
+from llamaproxy.chat.stream import RoundStream
+from llamaproxy.errors import UpstreamBroke
+from tests.support import chunk
+
+Json = dict[str, Any]
+
+LIMIT = 20_000
+LONG = "x" * 1000
+
+
+def of_choice(index: int, **fields: Any) -> Json:
+    return {**chunk({}), "choices": [{"index": index, "delta": {}, **fields}]}
+
+
+def of_call(number: int, **fields: Any) -> Json:
+    return chunk({"tool_calls": [{"index": 0, "function": {"name": "own"}, **fields}]})
+
+
+FLOODS: dict[str, Callable[[int], Json]] = {
+    "texts": lambda n: chunk({f"k{n}": LONG}),
+    "keys": lambda n: chunk({f"{n}{LONG}": ""}),
+    "lists": lambda n: chunk({"k": [LONG]}),
+    "values": lambda n: chunk({f"k{n}": {"v": LONG}}),
+    "numbers": lambda n: chunk({f"{n}{LONG}": 1}),
+    "content parts": lambda n: chunk({"content": [{"type": "image", "data": LONG}]}),
+    "blocks": lambda n: chunk({"reasoning_details": [{"index": n, "type": LONG}]}),
+    "pieces": lambda n: chunk({"reasoning_details": [{"index": 0, "type": "a", "text": LONG}]}),
+    "block keys": lambda n: chunk({"reasoning_details": [{"index": 0, f"k{n}": LONG}]}),
+    "content": lambda n: chunk({"content": LONG}),
+    "usage": lambda n: {**chunk({}), "usage": {f"k{n}": LONG}},
+    "beside usage": lambda n: {**chunk({}), "choices": [], "usage": {"n": 1}, f"k{n}": LONG},
+    "ends": lambda n: of_choice(n % 100, finish_reason="stop", logprobs={"content": [LONG]}),
+    "beside choices": lambda n: {**of_choice(n % 100, finish_reason="stop"), f"k{n}": LONG},
+    "call keys": lambda n: of_call(0, **{f"k{n}": LONG}),
+    "function keys": lambda n: of_call(0, function={"name": "own", f"k{n}": LONG}),
+    "arguments": lambda n: of_call(0, function={"arguments": LONG}),
+    "ids": lambda n: of_call(0, index=n, id=f"{n}{LONG}"),
+    "kinds": lambda n: of_call(0, index=n, type=f"{n}{LONG}", function=None),
+}
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_stream_without_end_does_not_fill_the_memory(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_MAX_REMEMBERED", LIMIT)
+    monkeypatch.setattr(stream, "_MAX_USAGE", LIMIT)
+    reading = RoundStream(Audience(client=("own",)), set())
+    with suppress(UpstreamBroke):
+        for number in range(500):
+            reading.feed(FLOODS[kind](number))
+        reading.feed(chunk({}, "stop"))
+    with suppress(UpstreamBroke):
+        assert len(json.dumps(reading.completion().message)) < 2 * LIMIT
+    kept = [reading.usage, reading.beside_usage]
+    assert len(json.dumps(kept)) < 2 * LIMIT
+    assert sum(len(json.dumps(each)) for each in reading.finish_chunks()) < 101 * 3 * 1000
+
+
+def test_arguments_that_are_sent_anew_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_MAX_REMEMBERED", LIMIT)
+    reading = RoundStream(Audience(client=("own",)), set())
+    text = json.dumps({"k": "x" * 5000})
+    for end in range(10, len(text) + 10, 10):
+        reading.feed(of_call(0, id="c1", function={"name": "own", "arguments": text[:end]}))
+    assert [call.arguments for call in reading.completion().calls] == [text]
+
+
+def test_a_usage_beside_every_chunk_is_the_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "_MAX_REMEMBERED", LIMIT)
+    reading = RoundStream(Audience(), set())
+    for number in range(1000):
+        reading.feed({**chunk({}), "usage": {"completion_tokens": number, "note": "x" * 50}})
+    assert reading.usage is not None and reading.usage["completion_tokens"] == 999
