@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from os import SEEK_END
 from typing import Any, ClassVar
 
 import attrs
@@ -59,10 +58,12 @@ class ChatCompletions:
         chat = ChatRecord()
         content: Any = request.content
         try:
-            with self._bodies.holding(content.seek(0, SEEK_END)):
-                content.seek(0)
-                body = parse_request(content.read())
-                content.close()  # it would be kept until the answer has ended
+            content.seek(0)
+            text = content.read()
+            content.close()  # it would be kept until the answer has ended
+            with self._bodies.holding(text):
+                body = parse_request(text)
+                del text
                 return await self._respond(request, body, caller, chat)
         except BaseException as error:
             if isinstance(error, ProxyError):

@@ -88,12 +88,8 @@ def _count_keys(value: Any) -> int:
 
 
 def _repaired(text: str, error: ValueError) -> Any:
-    tokens = _tokens(text)
-    if (
-        tokens is not None
-        and len(text) <= _MAX_LENGTH
-        and len(text) * _depth(tokens) <= _MAX_EFFORT
-    ):
+    tokens = _tokens(text) if len(text) <= _MAX_LENGTH else None
+    if tokens is not None and len(text) * _depth(tokens) <= _MAX_EFFORT:
         try:
             value = json_repair.loads(text)
         except (RecursionError, ValueError):

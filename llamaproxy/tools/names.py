@@ -6,10 +6,10 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from fnmatch import translate
 from functools import cached_property
 from itertools import chain, islice
+from operator import add
 
 from llamaproxy.errors import BadRequest
 from llamaproxy.tools.definitions import ToolDefinition
@@ -67,6 +67,9 @@ class Patterns:
 #: Characters of a name that are looked at where one is guessed, and names that one may be like.
 _MAX_NAME, _MAX_NAMES = 64, 256
 
+#: From 0, nothing alike, to 1, the same.
+_MIN_LIKENESS = 0.5
+
 
 class NameIndex:
     """Which tool a model means by a name that is not quite right; made for one chat.
@@ -99,12 +102,10 @@ class NameIndex:
         return frozenset(plain_name(other) for other in self._others)
 
     @cached_property
-    def _likely(self) -> dict[str, list[str]]:
-        """The first names there are, by their plain ones."""
-        likely: dict[str, list[str]] = {}
-        for name in islice(chain(self._others, self._offered), _MAX_NAMES):
-            likely.setdefault(plain_name(name[:_MAX_NAME]), []).append(name)
-        return likely
+    def _pairs(self) -> list[tuple[frozenset[str], str]]:
+        """The first names there are, each with the pairs of characters that it has."""
+        names = islice(chain(self._others, self._offered), _MAX_NAMES)
+        return [(_pairs_in(name), name) for name in names]
 
     def meant(self, called: str) -> str | None:
         """The one offered name that *called* differs from only in case, punctuation or its group.
@@ -118,9 +119,23 @@ class NameIndex:
         return names[0] if len(names) == 1 else None
 
     def nearest(self, called: str) -> list[str]:
-        """Up to three names that look like *called*."""
-        close = get_close_matches(plain_name(called[:_MAX_NAME]), self._likely)
-        return [name for plain in close for name in self._likely[plain]][:3]
+        """Up to three names that look like *called*, the likeliest first.
+
+        They are compared by Dice's coefficient over pairs of characters, whose cost is that of
+        their lengths: a model may call hundreds of names that there are not.
+        """
+        pairs = _pairs_in(called)
+        likeness = [
+            (2 * len(pairs & others) / (len(pairs) + len(others) or 1), name)
+            for others, name in self._pairs
+        ]
+        likely = [each for each in likeness if each[0] >= _MIN_LIKENESS]
+        return [name for _, name in sorted(likely, key=lambda each: -each[0])[:3]]
+
+
+def _pairs_in(name: str) -> frozenset[str]:
+    plain = plain_name(name[:_MAX_NAME])
+    return frozenset(map(add, plain, plain[1:])) or frozenset([plain])
 
 
 def plain_name(name: str) -> str:

@@ -84,6 +84,16 @@ def test_a_call_that_waits_for_its_turn_has_all_its_time_left() -> None:
     assert results[0].startswith("Error") and results[1] == "12:00"
 
 
+def test_a_body_of_many_small_objects_counts_for_what_it_becomes() -> None:
+    stack = stack_with()
+    stack.on(CHAT, nothing)
+    proxy = Proxy(stack, max_bodies=150_000)
+    many: list[Json] = [{"role": "user", "content": ""}] * 100
+    assert not proxy.chat(messages=many).answered
+    assert not proxy.chat(messages=many).answered
+    assert proxy.chat(messages=many).status == 503
+
+
 @both
 def test_the_bodies_of_running_chats_have_a_limit(stream: bool) -> None:
     stack = stack_with()

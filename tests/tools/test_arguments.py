@@ -193,3 +193,14 @@ def test_an_ordinary_call_of_some_size_is_repaired() -> None:
     assert len(parse_arguments(f'{{"items": [{items},]}}')["items"]) == 20
     code = "if (a) { b[0] }" * 2000
     assert parse_arguments(f'{{"code": "{code}"')["code"] == code
+
+
+def test_what_is_too_long_to_be_repaired_is_not_taken_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def taken_apart(text: str) -> None:
+        raise AssertionError(len(text))
+
+    monkeypatch.setattr("llamaproxy.tools.arguments._tokens", taken_apart)
+    with pytest.raises(ToolFailed):
+        parse_arguments('{"a": ' * 20_000)
