@@ -87,7 +87,7 @@ class Streamable:
         """Send what has no answer."""
         response = await self._post(message, fields, COURTESY)
         if response.code >= 300:
-            raise await self._refusal(response)
+            raise await self._http.refusal(response)
         # Only the status matters; some servers open a stream, which they never end.
         if content_type(response) == _EVENTS:
             self._http.leave(response)
