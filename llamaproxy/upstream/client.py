@@ -16,6 +16,7 @@ from twisted.web.iweb import IResponse
 from llamaproxy import jsontext
 from llamaproxy.errors import (
     BodyTooLarge,
+    ProxyError,
     UpstreamBroke,
     UpstreamRefused,
 )
@@ -34,6 +35,9 @@ from llamaproxy.upstream.failures import answered, redirect_target
 from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.urls import as_uri, read_url
+
+#: Bytes and seconds of silence for the body of an error, which says no more than its status does.
+_MAX_REFUSAL, _REFUSAL_TIMEOUT = 1024 * 1024, 10.0
 
 #: Seconds for what a browser would have asked.
 PREFLIGHT_TIMEOUT = 2.0
@@ -198,7 +202,10 @@ class LlamaStackClient:
         return response
 
     async def _json(self, response: Any, timeout: float) -> Any:
-        text = await self._body(response, timeout)
+        if response.code < 400:
+            text = await self._body(response, timeout)
+        else:
+            text = await self._refusal(response, min(timeout, _REFUSAL_TIMEOUT))
         try:
             answer = jsontext.loads_anyhow(text)
         except ValueError:
@@ -213,6 +220,13 @@ class LlamaStackClient:
                 f"{redirect_target(response.headers)}, which is not followed."
             )
         raise self._secret.refusal(UpstreamRefused(response.code, answer))
+
+    async def _refusal(self, response: Any, timeout: float) -> bytes:
+        """What an error says; nothing if it breaks off, for its status counts all the same."""
+        try:
+            return await read_body(response, self._clock, timeout, _MAX_REFUSAL)
+        except ProxyError:
+            return b""
 
     async def _body(self, response: Any, timeout: float) -> bytes:
         try:
