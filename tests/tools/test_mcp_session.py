@@ -167,6 +167,117 @@ def test_a_list_is_asked_for_once_more_in_a_new_session(status: int) -> None:
     assert len(server.said("initialize")) == 3, "once more, and not for ever"
 
 
+def elsewhere(server: FakeMcp, early: bool = False) -> list[Request]:
+    """Makes *server* answer 202, and the rest on the stream of a GET; gives those streams."""
+    streams: list[Request] = []
+    queue: list[bytes] = []
+
+    def put(body: bytes) -> None:
+        queue.append(frame(body.decode()))
+        flush()
+
+    def flush() -> None:
+        if streams and (streams[-1].getHeader("mcp-session-id") or "") == server.session:
+            while queue:
+                streams[-1].write(queue.pop(0))
+
+    def listen(request: Request) -> None:
+        begin(request)
+        streams.append(request)
+        flush()
+
+    class Queue:
+        def write(self, body: bytes) -> None:
+            put(body)
+
+        def setResponseCode(self, code: int) -> None: ...
+        def setHeader(self, name: bytes, value: bytes) -> None: ...
+        def finish(self) -> None: ...
+
+    def accepting(handler: Handler) -> Handler:
+        def write(request: Request, message: Json) -> None:
+            if early:
+                handler(Queue(), message)  # type: ignore[arg-type]
+            answer(b"", 202)(request)
+            if not early:
+                handler(Queue(), message)  # type: ignore[arg-type]
+
+        return write
+
+    server.get = listen
+    for method in ("initialize", "tools/list", "tools/call"):
+        server.handlers[method] = accepting(server.handlers[method])
+    return streams
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("capabilities", [{"tools": {}}, {"tools": {"listChanged": True}}])
+def test_an_answer_may_come_on_the_servers_own_stream(capabilities: Json, early: bool) -> None:
+    server = FakeMcp(capabilities=capabilities)
+    pages: list[Json] = [
+        {"tools": [described("a")], "nextCursor": "2"},
+        {"tools": [described("b")]},
+    ]
+    server.session = ""
+    server.handlers["tools/list"] = lambda request, said: result(pages.pop(0))(request, said)
+    streams = elsewhere(server, early)
+    talk = Conversation(server)
+    assert talk.result(talk.session().tools()) == [described("a"), described("b")]
+    both = [talk.begin(talk.call()) for _ in range(2)]
+    assert [talk.result(each) for each in both] == [text("pong")] * 2
+    assert len(streams) == 1, "what is written to a stream that is being closed is lost"
+    talk.result(talk.pool.close())
+    assert not server.open
+
+
+def test_an_answer_that_is_to_come_and_cannot_is_no_answer_at_once() -> None:
+    server = FakeMcp()
+    server.handlers["tools/call"] = raw(b"", 202)
+    talk = Conversation(server)
+    with pytest.raises(McpBroke, match="no stream"):
+        talk.result(talk.call())
+    assert len([each for each in server.asked if each.method == "GET"]) == 1
+
+
+def test_a_stateless_server_that_promises_an_answer_is_not_asked_without_end() -> None:
+    server = stateless(**{"tools/call": raw(b"", 202), "subscriptions/listen": raw(b"", 202)})
+    server.handlers["server/discover"] = result(
+        {"supportedVersions": [messages.STATELESS], "capabilities": CHANGING}
+    )
+    talk = Conversation(server)
+    with pytest.raises(McpBroke, match="no stream"):
+        talk.result(talk.call())
+    assert len(server.messages) == 4
+
+
+@pytest.mark.parametrize("method", ["initialize", "tools/call"])
+def test_an_answer_that_never_comes_leaves_no_stream_behind(method: str) -> None:
+    server = FakeMcp()
+    server.session = ""
+    server.get = begin
+    server.handlers[method] = raw(b"", 202)
+    talk = Conversation(server)
+    calling = talk.begin(talk.call())
+    assert len(server.open) == 1
+    calling.cancel()
+    with pytest.raises(CancelledError):
+        talk.result(calling)
+    talk.result(talk.pool.close())
+    talk.settle()
+    assert not server.open
+
+
+def test_a_session_that_is_lost_leaves_no_stream_behind() -> None:
+    server = FakeMcp()
+    streams = elsewhere(server)
+    server.handlers["initialize"] = server._initialize
+    talk = Conversation(server)
+    assert talk.result(talk.call()) == text("pong")
+    server.session = "s-2"
+    assert talk.result(talk.call()) == text("pong")
+    assert [each in server.open for each in streams] == [False, True]
+
+
 #: What servers answer to a session that they do not know, and nothing else.
 UNKNOWN = {
     **{str(status): raw(b"", status) for status in (401, 403, 405, 409, 410, 422, 500, 503)},

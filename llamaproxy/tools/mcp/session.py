@@ -250,6 +250,9 @@ class Session:
             reason = error
         except OldTransport as error:
             status, reason = 405, error
+        finally:
+            if not streamable.revision:
+                streamable.stop()
         if status not in _TRY_OLD:
             raise reason
         old = HttpSse(self._http, lambda message: self._hear(old, message))
