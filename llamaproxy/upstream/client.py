@@ -36,6 +36,9 @@ from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.urls import as_uri, read_url
 
+#: Bytes of an answer to a question of the proxy's own: a list of tools, a tool's result.
+MAX_ASKED = 16 * 1024 * 1024
+
 #: Bytes and seconds of silence for the body of an error, which says no more than its status does.
 _MAX_REFUSAL, _REFUSAL_TIMEOUT = 1024 * 1024, 10.0
 
@@ -115,8 +118,9 @@ class LlamaStackClient:
         body: bytes | None = None,
         query: dict[str, str] | None = None,
         timeout: float | None = None,
+        limit: int = MAX_ASKED,
     ) -> Json:
-        """One JSON object for one request.
+        """One JSON object of at most *limit* bytes for one request.
 
         :raises UpstreamRefused: if the status is not 2xx.
         :raises ProxyError: if there is no usable answer.
@@ -128,7 +132,7 @@ class LlamaStackClient:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
         sent = None if body is None else WholeBody(body)
         response = await self._send(method, url, headers, sent, seconds)
-        answer = await self._json(response, seconds)
+        answer = await self._json(response, seconds, limit)
         if not isinstance(answer, dict):
             raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
         return answer
@@ -146,7 +150,7 @@ class LlamaStackClient:
         headers = Headers({name: list(values) for name, values in question.items()})
         url = _url(self._base, path)
         response = await self._send("OPTIONS", url, headers, None, PREFLIGHT_TIMEOUT)
-        await self._body(response, PREFLIGHT_TIMEOUT)
+        await self._body(response, PREFLIGHT_TIMEOUT, _MAX_REFUSAL)
         fields: Headers = response.headers
         return fields
 
@@ -167,7 +171,7 @@ class LlamaStackClient:
         self._secret.hide_in_fields(response.headers)
         on_fields(response.headers)
         if not 200 <= response.code < 300:
-            await self._json(response, self._timeout)
+            await self._json(response, self._timeout, _MAX_REFUSAL)
         return response
 
     async def completion(self, response: IResponse) -> Json | list[Json | None]:
@@ -176,7 +180,7 @@ class LlamaStackClient:
         :raises UpstreamRefused: for an error in it.
         :raises ProxyError: if it is none.
         """
-        text = await self._body(response, self._timeout)
+        text = await self._body(response, self._timeout, MAX_ANSWER)
         try:
             if text.strip() and not looks_like_json(text):
                 return chunks_in(text)
@@ -201,9 +205,9 @@ class LlamaStackClient:
         response: IResponse = await answered(request, self._clock, timeout, where=self._base)
         return response
 
-    async def _json(self, response: Any, timeout: float) -> Any:
+    async def _json(self, response: Any, timeout: float, limit: int) -> Any:
         if response.code < 400:
-            text = await self._body(response, timeout)
+            text = await self._body(response, timeout, limit)
         else:
             text = await self._refusal(response, min(timeout, _REFUSAL_TIMEOUT))
         try:
@@ -228,8 +232,8 @@ class LlamaStackClient:
         except ProxyError:
             return b""
 
-    async def _body(self, response: Any, timeout: float) -> bytes:
+    async def _body(self, response: Any, timeout: float, limit: int) -> bytes:
         try:
-            return await read_body(response, self._clock, timeout, MAX_ANSWER)
+            return await read_body(response, self._clock, timeout, limit)
         except BodyTooLarge as error:
             raise UpstreamBroke(str(error)) from None

@@ -35,7 +35,6 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream import client as client_module
 from llamaproxy.upstream.bodies import Upload, WholeBody
 from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.chunks import chunks_in, completion_in
@@ -122,12 +121,10 @@ def test_what_is_no_json_object_is_no_answer(text: bytes) -> None:
         ask(answer(text))
 
 
-def test_an_answer_that_is_too_large_is_not_read_to_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(client_module, "MAX_ANSWER", 1000)
+def test_an_answer_that_is_too_large_is_not_read_to_its_end() -> None:
+    _, upstream = asking(answer({"a": "x" * 1000}))
     with pytest.raises(UpstreamBroke, match="larger than 1000 bytes"):
-        ask(answer({"a": "x" * 1000}))
+        upstream.result(upstream.client.ask("GET", "/x", Caller(), limit=1000))
 
 
 @pytest.mark.parametrize(
