@@ -19,6 +19,7 @@ from zope.interface import implementer
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.mcp import source as source_module
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource, definition_of
 from llamaproxy.tools.results import ToolResult
@@ -42,7 +43,7 @@ from tests.support import (
     tool,
     tool_result,
 )
-from tests.tools.mcp_servers import Conversation, FakeMcp, error, never, raw, result, text
+from tests.tools.mcp_servers import URL, Conversation, FakeMcp, error, never, raw, result, text
 
 ONE, TWO = "http://one:9000/mcp", "http://two:9000/mcp"
 
@@ -556,3 +557,23 @@ def test_a_lost_upstream_is_asked_again_what_it_is() -> None:
     with pytest.raises(ProxyError):
         world.list()
     assert world.upstream.detector.known is None
+
+
+def test_a_long_list_is_looked_at_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = FakeMcp(*(f"t{number}" for number in range(100)))
+    talk = Conversation(server)
+    source = McpSource(FixedServers({"one": URL}), talk.pool, talk.clock)
+    looked_at: list[str] = []
+
+    def counted(group: str, url: str, entry: Json) -> ToolDefinition | None:
+        looked_at.append(entry["name"])
+        return definition_of(group, url, entry)
+
+    monkeypatch.setattr(source_module, "definition_of", counted)
+    listing = talk.begin(source.list_tools(Caller()))
+    most = before = len(looked_at)
+    while not listing.called:
+        talk.advance(0)
+        most, before = max(most, len(looked_at) - before), len(looked_at)
+    assert len(talk.result(listing).groups["one"]) == len(looked_at) == 100
+    assert most <= 8

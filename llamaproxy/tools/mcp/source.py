@@ -23,9 +23,10 @@ from llamaproxy.errors import (
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, Unfit, definition
-from llamaproxy.tools.mcp.http import Fields, HttpRefused
+from llamaproxy.tools.mcp.http import Fields, HttpRefused, pause
 from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
 from llamaproxy.tools.mcp.pool import SessionPool
+from llamaproxy.tools.mcp.session import Session
 from llamaproxy.tools.results import ToolResult, result_of
 from llamaproxy.tools.source import (
     MAX_GROUPS,
@@ -45,6 +46,9 @@ _PATIENT = Patience()
 
 #: Characters of what is too short for a secret.
 _SHORT = 6
+
+#: Tools, each of which may be large, that are looked at in one turn of the reactor.
+_SLICE = 8
 
 #: Seconds in which a server must say which MCP servers it knows.
 _CONNECTORS_TIMEOUT = 4.0
@@ -186,9 +190,9 @@ class McpSource:
         seconds = 0.9 * patience.seconds
         try:
             session = self._sessions.session(url, self._fields(url, caller), caller)
-            listing = Deferred.fromCoroutine(session.tools(caller.tracing))
+            listing = Deferred.fromCoroutine(self._listed(session, name, url, caller))
             listing.addTimeout(seconds, self._clock)
-            tools = [definition_of(name, url, entry) for entry in await listing]
+            tools = await listing
         except CancelledError:
             raise
         except TimeoutError:
@@ -200,7 +204,21 @@ class McpSource:
         except Exception:  # whatever it is, the other servers' tools are not to be lost for it
             self._log.failure("listing the tools of {group} broke", group=name)
             return McpBroke("The MCP server's tools could not be understood.")
-        return list({tool.name: tool for tool in tools if tool is not None}.values())
+        return list({tool.name: tool for tool in tools}.values())
+
+    async def _listed(
+        self, session: Session, name: str, url: str, caller: Caller
+    ) -> list[ToolDefinition]:
+        """The tools that can be offered; other work goes on while a long list is looked at."""
+        entries = await session.tools(caller.tracing)
+        found: list[ToolDefinition] = []
+        for number, entry in enumerate(entries):
+            if number and number % _SLICE == 0:
+                await pause(self._clock)
+            tool = definition_of(name, url, entry)
+            if tool is not None:
+                found.append(tool)
+        return found
 
 
 def _hidden(words: str, fields: Fields) -> str:
