@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from twisted.web.resource import Resource
@@ -569,11 +570,18 @@ def test_a_long_list_is_looked_at_in_slices(monkeypatch: pytest.MonkeyPatch) -> 
         looked_at.append(entry["name"])
         return definition_of(group, url, entry)
 
+    async def paused(clock: IReactorTime) -> None:
+        pauses.append(len(looked_at))
+
+    pauses: list[int] = []
     monkeypatch.setattr(source_module, "definition_of", counted)
-    listing = talk.begin(source.list_tools(Caller()))
-    most = before = len(looked_at)
-    while not listing.called:
-        talk.advance(0)
-        most, before = max(most, len(looked_at) - before), len(looked_at)
-    assert len(talk.result(listing).groups["one"]) == len(looked_at) == 100
-    assert most <= 8
+    monkeypatch.setattr(source_module, "pause", paused)
+    assert len(talk.result(source.list_tools(Caller())).groups["one"]) == 100
+    assert pauses == list(range(8, 100, 8))
+
+
+def test_a_long_list_is_whole_all_the_same() -> None:
+    talk = Conversation(FakeMcp(*(f"t{number}" for number in range(100))))
+    source = McpSource(FixedServers({"one": URL}), talk.pool, talk.clock)
+    listing = talk.result(source.list_tools(Caller()), after=1)
+    assert [tool.name for tool in listing.groups["one"]] == [f"t{n}" for n in range(100)]
