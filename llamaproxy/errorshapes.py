@@ -13,10 +13,12 @@ _MAX_MESSAGE = 4000
 #: Where servers put their words, the likeliest first. Llama Stack: ``detail`` up to 0.4,
 #: ``error.detail`` in 0.5, ``error.message`` later (recorded); FastAPI, vLLM up to 0.10, SGLang and
 #: Cerebras say it flat; Cloudflare has ``errors``, Gemini a list, RFC 9457 ``detail`` and
-#: ``title``, Apigee ``fault.faultstring``, OAuth ``error_description``.
+#: ``title``, Apigee ``fault.faultstring``, OAuth ``error_description`` beside an ``error`` for
+#: programs, AWS ``Message`` and ``errorMessage``.
 _WORDS = (
-    *("message", "detail", "error", "errors", "msg", "error_description", "error_message"),
-    *("description", "reason", "fault", "faultstring", "title", "body"),
+    *("message", "error_description", "error_message", "errorMessage", "faultstring"),
+    *("detail", "error", "errors", "msg", "error_msg", "Message", "err"),
+    *("description", "reason", "fault", "title", "text", "body"),
 )
 
 #: Levels of nesting that are looked into.
@@ -31,6 +33,7 @@ def openai_error(default: dict[str, Any], body: object) -> dict[str, Any]:
     """*body* in OpenAI's shape; what it does not say is as in *default*, which is of that shape."""
     if isinstance(body, list) and len(body) == 1:
         body = body[0]
+    body = _unwrapped(body)
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(body, dict) and isinstance(error, dict) and _is_text(error.get("message")):
         said = {key: value for key, value in error.items() if value is not None}
@@ -40,6 +43,19 @@ def openai_error(default: dict[str, Any], body: object) -> dict[str, Any]:
         return default
     source = error if isinstance(error, dict) else body if isinstance(body, dict) else {}
     return {"error": {**default["error"], **_facts(source), "message": message}}
+
+
+def _unwrapped(body: object) -> object:
+    """The object with an ``error`` in *body* that gateways put into a ``detail`` or ``error``."""
+    for _ in range(_MAX_DEPTH):
+        within = (body.get("detail"), body.get("error")) if isinstance(body, dict) else ()
+        for each in within:
+            if isinstance(each, dict) and isinstance(each.get("error"), dict):
+                body = each
+                break
+        else:
+            break
+    return body
 
 
 def words_of(body: object) -> str:

@@ -227,6 +227,42 @@ def test_a_password_in_a_url_is_not_repeated(option: str) -> None:
     assert "***@host" in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://host:99999/mcp?token=secret",
+        "http://host/my mcp?token=secret",
+        "http://host/m\x01cp?token=secret",
+        "http://host/mcp?token=secret\n",
+        "http://host/mcp\u2028?token=secret",
+        "http://host/mcp\x7f?token=sec ret&more=secret",
+        "http://host/mcp?ok=1 web=http://other/mcp?token=secret",
+        "http://host/mcp#secret",
+        "http://user:a/secret@host/mcp",
+        "http://user:?secret@host/mcp",
+        "user:secret@host/mcp",
+        "secret",
+    ],
+)
+@pytest.mark.parametrize("environment", [False, True])
+def test_an_mcp_servers_url_is_refused_in_a_line_without_its_secrets(
+    url: str, environment: bool
+) -> None:
+    with pytest.raises(UsageError, match="must be NAME=URL") as refused:
+        if environment:
+            parsed(LLAMAPROXY_MCP_SERVERS=f"ok=http://ok/mcp,web={url}x")
+        else:
+            parsed("--mcp-server", f"web={url}x")
+    assert "secret" not in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+def test_the_rest_of_a_url_with_a_comma_is_not_repeated() -> None:
+    with pytest.raises(UsageError, match="must be NAME=URL") as refused:
+        parsed(LLAMAPROXY_MCP_SERVERS="web=http://host/mcp?token=half,secret")
+    assert "secret" not in str(refused.value)
+
+
 def test_an_mcp_server_gets_header_fields_of_its_own() -> None:
     lines = "web=Authorization: Bearer a=b:c\nweb=X-Tenant: 7\n\n"
     options = parsed("--mcp-server", "web=http://w/mcp", LLAMAPROXY_MCP_HEADERS=lines)

@@ -396,7 +396,9 @@ class Options(UsageOptions):
             try:
                 name, url = values.mcp_server(text)
             except ValueError as error:
-                raise UsageError(f"{where} {error}, not {_shown(text)!r}") from None
+                # What is no URL may be anything, such as the rest of one that has a comma.
+                what = f", not {_shown(text)!r}" if "://" in text else ""
+                raise UsageError(f"{where} {error}{what}") from None
             if name in servers:
                 raise UsageError(f"{where} names two servers {name!r}")
             servers[name] = url
@@ -438,5 +440,6 @@ class Options(UsageOptions):
 
 
 def _shown(text: str) -> str:
-    """*text* without what may be a password in a URL."""
-    return re.sub(r"//[^/?#]*@", "//***@", text)
+    """*text* without what may be a password or a token in a URL."""
+    place = re.sub(r"//.*@", "//***@", text, flags=re.DOTALL)
+    return re.sub(r"[?#].*", "?***", place, flags=re.DOTALL)

@@ -99,6 +99,8 @@ def mcp_server(text: str) -> tuple[str, str]:
     name, _, said = (part.strip() for part in text.partition("="))
     if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", name):
         raise ValueError(wanted)
+    if " " in said or not said.isprintable():
+        raise ValueError(f"{wanted}, with no spaces or control characters")
     try:
         url = read_url(said)
         plain = url.replace(path=(), query=(), fragment="", rooted=True)
@@ -106,7 +108,7 @@ def mcp_server(text: str) -> tuple[str, str]:
         encoded: str = as_uri(url).to_text()
     except ValueError:
         raise ValueError(wanted) from None
-    if url.fragment or any(c.isspace() for c in encoded):
+    if url.fragment:
         raise ValueError(f"{wanted}, with no user or fragment")
     return name, encoded
 

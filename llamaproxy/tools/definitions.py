@@ -6,7 +6,12 @@ cannot be changed, so a tool whose name has such things in it is not offered.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, cast
+
 import attrs
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from llamaproxy import jsontext
 from llamaproxy.jsontext import Json
@@ -17,8 +22,13 @@ from llamaproxy.tools.schemas import Unfit, parameters_of
 #: its description (which is cut).
 _MAX_SCHEMA, _MAX_DESCRIPTION = 128 * 1024, 16 * 1024
 
+#: Bytes of tools, as they were listed, that are looked at in one turn of the reactor.
+_SLICE = 64 * 1024
+
 #: Characters of a name.
 _MAX_NAME = 256
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -66,3 +76,18 @@ def definition(
         endpoint=endpoint,
         annotations=annotations if isinstance(annotations, dict) else {},
     )
+
+
+async def in_slices(
+    work: Callable[[Json], T], entries: Iterable[Json], clock: IReactorTime
+) -> list[T]:
+    """What *work* makes of each of the *entries*; other work goes on while there are many."""
+    results: list[T] = []
+    size = 0
+    for entry in entries:
+        size += len(jsontext.dumps(entry))
+        if size > _SLICE:
+            size = 0
+            await deferLater(cast(Any, clock), 0)
+        results.append(work(entry))
+    return results

@@ -11,7 +11,7 @@ from llamaproxy import jsontext
 from llamaproxy.deferreds import all_of
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke, UpstreamRefused
 from llamaproxy.jsontext import Json
-from llamaproxy.tools.definitions import ToolDefinition, definition
+from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
 from llamaproxy.tools.results import ToolResult, result_of
 from llamaproxy.tools.schemas import Unfit
 from llamaproxy.tools.source import MAX_GROUPS, SIDE_BY_SIDE, Listing, Patience
@@ -49,7 +49,7 @@ class ToolRuntime:
             answer = await self._tools(caller, None, 0.5 * patience.seconds)
         except ProxyError as error:
             return await self._group_by_group(caller, error, patience)
-        return Listing(_grouped(answer))
+        return Listing(await self._grouped(answer))
 
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
@@ -119,7 +119,20 @@ class ToolRuntime:
                 entries += outcome
         if not names and reason is not None:
             raise reason
-        return Listing(_grouped(entries), failures)
+        return Listing(await self._grouped(entries), failures)
+
+    async def _grouped(self, entries: list[Json]) -> dict[str, list[ToolDefinition]]:
+        """Definitions by group; of equal names only the last, the one that can be invoked."""
+        last: dict[str, Json] = {}
+        for entry in entries:
+            name = entry.get("name") or entry.get("identifier")
+            if isinstance(name, str):
+                last[name] = entry
+        groups: dict[str, list[ToolDefinition]] = {}
+        for tool in await in_slices(definition_of, last.values(), self._client.clock):
+            if tool is not None:
+                groups.setdefault(tool.group, []).append(tool)
+        return groups
 
 
 def _entries(answer: Json) -> list[Json]:
@@ -128,19 +141,6 @@ def _entries(answer: Json) -> list[Json]:
     if not isinstance(entries, list):
         raise UpstreamBroke("Llama Stack sent a list without data.")
     return [entry for entry in entries if isinstance(entry, dict)]
-
-
-def _grouped(entries: list[Json]) -> dict[str, list[ToolDefinition]]:
-    """Definitions by group; of equal names only the last, the one that can be invoked."""
-    last: dict[str, ToolDefinition] = {}
-    for entry in entries:
-        tool = definition_of(entry)
-        if tool is not None:
-            last[tool.name] = tool
-    groups: dict[str, list[ToolDefinition]] = {}
-    for tool in last.values():
-        groups.setdefault(tool.group, []).append(tool)
-    return groups
 
 
 def definition_of(entry: Json) -> ToolDefinition | None:

@@ -121,11 +121,15 @@ def completion_in(text: bytes) -> Json:
         answer = jsontext.loads_anyhow(text)
     except ValueError:
         raise UpstreamBroke("Llama Stack answered with something that is not JSON.") from None
-    if isinstance(answer, list) and len(answer) == 1:  # as Gemini sends its errors
-        answer = answer[0]
+    answer = _unlisted(answer)
     if not isinstance(answer, dict):
         raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
     return without_error(answer)
+
+
+def _unlisted(value: object) -> object:
+    """What a list of one has in it, which is how Gemini sends its errors; else *value* itself."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def chunks_in(text: bytes) -> list[Json | None]:
@@ -153,14 +157,15 @@ def _is_done(event: Event) -> bool:
 
 
 def _chunk(event: Event) -> Json:
+    is_error = event.event == b"error"
     try:
-        chunk = jsontext.loads_anyhow(event.data)
+        chunk = _unlisted(jsontext.loads_anyhow(event.data))
     except ValueError:
-        chunk = None
+        chunk = event.data.decode("utf-8", "replace") if is_error else None
+    if is_error and not (isinstance(chunk, dict) and "error" in chunk):
+        chunk = {"error": chunk or "error"}
     if not isinstance(chunk, dict):
         raise UpstreamBroke("Llama Stack sent an event that is not a JSON object.")
-    if event.event == b"error" and "error" not in chunk:
-        chunk = {"error": chunk}
     return without_error(chunk)
 
 
@@ -176,14 +181,17 @@ def without_error(chunk: Json) -> Json:
         error = chunk if flat else next(filter(None, map(chunk.get, _ERRORS)), None)
     if not error:
         return chunk
-    code = error.get("code") if isinstance(error, dict) else None
-    for status in (str(code), words_of(error)[:3]):
-        if _STATUS.fullmatch(status):
+    codes = [each.get(key) for each in (error, chunk) if isinstance(each, dict) for key in _CODES]
+    for status in (*codes, words_of(error)[:3]):
+        if isinstance(status, str | int) and _STATUS.fullmatch(str(status)):
             raise UpstreamRefused(int(status), chunk)
     raise UpstreamRefused(502, chunk)
 
 
 #: Keys that speak of an error in a chunk without choices.
-_ERRORS = ("errors", "detail", "message")
+_ERRORS = ("errors", "detail", "message", "error_message", "msg", "fault")
+
+#: Keys that may have the status of an error.
+_CODES = ("code", "status", "status_code", "statusCode")
 
 _STATUS = re.compile("[45][0-9]{2}")

@@ -16,6 +16,7 @@ from twisted.web.iweb import IResponse
 from llamaproxy import jsontext
 from llamaproxy.errors import (
     BodyTooLarge,
+    ProxyError,
     UpstreamBroke,
     UpstreamRefused,
 )
@@ -34,6 +35,12 @@ from llamaproxy.upstream.failures import answered, redirect_target
 from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.urls import as_uri, read_url
+
+#: Bytes of an answer to a question of the proxy's own: a list of tools, a tool's result.
+MAX_ASKED = 16 * 1024 * 1024
+
+#: Bytes and seconds of silence for the body of an error, which says no more than its status does.
+_MAX_REFUSAL, _REFUSAL_TIMEOUT = 1024 * 1024, 10.0
 
 #: Seconds for what a browser would have asked.
 PREFLIGHT_TIMEOUT = 2.0
@@ -111,8 +118,9 @@ class LlamaStackClient:
         body: bytes | None = None,
         query: dict[str, str] | None = None,
         timeout: float | None = None,
+        limit: int = MAX_ASKED,
     ) -> Json:
-        """One JSON object for one request.
+        """One JSON object of at most *limit* bytes for one request.
 
         :raises UpstreamRefused: if the status is not 2xx.
         :raises ProxyError: if there is no usable answer.
@@ -124,7 +132,7 @@ class LlamaStackClient:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
         sent = None if body is None else WholeBody(body)
         response = await self._send(method, url, headers, sent, seconds)
-        answer = await self._json(response, seconds)
+        answer = await self._json(response, seconds, limit)
         if not isinstance(answer, dict):
             raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
         return answer
@@ -142,7 +150,7 @@ class LlamaStackClient:
         headers = Headers({name: list(values) for name, values in question.items()})
         url = _url(self._base, path)
         response = await self._send("OPTIONS", url, headers, None, PREFLIGHT_TIMEOUT)
-        await self._body(response, PREFLIGHT_TIMEOUT)
+        await self._body(response, PREFLIGHT_TIMEOUT, _MAX_REFUSAL)
         fields: Headers = response.headers
         return fields
 
@@ -163,7 +171,7 @@ class LlamaStackClient:
         self._secret.hide_in_fields(response.headers)
         on_fields(response.headers)
         if not 200 <= response.code < 300:
-            await self._json(response, self._timeout)
+            await self._json(response, self._timeout, _MAX_REFUSAL)
         return response
 
     async def completion(self, response: IResponse) -> Json | list[Json | None]:
@@ -172,7 +180,7 @@ class LlamaStackClient:
         :raises UpstreamRefused: for an error in it.
         :raises ProxyError: if it is none.
         """
-        text = await self._body(response, self._timeout)
+        text = await self._body(response, self._timeout, MAX_ANSWER)
         try:
             if text.strip() and not looks_like_json(text):
                 return chunks_in(text)
@@ -197,8 +205,11 @@ class LlamaStackClient:
         response: IResponse = await answered(request, self._clock, timeout, where=self._base)
         return response
 
-    async def _json(self, response: Any, timeout: float) -> Any:
-        text = await self._body(response, timeout)
+    async def _json(self, response: Any, timeout: float, limit: int) -> Any:
+        if response.code < 400:
+            text = await self._body(response, timeout, limit)
+        else:
+            text = await self._refusal(response, min(timeout, _REFUSAL_TIMEOUT))
         try:
             answer = jsontext.loads_anyhow(text)
         except ValueError:
@@ -214,8 +225,15 @@ class LlamaStackClient:
             )
         raise self._secret.refusal(UpstreamRefused(response.code, answer))
 
-    async def _body(self, response: Any, timeout: float) -> bytes:
+    async def _refusal(self, response: Any, timeout: float) -> bytes:
+        """What an error says; nothing if it breaks off, for its status counts all the same."""
         try:
-            return await read_body(response, self._clock, timeout, MAX_ANSWER)
+            return await read_body(response, self._clock, timeout, _MAX_REFUSAL)
+        except ProxyError:
+            return b""
+
+    async def _body(self, response: Any, timeout: float, limit: int) -> bytes:
+        try:
+            return await read_body(response, self._clock, timeout, limit)
         except BodyTooLarge as error:
             raise UpstreamBroke(str(error)) from None

@@ -24,6 +24,12 @@ from llamaproxy.upstream.client import LlamaStackClient
 #: Seconds for ``GET /v1/version``: a busy server has been seen to stall for 11 s.
 DETECTION_TIMEOUT = 15.0
 
+#: Bytes of its answer, which is asked for anew as long as it is none.
+_MAX_VERSION = 64 * 1024
+
+#: Characters of a version, which the log repeats.
+_MAX_WORDS = 100
+
 #: Seconds between two doubts that are raised by paths that turn out not to be there.
 DOUBT_INTERVAL = 10.0
 
@@ -198,6 +204,7 @@ class Detector:
                 "/v1/version",
                 Caller(),
                 timeout=min(DETECTION_TIMEOUT, self._client.timeout),
+                limit=_MAX_VERSION,
             )
         except UpstreamRefused as error:
             if error.status >= 500 or error.status in _PASSING:
@@ -208,4 +215,4 @@ class Detector:
             if self._last is None:
                 raise
             return self._last
-        return generation_of(str(answer.get("version") or ""))
+        return generation_of(str(answer.get("version") or "")[:_MAX_WORDS])

@@ -110,6 +110,10 @@ class FakeMcp(Resource):
         self.session = "s-1"
         #: Whether it leaves notifications and answers without one.
         self.deaf = False
+        #: The status with which it answers notifications.
+        self.told = 202
+        #: A session that it does not know any more, and how it says so.
+        self.unknown: tuple[str, Handler] | None = None
         #: What it makes of the numbers of requests.
         self.number: Callable[[Any], object] = lambda number: number
         self.revision: object = "2025-11-25"
@@ -169,11 +173,13 @@ class FakeMcp(Resource):
         if method is not None and "id" in message:
             message = {**message, "id": self.number(message["id"])}
         said = request.getHeader("mcp-session-id")
-        if not self.old and self.session and method != "initialize" and said != self.session:
+        if self.unknown is not None and said == self.unknown[0]:
+            self.unknown[1](request, message)
+        elif not self.old and self.session and method != "initialize" and said != self.session:
             answer({"jsonrpc": "2.0", "id": None, "error": {"code": -32001}}, 404)(request)
         elif "id" not in message or method is None:
             if not self.deaf:
-                answer(b"", 202)(request)
+                answer(b"", self.told)(request)
         elif self.old:
             answer(b"Accepted", 202)(request)
             self.handlers[str(method)](_Captured(self), message)  # type: ignore[arg-type]

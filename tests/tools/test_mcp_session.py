@@ -69,13 +69,32 @@ def test_the_server_says_which_revision_it_is(
     assert server.fields("MCP-Protocol-Version")[0] is None
 
 
-@pytest.mark.parametrize("revision", ["1.0", None, "2099-01-01", 7])
-def test_an_unknown_revision_is_not_spoken(
+@pytest.mark.parametrize("revision", ["1.0", None, 7, "", "2025-06-18\n", "٢٠٢٥-٠٦-١٨", ["2025"]])
+def test_what_is_no_revision_is_not_spoken(
     server: FakeMcp, talk: Conversation, revision: object
 ) -> None:
     server.revision = revision
     with pytest.raises(McpBroke, match="no revision"):
         talk.result(talk.call())
+
+
+@pytest.mark.parametrize("revision", ["2099-01-01", "2024-10-07"])
+def test_a_revision_that_is_not_known_is_spoken_all_the_same(
+    server: FakeMcp, talk: Conversation, revision: str
+) -> None:
+    server.revision = revision
+    assert talk.result(talk.call()) == text("pong")
+    assert server.fields("MCP-Protocol-Version")[-1] == revision
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 409, 415, 422, 429, 500, 501])
+def test_a_server_that_will_not_be_told_of_the_handshakes_end_is_used(
+    server: FakeMcp, talk: Conversation, status: int
+) -> None:
+    server.told = status
+    assert talk.result(talk.call()) == text("pong")
+    assert talk.result(talk.session().tools()) == [described("ping")]
+    assert len(server.said("initialize")) == (2 if server.old else 1)
 
 
 def test_a_list_has_pages(server: FakeMcp, talk: Conversation) -> None:
@@ -146,6 +165,231 @@ def test_a_list_is_asked_for_once_more_in_a_new_session(status: int) -> None:
     with pytest.raises(McpBroke):
         talk.result(talk.session().tools())
     assert len(server.said("initialize")) == 3, "once more, and not for ever"
+
+
+def elsewhere(server: FakeMcp, early: bool = False) -> list[Request]:
+    """Makes *server* answer 202, and the rest on the stream of a GET; gives those streams."""
+    streams: list[Request] = []
+    queue: list[bytes] = []
+
+    def put(body: bytes) -> None:
+        queue.append(frame(body.decode()))
+        flush()
+
+    def flush() -> None:
+        if streams and (streams[-1].getHeader("mcp-session-id") or "") == server.session:
+            while queue:
+                streams[-1].write(queue.pop(0))
+
+    def listen(request: Request) -> None:
+        begin(request)
+        streams.append(request)
+        flush()
+
+    class Queue:
+        def write(self, body: bytes) -> None:
+            put(body)
+
+        def setResponseCode(self, code: int) -> None: ...
+        def setHeader(self, name: bytes, value: bytes) -> None: ...
+        def finish(self) -> None: ...
+
+    def accepting(handler: Handler) -> Handler:
+        def write(request: Request, message: Json) -> None:
+            if early:
+                handler(Queue(), message)  # type: ignore[arg-type]
+            answer(b"", 202)(request)
+            if not early:
+                handler(Queue(), message)  # type: ignore[arg-type]
+
+        return write
+
+    server.get = listen
+    for method in ("initialize", "tools/list", "tools/call"):
+        server.handlers[method] = accepting(server.handlers[method])
+    return streams
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("capabilities", [{"tools": {}}, {"tools": {"listChanged": True}}])
+def test_an_answer_may_come_on_the_servers_own_stream(capabilities: Json, early: bool) -> None:
+    server = FakeMcp(capabilities=capabilities)
+    pages: list[Json] = [
+        {"tools": [described("a")], "nextCursor": "2"},
+        {"tools": [described("b")]},
+    ]
+    server.session = ""
+    server.handlers["tools/list"] = lambda request, said: result(pages.pop(0))(request, said)
+    streams = elsewhere(server, early)
+    talk = Conversation(server)
+    assert talk.result(talk.session().tools()) == [described("a"), described("b")]
+    both = [talk.begin(talk.call()) for _ in range(2)]
+    assert [talk.result(each) for each in both] == [text("pong")] * 2
+    assert len(streams) == 1, "what is written to a stream that is being closed is lost"
+    talk.result(talk.pool.close())
+    assert not server.open
+
+
+def test_an_answer_that_is_to_come_and_cannot_is_no_answer_at_once() -> None:
+    server = FakeMcp()
+    server.handlers["tools/call"] = raw(b"", 202)
+    talk = Conversation(server)
+    with pytest.raises(McpBroke, match="no stream"):
+        talk.result(talk.call())
+    assert len([each for each in server.asked if each.method == "GET"]) == 1
+
+
+def test_a_stateless_server_that_promises_an_answer_is_not_asked_without_end() -> None:
+    server = stateless(**{"tools/call": raw(b"", 202), "subscriptions/listen": raw(b"", 202)})
+    server.handlers["server/discover"] = result(
+        {"supportedVersions": [messages.STATELESS], "capabilities": CHANGING}
+    )
+    talk = Conversation(server)
+    with pytest.raises(McpBroke, match="no stream"):
+        talk.result(talk.call())
+    assert len(server.messages) == 4
+
+
+@pytest.mark.parametrize("method", ["initialize", "tools/call"])
+def test_an_answer_that_never_comes_leaves_no_stream_behind(method: str) -> None:
+    server = FakeMcp()
+    server.session = ""
+    server.get = begin
+    server.handlers[method] = raw(b"", 202)
+    talk = Conversation(server)
+    calling = talk.begin(talk.call())
+    assert len(server.open) == 1
+    calling.cancel()
+    with pytest.raises(CancelledError):
+        talk.result(calling)
+    talk.result(talk.pool.close())
+    talk.settle()
+    assert not server.open
+
+
+def test_a_session_that_is_lost_leaves_no_stream_behind() -> None:
+    server = FakeMcp()
+    streams = elsewhere(server)
+    server.handlers["initialize"] = server._initialize
+    talk = Conversation(server)
+    assert talk.result(talk.call()) == text("pong")
+    server.session = "s-2"
+    assert talk.result(talk.call()) == text("pong")
+    assert [each in server.open for each in streams] == [False, True]
+
+
+#: What servers answer to a session that they do not know, and nothing else.
+UNKNOWN = {
+    **{str(status): raw(b"", status) for status in (401, 403, 405, 409, 410, 422, 500, 503)},
+    "200": error(-32000, "who are you?"),
+    "python": error(-32602, "Invalid request parameters"),
+    "html": raw(b"<html>", 200, "text/html"),
+    "cut": lambda request, said: hang_up(request),
+}
+
+
+def forget_everybody(server: FakeMcp, refused: Handler) -> None:
+    """As a server does that is started again: it knows what is begun from now on alone."""
+    server.unknown, server.session = (server.session, refused), "s-2"
+
+
+@pytest.mark.parametrize("refused", UNKNOWN.values(), ids=UNKNOWN)
+@pytest.mark.parametrize("then", ["tools/call", "tools/list"])
+def test_after_a_call_that_failed_a_session_is_made_sure_of(refused: Handler, then: str) -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    talk.result(talk.call())
+    forget_everybody(server, refused)
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    assert len(server.said("tools/call")) == 2, "it may have been acted on"
+    if then == "tools/call":
+        assert talk.result(talk.call()) == text("pong")
+    else:
+        assert talk.result(talk.session().tools()) == [described("ping")]
+    assert len(server.said("initialize")) == 2
+    assert talk.result(talk.call()) == text("pong")
+    assert len(server.said("ping")) == 1
+
+
+@pytest.mark.parametrize(
+    "alive", [result({}), error(-32601, "Method not found"), error(-32000, "slow down", 429)]
+)
+def test_a_session_that_is_still_known_is_kept(
+    server: FakeMcp, talk: Conversation, alive: Handler
+) -> None:
+    """What a server keeps in a session is not lost because one call failed."""
+    talk.result(talk.call())
+    server.handlers["ping"] = alive if not server.old else result({})
+    calling = server.handlers["tools/call"]
+    server.handlers["tools/call"] = error(-32603, "out of paper")
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    server.handlers["tools/call"] = calling
+    assert talk.result(talk.call()) == text("pong")
+    assert talk.result(talk.call()) == text("pong")
+    assert len(server.said("ping")) == 1
+    assert len(server.said("initialize")) == (2 if server.old else 1)
+
+
+def test_being_asked_too_often_says_nothing_about_the_session() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    talk.result(talk.call())
+    server.handlers["tools/call"] = raw(b"", 429)
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    assert not server.said("ping")
+    assert len(server.said("initialize")) == 1
+
+
+def test_calls_at_the_same_time_make_sure_of_a_session_once() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    talk.result(talk.call())
+    held: list[Request] = []
+    forget_everybody(server, raw(b"", 401))
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    forget = server.unknown
+    server.unknown = ("s-1", lambda request, message: held.append(request))
+    again = [talk.begin(talk.call()) for _ in range(3)]
+    server.unknown = forget
+    for request in held:
+        answer(b"", 401)(request)
+    assert [talk.result(each) for each in again] == [text("pong")] * 3
+    assert len(server.said("ping")) == 1
+    assert len(server.said("initialize")) == 2
+
+
+def test_a_server_that_does_not_say_whether_it_knows_a_session_is_greeted_again() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    talk.result(talk.call())
+    server.handlers["ping"] = never
+    once = [raw(b"", 500), result(text("pong"))]
+    server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    assert talk.result(talk.call(), after=10) == text("pong")
+    assert len(server.said("initialize")) == 2
+
+
+def test_messages_that_come_before_the_endpoint_are_skipped() -> None:
+    server = FakeMcp(old=True)
+    listen = server._listen
+
+    def early(request: Request) -> None:
+        begin(request)
+        for message in (asking("ping"), frame({"jsonrpc": "2.0", "id": 1, "result": {}})):
+            request.write(message)
+        listen(request)
+
+    server._listen = early  # type: ignore[method-assign]
+    talk = Conversation(server)
+    assert talk.result(talk.call()) == text("pong")
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from tests.support import (
     tool,
     tool_result,
 )
-from tests.tools.mcp_servers import Conversation, FakeMcp, error, never, raw, result, text
+from tests.tools.mcp_servers import URL, Conversation, FakeMcp, error, never, raw, result, text
 
 ONE, TWO = "http://one:9000/mcp", "http://two:9000/mcp"
 
@@ -556,3 +556,10 @@ def test_a_lost_upstream_is_asked_again_what_it_is() -> None:
     with pytest.raises(ProxyError):
         world.list()
     assert world.upstream.detector.known is None
+
+
+def test_a_long_list_is_whole_all_the_same() -> None:
+    talk = Conversation(FakeMcp(*(f"t{number}" for number in range(2000))))
+    source = McpSource(FixedServers({"one": URL}), talk.pool, talk.clock)
+    listing = talk.result(source.list_tools(Caller()), after=1)
+    assert [tool.name for tool in listing.groups["one"]] == [f"t{n}" for n in range(2000)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qs
@@ -34,9 +35,9 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream import client as client_module
 from llamaproxy.upstream.bodies import Upload, WholeBody
 from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.chunks import chunks_in, completion_in
 from llamaproxy.upstream.failures import answered, upstream_error
 from tests.support import (
     Answer,
@@ -120,12 +121,10 @@ def test_what_is_no_json_object_is_no_answer(text: bytes) -> None:
         ask(answer(text))
 
 
-def test_an_answer_that_is_too_large_is_not_read_to_its_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(client_module, "MAX_ANSWER", 1000)
+def test_an_answer_that_is_too_large_is_not_read_to_its_end() -> None:
+    _, upstream = asking(answer({"a": "x" * 1000}))
     with pytest.raises(UpstreamBroke, match="larger than 1000 bytes"):
-        ask(answer({"a": "x" * 1000}))
+        upstream.result(upstream.client.ask("GET", "/x", Caller(), limit=1000))
 
 
 @pytest.mark.parametrize(
@@ -170,6 +169,49 @@ def test_a_connection_lost_in_the_answer_is_a_broken_answer() -> None:
 
     with pytest.raises(UpstreamBroke):
         ask(half)
+
+
+def cut(request: Any) -> None:
+    request.setHeader(b"Content-Length", b"100")
+    request.write(b'{"error": {"message": "slow')
+    request.loseConnection()
+
+
+def stalled(request: Any) -> None:
+    request.setHeader(b"Content-Length", b"100")
+    request.write(b'{"error": ')
+
+
+def endless(request: Any) -> None:
+    request.write(b"x" * 2_000_000)
+
+
+def packed(request: Any) -> None:
+    answer(b"no gzip", request.code, {"Content-Encoding": "gzip"})(request)
+
+
+@pytest.mark.parametrize("body", [cut, stalled, endless, packed])
+@pytest.mark.parametrize("status", [400, 401, 429, 500, 503])
+def test_a_refusal_keeps_its_status_whatever_its_body_does(status: int, body: Answer) -> None:
+    def refuse(request: Any) -> None:
+        request.setResponseCode(status)
+        body(request)
+
+    for opening in (False, True):
+        stack, upstream = asking(refuse)
+        client, whole = upstream.client, WholeBody(b"{}")
+        waiting: Deferred[Any] = Deferred.fromCoroutine(
+            client.open("/x", Caller(), whole, lambda fields: None)
+            if opening
+            else client.ask("GET", "/x", Caller())
+        )
+        upstream.settle()
+        with pytest.raises(UpstreamRefused) as refused:
+            upstream.result(waiting, after=10)
+        assert refused.value.status == status
+        assert set(refused.value.body["error"]) == {"message", "type", "param", "code"}
+        assert str(status) in str(refused.value)
+        assert stack.open == []
 
 
 # --- time
@@ -353,6 +395,50 @@ def test_recorded_refusals_of_streams_tell_their_status(
     with pytest.raises(UpstreamRefused) as refused:
         stream(recorded(version, name))
     assert refused.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("chunk", "status"),
+    [
+        ([{"error": {"code": 429, "message": "too much"}}], 429),
+        ({"detail": "too much", "status": 503, "title": "Overload"}, 503),
+        ({"statusCode": 429, "message": "too much"}, 429),
+        ({"msg": "too much", "code": 401}, 401),
+        ({"error_code": "x", "error_message": "too much"}, 502),
+        ({"fault": {"faultstring": "too much", "detail": {"errorcode": "x"}}}, 502),
+        ({"error": "overload", "error_description": "too much"}, 502),
+        ({"error": {"status_code": "500", "message": "too much"}}, 500),
+        ({"error": {"code": 1e400, "message": "too much"}}, 502),
+        ({"error": {"code": 400.5, "message": "too much"}}, 502),
+        ({"error": {"code": {"a": 1}, "message": "too much"}}, 502),
+        ({"error": {"code": "9" * 5000, "message": "too much"}}, 502),
+        ({"error": {"code": "٤٢٩", "message": "too much"}}, 502),
+    ],
+)
+def test_every_shape_of_an_error_is_read_in_an_event_as_in_a_whole_answer(
+    chunk: Any, status: int
+) -> None:
+    text = json.dumps(chunk).replace("Infinity", "1e400").encode()
+    for body in (text, b"data: " + text + b"\n\n", b"event: error\ndata: " + text + b"\n\n"):
+        with pytest.raises(UpstreamRefused, match="too much") as refused:
+            stream(answer(body))
+        assert refused.value.status == status
+        with pytest.raises(UpstreamRefused, match="too much"):
+            (chunks_in if body.startswith((b"data", b"event")) else completion_in)(body)
+
+
+@pytest.mark.parametrize("words", [b"too much", b'"too much"', b'["too much"]', b"{too much"])
+def test_an_error_event_may_be_plain_words(words: bytes) -> None:
+    with pytest.raises(UpstreamRefused, match="too much"):
+        stream(answer(b"event: error\ndata: " + words + b"\n\n"))
+
+
+@pytest.mark.parametrize("wrap", ["detail", "error"])
+def test_an_error_within_another_is_the_error(wrap: str) -> None:
+    error = {"message": "too much", "type": "quota", "param": None, "code": "q1"}
+    with pytest.raises(UpstreamRefused) as refused:
+        ask(answer({wrap: {"error": error}}, 429))
+    assert refused.value.body == {"error": error}
 
 
 def test_no_error_is_no_refusal() -> None:

@@ -187,6 +187,13 @@ def test_in_a_passing_trouble_the_server_is_taken_for_what_it_was(trouble: Answe
     assert detected(upstream) == OLD
 
 
+def test_an_answer_that_is_too_large_for_a_version_is_not_read() -> None:
+    _, upstream = detecting(answer({"version": "0.3.5", "more": "x" * 70_000}))
+    assert detected(upstream) == PLAIN_OPENAI
+    _, upstream = detecting(answer({"version": "0.3.5" + "x" * 1000}))
+    assert len(detected(upstream).version) == 100
+
+
 def test_a_server_that_is_busy_is_given_fifteen_seconds() -> None:
     stack, upstream = detecting(nothing)
     waiting = Deferred.fromCoroutine(upstream.detector.generation())

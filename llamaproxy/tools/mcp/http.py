@@ -206,9 +206,14 @@ class McpHttp:
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
-        waiting: Deferred[None] = Deferred(lambda _: call.cancel())
-        call = self.clock.callLater(seconds, waiting.callback, None)
-        await waiting
+        await pause(self.clock, seconds)
+
+
+async def pause(clock: IReactorTime, seconds: float = 0) -> None:
+    """Wait, if only until the reactor has done everything else."""
+    waiting: Deferred[None] = Deferred(lambda _: call.cancel())
+    call = clock.callLater(seconds, waiting.callback, None)
+    await waiting
 
 
 def _target(url: str) -> bytes:

@@ -15,6 +15,10 @@ from llamaproxy.jsontext import Json
 #: HTTP+SSE transport speak.
 REVISIONS = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 
+#: What a revision looks like. One that is not known here differs in what is not used here: so far,
+#: lists and calls have been the same in all that begin with a handshake.
+REVISION = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
 #: The revision without handshake and sessions: every request says all that the server must know.
 STATELESS = "2026-07-28"
 

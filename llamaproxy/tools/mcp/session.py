@@ -62,6 +62,8 @@ class Session:
     busy: int = 0
     used_at: float = 0.0
     _transport: Transport | None = None
+    #: Whether the server may not know the session any more, which a call does not find out.
+    _doubtful: bool = False
     _opening: SharedCall[Transport] = attrs.Factory(SharedCall)
     _numbers: count[int] = attrs.Factory(lambda: count(1))
     _errands: set[Deferred[None]] = attrs.Factory(set)
@@ -135,10 +137,17 @@ class Session:
     async def call(self, name: str, arguments: Json, schema: Json, fields: Fields = ()) -> Json:
         """The result of a call, as the server sends it.
 
+        One that fails is not made again, since the server may have acted on it; but whether it
+        still knows the session is made sure of before the next use.
+
         :raises McpBroke: if there is none.
         """
         params = {"name": name, "arguments": arguments}
-        return await self._ask("tools/call", params, fields, schema)
+        try:
+            return await self._ask("tools/call", params, fields, schema)
+        except McpBroke as error:
+            self._doubtful = self._doubtful or not _is_passing(error)
+            raise
 
     async def close(self) -> None:
         """Say goodbye, to a server that has been spoken to."""
@@ -183,11 +192,19 @@ class Session:
             raise
 
     async def _opened(self) -> Transport:
-        if self._transport is not None and self._transport.alive:
+        if self._transport is not None and self._transport.alive and not self._doubtful:
             return self._transport
         return await self._opening.result(self._open)
 
     async def _open(self) -> Transport:
+        old = self._transport
+        if old is not None and old.alive:  # it is in doubt
+            kept = await self._still_known(old)
+            self._doubtful = False
+            if kept:
+                return old
+            await self._forget(old)
+        self._doubtful = False
         if self._listening is not None:
             self._listening.cancel()
         greeted: tuple[Transport, Json] = await self._limited(self._greet(), OPEN_TIMEOUT)
@@ -200,6 +217,21 @@ class Session:
             self._listening = Deferred.fromCoroutine(transport.listen())
             self._listening.addErrback(self._deaf)
         return transport
+
+    async def _still_known(self, transport: Transport) -> bool:
+        """Whether the server knows the session of *transport*."""
+        if transport.revision == messages.STATELESS:
+            return True
+        ping = messages.request(next(self._numbers), "ping")
+        try:
+            await self._limited(transport.ask(ping), COURTESY)
+        except messages.RpcError as error:
+            return error.rpc_code == messages.METHOD_NOT_FOUND or _is_passing(error)
+        except McpTimeout:
+            return self.busy > 1  # a server may do one thing at a time, in this very session
+        except McpBroke as error:
+            return _is_passing(error)
+        return transport.alive
 
     async def _greet(self) -> tuple[Transport, Json]:
         """A transport that the server understands, and what the server can do."""
@@ -218,6 +250,9 @@ class Session:
             reason = error
         except OldTransport as error:
             status, reason = 405, error
+        finally:
+            if not streamable.revision:
+                streamable.stop()
         if status not in _TRY_OLD:
             raise reason
         old = HttpSse(self._http, lambda message: self._hear(old, message))
@@ -239,10 +274,13 @@ class Session:
     async def _initialized(self, transport: Transport) -> tuple[Transport, Json]:
         result = await transport.ask(messages.initialize(next(self._numbers)))
         revision = result.get("protocolVersion")
-        if revision not in messages.REVISIONS:
-            raise McpBroke("The MCP server speaks no revision of MCP that is known here.")
-        transport.revision = str(revision)
-        await transport.tell(messages.notification("notifications/initialized"))
+        if not isinstance(revision, str) or not messages.REVISION.fullmatch(revision):
+            raise McpBroke("The MCP server names no revision of MCP.")
+        transport.revision = revision
+        try:
+            await transport.tell(messages.notification("notifications/initialized"))
+        except McpBroke as error:  # it has said all that it has to say before
+            self._log.debug("a server will not be told: {reason}", reason=str(error))
         capabilities = result.get("capabilities")
         return transport, capabilities if isinstance(capabilities, dict) else {}
 
@@ -287,3 +325,8 @@ class Session:
             return await waiting
         except TimeoutError:
             raise McpTimeout(f"The MCP server did not answer within {seconds:g} s.") from None
+
+
+def _is_passing(error: McpBroke) -> bool:
+    """Whether *error* says no more than that the server is asked too often."""
+    return isinstance(error, HttpRefused | messages.RpcError) and error.http_status == 429

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, ClassVar, Protocol
 
@@ -22,10 +23,11 @@ from llamaproxy.errors import (
     UpstreamRefused,
 )
 from llamaproxy.jsontext import Json
-from llamaproxy.tools.definitions import ToolDefinition, definition
+from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
 from llamaproxy.tools.mcp.http import Fields, HttpRefused
 from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
 from llamaproxy.tools.mcp.pool import SessionPool
+from llamaproxy.tools.mcp.session import Session
 from llamaproxy.tools.results import ToolResult, result_of
 from llamaproxy.tools.schemas import Unfit
 from llamaproxy.tools.source import (
@@ -187,9 +189,9 @@ class McpSource:
         seconds = 0.9 * patience.seconds
         try:
             session = self._sessions.session(url, self._fields(url, caller), caller)
-            listing = Deferred.fromCoroutine(session.tools(caller.tracing))
+            listing = Deferred.fromCoroutine(self._listed(session, name, url, caller))
             listing.addTimeout(seconds, self._clock)
-            tools = [definition_of(name, url, entry) for entry in await listing]
+            tools = await listing
         except CancelledError:
             raise
         except TimeoutError:
@@ -201,7 +203,15 @@ class McpSource:
         except Exception:  # whatever it is, the other servers' tools are not to be lost for it
             self._log.failure("listing the tools of {group} broke", group=name)
             return McpBroke("The MCP server's tools could not be understood.")
-        return list({tool.name: tool for tool in tools if tool is not None}.values())
+        return list({tool.name: tool for tool in tools}.values())
+
+    async def _listed(
+        self, session: Session, name: str, url: str, caller: Caller
+    ) -> list[ToolDefinition]:
+        """The tools that can be offered; other work goes on while a long list is looked at."""
+        entries = await session.tools(caller.tracing)
+        tools = await in_slices(partial(definition_of, name, url), entries, self._clock)
+        return [tool for tool in tools if tool is not None]
 
 
 def _hidden(words: str, fields: Fields) -> str:

@@ -11,7 +11,7 @@ from llamaproxy import jsontext
 from llamaproxy.errors import McpBroke
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
-from llamaproxy.tools.mcp.http import COURTESY, NO_LIMIT, Fields, McpHttp, content_type
+from llamaproxy.tools.mcp.http import COURTESY, NO_LIMIT, Fields, HttpRefused, McpHttp, content_type
 from llamaproxy.tools.mcp.streamable import SessionLost
 from llamaproxy.upstream.sse import Event, EventDecoder
 from llamaproxy.upstream.urls import as_uri, origin_of, read_url
@@ -55,6 +55,11 @@ class HttpSse:
         try:
             await self._post(message, fields, NO_LIMIT)
             return messages.result_in(await waiting)
+        except (HttpRefused, messages.RpcError) as error:
+            if error.http_status != 404:
+                raise
+            await self.close()
+            raise SessionLost() from None
         finally:
             self._waiting.pop(message["id"], None)
             waiting.addErrback(lambda _: {})
@@ -82,9 +87,6 @@ class HttpSse:
             fields += (("MCP-Protocol-Version", self.revision),)
         body = jsontext.dumps(message)
         response = await self._http.request(b"POST", fields, body, self._endpoint, seconds)
-        if response.code == 404:
-            await self.close()
-            raise SessionLost()
         if response.code >= 300:
             raise await self._http.refusal(response)
         if content_type(response) == b"text/event-stream":
@@ -124,6 +126,8 @@ class HttpSse:
             return
         if event.event not in (b"", b"message") or not event.data.strip():
             return
+        if isinstance(self._endpoint, Deferred):
+            return  # nothing has been asked yet, and there is no place for replies
         for message in messages.read_event(event.data):
             waiting = None
             number = messages.answers(message)

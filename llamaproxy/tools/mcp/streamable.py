@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import aclosing
 
+from twisted.internet.defer import Deferred
 from twisted.web.iweb import IResponse
 
 from llamaproxy import jsontext
 from llamaproxy.errors import McpBroke
-from llamaproxy.errorshapes import words_of
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.http import (
@@ -18,11 +17,11 @@ from llamaproxy.tools.mcp.http import (
     MAX_STREAM,
     NO_LIMIT,
     Fields,
-    HttpRefused,
     Interrupted,
     McpHttp,
     content_type,
 )
+from llamaproxy.tools.mcp.unknown import means_unknown_session
 from llamaproxy.upstream.sse import Event, EventDecoder
 
 #: Seconds before a broken stream is resumed, where the server does not say; at least; and at most.
@@ -60,6 +59,12 @@ class Streamable:
         self._http = http
         self._on_message = on_message
         self._session: str | None = None
+        self._waiting: dict[object, Deferred[Json]] = {}
+        #: The numbers of requests whose answer is to come on the server's own stream, whether that
+        #: is being read, and by whom if it is read for them.
+        self._promised: set[object] = set()
+        self._hearing = False
+        self._reading: Deferred[None] | None = None
 
     async def ask(self, message: Json, fields: Fields = ()) -> Json:
         """The result of a request.
@@ -67,6 +72,15 @@ class Streamable:
         :raises SessionLost: if the server has forgotten the session, and so not acted.
         :raises McpBroke: if there is no result.
         """
+        waiting: Deferred[Json] = Deferred()
+        self._waiting[message["id"]] = waiting
+        try:
+            return await self._ask(message, fields, waiting)
+        finally:
+            self._waiting.pop(message["id"], None)
+            waiting.addErrback(lambda _: {})
+
+    async def _ask(self, message: Json, fields: Fields, waiting: Deferred[Json]) -> Json:
         response = await self._post(message, fields)
         if response.code >= 300:
             raise await self._refusal(response)
@@ -74,20 +88,49 @@ class Streamable:
             # Visible ASCII by the specification, which is also all that a field can repeat.
             if message["method"] == "initialize" and session.isascii() and session.isprintable():
                 self._session = session
+        if response.code == 202:
+            await self._http.discard(response)
+            return messages.result_in(await self._promised_answer(message["id"], waiting))
         if content_type(response) == _EVENTS:
             return await self._streamed(response, message["id"])
         text = await self._http.body(response, messages.MAX_MESSAGE, NO_LIMIT)
         for said in _messages_in(text):
             if messages.is_answer(said, message["id"]) or messages.is_refusal(said):
                 return messages.result_in(said, response.code)
-            self._on_message(said)
+            self._heard(said)
         raise McpBroke("The MCP server answered another question.")
+
+    async def _promised_answer(self, number: int, waiting: Deferred[Json]) -> Json:
+        """An answer on the stream of what the server says of its own accord.
+
+        The specification wants it on the POST; some servers have it here, as the official clients
+        understand it.
+        """
+        self._promised.add(number)
+        try:
+            if not self._hearing:
+                # For good: what is written to a stream that is being closed would be lost.
+                self._reading = Deferred.fromCoroutine(Streamable.listen(self))
+                self._reading.addErrback(lambda _: None)
+            return await waiting
+        finally:
+            self._promised.discard(number)
+
+    def _heard(self, message: Json) -> None:
+        """Take a *message* that is not the answer to the request on whose stream it came."""
+        number = messages.answers(message)
+        if messages.is_answer(message) and isinstance(number, str | int):
+            waiting = self._waiting.pop(number, None)
+            if waiting is not None:
+                waiting.callback(message)
+                return
+        self._on_message(message)
 
     async def tell(self, message: Json, fields: Fields = ()) -> None:
         """Send what has no answer."""
         response = await self._post(message, fields, COURTESY)
         if response.code >= 300:
-            raise await self._refusal(response)
+            raise await self._http.refusal(response)
         # Only the status matters; some servers open a stream, which they never end.
         if content_type(response) == _EVENTS:
             self._http.leave(response)
@@ -100,6 +143,19 @@ class Streamable:
 
     async def listen(self) -> None:
         """Hear what the server says outside of any answer, for as long as it will."""
+        if self._hearing:
+            return
+        self._hearing = True
+        try:
+            await self._hear()
+        finally:
+            self._hearing = False
+            for number in list(self._promised):
+                if number in self._waiting:
+                    reason = McpBroke("The MCP server has no stream for the answer it promised.")
+                    self._waiting.pop(number).errback(reason)
+
+    async def _hear(self) -> None:
         decoder = self._decoder()
         fruitless = 0
         while fruitless < _ATTEMPTS:
@@ -113,7 +169,7 @@ class Streamable:
                     async for event in events:
                         fruitless = 0
                         for said in _messages(event):
-                            self._on_message(said)
+                            self._heard(said)
             except Interrupted:
                 pass
             if self._http.clock.seconds() - began > _LONG:
@@ -123,10 +179,16 @@ class Streamable:
 
     async def close(self) -> None:
         """End the session."""
-        self.alive = False
+        self.stop()
         if self._session is not None:
             response = await self._http.request(b"DELETE", self._fields(), seconds=COURTESY)
             await self._http.discard(response)
+
+    def stop(self) -> None:
+        """Leave the session, without a word to the server."""
+        self.alive = False
+        if self._reading is not None:
+            self._reading.cancel()
 
     def _fields(self, message: Json | None = None) -> Fields:
         fields: list[tuple[str, str]] = []
@@ -147,11 +209,11 @@ class Streamable:
         # The specification says 404; the SDKs' own examples say 400 and name the session. A server
         # that has been replaced by one of another revision has lost it too.
         lost = self._session is not None and (
-            response.code == 404 or (response.code == 400 and _is_lost(_words(error)))
+            response.code == 404 or (response.code == 400 and means_unknown_session(error))
         )
         other = isinstance(error, messages.RpcError) and error.rpc_code in _OTHER_REVISION
         if lost or (other and self.revision):
-            self.alive = False
+            self.stop()
             return SessionLost()
         return error
 
@@ -176,7 +238,7 @@ class Streamable:
                             if messages.is_answer(said, number) or messages.is_refusal(said):
                                 events.drain()
                                 return messages.result_in(said)
-                            self._on_message(said)
+                            self._heard(said)
             except Interrupted:
                 if decoder.last_id is None:
                     raise
@@ -263,41 +325,7 @@ def _messages_in(text: bytes) -> list[Json]:
     return found
 
 
-def _is_lost(words: str) -> bool:
-    """Whether *words* can mean nothing but that there is no such session, and so nothing was done.
-
-    They are those of the official SDKs for Python, TypeScript, Go, Java, C# and Rust, and of
-    fastmcp; a tool may well speak of a session too, which may have expired after it has acted.
-    """
-    said = re.sub(r"[^a-z ]", "", words.strip().lower().removeprefix("bad request"))
-    return " ".join(said.split()) in _LOST_WORDS
-
-
-#: Characters of a refusal that are looked at.
-_MAX_WORDS = 1000
-
-_LOST_WORDS = frozenset(
-    {
-        *("session not found", "session not found or expired", "no valid session id provided"),
-        *("no valid session id", "invalid session id", "invalid or missing session id"),
-        *("missing session id", "session terminated", "session has been terminated"),
-        *("session id not found", "unknown session", "unknown session id", "session expired"),
-        *("server not initialized", "no session found", "no active session", "invalid session"),
-        *("mcpsessionid header is required", "session does not exist"),
-    }
-)
-
-
 def _retry(decoder: EventDecoder) -> float:
     if decoder.retry is None:
         return RETRY
     return min(max(decoder.retry / 1000, _MIN_RETRY), MAX_RETRY)
-
-
-def _words(error: McpBroke) -> str:
-    if not isinstance(error, HttpRefused):
-        return error.said if isinstance(error, messages.RpcError) else ""
-    try:
-        return words_of(jsontext.loads(error.text))
-    except ValueError:
-        return error.text[:_MAX_WORDS]
