@@ -93,13 +93,16 @@ def assemble(
         agent = AuthorizedAgent(agent, server_key)
     secret = Secret(server_key)
     timeout: float = options["upstream-timeout"]
-    client = LlamaStackClient(treq_client(agent), url, clock, timeout, secret)
+    client = LlamaStackClient(treq_client(agent, clock), url, clock, timeout, secret)
     detector = Detector(client)
     metrics = Metrics()
     tool_status = ToolStatus(clock)
     tell = Observers(log_event, metrics, tool_status)
     sessions = SessionPool(
-        InflatingAgent(anywhere), clock, lambda: catalogue.changed(), options["max-mcp-sessions"]
+        InflatingAgent(anywhere, clock),
+        clock,
+        lambda: catalogue.changed(),
+        options["max-mcp-sessions"],
     )
     catalogue = Catalogue(
         source=_tool_source(options, clock, client, detector, sessions),

@@ -285,7 +285,7 @@ class Upstream:
         self.url = DecodedURL.from_text("http://stack:8321")
         self.secret = Secret(key)
         self.client = LlamaStackClient(
-            treq_client(self.asking), self.url, self.clock, timeout, self.secret
+            treq_client(self.asking, self.clock), self.url, self.clock, timeout, self.secret
         )
         self.detector = Detector(self.client)
 

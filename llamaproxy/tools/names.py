@@ -68,7 +68,7 @@ class Patterns:
 _MAX_NAME, _MAX_NAMES = 64, 256
 
 #: From 0, nothing alike, to 1, the same.
-_MIN_LIKENESS = 0.5
+_MIN_LIKENESS = 0.6
 
 
 class NameIndex:
@@ -102,10 +102,10 @@ class NameIndex:
         return frozenset(plain_name(other) for other in self._others)
 
     @cached_property
-    def _pairs(self) -> list[tuple[frozenset[str], str]]:
-        """The first names there are, each with the pairs of characters that it has."""
+    def _pieces(self) -> list[tuple[frozenset[str], str]]:
+        """The first names there are, each with its characters, alone and in pairs."""
         names = islice(chain(self._others, self._offered), _MAX_NAMES)
-        return [(_pairs_in(name), name) for name in names]
+        return [(_pieces_of(name), name) for name in names]
 
     def meant(self, called: str) -> str | None:
         """The one offered name that *called* differs from only in case, punctuation or its group.
@@ -121,21 +121,21 @@ class NameIndex:
     def nearest(self, called: str) -> list[str]:
         """Up to three names that look like *called*, the likeliest first.
 
-        They are compared by Dice's coefficient over pairs of characters, whose cost is that of
-        their lengths: a model may call hundreds of names that there are not.
+        They are compared by Dice's coefficient over characters and pairs of them, whose cost is
+        that of their lengths: a model may call hundreds of names that there are not.
         """
-        pairs = _pairs_in(called)
+        pieces = _pieces_of(called)
         likeness = [
-            (2 * len(pairs & others) / (len(pairs) + len(others) or 1), name)
-            for others, name in self._pairs
+            (2 * len(pieces & others) / (len(pieces) + len(others) or 1), name)
+            for others, name in self._pieces
         ]
         likely = [each for each in likeness if each[0] >= _MIN_LIKENESS]
         return [name for _, name in sorted(likely, key=lambda each: -each[0])[:3]]
 
 
-def _pairs_in(name: str) -> frozenset[str]:
+def _pieces_of(name: str) -> frozenset[str]:
     plain = plain_name(name[:_MAX_NAME])
-    return frozenset(map(add, plain, plain[1:])) or frozenset([plain])
+    return frozenset([*plain, *map(add, plain, plain[1:])])
 
 
 def plain_name(name: str) -> str:

@@ -50,6 +50,8 @@ def neutralised(text: str) -> str:
 
 def harmless(text: str) -> str:
     """*text* with nothing in it that could be read as anything but text."""
+    if text.isascii() and text.isprintable() and "<" not in text and "[" not in text:
+        return text  # most are names and lines of plain words
     return neutralised(cleaned(text))
 
 

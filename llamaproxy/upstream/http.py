@@ -8,6 +8,7 @@ import attrs
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -39,12 +40,12 @@ class AuthorizedAgent:
         return self._within.request(method, uri, fields, bodyProducer)
 
 
-def treq_client(agent: IAgent) -> HTTPClient:
+def treq_client(agent: IAgent, clock: IReactorTime) -> HTTPClient:
     """A treq client that is no browser: it keeps no cookie that one caller could get of another.
 
     Nor does it ask for anything compressed: treq would inflate it without any limit.
     """
-    inflating: Any = InflatingAgent(agent)
+    inflating: Any = InflatingAgent(agent, clock)
     return HTTPClient(inflating, cookiejar=_NoCookies())
 
 

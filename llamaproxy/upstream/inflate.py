@@ -1,6 +1,8 @@
 """InflatingAgent: answers as they are, though a server compresses what nobody asked it to compress.
 
-A few kilobytes may become gigabytes: they are inflated in steps, each handed on before the next.
+A few kilobytes may become gigabytes: they are inflated in steps, each handed on before the next,
+and one in a turn of the reactor: what is handed on may show nothing to a client who could be too
+slow for it.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import zlib
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol, IPushProducer
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.components import proxyForInterface
 from twisted.python.failure import Failure
@@ -33,8 +35,9 @@ _CODINGS = {b"gzip": 47, b"x-gzip": 47, b"deflate": 47}
 class InflatingAgent:
     """Asks as the agent within, for nothing compressed, and inflates what is."""
 
-    def __init__(self, within: IAgent) -> None:
+    def __init__(self, within: IAgent, clock: IReactorTime) -> None:
         self._within = within
+        self._clock = clock
 
     def request(
         self,
@@ -47,10 +50,10 @@ class InflatingAgent:
         fields = Headers() if headers is None else headers
         fields.setRawHeaders(b"Accept-Encoding", [b"identity"])
         answer = self._within.request(method, uri, fields, bodyProducer)
-        return answer.addCallback(_inflated)
+        return answer.addCallback(_inflated, self._clock)
 
 
-def _inflated(response: IResponse) -> IResponse:
+def _inflated(response: IResponse, clock: IReactorTime) -> IResponse:
     values = b",".join(response.headers.getRawHeaders(b"content-encoding", []))
     codings = [coding.strip().lower() for coding in values.split(b",")]
     codings = [coding for coding in codings if coding not in (b"", b"identity")]
@@ -60,7 +63,7 @@ def _inflated(response: IResponse) -> IResponse:
         response.deliverBody(_Unwanted())
         raise UpstreamBroke("The answer is compressed in a way that nobody has asked for.")
     response.headers.removeHeader(b"content-encoding")
-    return _InflatedResponse(response, _CODINGS[codings[0]])
+    return _InflatedResponse(response, _CODINGS[codings[0]], clock)
 
 
 class _Unwanted(Protocol):
@@ -75,20 +78,24 @@ class _InflatedResponse(proxyForInterface(IResponse)):  # type: ignore[misc]
 
     length = UNKNOWN_LENGTH
 
-    def __init__(self, original: IResponse, window_bits: int) -> None:
+    def __init__(self, original: IResponse, window_bits: int, clock: IReactorTime) -> None:
         super().__init__(original)
         self._window_bits = window_bits
+        self._clock = clock
 
     def deliverBody(self, protocol: IProtocol) -> None:
-        self.original.deliverBody(Inflater(protocol, self._window_bits))
+        self.original.deliverBody(Inflater(protocol, self._clock, self._window_bits))
 
 
 @implementer(IPushProducer)
 class Inflater(Protocol):
     """Hands an inflated body on to the protocol within, no faster than that takes it."""
 
-    def __init__(self, within: IProtocol, window_bits: int = 47) -> None:
+    def __init__(self, within: IProtocol, clock: IReactorTime, window_bits: int = 47) -> None:
         self._within = within
+        self._clock = clock
+        #: The next step, which has its turn later.
+        self._next: IDelayedCall | None = None
         self._zlib = zlib.decompressobj(window_bits)
         self._raw_allowed = True
         self._rest = b""
@@ -116,9 +123,7 @@ class Inflater(Protocol):
 
     def resumeProducing(self) -> None:
         self._paused = False
-        self._inflate()
-        if self._end is None and not self._paused:
-            cast(Any, self.transport).resumeProducing()
+        self._go_on()
 
     def stopProducing(self) -> None:
         self.loseConnection()
@@ -126,20 +131,33 @@ class Inflater(Protocol):
     def loseConnection(self) -> None:
         self._rest = b""
         self._ended = True
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
         cast(Any, self.transport).loseConnection()
         if self._end is not None:
             self._within.connectionLost(self._end)
 
     # --- within
 
+    def _go_on(self) -> None:
+        """Take what has come, and more if that is all."""
+        self._inflate()
+        if self._end is None and not (self._paused or self._ended or self._next or self._busy):
+            cast(Any, self.transport).resumeProducing()
+
+    def _step_later(self) -> None:
+        self._next = None
+        self._go_on()
+
     def _inflate(self) -> None:
-        if self._busy:  # resumed by what it is being given
+        if self._busy or self._next is not None:  # resumed by what it is being given; or waiting
             return
         if self._raw_allowed and len(self._rest) < 2 and self._end is None:
             return  # two bytes tell what it is
         self._busy = True
         try:
-            while self._rest and not self._paused and not self._ended:
+            if self._rest and not self._paused and not self._ended:
                 self._step()
         except zlib.error:
             broken = UpstreamBroke("The answer is not compressed as it says.")
@@ -148,6 +166,10 @@ class Inflater(Protocol):
             self._within.connectionLost(Failure(broken))
         finally:
             self._busy = False
+        if self._rest and not self._paused and not self._ended:
+            self._next = self._clock.callLater(0, self._step_later)
+            if self._end is None:
+                cast(Any, self.transport).pauseProducing()
         if self._end is not None and not self._ended and not self._rest:
             self._ended = True
             whole = self._zlib.eof or not self._end.check(ResponseDone, PotentialDataLoss)

@@ -156,6 +156,7 @@ def test_names_that_look_alike_are_proposed() -> None:
     assert len(NameIndex({}, ["ping"]).nearest("ping" * 1000)) <= 1
     assert NameIndex({}, ["a", "ab", "abc"]).nearest("ab")[0] == "ab"
     assert NameIndex({}, ["", "a"]).nearest("a") == ["a"]
+    assert NameIndex({}, ["clock", "sleep"]).nearest("clcok") == ["clock"]
 
 
 def test_every_name_is_looked_at_once_and_not_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

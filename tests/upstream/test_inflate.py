@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -38,6 +39,7 @@ class Reader(Protocol):
         self.steps: list[int] = []
         self.ends: list[Failure] = []
         self._stop_after = stop_after
+        self.clock = Clock()
 
     def dataReceived(self, data: bytes) -> None:
         self.got += data
@@ -54,7 +56,7 @@ class Reader(Protocol):
 
 
 def inflating(reader: Reader) -> tuple[Inflater, StringTransport]:
-    inflater = Inflater(reader)
+    inflater = Inflater(reader, reader.clock)
     transport = StringTransport()
     connect: Any = inflater.makeConnection
     connect(transport)
@@ -87,14 +89,42 @@ def test_a_bomb_goes_off_in_steps_and_no_faster_than_it_is_read() -> None:
     reader = Reader(stop_after=3 * STEP)
     inflater, transport = inflating(reader)
     inflater.dataReceived(packed)
-    assert sum(reader.steps) == 3 * STEP and max(reader.steps) == STEP
+    assert reader.steps == [STEP], "one in a turn of the reactor"
+    assert transport.producerState == "paused"
+    reader.clock.advance(0)
+    assert reader.steps == 3 * [STEP]
     assert transport.producerState == "paused"
     inflater.connectionLost(DONE)
     assert reader.ends == []
     for _ in range(200):
         reader.producer.resumeProducing()
+        reader.clock.advance(0)
     assert len(reader.got) == 100 * STEP
     assert reader.ends == [DONE]
+
+
+def test_what_comes_while_a_step_waits_for_its_turn_comes_behind_it() -> None:
+    data = bytes(STEP) + b"x" * (3 * STEP)
+    packed = gzip.compress(data)
+    reader = Reader()
+    inflater, transport = inflating(reader)
+    inflater.dataReceived(packed[:-20])
+    inflater.dataReceived(packed[-20:])
+    assert len(reader.steps) == 1 and transport.producerState == "paused"
+    reader.clock.advance(0)
+    assert reader.got == data and transport.producerState == "producing"
+    inflater.connectionLost(DONE)
+    assert reader.ends == [DONE]
+
+
+def test_a_reader_that_has_gone_has_no_turn() -> None:
+    reader = Reader()
+    inflater, _ = inflating(reader)
+    inflater.dataReceived(gzip.compress(bytes(10 * STEP)))
+    reader.producer.loseConnection()
+    assert not reader.clock.getDelayedCalls()
+    inflater.connectionLost(DONE)
+    assert len(reader.got) == STEP
 
 
 def test_a_reader_that_wants_no_more_gets_no_more() -> None:
