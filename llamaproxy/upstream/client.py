@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -34,7 +35,7 @@ from llamaproxy.upstream.chunks import (
 from llamaproxy.upstream.failures import answered, redirect_target
 from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.secrets import Secret
-from llamaproxy.upstream.urls import as_uri, read_url
+from llamaproxy.upstream.urls import as_uri, bare, read_url
 
 #: Bytes of an answer to a question of the proxy's own: a list of tools, a tool's result.
 MAX_ASKED = 16 * 1024 * 1024
@@ -56,6 +57,16 @@ class _ReadyURL(EncodedURL):
 
     def to_text(self, with_password: bool = False) -> str:
         return self._ready
+
+
+@contextmanager
+def _about(url: _ReadyURL) -> Iterator[None]:
+    """Let errors within say which URL they are about."""
+    try:
+        yield
+    except ProxyError as error:
+        error.where = error.where or bare(url.to_text())
+        raise
 
 
 @lru_cache(maxsize=256)
@@ -131,8 +142,9 @@ class LlamaStackClient:
         if body is not None:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
         sent = None if body is None else WholeBody(body)
-        response = await self._send(method, url, headers, sent, seconds)
-        answer = await self._json(response, seconds, limit)
+        with _about(url):
+            response = await self._send(method, url, headers, sent, seconds)
+            answer = await self._json(response, seconds, limit)
         if not isinstance(answer, dict):
             raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
         return answer
@@ -167,11 +179,12 @@ class LlamaStackClient:
         url = _with_query(_url(self._base, path), caller.query)
         headers = caller.chat_headers()
         headers.setRawHeaders(b"Content-Type", [b"application/json"])
-        response = await self._send("POST", url, headers, body, self._timeout)
-        self._secret.hide_in_fields(response.headers)
-        on_fields(response.headers)
-        if not 200 <= response.code < 300:
-            await self._json(response, self._timeout, _MAX_REFUSAL)
+        with _about(url):
+            response = await self._send("POST", url, headers, body, self._timeout)
+            self._secret.hide_in_fields(response.headers)
+            on_fields(response.headers)
+            if not 200 <= response.code < 300:
+                await self._json(response, self._timeout, _MAX_REFUSAL)
         return response
 
     async def completion(self, response: IResponse) -> Json | list[Json | None]:

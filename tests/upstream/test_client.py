@@ -508,3 +508,16 @@ def test_an_upload_that_goes_on_is_given_more_time() -> None:
     with pytest.raises(UpstreamTimeout):
         outcome(waiting)
     assert clock.getDelayedCalls() == []
+
+
+@pytest.mark.parametrize("status", [401, 404, 500])
+def test_an_error_says_which_url_it_is_about(status: int) -> None:
+    stack = FakeStack()
+    stack.on("GET /v1/tools", answer({"detail": "no"}, status))
+    upstream = Upstream(stack)
+    asked = upstream.client.ask("GET", "/v1/tools", Caller(), query={"authorization": "secret"})
+    with pytest.raises(UpstreamRefused) as caught:
+        upstream.result(asked)
+    assert caught.value.logged == (
+        f"upstream_refused (HTTP status {status}) at http://stack:8321/v1/tools"
+    )
