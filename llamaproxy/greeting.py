@@ -12,8 +12,8 @@ from twisted.logger import Logger
 
 from llamaproxy.errors import ProxyError
 from llamaproxy.tools.catalogue import Catalogue
-from llamaproxy.upstream.caller import Caller
-from llamaproxy.upstream.generation import Detector
+from llamaproxy.upstream.client_context import ClientContext
+from llamaproxy.upstream.dialect import Detector
 
 #: Seconds between two questions to a server that does not answer yet; and between two warnings.
 _RETRY, _WARN_INTERVAL = 5.0, 60.0
@@ -65,7 +65,7 @@ class GreetingService(Service):
                     reason=reason,
                 )
             await deferLater(self._clock, _RETRY)
-        offer = await self._catalogue.offer(Caller())
+        offer = await self._catalogue.offer(ClientContext())
         groups = {tool.group for tool in offer.tools.values()}
         self._log.info(
             "the server at {url} is {name}; it has {tools} tools in {groups} groups{hint}",

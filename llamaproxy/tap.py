@@ -47,14 +47,14 @@ from llamaproxy.tools.offers import Offers
 from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
 from llamaproxy.tools.toolruntime import ToolRuntime
 from llamaproxy.upstream.agent import UpstreamAgent, agent_for_anywhere, connection_pool
-from llamaproxy.upstream.caller import Callers
 from llamaproxy.upstream.client import LlamaStackClient
+from llamaproxy.upstream.client_context import ClientContextReader
 from llamaproxy.upstream.completions import Completions
-from llamaproxy.upstream.generation import Detector
-from llamaproxy.upstream.http import AuthorizedAgent, treq_client
+from llamaproxy.upstream.dialect import Detector
 from llamaproxy.upstream.inflate import InflatingAgent
 from llamaproxy.upstream.passthrough import LlamaStackResource
 from llamaproxy.upstream.secrets import Secret
+from llamaproxy.upstream.treq_client import AuthorizedAgent, treq_client
 
 _log = Logger()
 
@@ -125,7 +125,7 @@ def assemble(
         clock=clock,
         keep_alive=options["keep-alive"],
         bodies=BodyBudget(options["max-chat-bodies"]),
-        callers=Callers(options["trusted-proxies"], options["identity-headers"]),
+        callers=ClientContextReader(options["trusted-proxies"], options["identity-headers"]),
         cors=cors,
         tell=tell,
     )

@@ -37,10 +37,10 @@ from llamaproxy.request import ProxyRequest
 from llamaproxy.server.keys import ApiKeys, GuardedResource
 from llamaproxy.tap import assemble
 from llamaproxy.upstream.client import LlamaStackClient
-from llamaproxy.upstream.generation import Detector
-from llamaproxy.upstream.http import AuthorizedAgent, treq_client
+from llamaproxy.upstream.dialect import Detector
 from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.sse import EventDecoder
+from llamaproxy.upstream.treq_client import AuthorizedAgent, treq_client
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
-from llamaproxy.chat.calls import Audience
+from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.deltas import texts_of
 from llamaproxy.chat.eventstream import EventStream
 from llamaproxy.chat.finish import check_reason, closing_reason, with_cut_off
@@ -23,7 +23,7 @@ from llamaproxy.chat.messages import (
 )
 from llamaproxy.chat.openwebui import Card, message_item, shown
 from llamaproxy.chat.shapes import straighten
-from llamaproxy.chat.stream import FOREIGN, RoundStream, completion_of
+from llamaproxy.chat.stream import CONTROL_KEYS, RoundStream, completion_of
 from llamaproxy.errors import ProxyError, UpstreamBroke
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.results import ToolResult
@@ -33,8 +33,8 @@ from llamaproxy.upstream.completions import ClientCompletions
 class Answer(Protocol):
     """What the loop tells of its progress."""
 
-    async def complete(self, body: Json, audience: Audience) -> Completion:
-        """Ask the model for one round; calls that are not the audience's are kept from it."""
+    async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
+        """Ask the model for one round; calls that are not the visibility's are kept from it."""
 
     async def say(self, text: str) -> None:
         """Add *text* to the answer, as if the model had said it."""
@@ -67,11 +67,11 @@ class UnaryAnswer:
         self._usage: Any = None
         self._shown: list[Json] = []
 
-    async def complete(self, body: Json, audience: Audience) -> Completion:
+    async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
         answer = await self._completions.complete(body)
         if isinstance(answer, list):
-            answer = completion_of(answer, audience.legacy)
-        straighten(answer, audience.legacy)
+            answer = completion_of(answer, visibility.legacy)
+        straighten(answer, visibility.legacy)
         choices = objects(answer.get("choices"))
         if not choices:
             raise UpstreamBroke("Llama Stack answered without choices.")
@@ -89,10 +89,10 @@ class UnaryAnswer:
             check_reason(choice.get("finish_reason"), bool(objects(message.get("tool_calls"))))
         message = {**as_object(choices[0].get("message")), "role": "assistant"}
         calls = read_calls(message.get("tool_calls"))
-        shown = [call for call in calls if audience.shows(call.name)]
-        shared = audience.later or len(shown) < len(calls)
+        shown = [call for call in calls if visibility.shows(call.name)]
+        shared = visibility.later or len(shown) < len(calls)
         self._shown = [
-            {**call.entry, "id": call.id + audience.mark}
+            {**call.entry, "id": call.id + visibility.mark}
             if shared or is_function(call.entry)
             else call.entry  # untouched (L8b)
             for call in shown
@@ -125,7 +125,7 @@ class UnaryAnswer:
         ]
         answer = {**self._last, **self._identity.fields(), "choices": choices}
         answer.setdefault("object", "chat.completion")
-        for key in (*FOREIGN, "output"):
+        for key in (*CONTROL_KEYS, "output"):
             answer.pop(key, None)
         if self._cards and self._results:
             items = [
@@ -184,19 +184,19 @@ class StreamedAnswer:
         self._cards = cards
         self._last_text_only = last_text_only
         self._roles: set[int] = set()
-        self._round = RoundStream(Audience(), self._roles)
+        self._round = RoundStream(CallVisibility(), self._roles)
         self._held = HeldText()
         self._join = Texts()
         self._blocks = Blocks()
         self._usage: Any = None
         self._open: list[Card] = []
 
-    async def complete(self, body: Json, audience: Audience) -> Completion:
-        self._round = RoundStream(audience, self._roles)
+    async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
+        self._round = RoundStream(visibility, self._roles)
         self._join.begin_round()
         self._blocks.begin_round()
         # With no tool to be run by the server, a round is the last.
-        self._held = HeldText(self._last_text_only and bool(audience.server))
+        self._held = HeldText(self._last_text_only and bool(visibility.server))
         await self._completions.stream(body, self._take)
         for told in self._round.late():
             await self._send(told)
@@ -245,7 +245,7 @@ class StreamedAnswer:
         self._events.finish()
 
     def _take(self, chunk: Json | None) -> Deferred[None] | None:
-        """One chunk of the upstream's, or None for its end (see :data:`Take`)."""
+        """One chunk of the upstream's, or None for its end (see :data:`ChunkHandler`)."""
         if chunk is not None:
             self._identity.learn(chunk)
         told = self._round.feed(chunk)

@@ -35,7 +35,7 @@ _CALL_KEYS = ("index", "id", "type", "function", "custom")
 
 
 @attrs.define
-class Audience:
+class CallVisibility:
     """For whom a round's calls are: the client's are shown, all others are withheld.
 
     *client* and *server* are the names that either declared; *everything* shows every call; *mark*
@@ -96,16 +96,16 @@ class _Call:
 class CallReader:
     """Reads the call deltas of one choice."""
 
-    def __init__(self, audience: Audience, grow: Callable[[int], bool]) -> None:
+    def __init__(self, visibility: CallVisibility, grow: Callable[[int], bool]) -> None:
         """:param grow: is told of characters to keep; says whether there is room."""
-        self._audience = audience
+        self._audience = visibility
         self._grow = grow
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._by_id: dict[str, _Call] = {}
         self._ids: set[str] = set()
         self._shown = 0
-        self._shared = audience.later
+        self._shared = visibility.later
 
     def __bool__(self) -> bool:
         return bool(self._calls)

@@ -25,7 +25,7 @@ from llamaproxy.errors import ProxyError, ShuttingDown, UpstreamTimeout, Upstrea
 from llamaproxy.events import ChatRecord, FirstByte, Tell, tell_nobody
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
-from llamaproxy.upstream.caller import Caller, Callers
+from llamaproxy.upstream.client_context import ClientContext, ClientContextReader
 from llamaproxy.upstream.completions import ClientCompletions, Completions
 from llamaproxy.upstream.headers import answer_fields
 
@@ -42,7 +42,7 @@ class ChatCompletions:
     _clock: IReactorTime
     _keep_alive: float
     _bodies: BodyBudget
-    _callers: Callers = attrs.Factory(Callers)
+    _callers: ClientContextReader = attrs.Factory(ClientContextReader)
     _cors: CorsMemory = attrs.Factory(CorsMemory)
     _tell: Tell = tell_nobody
     _log: ClassVar[Logger] = Logger()
@@ -88,7 +88,7 @@ class ChatCompletions:
         self._cors.apply(origin, request.responseHeaders)
 
     async def _respond(
-        self, request: ProxyRequest, body: Json, caller: Caller, chat: ChatRecord
+        self, request: ProxyRequest, body: Json, caller: ClientContext, chat: ChatRecord
     ) -> bytes | None:
         identity = Identity(body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
         cards = _field(request, b"x-openwebui-message-id") != ""
@@ -108,7 +108,7 @@ class ChatCompletions:
         self,
         request: ProxyRequest,
         body: Json,
-        caller: Caller,
+        caller: ClientContext,
         completions: ClientCompletions,
         identity: Identity,
         cards: bool,
@@ -145,7 +145,7 @@ class ChatCompletions:
         self,
         request: ProxyRequest,
         body: Json,
-        caller: Caller,
+        caller: ClientContext,
         answer: UnaryAnswer | StreamedAnswer,
         chat: ChatRecord,
     ) -> None:

@@ -10,7 +10,7 @@ from twisted.internet.defer import DeferredSemaphore
 
 from llamaproxy import jsontext
 from llamaproxy.chat.answer import Answer
-from llamaproxy.chat.calls import Audience
+from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.choice import after_round, with_offered_names
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.messages import (
@@ -41,7 +41,7 @@ from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.names import NameIndex, plain_name
 from llamaproxy.tools.offers import Offer
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 
 #: Server calls of one round that are run; a model that makes more is told so.
 _MAX_CALLS = 128
@@ -103,7 +103,7 @@ class CallSlots:
 class _Chat:
     """What stays the same in all rounds of one answer."""
 
-    caller: Caller
+    caller: ClientContext
     offer: Offer
     client_tools: frozenset[str]
     answer: Answer
@@ -122,17 +122,21 @@ class ToolLoop:
     _slots: CallSlots
     _tell: Tell = tell_nobody
 
-    async def pass_on(self, body: Json, caller: Caller, answer: Answer, record: ChatRecord) -> None:
+    async def pass_on(
+        self, body: Json, caller: ClientContext, answer: Answer, record: ChatRecord
+    ) -> None:
         """One round, as the client asked for it: no tool is offered, none is run (L4)."""
         client_tools = tool_names(body)
         body = {**body, "messages": self._memory.recall(caller, body["messages"])}
-        audience = Audience(client=client_tools, everything=True, legacy="functions" in body)
-        await self._round(with_tools(body, []), audience, answer, record)
+        visibility = CallVisibility(
+            client=client_tools, everything=True, legacy="functions" in body
+        )
+        await self._round(with_tools(body, []), visibility, answer, record)
 
     async def run(
         self,
         body: Json,
-        caller: Caller,
+        caller: ClientContext,
         answer: Answer,
         patterns: list[str] | None,
         record: ChatRecord,
@@ -147,8 +151,8 @@ class ToolLoop:
         names = NameIndex(offer.tools, client_tools)
         chat = _Chat(caller, offer, client_tools, answer, record, names, self._slots.for_chat())
         mark = new_mark() if offer.tools else ""
-        audience = Audience(client=client_tools, server=offer.tools.keys(), mark=mark)
-        audience.legacy = "functions" in body
+        visibility = CallVisibility(client=client_tools, server=offer.tools.keys(), mark=mark)
+        visibility.legacy = "functions" in body
         body = with_offered_names(body, client_tools, offer.named)
         body = with_tools(body, offer.definitions())
         messages = without_old_cards(body["messages"])
@@ -157,9 +161,9 @@ class ToolLoop:
         repeats = _Repeats()
         limit = None
         while limit is None:
-            audience.later = record.rounds > 0
-            completion = await self._round(body, audience, answer, record)
-            server_calls = [call for call in completion.calls if not audience.shows(call.name)]
+            visibility.later = record.rounds > 0
+            completion = await self._round(body, visibility, answer, record)
+            server_calls = [call for call in completion.calls if not visibility.shows(call.name)]
             client_calls = len(completion.calls) - len(server_calls)
             done = await self._run_all(server_calls, chat)
             if not client_calls and repeats.too_many(done):
@@ -168,7 +172,7 @@ class ToolLoop:
                 limit = _ROUNDS
             if limit is not None and done:
                 done = [(call, limit.noted(result)) for call, result in done]
-            called = {names.meant(call.name) or call.name for call in completion.calls}
+            called = {names.fuzzy_match(call.name) or call.name for call in completion.calls}
             body = after_round(body, called, client_tools, offer.tools.keys())
             body = follow_up(body, completion.message, [(c, r.text) for c, r in done])
             if client_calls and (server_calls or record.rounds > 1):
@@ -178,14 +182,14 @@ class ToolLoop:
         await self._answer_without_tools(body, chat, limit)
 
     async def _round(
-        self, body: Json, audience: Audience, answer: Answer, record: ChatRecord
+        self, body: Json, visibility: CallVisibility, answer: Answer, record: ChatRecord
     ) -> Completion:
         """What the model makes of *body*."""
         record.rounds += 1
         self._tell(RoundBegan(record))
         kind = "cancelled"
         try:
-            completion = await answer.complete(body, audience)
+            completion = await answer.complete(body, visibility)
             kind = ""
             return completion
         except ProxyError as error:
@@ -200,8 +204,8 @@ class ToolLoop:
         if "tools" in body:
             body = {**body, "tool_choice": "none"}
         names = (*chat.client_tools, *chat.offer.tools)
-        audience = Audience(server=names)
-        completion = await self._round(body, audience, chat.answer, chat.record)
+        visibility = CallVisibility(server=names)
+        completion = await self._round(body, visibility, chat.answer, chat.record)
         if not text_of(completion.message.get("content")).strip():
             await chat.answer.say(limit.excuse.format(rounds=self._max_rounds))
 
@@ -227,7 +231,7 @@ class ToolLoop:
                 "the call was cut off before it was complete, so nothing was done. Make it again, "
                 "shorter."
             )
-        name = chat.names.meant(call.name) if is_function(call.entry) else None
+        name = chat.names.fuzzy_match(call.name) if is_function(call.entry) else None
         if name is None:
             self._tell(CallUnknown(chat.record))
             near = chat.names.nearest(call.name)

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from llamaproxy import jsontext
 from llamaproxy.chat.turns import recalled
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 
 
 @attrs.frozen
@@ -54,7 +54,7 @@ class TurnMemory:
     def __len__(self) -> int:
         return len(self._turns)
 
-    def remember(self, caller: Caller, mark: str, turn: list[Json]) -> None:
+    def remember(self, caller: ClientContext, mark: str, turn: list[Json]) -> None:
         """Keep *turn*, the messages since the client asked, of which it was handed *mark*'s calls.
 
         Of these the last assistant message has all calls, and the server's have their results.
@@ -71,12 +71,12 @@ class TurnMemory:
             largest = max(self._shares.values(), key=lambda each: each.size)
             self._forget(next(iter(largest.marks)))
 
-    def recall(self, caller: Caller, messages: list[Any]) -> list[Any]:
+    def recall(self, caller: ClientContext, messages: list[Any]) -> list[Any]:
         """*messages* with what is remembered of them back in its places, and without any marks."""
         self._forget_old()
         return recalled(messages, lambda mark: self._turn(caller, mark))
 
-    def _turn(self, caller: Caller, mark: str) -> list[Json]:
+    def _turn(self, caller: ClientContext, mark: str) -> list[Json]:
         """The messages of a turn; none if it is forgotten, or another caller's."""
         turn = self._turns.get(mark)
         if turn is None or turn.owner != caller.credentials:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import attrs
 
 from llamaproxy import jsontext
-from llamaproxy.chat.calls import Audience, CallReader
+from llamaproxy.chat.calls import CallReader, CallVisibility
 from llamaproxy.chat.deltas import MessageBuilder, texts_of
 from llamaproxy.chat.finish import (
     check_reason,
@@ -24,7 +24,7 @@ from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
 
 #: Top-level keys that some clients act on: only their own server may fill them (S9).
-FOREIGN = ("event", "selected_model_id", "sources")
+CONTROL_KEYS = ("event", "selected_model_id", "sources")
 
 #: Characters of a round that are remembered for the next one: what a model says before it calls
 #: tools is short, and a stream without end must not fill the memory.
@@ -82,9 +82,9 @@ class _Choice:
 class RoundStream:
     """Reads the chunks of one completion."""
 
-    def __init__(self, audience: Audience, roles: set[int]) -> None:
+    def __init__(self, visibility: CallVisibility, roles: set[int]) -> None:
         """:param roles: the choices whose role the client has been told, in any round."""
-        self._audience = audience
+        self._audience = visibility
         self._roles = roles
         self._choices: dict[int, _Choice] = {}
         self._first: int | None = None
@@ -109,7 +109,7 @@ class RoundStream:
         if str(chunk.get("type") or "").startswith("response."):
             return None
         straighten(chunk, self._audience.legacy)
-        for key in FOREIGN:
+        for key in CONTROL_KEYS:
             chunk.pop(key, None)
         if isinstance(chunk.get("usage"), dict) and chunk["usage"]:
             usage = merged_usage(self.usage, chunk.pop("usage"))
@@ -266,7 +266,7 @@ def completion_of(chunks: list[Json | None], legacy: bool = False) -> Json:
 
     :raises UpstreamBroke: if they break off in the middle.
     """
-    rounds = RoundStream(Audience(everything=True, legacy=legacy), set())
+    rounds = RoundStream(CallVisibility(everything=True, legacy=legacy), set())
     whole: Json = {}
     for chunk in chunks:
         for key, value in (chunk or {}).items():

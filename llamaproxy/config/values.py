@@ -16,7 +16,7 @@ from OpenSSL.SSL import Error as TLSError
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.upstream.headers import TrustedProxies
-from llamaproxy.upstream.tls import trusting
+from llamaproxy.upstream.tls import tls_context
 from llamaproxy.upstream.urls import as_uri, read_url
 
 
@@ -165,7 +165,7 @@ def hosts(text: str) -> AllowedHosts:
 def authorities(path: str) -> str:
     """A PEM file with certificates of authorities, which is read now to see whether it is one."""
     try:
-        trusting(path, system=False)
+        tls_context(path, system=False)
     except TLSError:
         raise ValueError("must be a readable file with certificates in PEM format") from None
     return os.path.abspath(path)  # twistd leaves the directory that it was started in

@@ -29,11 +29,11 @@ from llamaproxy.events import (
     tell_nobody,
 )
 from llamaproxy.tools.definitions import ToolDefinition
-from llamaproxy.tools.failures import FailureMemory, is_slow
+from llamaproxy.tools.failure_memory import FailureMemory, is_slow
 from llamaproxy.tools.offers import Listed, Offer, Offers
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import FIRST_WAIT, LISTING_TIMEOUT, Listing, Patience, ToolSource
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.urls import bare
 
 #: Seconds between two changes that are acted on at once, and callers whose lists are then fetched
@@ -80,7 +80,7 @@ class Catalogue:
     #: The listings under way.
     _refreshes: dict[bytes, SharedCall[Offer]] = attrs.field(init=False, factory=dict)
     #: Those who asked last, who have their lists fetched when something has changed.
-    _latest: OrderedDict[bytes, Caller] = attrs.field(init=False, factory=OrderedDict)
+    _latest: OrderedDict[bytes, ClientContext] = attrs.field(init=False, factory=OrderedDict)
     _failures: FailureMemory = attrs.field(init=False)
     _changed_at: float = attrs.field(init=False, default=-_CHANGE_INTERVAL)
     _stopped: bool = attrs.field(init=False, default=False)
@@ -91,7 +91,7 @@ class Catalogue:
         return FailureMemory(self._clock)
 
     async def offer(
-        self, caller: Caller, taken: Collection[str] = (), patterns: list[str] | None = None
+        self, caller: ClientContext, taken: Collection[str] = (), patterns: list[str] | None = None
     ) -> Offer:
         """What *caller* can be offered, without the names that the client's own tools have taken.
 
@@ -105,7 +105,7 @@ class Catalogue:
         self,
         tool: ToolDefinition,
         arguments: dict[str, Any],
-        caller: Caller,
+        caller: ClientContext,
         chat: ChatRecord | None = None,
     ) -> ToolResult:
         """Run *tool* for a *chat*; whatever goes wrong becomes a result that says so (L13)."""
@@ -165,7 +165,7 @@ class Catalogue:
             refresh.cancel()
 
     async def _invoke(
-        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
         try:
             return await self._source.invoke(tool, arguments, caller)
@@ -180,7 +180,7 @@ class Catalogue:
             self._callers.popitem(last=False)
         return known
 
-    async def _offer_to(self, caller: Caller) -> Offer:
+    async def _offer_to(self, caller: ClientContext) -> Offer:
         known = self._known(_key(caller))
         now = self._clock.seconds()
         if now < known.stale_at and known.listed_at >= self._changed_at:
@@ -196,19 +196,19 @@ class Catalogue:
         except TimeoutError:
             return known.offer
 
-    def _start_refresh(self, caller: Caller) -> None:
+    def _start_refresh(self, caller: ClientContext) -> None:
         if not self._stopped:
             key = _key(caller)
             self._refresh_of(key).start(lambda: self._refresh(key, caller, Patience()))
 
-    async def _refreshed(self, caller: Caller, patience: Patience) -> Offer:
+    async def _refreshed(self, caller: ClientContext, patience: Patience) -> Offer:
         key = _key(caller)
         return await self._refresh_of(key).result(lambda: self._refresh(key, caller, patience))
 
     def _refresh_of(self, key: bytes) -> SharedCall[Offer]:
         return self._refreshes.setdefault(key, SharedCall())
 
-    async def _refresh(self, key: bytes, caller: Caller, patience: Patience) -> Offer:
+    async def _refresh(self, key: bytes, caller: ClientContext, patience: Patience) -> Offer:
         try:
             return await self._list_again(self._known(key), caller, patience)
         finally:
@@ -218,7 +218,9 @@ class Catalogue:
             while len(self._latest) > _MAX_LATEST:
                 self._latest.popitem(last=False)
 
-    async def _list_again(self, known: _CallersTools, caller: Caller, patience: Patience) -> Offer:
+    async def _list_again(
+        self, known: _CallersTools, caller: ClientContext, patience: Patience
+    ) -> Offer:
         started = self._clock.seconds()
         listing = await self._listing(caller, patience)
         now = self._clock.seconds()
@@ -239,7 +241,7 @@ class Catalogue:
             self._clock.callLater(0, self._start_refresh, caller.for_listing())
         return known.offer
 
-    async def _listing(self, caller: Caller, patience: Patience) -> Listing:
+    async def _listing(self, caller: ClientContext, patience: Patience) -> Listing:
         """What the source lists, or why it lists nothing at all."""
         try:
             return await self._source.list_tools(caller, patience)
@@ -268,7 +270,7 @@ def _refreshed(callers: int, listing: Listing, listed: Listed | None) -> ListRef
     return ListRefreshed(callers, groups, listing.failures, listing.rest, left_out_names)
 
 
-def _key(caller: Caller) -> bytes:
+def _key(caller: ClientContext) -> bytes:
     """What tells callers apart, and not what they identify themselves with: it is kept."""
     return hashlib.blake2b(repr(caller.credentials).encode(), digest_size=16).digest()
 

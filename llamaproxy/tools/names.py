@@ -107,7 +107,7 @@ class NameIndex:
         names = islice(chain(self._others, self._offered), _MAX_NAMES)
         return [(_pieces_of(name), name) for name in names]
 
-    def meant(self, called: str) -> str | None:
+    def fuzzy_match(self, called: str) -> str | None:
         """The one offered name that *called* differs from only in case, punctuation or its group.
 
         None if one of the client's own tools could be meant as well.

@@ -11,19 +11,19 @@ from llamaproxy.deferreds import all_of
 from llamaproxy.errors import ProxyError, ToolUnknown, UpstreamUnavailable
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.upstream.caller import Caller
-from llamaproxy.upstream.generation import Detector
+from llamaproxy.upstream.client_context import ClientContext
+from llamaproxy.upstream.dialect import Detector
 
 #: Seconds that a first chat waits for the slowest group, and that a listing takes for which nobody
 #: waits (DESIGN: T3).
 FIRST_WAIT, LISTING_TIMEOUT = 5.0, 30.0
 
 #: Groups that are listed side by side, and groups of one server that are looked at.
-SIDE_BY_SIDE, MAX_GROUPS = 16, 1000
+MAX_CONCURRENT_LISTINGS, MAX_GROUPS = 16, 1000
 
 
 #: The *origin* of tools of MCP servers that the proxy calls itself.
-SPOKEN_BY_US = "mcp"
+PROXY_CALLED = "mcp"
 
 
 @attrs.frozen
@@ -61,14 +61,14 @@ _PATIENT = Patience()
 class ToolSource(Protocol):
     """A place that tools come from."""
 
-    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
         """Every group's tools, as *caller* may see them.
 
         :raises ProxyError: if nothing at all can be listed.
         """
 
     async def invoke(
-        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
         """Run *tool*.
 
@@ -82,11 +82,11 @@ class ToolSource(Protocol):
 class NoTools:
     """No tools at all. Implements :class:`ToolSource`."""
 
-    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
         return Listing({})
 
     async def invoke(
-        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
         raise ToolUnknown(f"Error: there is no tool {tool.name!r} any more.")
 
@@ -104,7 +104,7 @@ class DetectedSource:
     _connectors: ToolSource = attrs.Factory(NoTools)
     _pinned: str = "auto"
 
-    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
         """The tools, and first of all whether the upstream is still what it was.
 
         A list need not show it: 0.7 still answers ``GET /v1/tools``, with what it cannot run.
@@ -122,9 +122,9 @@ class DetectedSource:
             raise
 
     async def invoke(
-        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
-        if tool.origin == SPOKEN_BY_US:
+        if tool.origin == PROXY_CALLED:
             return await self._connectors.invoke(tool, arguments, caller)
         generation = await self._detector.generation()
         try:
@@ -145,7 +145,7 @@ class UnionSource:
     _named: ToolSource
     _upstream: ToolSource
 
-    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
         named, upstream = await all_of(
             [
                 self._named.list_tools(caller, patience),
@@ -159,12 +159,14 @@ class UnionSource:
         )
 
     async def invoke(
-        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
-        source = self._named if tool.origin == SPOKEN_BY_US else self._upstream
+        source = self._named if tool.origin == PROXY_CALLED else self._upstream
         return await source.invoke(tool, arguments, caller)
 
-    async def _whole(self, source: ToolSource, caller: Caller, patience: Patience) -> Listing:
+    async def _whole(
+        self, source: ToolSource, caller: ClientContext, patience: Patience
+    ) -> Listing:
         try:
             return await source.list_tools(caller, patience)
         except ProxyError as error:

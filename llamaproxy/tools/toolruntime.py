@@ -14,9 +14,9 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
 from llamaproxy.tools.results import ToolResult, result_of
 from llamaproxy.tools.schemas import Unfit
-from llamaproxy.tools.source import MAX_GROUPS, SIDE_BY_SIDE, Listing, Patience
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.tools.source import MAX_CONCURRENT_LISTINGS, MAX_GROUPS, Listing, Patience
 from llamaproxy.upstream.client import LlamaStackClient
+from llamaproxy.upstream.client_context import ClientContext
 
 _log = Logger()
 
@@ -36,7 +36,7 @@ class ToolRuntime:
 
     _client: LlamaStackClient
 
-    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
         """Everything at once, or group by group where one group spoils the list.
 
         An MCP server that answers 401 makes the whole list a 401 on every version up to 0.6, and
@@ -52,7 +52,7 @@ class ToolRuntime:
         return Listing(await self._grouped(answer))
 
     async def invoke(
-        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
         body: Json = {"tool_name": tool.name, "kwargs": arguments}
         token = caller.token(tool.endpoint)
@@ -74,7 +74,7 @@ class ToolRuntime:
         return result_of(content or answer.get("error_message") if failed else content, failed)
 
     async def _tools(
-        self, caller: Caller, group: str | None, seconds: float, token: str | None = None
+        self, caller: ClientContext, group: str | None, seconds: float, token: str | None = None
     ) -> list[Json]:
         query = {} if group is None else {"toolgroup_id": group}
         if token is not None:
@@ -84,7 +84,7 @@ class ToolRuntime:
         )
 
     async def _group(
-        self, caller: Caller, group: Json, patience: Patience
+        self, caller: ClientContext, group: Json, patience: Patience
     ) -> list[Json] | ProxyError:
         if group["identifier"] in patience.down:
             return patience.down[group["identifier"]]
@@ -97,7 +97,7 @@ class ToolRuntime:
             return error
 
     async def _group_by_group(
-        self, caller: Caller, reason: ProxyError | None, patience: Patience
+        self, caller: ClientContext, reason: ProxyError | None, patience: Patience
     ) -> Listing:
         try:
             answer = await self._client.ask(
@@ -111,7 +111,7 @@ class ToolRuntime:
         asked = [self._group(caller, group, patience) for group in listed]
         entries: list[Json] = []
         failures: dict[str, ProxyError] = {}
-        outcomes = await all_of(asked, SIDE_BY_SIDE)
+        outcomes = await all_of(asked, MAX_CONCURRENT_LISTINGS)
         for name, outcome in zip(names, outcomes, strict=True):
             if isinstance(outcome, ProxyError):
                 failures[name] = outcome

@@ -26,10 +26,10 @@ from zope.interface import implementer
 
 from llamaproxy.deferreds import cancelled_as_such
 from llamaproxy.errors import BadRequest
+from llamaproxy.upstream.connection import UpstreamConnection, UpstreamConnectionFactory
 from llamaproxy.upstream.resolver import Resolved, Resolver
-from llamaproxy.upstream.tls import Verifier, handshake_failure, trusting
+from llamaproxy.upstream.tls import Verifier, handshake_failure, tls_context
 from llamaproxy.upstream.urls import as_uri, origin_of
-from llamaproxy.upstream.wire import Wire, WireFactory
 
 #: Seconds to connect: to resolve the name, to connect, and to shake hands.
 CONNECT_TIMEOUT = 10.0
@@ -55,8 +55,8 @@ _TARGET = re.compile(rb"[\x21-\x7e]+")
 class UpstreamPool(HTTPConnectionPool):
     """The idle connections to upstreams; one that its server has closed is not used again.
 
-    What may be repeated is repeated by :class:`Wire`: Twisted's pool would repeat a DELETE too,
-    and might take another connection that is closed.
+    What may be repeated is repeated by :class:`UpstreamConnection`: Twisted's pool would repeat a
+    DELETE too, and might take another connection that is closed.
     """
 
     retryAutomatically = False
@@ -64,31 +64,31 @@ class UpstreamPool(HTTPConnectionPool):
     maxPersistentPerHost = MAX_IDLE
 
     def getConnection(self, key: Any, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
-        afresh = partial(self._connection, key, endpoint, lambda wire: not wire.used)
-        return self._connection(key, endpoint, lambda wire: not wire.is_stale(), afresh)
+        afresh = partial(self._connection, key, endpoint, lambda connection: not connection.used)
+        return self._connection(key, endpoint, lambda connection: not connection.is_stale(), afresh)
 
     def _connection(
         self,
         key: Any,
         endpoint: IStreamClientEndpoint,
-        fit: Callable[[Wire], bool],
-        afresh: Callable[[], Deferred[Wire]] | None = None,
-    ) -> Deferred[Wire]:
+        fit: Callable[[UpstreamConnection], bool],
+        afresh: Callable[[], Deferred[UpstreamConnection]] | None = None,
+    ) -> Deferred[UpstreamConnection]:
         while True:
             connected: Any = HTTPConnectionPool.getConnection(self, key, endpoint)
             # One that was kept is there at once.
-            wire = getattr(getattr(connected, "result", None), "transport", None)
-            if wire is None:
-                return connected.addCallback(_wire_of)  # type: ignore[no-any-return]
-            if fit(wire):
-                wire.afresh = afresh
-                return connected.addCallback(_wire_of)  # type: ignore[no-any-return]
-            wire.abortConnection()
+            connection = getattr(getattr(connected, "result", None), "transport", None)
+            if connection is None:
+                return connected.addCallback(_connection_of)  # type: ignore[no-any-return]
+            if fit(connection):
+                connection.afresh = afresh
+                return connected.addCallback(_connection_of)  # type: ignore[no-any-return]
+            connection.abortConnection()
 
 
-def _wire_of(protocol: Any) -> Wire:
-    wire: Wire = protocol.transport
-    return wire
+def _connection_of(protocol: Any) -> UpstreamConnection:
+    connection: UpstreamConnection = protocol.transport
+    return connection
 
 
 def connection_pool(reactor: Any) -> UpstreamPool:
@@ -100,7 +100,9 @@ def connection_pool(reactor: Any) -> UpstreamPool:
 
 @implementer(IStreamClientEndpoint)
 class _Endpoint:
-    """Connects to one server, through a :class:`Wire`, within a time; over TLS if *trust* is given.
+    """Connects to one server within a time, over TLS if *trust* is given.
+
+    The connection is wrapped in an :class:`UpstreamConnection`.
 
     A numeric address needs no resolver, which works in threads.
     """
@@ -138,25 +140,26 @@ class _Endpoint:
         )
 
     async def _connect(self, factory: IProtocolFactory) -> Any:
-        wrapping: Any = WireFactory
+        wrapping: Any = UpstreamConnectionFactory
         endpoint = await self._addressed()
         if self._verifier is not None:
             endpoint = wrapClientTLS(self._verifier, endpoint)
         # HostnameEndpoint, cancelled, says that there is no such name.
-        wire: Wire = await cancelled_as_such(endpoint.connect(wrapping(factory)))
+        connecting = cancelled_as_such(endpoint.connect(wrapping(factory)))
+        connection: UpstreamConnection = await connecting
         if self._verifier is not None:
             try:
-                await wire.secured()
+                await connection.secured()
             except CancelledError:
                 raise
             except Exception as error:
-                raise handshake_failure(error, wire.distrust) from None
+                raise handshake_failure(error, connection.distrust) from None
             try:
-                self._verifier.check(wire.getHandle())
+                self._verifier.check(connection.getHandle())
             except BaseException:
-                wire.abortConnection()
+                connection.abortConnection()
                 raise
-        return wire.wrappedProtocol
+        return connection.wrappedProtocol
 
 
 def _too_slow(result: object, seconds: float) -> object:
@@ -182,7 +185,7 @@ class UpstreamAgent:
         """:param authorities: a PEM file with those to trust, instead of the system's."""
         self._origin = origin_of(url)
         secure = url.scheme == "https"
-        trust = trusting(authorities, system=authorities is None) if secure else None
+        trust = tls_context(authorities, system=authorities is None) if secure else None
         host, port = as_uri(url).host, url.port or 80
         resolver = Resolver(reactor, most=1)
         endpoint = _Endpoint(reactor, host, port, connect_timeout, trust, resolver)
@@ -218,7 +221,7 @@ class _Endpoints:
         self._timeout = timeout
         self._resolver = Resolver(reactor, MAX_LOOK_UPS)
         # Read once: the system's are many.
-        self._trust = lru_cache(maxsize=1)(lambda: trusting(authorities, system=True))
+        self._trust = lru_cache(maxsize=1)(lambda: tls_context(authorities, system=True))
 
     def endpointForURI(self, uri: URI) -> Any:
         host = uri.host.decode("ascii").strip("[]")

@@ -20,10 +20,12 @@ from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
 MAX_ANSWER = 64 * 1024 * 1024
 
 #: Is handed each chunk, and None for ``[DONE]``; returns None, or until when to send no more.
-Take = Callable[[Json | None], Deferred[None] | None]
+ChunkHandler = Callable[[Json | None], Deferred[None] | None]
 
 
-async def relay_chunks(response: Any, clock: IReactorTime, silence: float, take: Take) -> None:
+async def relay_chunks(
+    response: Any, clock: IReactorTime, silence: float, take: ChunkHandler
+) -> None:
     """Hand the chunks in the body of *response* to *take*, in the turn in which they come.
 
     That is a function call for each chunk and not a step of a coroutine, because a daemon with

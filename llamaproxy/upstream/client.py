@@ -23,15 +23,15 @@ from llamaproxy.errors import (
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.bodies import WholeBody
-from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.chunks import (
     MAX_ANSWER,
-    Take,
+    ChunkHandler,
     chunks_in,
     completion_in,
     looks_like_json,
     relay_chunks,
 )
+from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.failures import answered, redirect_target
 from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.secrets import Secret
@@ -125,7 +125,7 @@ class LlamaStackClient:
         self,
         method: str,
         path: str,
-        caller: Caller,
+        caller: ClientContext,
         body: bytes | None = None,
         query: dict[str, str] | None = None,
         timeout: float | None = None,
@@ -167,7 +167,11 @@ class LlamaStackClient:
         return fields
 
     async def open(
-        self, path: str, caller: Caller, body: WholeBody, on_fields: Callable[[Headers], None]
+        self,
+        path: str,
+        caller: ClientContext,
+        body: WholeBody,
+        on_fields: Callable[[Headers], None],
     ) -> IResponse:
         """The beginning of a completion, to be read with :meth:`completion` or :meth:`relay`.
 
@@ -201,7 +205,7 @@ class LlamaStackClient:
         except UpstreamRefused as error:
             raise self._secret.refusal(error) from None
 
-    async def relay(self, response: IResponse, take: Take) -> None:
+    async def relay(self, response: IResponse, take: ChunkHandler) -> None:
         """Hand the chunks of *response* to *take* as they come (see :func:`relay_chunks`)."""
         try:
             await relay_chunks(response, self._clock, self._timeout, take)

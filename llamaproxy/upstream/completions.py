@@ -12,10 +12,10 @@ from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused, UpstreamUnavailable
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.bodies import WholeBody
-from llamaproxy.upstream.caller import Caller
-from llamaproxy.upstream.chunks import Take
+from llamaproxy.upstream.chunks import ChunkHandler
 from llamaproxy.upstream.client import LlamaStackClient
-from llamaproxy.upstream.generation import Detector, Generation
+from llamaproxy.upstream.client_context import ClientContext
+from llamaproxy.upstream.dialect import Detector, ServerDialect
 
 #: Is told the fields of each answer as soon as they are there.
 OnFields = Callable[[Headers], None]
@@ -36,7 +36,7 @@ class Completions:
         served = await self._detector.generation()
         return await self._client.preflight(_path(served), origin)
 
-    def for_client(self, caller: Caller, on_fields: OnFields) -> ClientCompletions:
+    def for_client(self, caller: ClientContext, on_fields: OnFields) -> ClientCompletions:
         """The completions of one client's request, whose fields and query go along."""
         return ClientCompletions(self._client, self._detector, caller, on_fields)
 
@@ -47,7 +47,7 @@ class ClientCompletions:
 
     _client: LlamaStackClient
     _detector: Detector
-    _caller: Caller
+    _caller: ClientContext
     _on_fields: OnFields
 
     async def complete(self, body: Json) -> Json | list[Json | None]:
@@ -58,7 +58,7 @@ class ClientCompletions:
         response = await self._served(body)
         return await self._client.completion(response)
 
-    async def stream(self, body: Json, take: Take) -> None:
+    async def stream(self, body: Json, take: ChunkHandler) -> None:
         """Hand a completion's chunks to *take* as they come.
 
         :raises ProxyError: if the stream is refused or breaks off.
@@ -78,14 +78,14 @@ class ClientCompletions:
             self._detector.forget()
             raise
 
-    async def _ask(self, served: Generation, body: Json) -> IResponse:
+    async def _ask(self, served: ServerDialect, body: Json) -> IResponse:
         asking = served.completing(self._caller)
         # Serialised anew where it is asked twice: it may be large, and is not kept meanwhile.
         return await self._client.open(
             _path(served), asking, WholeBody(jsontext.dumps(body)), self._on_fields
         )
 
-    async def _moved(self, before: Generation, error: UpstreamRefused) -> Generation:
+    async def _moved(self, before: ServerDialect, error: UpstreamRefused) -> ServerDialect:
         """What serves the route now, if *error* says that it is not where it was (any more).
 
         The server has not acted on the request then.
@@ -98,5 +98,5 @@ class ClientCompletions:
         raise error
 
 
-def _path(generation: Generation) -> str:
+def _path(generation: ServerDialect) -> str:
     return f"{generation.openai_prefix}/chat/completions"

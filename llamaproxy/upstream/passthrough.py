@@ -19,9 +19,9 @@ from llamaproxy.cors import CorsMemory, origin_in
 from llamaproxy.errors import BadRequest, ProxyError
 from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.bodies import Upload
-from llamaproxy.upstream.caller import address_of, without_mcp_headers
+from llamaproxy.upstream.client_context import address_of, without_mcp_headers
+from llamaproxy.upstream.dialect import Detector
 from llamaproxy.upstream.failures import answered
-from llamaproxy.upstream.generation import Detector
 from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, forwarded_for
 from llamaproxy.upstream.relay import ResponseRelay
 from llamaproxy.upstream.secrets import Secret

@@ -32,10 +32,10 @@ class Watchdog:
     Feeding only notes the time: one delayed call serves however many events there are.
     """
 
-    def __init__(self, clock: IReactorTime, seconds: float, bark: Callable[[], None]) -> None:
+    def __init__(self, clock: IReactorTime, seconds: float, callback: Callable[[], None]) -> None:
         self._clock = clock
         self._seconds = seconds
-        self._bark = bark
+        self._callback = callback
         self._call: IDelayedCall | None = None
         self._fed = 0.0
 
@@ -61,7 +61,7 @@ class Watchdog:
         if left > 0:
             self._call = self._clock.callLater(left, self._check)
         else:
-            self._bark()
+            self._callback()
 
 
 class BodyStream(Protocol):

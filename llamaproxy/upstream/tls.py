@@ -28,7 +28,7 @@ _DISTRUST = {
 }
 
 
-def trusting(authorities: str | None, system: bool) -> Context:
+def tls_context(authorities: str | None, system: bool) -> Context:
     """A context that trusts the system's authorities, those in a PEM file, or both.
 
     :raises Error: if there is no usable certificate in the file.
@@ -53,11 +53,11 @@ class Verifier:
         self._numeric = isIPAddress(host) or isIPv6Address(host)
 
     def clientConnectionForTLS(self, protocol: Any) -> Connection:
-        wire = protocol.wrappedProtocol
+        upstream = protocol.wrappedProtocol
 
         def judged(_: object, certificate: object, error: int, depth: int, ok: int) -> bool:
             if not ok:
-                wire.distrust = _DISTRUST.get(error, f"its certificate is invalid ({error})")
+                upstream.distrust = _DISTRUST.get(error, f"its certificate is invalid ({error})")
             return bool(ok)
 
         connection = Connection(self._context, None)

@@ -22,7 +22,7 @@ class Tally:
     over: bool = False
 
 
-class Caller(asyncio.Protocol):
+class ClientContext(asyncio.Protocol):
     """One keep-alive connection that repeats one request."""
 
     _transport: asyncio.Transport
@@ -75,7 +75,9 @@ async def calling(port: int, request: bytes, connections: int) -> AsyncIterator[
     tally = Tally()
     callers = []
     for _ in range(connections):
-        _, caller = await loop.create_connection(lambda: Caller(request, tally), "127.0.0.1", port)
+        _, caller = await loop.create_connection(
+            lambda: ClientContext(request, tally), "127.0.0.1", port
+        )
         callers.append(caller.closed)
     try:
         yield tally

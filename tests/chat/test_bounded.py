@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llamaproxy.chat import stream
-from llamaproxy.chat.calls import Audience
+from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.stream import RoundStream
 from llamaproxy.errors import UpstreamBroke
 from tests.support import chunk
@@ -58,7 +58,7 @@ def test_a_stream_without_end_does_not_fill_the_memory(
 ) -> None:
     monkeypatch.setattr(stream, "_MAX_REMEMBERED", LIMIT)
     monkeypatch.setattr(stream, "_MAX_USAGE", LIMIT)
-    reading = RoundStream(Audience(client=("own",)), set())
+    reading = RoundStream(CallVisibility(client=("own",)), set())
     with suppress(UpstreamBroke):
         for number in range(500):
             reading.feed(FLOODS[kind](number))
@@ -72,7 +72,7 @@ def test_a_stream_without_end_does_not_fill_the_memory(
 
 def test_arguments_that_are_sent_anew_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "_MAX_REMEMBERED", LIMIT)
-    reading = RoundStream(Audience(client=("own",)), set())
+    reading = RoundStream(CallVisibility(client=("own",)), set())
     text = json.dumps({"k": "x" * 5000})
     for end in range(10, len(text) + 10, 10):
         reading.feed(of_call(0, id="c1", function={"name": "own", "arguments": text[:end]}))
@@ -81,7 +81,7 @@ def test_arguments_that_are_sent_anew_count_once(monkeypatch: pytest.MonkeyPatch
 
 def test_a_usage_beside_every_chunk_is_the_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "_MAX_REMEMBERED", LIMIT)
-    reading = RoundStream(Audience(), set())
+    reading = RoundStream(CallVisibility(), set())
     for number in range(1000):
         reading.feed({**chunk({}), "usage": {"completion_tokens": number, "note": "x" * 50}})
     assert reading.usage is not None and reading.usage["completion_tokens"] == 999

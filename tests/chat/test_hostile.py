@@ -25,7 +25,7 @@ from tests.support import (
 
 Json = dict[str, Any]
 
-FOREIGN: Json = {
+CONTROL_KEYS: Json = {
     "event": {"type": "execute"},
     "selected_model_id": "x",
     "sources": [{}],
@@ -35,9 +35,9 @@ FOREIGN: Json = {
 
 def test_a_whole_answer_loses_what_clients_act_on_too() -> None:
     stack = stack_with()
-    stack.on(CHAT, answer(completion({"content": "Hi."}, **FOREIGN, mine=1)))
+    stack.on(CHAT, answer(completion({"content": "Hi."}, **CONTROL_KEYS, mine=1)))
     body = Proxy(stack).chat().json()
-    assert not FOREIGN.keys() & body.keys()
+    assert not CONTROL_KEYS.keys() & body.keys()
     assert body["mine"] == 1
 
 

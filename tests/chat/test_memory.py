@@ -10,7 +10,7 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.turns import new_mark, without_marks
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 from tests.chat.streams import both, client_tool, finish_of, message_of, own_ids, said, stack_with
 from tests.support import (
     CHAT,
@@ -403,8 +403,8 @@ def test_an_older_open_webui_that_does_not_is_helped() -> None:
     assert told == ["one", "12:00", "two"]
 
 
-def who(name: str) -> Caller:
-    return Caller.of(Headers({b"authorization": [name.encode()]}))
+def who(name: str) -> ClientContext:
+    return ClientContext.of(Headers({b"authorization": [name.encode()]}))
 
 
 def remember(memory: TurnMemory, text: str, name: str = "a") -> str:

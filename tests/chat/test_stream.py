@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llamaproxy.chat.calls import Audience
+from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.messages import Completion
 from llamaproxy.chat.stream import RoundStream
 from llamaproxy.errors import UpstreamBroke
@@ -50,7 +50,7 @@ def told(
     chunks: Iterable[Json], client: Iterable[str] = CLIENT, everything: bool = False
 ) -> tuple[Completion, Streamed, list[Json]]:
     """What the loop is told of a stream, and what the client is."""
-    stream = RoundStream(Audience(tuple(client), SERVER, everything), set())
+    stream = RoundStream(CallVisibility(tuple(client), SERVER, everything), set())
     seen = [seen for each in chunks if (seen := stream.feed(each)) is not None]
     seen += stream.late()
     completion = stream.completion()
@@ -231,7 +231,7 @@ odd_chunks = st.fixed_dictionaries(
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(odd_chunks, max_size=4))
 def test_nothing_that_an_upstream_can_send_breaks_the_reader(chunks: list[Json]) -> None:
-    stream = RoundStream(Audience(CLIENT, SERVER), set())
+    stream = RoundStream(CallVisibility(CLIENT, SERVER), set())
     for each in [*chunks, chunk({}, "stop")]:
         json.dumps(stream.feed(each))
     json.dumps([stream.late(), stream.finish_chunks()])
@@ -257,7 +257,7 @@ def test_a_servers_call_is_never_shown() -> None:
 
 
 def test_a_clients_call_is_shown_as_soon_as_its_name_is_certain() -> None:
-    stream = RoundStream(Audience(CLIENT, SERVER), set())
+    stream = RoundStream(CallVisibility(CLIENT, SERVER), set())
     assert stream.feed(calls(call("ask_", "", index=0, id="a"))) is None
     begun = stream.feed(calls(call("user", "", index=0)))
     assert begun is not None
@@ -277,7 +277,7 @@ def test_a_clients_call_is_shown_as_soon_as_its_name_is_certain() -> None:
 
 
 def test_a_name_that_may_grow_into_another_is_held_until_the_arguments_begin() -> None:
-    stream = RoundStream(Audience(CLIENT, SERVER), set())
+    stream = RoundStream(CallVisibility(CLIENT, SERVER), set())
     assert stream.feed(calls(call("get", "", index=0, id="a"))) is None
     shown = stream.feed(calls(call(None, "{", index=0)))
     assert shown is not None
@@ -427,7 +427,7 @@ def test_a_role_that_is_repeated_is_told_once() -> None:
 def test_a_later_round_tells_no_role() -> None:
     roles: set[int] = set()
     for expected in ("assistant", None):
-        stream = RoundStream(Audience(), roles)
+        stream = RoundStream(CallVisibility(), roles)
         told_first = stream.feed(chunk({"role": "assistant", "content": "a"}))
         assert told_first is not None
         assert told_first["choices"][0]["delta"].get("role") == expected
@@ -491,7 +491,7 @@ def test_text_beside_the_finish_reason_is_told_before_it() -> None:
     ],
 )  # fmt: skip
 def test_usage_is_kept_for_the_end_wherever_it_comes(usage: list[Json]) -> None:
-    stream = RoundStream(Audience(), set())
+    stream = RoundStream(CallVisibility(), set())
     seen = [stream.feed(each) for each in [chunk({"content": "a"}), *usage]]
     assert stream.usage == {"total_tokens": 3}
     assert not any(each and each.get("usage") for each in seen)
@@ -500,7 +500,7 @@ def test_usage_is_kept_for_the_end_wherever_it_comes(usage: list[Json]) -> None:
 
 def test_what_some_clients_act_on_is_dropped() -> None:
     foreign: Json = {"event": {"type": "execute"}, "selected_model_id": "x", "sources": [{"n": 1}]}
-    stream = RoundStream(Audience(), set())
+    stream = RoundStream(CallVisibility(), set())
     seen = stream.feed(chunk({"content": "a"}, **foreign, metrics=[1]))
     assert seen is not None
     assert not foreign.keys() & seen.keys()
@@ -572,7 +572,7 @@ def test_a_reason_or_a_whole_call_is_an_end(chunks: list[Json]) -> None:
 
 def test_what_is_remembered_is_what_was_said_to_the_last_character() -> None:
     said = ["π", "\r\n", "", "\ud83d", "\ude00", "x" * 100]
-    reading = RoundStream(Audience(), set())
+    reading = RoundStream(CallVisibility(), set())
     for text in said:
         reading.feed(chunk({"content": text}))
     reading.feed(chunk({}, "stop"))

@@ -16,7 +16,7 @@ from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import FixedServers, McpSource
 from llamaproxy.upstream.agent import agent_for_anywhere, connection_pool
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 
 MADE_UP: dict[str, Any] = {
     **{"string": "x", "integer": 2, "number": 2, "boolean": False},
@@ -38,13 +38,13 @@ async def talk(reactor: Any, url: str, *wanted: str) -> None:
     connections: Any = connection_pool(reactor)
     sessions = SessionPool(agent_for_anywhere(reactor, connections), reactor)
     source = McpSource(FixedServers({"it": url}), sessions, reactor)
-    listing = await source.list_tools(Caller())
+    listing = await source.list_tools(ClientContext())
     for group, reason in listing.failures.items():
         print(json.dumps({"failed": group, "reason": reason}))
     for tool in listing.groups.get("it", []):
         if not wanted or tool.name in wanted:
             try:
-                result = await source.invoke(tool, arguments(tool), Caller())
+                result = await source.invoke(tool, arguments(tool), ClientContext())
                 said = {"text": result.text[:500], "is_error": result.is_error}
             except Exception as error:
                 said = {"error": str(error)}

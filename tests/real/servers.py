@@ -40,7 +40,7 @@ class Settings:
 
 
 @attrs.frozen
-class Generation:
+class ServerDialect:
     """One version of the server."""
 
     version: str
@@ -230,7 +230,7 @@ GENERATIONS = {
     generation.version: generation
     for generation in (
         # The OpenAI dialect under /v1/openai/v1 only.
-        Generation(
+        ServerDialect(
             "0.2.12",
             "llama-stack==0.2.12 llama-stack-client==0.2.12 mcp<2 fastapi uvicorn openai"
             f" {OPENTELEMETRY} {DATABASE}",
@@ -240,7 +240,7 @@ GENERATIONS = {
             prefixes_models=False,
         ),
         # The last of 0.2.
-        Generation(
+        ServerDialect(
             "0.2.24",
             f"llama-stack==0.2.24 llama-stack-client==0.2.23 mcp<2 litellm {OPENTELEMETRY}"
             f" {DATABASE}",
@@ -248,28 +248,28 @@ GENERATIONS = {
             config_0_2,
         ),
         # The OpenAI dialect under both prefixes; tools with an input_schema.
-        Generation(
+        ServerDialect(
             "0.3.5",
             f"llama-stack==0.3.5 llama-stack-client==0.3.5 mcp<2 {DATABASE}",
             RUN,
             config_0_3,
         ),
         # The newest with the tool-runtime API.
-        Generation(
+        ServerDialect(
             "0.6.1",
             f"llama-stack==0.6.1 llama-stack-api==0.6.1 mcp<2 {DATABASE}",
             RUN,
             config_0_6,
         ),
         # Connectors under /v1beta; from here on no tool is run over HTTP.
-        Generation(
+        ServerDialect(
             "0.7.3",
             f"llama-stack==0.7.3 llama-stack-api==0.7.3 mcp<2 {DATABASE}",
             RUN,
             config_0_7,
         ),
         # Connectors under /v1alpha/admin.
-        Generation(
+        ServerDialect(
             "ogx-1.5.0",
             f"ogx==1.5.0 ogx-api==1.5.0 mcp>=2 {DATABASE}",
             "ogx run {run_file} --port {port} --insecure",
@@ -287,19 +287,19 @@ LARGER = {
 FURTHER = {
     generation.version: generation
     for generation in (
-        Generation(
+        ServerDialect(
             "0.4.7",
             f"llama-stack==0.4.7 llama-stack-api==0.4.7 mcp<2 {DATABASE}",
             RUN,
             config_0_4,
         ),
-        Generation(
+        ServerDialect(
             "0.5.4",
             f"llama-stack==0.5.4 llama-stack-api==0.5.4 mcp<2 {DATABASE}",
             RUN,
             config_0_6,
         ),
-        Generation(
+        ServerDialect(
             "ogx-0.8.0",
             f"ogx==0.8.0 ogx-api==0.8.0 mcp<2 {DATABASE}",
             "ogx stack run {run_file} --port {port}",

@@ -17,7 +17,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp.http import Fields
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.session import Session
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 from tests.support import Asked, answer, outcome, read
 
 URL = "http://mcp:9000/mcp"
@@ -230,7 +230,7 @@ class Conversation:
 
     def session(self, *credentials: tuple[str, str], url: str = URL) -> Session:
         fields: Fields = credentials
-        return self.pool.session(url, fields, Caller())
+        return self.pool.session(url, fields, ClientContext())
 
     def settle(self) -> None:
         for _ in range(12):

@@ -33,13 +33,13 @@ from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import Listing, Patience
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 from tests.support import outcome
 
 
-def caller(token: str = "", request_id: str = "1") -> Caller:
+def caller(token: str = "", request_id: str = "1") -> ClientContext:
     credentials = {"Authorization": [token]} if token else {}
-    return Caller.of(Headers({**credentials, "X-Request-Id": [request_id]}))
+    return ClientContext.of(Headers({**credentials, "X-Request-Id": [request_id]}))
 
 
 def tool(name: str, group: str = "g") -> ToolDefinition:
@@ -58,14 +58,14 @@ class FakeSource:
     """A tool source whose listings and calls are ended by the test."""
 
     def __init__(self) -> None:
-        self.listed_for: list[Caller] = []
+        self.listed_for: list[ClientContext] = []
         self.listings: list[Deferred[Listing]] = []
         self.patience: list[Patience] = []
-        self.invoked: list[tuple[str, dict[str, Any], Caller]] = []
+        self.invoked: list[tuple[str, dict[str, Any], ClientContext]] = []
         self.calls: list[Deferred[ToolResult]] = []
         self.tools: list[ToolDefinition] = []
 
-    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
         self.listed_for.append(caller)
         self.patience.append(patience)
         if "" in patience.down:
@@ -74,7 +74,7 @@ class FakeSource:
         return await self.listings[-1]
 
     async def invoke(
-        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
         self.invoked.append((tool.name, arguments, caller))
         self.tools.append(tool)
@@ -108,13 +108,13 @@ class Catalogued:
             Observers(log_event, self.metrics, self.status),
         )
 
-    def ask(self, who: Caller | None = None) -> Deferred[Offer]:
+    def ask(self, who: ClientContext | None = None) -> Deferred[Offer]:
         return Deferred.fromCoroutine(self.catalogue.offer(who or caller()))
 
-    def names(self, who: Caller | None = None) -> list[str]:
+    def names(self, who: ClientContext | None = None) -> list[str]:
         return list(outcome(self.ask(who)).tools)
 
-    def listed(self, *names: str, who: Caller | None = None) -> None:
+    def listed(self, *names: str, who: ClientContext | None = None) -> None:
         """*who* is offered *names*, which have just been listed."""
         asking = self.ask(who)
         self.source.listings[-1].callback(listing(*names))

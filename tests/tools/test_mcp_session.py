@@ -15,7 +15,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.http import HttpRefused
 from llamaproxy.tools.mcp.pool import IDLE_TIMEOUT, SessionPool
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 from tests.support import answer, hang_up
 from tests.tools.mcp_servers import (
     URL,
@@ -911,7 +911,7 @@ def test_no_two_callers_or_chats_share_a_session() -> None:
     server = FakeMcp()
     talk = Conversation(server)
     pool = SessionPool(talk.agent, talk.clock)
-    one, other = (Caller.of(Headers({b"authorization": [name]})) for name in (b"a", b"b"))
+    one, other = (ClientContext.of(Headers({b"authorization": [name]})) for name in (b"a", b"b"))
     sessions = [
         pool.session(URL, (("X", "same"),), who, chat) for who in (one, other) for chat in ("", "c")
     ]
@@ -923,7 +923,9 @@ def test_no_two_callers_or_chats_share_a_session() -> None:
 def test_no_caller_can_have_all_sessions() -> None:
     talk = Conversation(FakeMcp())
     pool = SessionPool(talk.agent, talk.clock, max_sessions=100)
-    greedy, modest = (Caller.of(Headers({b"authorization": [name]})) for name in (b"a", b"b"))
+    greedy, modest = (
+        ClientContext.of(Headers({b"authorization": [name]})) for name in (b"a", b"b")
+    )
     kept = pool.session(URL, (), modest)
     for number in range(1000):
         pool.session(URL, (), greedy, str(number))

@@ -23,14 +23,14 @@ from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource, definition_of
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import (
-    SPOKEN_BY_US,
+    PROXY_CALLED,
     DetectedSource,
     Listing,
     ToolSource,
     UnionSource,
 )
 from llamaproxy.tools.toolruntime import ToolRuntime
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 from tests.support import (
     INVOKE,
     Answer,
@@ -71,12 +71,12 @@ class Hosts:
             agent.flush()
 
 
-def caller(header: str = "X-LlamaStack-Provider-Data", **fields: Json) -> Caller:
+def caller(header: str = "X-LlamaStack-Provider-Data", **fields: Json) -> ClientContext:
     """Somebody with a key for the server, and with ``mcp_headers`` for MCP servers."""
     urls = {"one": ONE, "two": TWO, "main": "http://127.0.0.1:9102/mcp"}
     data = {"mcp_headers": {urls[name]: each for name, each in fields.items()}, "other": 1}
     own = {"Authorization": ["Bearer own"], "X-Request-Id": ["r-1"]}
-    return Caller.of(Headers({**own, header: [json.dumps(data)]}))
+    return ClientContext.of(Headers({**own, header: [json.dumps(data)]}))
 
 
 class World:
@@ -118,12 +118,14 @@ class World:
             self.settle()
         return self.upstream.result(waited)
 
-    def list(self, who: Caller | None = None, after: float = 0) -> Listing:
-        listing: Listing = self.result(self.source.list_tools(who or Caller()), after)
+    def list(self, who: ClientContext | None = None, after: float = 0) -> Listing:
+        listing: Listing = self.result(self.source.list_tools(who or ClientContext()), after)
         return listing
 
-    def run(self, tool: ToolDefinition, who: Caller | None = None, **arguments: Any) -> ToolResult:
-        got: ToolResult = self.result(self.source.invoke(tool, arguments, who or Caller()))
+    def run(
+        self, tool: ToolDefinition, who: ClientContext | None = None, **arguments: Any
+    ) -> ToolResult:
+        got: ToolResult = self.result(self.source.invoke(tool, arguments, who or ClientContext()))
         return got
 
 
@@ -134,7 +136,7 @@ def test_a_tool_is_described_by_its_server() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     entry = {"name": "t", "title": "T", "description": "Does.", "inputSchema": schema}
     assert definition_of("g", ONE, entry) == ToolDefinition(
-        "g", "t", "Does.", schema, SPOKEN_BY_US, ONE
+        "g", "t", "Does.", schema, PROXY_CALLED, ONE
     )
 
 
@@ -201,7 +203,7 @@ def test_every_generations_servers_are_read(version: str, name: str, route: str)
     world.stack.on("GET /v1/version", recorded(version, "version"))
     world.stack.on(f"GET {route}", recorded(version, name))
     client, detector = world.upstream.client, world.upstream.detector
-    urls = world.result(Connectors(client, detector).named(Caller()))
+    urls = world.result(Connectors(client, detector).named(ClientContext()))
     assert urls == {"conn-main" if name == "connectors" else "mcp::main": MAIN}
 
 
@@ -482,8 +484,10 @@ def test_a_caller_without_tokens_lists_everything_at_once() -> None:
 # --- how a caller's words are translated
 
 
-def translated(value: str, mcp_headers: str, header: str = "X-LlamaStack-Provider-Data") -> Caller:
-    who = Caller.of(Headers({header: [value], "Authorization": ["Bearer own"]}))
+def translated(
+    value: str, mcp_headers: str, header: str = "X-LlamaStack-Provider-Data"
+) -> ClientContext:
+    who = ClientContext.of(Headers({header: [value], "Authorization": ["Bearer own"]}))
     return who.translated(b"x-ogx-provider-data", mcp_headers)
 
 
@@ -522,12 +526,12 @@ def test_a_bare_token_is_made_of_the_field(value: str, token: str) -> None:
 
 
 def test_one_without_provider_data_stays_who_he_is() -> None:
-    who = Caller.of(Headers({"Authorization": ["Bearer own"]}))
+    who = ClientContext.of(Headers({"Authorization": ["Bearer own"]}))
     assert who.translated(b"x-ogx-provider-data", "apart") is who
 
 
 def test_both_spellings_together() -> None:
-    who = Caller.of(
+    who = ClientContext.of(
         Headers(
             {
                 "X-LlamaStack-Provider-Data": [
@@ -561,5 +565,5 @@ def test_a_lost_upstream_is_asked_again_what_it_is() -> None:
 def test_a_long_list_is_whole_all_the_same() -> None:
     talk = Conversation(FakeMcp(*(f"t{number}" for number in range(2000))))
     source = McpSource(FixedServers({"one": URL}), talk.pool, talk.clock)
-    listing = talk.result(source.list_tools(Caller()), after=1)
+    listing = talk.result(source.list_tools(ClientContext()), after=1)
     assert [tool.name for tool in listing.groups["one"]] == [f"t{n}" for n in range(2000)]

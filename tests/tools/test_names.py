@@ -137,16 +137,16 @@ OFFERED = {
     ],
 )
 def test_a_name_that_is_misspelt_a_little_is_understood(called: str, name: str) -> None:
-    assert NameIndex(OFFERED).meant(called) == name
+    assert NameIndex(OFFERED).fuzzy_match(called) == name
 
 
 @pytest.mark.parametrize("called", ["", "::", "ping", "get_times", "research"])
 def test_a_name_that_could_be_none_or_several_is_not_guessed(called: str) -> None:
-    assert NameIndex(OFFERED).meant(called) is None
+    assert NameIndex(OFFERED).fuzzy_match(called) is None
 
 
 def test_a_name_that_the_clients_own_tool_may_have_is_not_guessed() -> None:
-    assert NameIndex(OFFERED, ["getTime"]).meant("GetTime") is None
+    assert NameIndex(OFFERED, ["getTime"]).fuzzy_match("GetTime") is None
 
 
 def test_names_that_look_alike_are_proposed() -> None:

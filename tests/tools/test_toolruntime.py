@@ -14,7 +14,7 @@ from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import DetectedSource, Listing
 from llamaproxy.tools.toolruntime import ToolRuntime, definition_of
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 from tests.support import (
     INVOKE,
     Answer,
@@ -30,7 +30,7 @@ from tests.support import (
 )
 
 NAMES = "get_text get_structured get_image get_mixed fail slow ping nested big headers".split()
-SOMEBODY = Caller.of(Headers({"Authorization": ["Bearer a"], "traceparent": ["00-1"]}))
+SOMEBODY = ClientContext.of(Headers({"Authorization": ["Bearer a"], "traceparent": ["00-1"]}))
 
 
 class Source:
@@ -314,7 +314,7 @@ def test_a_lost_connection_is_the_sources_failure() -> None:
 def test_a_call_may_take_its_time() -> None:
     source = Source()
     source.stack.on(INVOKE, nothing)
-    work = source.runtime.invoke(ToolDefinition("g", "slow", "", {}), {}, Caller())
+    work = source.runtime.invoke(ToolDefinition("g", "slow", "", {}), {}, ClientContext())
     calling: Deferred[ToolResult] = Deferred.fromCoroutine(work)
     source.upstream.settle()
     source.upstream.clock.advance(3600)
@@ -336,7 +336,7 @@ def detected(version: str) -> tuple[Source, DetectedSource]:
 def test_only_servers_that_run_tools_are_asked_for_them(version: str, listed: list[str]) -> None:
     """DESIGN: T1."""
     source, detecting = detected(version)
-    listing = source.upstream.result(detecting.list_tools(Caller()))
+    listing = source.upstream.result(detecting.list_tools(ClientContext()))
     assert list(listing.groups) == listed
     assert bool(source.stack.asked_for("GET /v1/tools")) is bool(listed)
 
@@ -347,8 +347,8 @@ def test_after_a_failure_the_upstream_is_asked_again_what_it_is() -> None:
     source.stack.on(INVOKE, recorded("0.6.1", "invoke_unknown_tool"))
     called = ToolDefinition("g", "ping", "", {})
     failing: list[Any] = [
-        lambda: detecting.list_tools(Caller()),
-        lambda: detecting.invoke(called, {}, Caller()),
+        lambda: detecting.list_tools(ClientContext()),
+        lambda: detecting.invoke(called, {}, ClientContext()),
     ]
     for work in failing:
         source.upstream.result(source.upstream.detector.generation())

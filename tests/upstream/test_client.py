@@ -36,8 +36,8 @@ from llamaproxy.errors import (
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.bodies import Upload, WholeBody
-from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.chunks import chunks_in, completion_in
+from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.failures import answered, upstream_error
 from tests.support import (
     Answer,
@@ -54,7 +54,7 @@ from tests.support import (
     recorded,
 )
 
-SOMEBODY = Caller.of(Headers({"Authorization": ["Bearer a"], "X-Request-Id": ["7"]}))
+SOMEBODY = ClientContext.of(Headers({"Authorization": ["Bearer a"], "X-Request-Id": ["7"]}))
 
 
 def asking(*answers: Answer) -> tuple[FakeStack, Upstream]:
@@ -66,11 +66,11 @@ def asking(*answers: Answer) -> tuple[FakeStack, Upstream]:
 
 def ask(*answers: Answer) -> Any:
     _, upstream = asking(*answers)
-    return upstream.result(upstream.client.ask("GET", "/x", Caller()))
+    return upstream.result(upstream.client.ask("GET", "/x", ClientContext()))
 
 
 async def chunks_of(upstream: Upstream, into: list[Json | None]) -> list[Json | None]:
-    response = await upstream.client.open("/x", Caller(), WholeBody(b"{}"), lambda _: None)
+    response = await upstream.client.open("/x", ClientContext(), WholeBody(b"{}"), lambda _: None)
     await upstream.client.relay(response, into.append)
     return into
 
@@ -100,7 +100,7 @@ def test_a_request_carries_what_it_is_asked_with() -> None:
 def test_no_cookie_of_one_caller_goes_out_with_anothers_request() -> None:
     stack, upstream = asking(answer({}, fields={"Set-Cookie": "session=secret; Path=/"}))
     for _ in range(2):
-        upstream.result(upstream.client.ask("GET", "/x", Caller()))
+        upstream.result(upstream.client.ask("GET", "/x", ClientContext()))
     assert not any(request.headers.hasHeader("Cookie") for request in stack.asked)
 
 
@@ -124,7 +124,7 @@ def test_what_is_no_json_object_is_no_answer(text: bytes) -> None:
 def test_an_answer_that_is_too_large_is_not_read_to_its_end() -> None:
     _, upstream = asking(answer({"a": "x" * 1000}))
     with pytest.raises(UpstreamBroke, match="larger than 1000 bytes"):
-        upstream.result(upstream.client.ask("GET", "/x", Caller(), limit=1000))
+        upstream.result(upstream.client.ask("GET", "/x", ClientContext(), limit=1000))
 
 
 @pytest.mark.parametrize(
@@ -201,9 +201,9 @@ def test_a_refusal_keeps_its_status_whatever_its_body_does(status: int, body: An
         stack, upstream = asking(refuse)
         client, whole = upstream.client, WholeBody(b"{}")
         waiting: Deferred[Any] = Deferred.fromCoroutine(
-            client.open("/x", Caller(), whole, lambda fields: None)
+            client.open("/x", ClientContext(), whole, lambda fields: None)
             if opening
-            else client.ask("GET", "/x", Caller())
+            else client.ask("GET", "/x", ClientContext())
         )
         upstream.settle()
         with pytest.raises(UpstreamRefused) as refused:
@@ -220,7 +220,7 @@ def test_a_refusal_keeps_its_status_whatever_its_body_does(status: int, body: An
 @pytest.mark.parametrize("answers", [nothing, begin_events])
 def test_silence_ends_after_the_timeout(answers: Answer) -> None:
     stack, upstream = asking(answers)
-    waiting = Deferred.fromCoroutine(upstream.client.ask("GET", "/x", Caller(), timeout=5))
+    waiting = Deferred.fromCoroutine(upstream.client.ask("GET", "/x", ClientContext(), timeout=5))
     upstream.settle()
     upstream.clock.advance(4.9)
     assert not waiting.called
@@ -232,7 +232,7 @@ def test_silence_ends_after_the_timeout(answers: Answer) -> None:
 
 def test_no_timer_is_left_after_an_answer() -> None:
     _, upstream = asking(answer({"a": 1}))
-    upstream.result(upstream.client.ask("GET", "/x", Caller()))
+    upstream.result(upstream.client.ask("GET", "/x", ClientContext()))
     assert upstream.clock.getDelayedCalls() == []
 
 
@@ -257,7 +257,10 @@ def test_a_stream_may_be_long_but_not_silent() -> None:
 @pytest.mark.parametrize("answers", [nothing, begin_events])
 def test_cancelling_ends_the_request_at_once(answers: Answer) -> None:
     stack, upstream = asking(answers)
-    for work in (upstream.client.ask("POST", "/x", Caller(), b"{}"), chunks_of(upstream, [])):
+    for work in (
+        upstream.client.ask("POST", "/x", ClientContext(), b"{}"),
+        chunks_of(upstream, []),
+    ):
         waiting: Deferred[Any] = Deferred.fromCoroutine(work)
         upstream.settle()
         assert len(stack.open) == 1
@@ -515,7 +518,9 @@ def test_an_error_says_which_url_it_is_about(status: int) -> None:
     stack = FakeStack()
     stack.on("GET /v1/tools", answer({"detail": "no"}, status))
     upstream = Upstream(stack)
-    asked = upstream.client.ask("GET", "/v1/tools", Caller(), query={"authorization": "secret"})
+    asked = upstream.client.ask(
+        "GET", "/v1/tools", ClientContext(), query={"authorization": "secret"}
+    )
     with pytest.raises(UpstreamRefused) as caught:
         upstream.result(asked)
     assert caught.value.logged == (

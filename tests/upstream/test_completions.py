@@ -9,7 +9,7 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import ProxyError, UpstreamRefused, UpstreamUnavailable
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.completions import ClientCompletions, Completions
 from tests.support import (
     CHAT,
@@ -52,7 +52,7 @@ class Asking:
         #: The fields of the answers.
         self.fields: list[Headers] = []
         completions = Completions(self.upstream.client, self.upstream.detector)
-        self.completions = completions.for_client(Caller(), self.fields.append)
+        self.completions = completions.for_client(ClientContext(), self.fields.append)
         self.stream = stream
         self.hello = events(chunk({"content": "hello"}, "stop")) if stream else answer(HELLO)
 

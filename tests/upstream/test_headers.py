@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.web.http_headers import Headers
 
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.headers import (
     HOP_BY_HOP,
     TRUST_NOBODY,
@@ -145,22 +145,24 @@ TRACING = ("traceparent", "tracestate", "X-Request-Id")
 def test_a_caller_has_credentials_and_tracing_and_nothing_else() -> None:
     wanted = {name.lower().encode(): [name.encode(), b"2"] for name in (*CREDENTIALS, *TRACING)}
     headers = Headers({**wanted, b"Cookie": [b"c"], b"User-Agent": [b"u"], b"Accept": [b"*"]})
-    assert raw(Caller.of(headers).headers()) == wanted
+    assert raw(ClientContext.of(headers).headers()) == wanted
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
 def test_callers_differ_by_their_credentials(name: str) -> None:
-    one, other = (Caller.of(Headers({name: [value]})) for value in ("a", "b"))
+    one, other = (ClientContext.of(Headers({name: [value]})) for value in ("a", "b"))
     assert one.credentials != other.credentials
-    assert one.credentials != Caller().credentials
-    assert hash(one) == hash(Caller.of(Headers({name.lower(): ["a"]})))
+    assert one.credentials != ClientContext().credentials
+    assert hash(one) == hash(ClientContext.of(Headers({name.lower(): ["a"]})))
 
 
 @pytest.mark.parametrize("mcp_headers", ["kept", "dropped", "apart"])
 def test_callers_differ_by_an_identity_that_is_not_sent(mcp_headers: str) -> None:
     data = b"x-llamastack-provider-data"
     for headers in (Headers(), Headers({data: [b'{"a": 1}']}), Headers({data: [b"broken"]})):
-        whose = {identity: Caller.of(headers, identity) for identity in (b"", b"one", b"two")}
+        whose = {
+            identity: ClientContext.of(headers, identity) for identity in (b"", b"one", b"two")
+        }
         for translate in (False, True):
             if translate:
                 whose = {i: c.translated(data, mcp_headers) for i, c in whose.items()}
@@ -172,4 +174,4 @@ def test_callers_differ_by_an_identity_that_is_not_sent(mcp_headers: str) -> Non
 
 @pytest.mark.parametrize("name", TRACING)
 def test_tracing_identifies_nobody(name: str) -> None:
-    assert Caller.of(Headers({name: ["a"]})).credentials == Caller().credentials
+    assert ClientContext.of(Headers({name: ["a"]})).credentials == ClientContext().credentials

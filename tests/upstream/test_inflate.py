@@ -18,7 +18,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import Request
 
 from llamaproxy.errors import UpstreamBroke
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.inflate import STEP, Inflater
 from tests.support import CHAT, FakeStack, Proxy, Upstream, answer, chunk, completion, event
 
@@ -173,4 +173,4 @@ def test_a_coding_that_is_not_known_is_no_answer() -> None:
     stack.on("GET /x", answer(b"?", fields={"Content-Encoding": "br"}))
     upstream = Upstream(stack)
     with pytest.raises(UpstreamBroke, match="compressed"):
-        upstream.result(upstream.client.ask("GET", "/x", Caller()))
+        upstream.result(upstream.client.ask("GET", "/x", ClientContext()))

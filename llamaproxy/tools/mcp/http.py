@@ -32,7 +32,7 @@ from llamaproxy.upstream.urls import read_url
 NO_LIMIT = 7 * 86400.0
 
 #: Seconds for what nobody waits for: notifications, goodbyes.
-COURTESY = 5.0
+CLEANUP_SECONDS = 5.0
 
 #: The most bytes of all messages of one streamed answer.
 MAX_STREAM = 4 * messages.MAX_MESSAGE
@@ -181,12 +181,12 @@ class McpHttp:
 
     async def discard(self, response: IResponse) -> None:
         """Read the rest of *response* for nobody, so that its connection can be used again."""
-        await self.body(response, _MAX_REFUSAL, COURTESY)
+        await self.body(response, _MAX_REFUSAL, CLEANUP_SECONDS)
 
     async def refusal(self, response: IResponse) -> McpBroke:
         """What *response*, which is no success, says."""
         try:
-            text = await self.body(response, _MAX_REFUSAL, COURTESY)
+            text = await self.body(response, _MAX_REFUSAL, CLEANUP_SECONDS)
         except McpBroke:
             text = b""
         try:

@@ -17,7 +17,7 @@ from llamaproxy.deferreds import all_of
 from llamaproxy.errors import McpBroke
 from llamaproxy.tools.mcp.http import Fields, McpHttp
 from llamaproxy.tools.mcp.session import Session
-from llamaproxy.upstream.caller import Caller
+from llamaproxy.upstream.client_context import ClientContext
 
 #: Seconds after which a session that nobody uses is closed.
 IDLE_TIMEOUT = 300.0
@@ -57,7 +57,7 @@ class SessionPool:
     _sweep: IDelayedCall | None = attrs.field(init=False, default=None)
     _log: ClassVar[Logger] = Logger()
 
-    def session(self, url: str, fields: Fields, caller: Caller, chat: str = "") -> Session:
+    def session(self, url: str, fields: Fields, caller: ClientContext, chat: str = "") -> Session:
         """The session with the server at *url* of *caller*, in one *chat* of his; use it at once.
 
         :param fields: the header fields to send, which hold his credentials.

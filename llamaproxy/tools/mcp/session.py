@@ -14,8 +14,8 @@ from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import McpBroke, McpTimeout
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
-from llamaproxy.tools.mcp.http import COURTESY, Fields, HttpRefused, McpHttp
-from llamaproxy.tools.mcp.sse import HttpSse
+from llamaproxy.tools.mcp.http import CLEANUP_SECONDS, Fields, HttpRefused, McpHttp
+from llamaproxy.tools.mcp.http_sse import HttpSse
 from llamaproxy.tools.mcp.streamable import (
     OldTransport,
     SessionLost,
@@ -159,7 +159,7 @@ class Session:
             self._listening.cancel()
         if transport is not None and transport.alive:
             try:
-                await self._limited(transport.close(), COURTESY)
+                await self._limited(transport.close(), CLEANUP_SECONDS)
             except McpBroke:
                 pass
 
@@ -224,7 +224,7 @@ class Session:
             return True
         ping = messages.request(next(self._numbers), "ping")
         try:
-            await self._limited(transport.ask(ping), COURTESY)
+            await self._limited(transport.ask(ping), CLEANUP_SECONDS)
         except messages.RpcError as error:
             return error.rpc_code == messages.METHOD_NOT_FOUND or _is_passing(error)
         except McpTimeout:
@@ -310,7 +310,7 @@ class Session:
         if len(self._errands) >= _MAX_ERRANDS:
             errand.close()
             return
-        running = Deferred.fromCoroutine(self._limited(errand, COURTESY))
+        running = Deferred.fromCoroutine(self._limited(errand, CLEANUP_SECONDS))
         self._errands.add(running)
         running.addErrback(lambda failure: failure.trap(McpBroke, CancelledError) and None)
         running.addBoth(lambda _: self._errands.discard(running))

@@ -31,15 +31,15 @@ from llamaproxy.tools.mcp.session import Session
 from llamaproxy.tools.results import ToolResult, result_of
 from llamaproxy.tools.schemas import Unfit
 from llamaproxy.tools.source import (
+    MAX_CONCURRENT_LISTINGS,
     MAX_GROUPS,
-    SIDE_BY_SIDE,
-    SPOKEN_BY_US,
+    PROXY_CALLED,
     Listing,
     Patience,
 )
-from llamaproxy.upstream.caller import Caller
 from llamaproxy.upstream.client import LlamaStackClient
-from llamaproxy.upstream.generation import Detector
+from llamaproxy.upstream.client_context import ClientContext
+from llamaproxy.upstream.dialect import Detector
 from llamaproxy.upstream.urls import bare
 
 _log = Logger()
@@ -56,7 +56,7 @@ _CONNECTORS_TIMEOUT = 4.0
 class McpServers(Protocol):
     """Knows which MCP servers there are."""
 
-    async def named(self, caller: Caller) -> Mapping[str, str]:
+    async def named(self, caller: ClientContext) -> Mapping[str, str]:
         """Their URLs by name.
 
         :raises ProxyError: if that cannot be told.
@@ -69,7 +69,7 @@ class FixedServers:
 
     _urls: Mapping[str, str]
 
-    async def named(self, caller: Caller) -> Mapping[str, str]:
+    async def named(self, caller: ClientContext) -> Mapping[str, str]:
         return self._urls
 
 
@@ -80,7 +80,7 @@ class Connectors:
     _client: LlamaStackClient
     _detector: Detector
 
-    async def named(self, caller: Caller) -> Mapping[str, str]:
+    async def named(self, caller: ClientContext) -> Mapping[str, str]:
         generation = await self._detector.generation()
         asking = generation.caller(caller)
         for path in generation.connectors:
@@ -135,12 +135,13 @@ class McpSource:
     _headers: Mapping[str, Fields] = attrs.Factory(dict)
     _log: ClassVar[Logger] = Logger()
 
-    async def list_tools(self, caller: Caller, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
         urls = dict(islice((await self._servers.named(caller)).items(), MAX_GROUPS))
         groups: dict[str, list[ToolDefinition]] = {}
         failures: dict[str, ProxyError] = {}
         outcomes = await all_of(
-            [self._group(name, url, caller, patience) for name, url in urls.items()], SIDE_BY_SIDE
+            [self._group(name, url, caller, patience) for name, url in urls.items()],
+            MAX_CONCURRENT_LISTINGS,
         )
         for name, outcome in zip(urls, outcomes, strict=True):
             if isinstance(outcome, ProxyError):
@@ -150,7 +151,7 @@ class McpSource:
         return Listing(groups, failures)
 
     async def invoke(
-        self, tool: ToolDefinition, arguments: dict[str, Any], caller: Caller
+        self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
         fields = self._fields(tool.endpoint, caller)
         try:
@@ -174,7 +175,7 @@ class McpSource:
             raise ToolUnknown(found.text)
         return found
 
-    def _fields(self, url: str, caller: Caller) -> Fields:
+    def _fields(self, url: str, caller: ClientContext) -> Fields:
         """What is sent to the server at *url*: the operator's fields, or the caller's in place."""
         own = caller.mcp_headers(url)
         names = {name.lower() for name, _ in own}
@@ -182,7 +183,7 @@ class McpSource:
         return (*((n, value) for n, value in given if n.lower() not in names), *own)
 
     async def _group(
-        self, name: str, url: str, caller: Caller, patience: Patience
+        self, name: str, url: str, caller: ClientContext, patience: Patience
     ) -> list[ToolDefinition] | ProxyError:
         if name in patience.down:
             return patience.down[name]
@@ -206,7 +207,7 @@ class McpSource:
         return list({tool.name: tool for tool in tools}.values())
 
     async def _listed(
-        self, session: Session, name: str, url: str, caller: Caller
+        self, session: Session, name: str, url: str, caller: ClientContext
     ) -> list[ToolDefinition]:
         """The tools that can be offered; other work goes on while a long list is looked at."""
         entries = await session.tools(caller.tracing)
@@ -256,7 +257,7 @@ def definition_of(group: str, url: str, entry: Json) -> ToolDefinition | None:
             name=name,
             description=entry.get("description") or entry.get("title"),
             schema=entry.get("inputSchema"),
-            origin=SPOKEN_BY_US,
+            origin=PROXY_CALLED,
             endpoint=url,
             annotations=entry.get("annotations"),
         )

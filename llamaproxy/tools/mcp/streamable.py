@@ -13,7 +13,7 @@ from llamaproxy.errors import McpBroke
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.http import (
-    COURTESY,
+    CLEANUP_SECONDS,
     MAX_STREAM,
     NO_LIMIT,
     Fields,
@@ -128,7 +128,7 @@ class Streamable:
 
     async def tell(self, message: Json, fields: Fields = ()) -> None:
         """Send what has no answer."""
-        response = await self._post(message, fields, COURTESY)
+        response = await self._post(message, fields, CLEANUP_SECONDS)
         if response.code >= 300:
             raise await self._http.refusal(response)
         # Only the status matters; some servers open a stream, which they never end.
@@ -181,7 +181,7 @@ class Streamable:
         """End the session."""
         self.stop()
         if self._session is not None:
-            response = await self._http.request(b"DELETE", self._fields(), seconds=COURTESY)
+            response = await self._http.request(b"DELETE", self._fields(), seconds=CLEANUP_SECONDS)
             await self._http.discard(response)
 
     def stop(self) -> None:

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaproxy.upstream.headers import HOP_BY_HOP
-from llamaproxy.upstream.heads import MAX_FIELDS, BadHead, Head, read_head
+from llamaproxy.upstream.response_head import MAX_FIELDS, BadHead, ResponseHead, read_response_head
 
 
-def head(*lines: str, status: str = "HTTP/1.1 200 OK", method: bytes = b"GET") -> Head:
-    return read_head("\r\n".join([status, *lines, "", ""]).encode("latin-1"), method)
+def head(*lines: str, status: str = "HTTP/1.1 200 OK", method: bytes = b"GET") -> ResponseHead:
+    return read_response_head("\r\n".join([status, *lines, "", ""]).encode("latin-1"), method)
 
 
 def test_fields_keep_their_order_repetitions_and_bytes() -> None:
@@ -99,7 +99,7 @@ def test_unfolding_takes_no_longer_than_reading() -> None:
 
 def test_a_single_line_feed_ends_a_line_too() -> None:
     """RFC 9112 section 2.2."""
-    assert read_head(b"HTTP/1.1 200 OK\nA: b\n\n", b"GET").fields == {b"a": [b"b"]}
+    assert read_response_head(b"HTTP/1.1 200 OK\nA: b\n\n", b"GET").fields == {b"a": [b"b"]}
 
 
 @pytest.mark.parametrize("name", sorted(HOP_BY_HOP - {b"transfer-encoding"}))
@@ -213,7 +213,7 @@ def test_more_fields_than_anybody_needs_are_refused() -> None:
 def test_nothing_but_a_refusal_comes_of_arbitrary_bytes(noise: bytes) -> None:
     for raw in (noise, b"HTTP/1.1 200 OK\r\n" + noise + b"\r\n\r\n", b"HTTP/1.1 " + noise):
         try:
-            read = read_head(raw, b"GET")
+            read = read_response_head(raw, b"GET")
         except BadHead:
             continue
         for values in read.fields.values():

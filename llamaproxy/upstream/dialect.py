@@ -18,8 +18,12 @@ from llamaproxy.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from llamaproxy.upstream.caller import LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA, Caller
 from llamaproxy.upstream.client import LlamaStackClient
+from llamaproxy.upstream.client_context import (
+    LLAMA_STACK_PROVIDER_DATA,
+    OGX_PROVIDER_DATA,
+    ClientContext,
+)
 
 #: Seconds for ``GET /v1/version``: a busy server has been seen to stall for 11 s.
 DETECTION_TIMEOUT = 15.0
@@ -55,14 +59,14 @@ _OPENAI_SEGMENTS = frozenset(
 
 
 @attrs.frozen
-class Generation:
+class ServerDialect:
     """What one server generation serves, and where.
 
     *version* is the server's own word, empty for a server that is no Llama Stack;
     *openai_prefix* is where its OpenAI dialect lives; *tool_runtime* tells whether tools can be
     invoked over HTTP; *connectors* are the routes, the likeliest first, that may name its MCP
     servers; *provider_data* is its field for credentials of its providers, and *mcp_headers* what
-    it makes of those in it (see :meth:`Caller.translated`).
+    it makes of those in it (see :meth:`ClientContext.translated`).
     """
 
     version: str
@@ -72,11 +76,11 @@ class Generation:
     provider_data: bytes = LLAMA_STACK_PROVIDER_DATA
     mcp_headers: str = "dropped"
 
-    def caller(self, caller: Caller) -> Caller:
+    def caller(self, caller: ClientContext) -> ClientContext:
         """*caller* in the words of this generation (DESIGN: T4)."""
         return caller.translated(self.provider_data, self.mcp_headers)
 
-    def completing(self, caller: Caller) -> Caller:
+    def completing(self, caller: ClientContext) -> ClientContext:
         """The same for chat completions, for which no server wants ``mcp_headers``."""
         return caller.translated(self.provider_data, "dropped")
 
@@ -107,14 +111,14 @@ class Generation:
         return path
 
 
-def generation_of(version: str) -> Generation:
+def generation_of(version: str) -> ServerDialect:
     """The generation that a server of *version* (``"0.6.1"``) belongs to.
 
     A version that cannot be read is taken for the newest.
     """
     match = re.match(r"\s*v?([0-9]{1,6})\.([0-9]{1,6})", version)
     release = (int(match[1]), int(match[2])) if match else (999, 0)
-    return Generation(
+    return ServerDialect(
         version=version,
         openai_prefix="/v1/openai/v1" if release < (0, 4) else "/v1",
         tool_runtime=release < (0, 7),
@@ -135,7 +139,7 @@ def _connectors(release: tuple[int, int]) -> tuple[str, ...]:
     return ("/v1alpha/admin/connectors", "/v1beta/connectors")
 
 
-PLAIN_OPENAI = Generation(version="", openai_prefix="/v1", tool_runtime=False)
+PLAIN_OPENAI = ServerDialect(version="", openai_prefix="/v1", tool_runtime=False)
 
 
 @attrs.define
@@ -146,13 +150,13 @@ class Detector:
     """
 
     _client: LlamaStackClient
-    known: Generation | None = None
-    _last: Generation | None = None
+    known: ServerDialect | None = None
+    _last: ServerDialect | None = None
     _doubted_at: float = -DOUBT_INTERVAL
-    _asking: SharedCall[Generation] = attrs.Factory(SharedCall)
+    _asking: SharedCall[ServerDialect] = attrs.Factory(SharedCall)
     _log: ClassVar[Logger] = Logger()
 
-    async def generation(self) -> Generation:
+    async def generation(self) -> ServerDialect:
         """The upstream's generation.
 
         :raises ProxyError: if the upstream gives no answer at all.
@@ -161,7 +165,7 @@ class Detector:
             return self.known
         return await self._asking.result(self._detect)
 
-    async def confirmed(self) -> Generation:
+    async def confirmed(self) -> ServerDialect:
         """The same, asked for anew, while others go on with what is known.
 
         :raises ProxyError: as :meth:`generation`.
@@ -179,7 +183,7 @@ class Detector:
         """The answers no longer fit, or the server went away: ask again when next needed."""
         self.known = None
 
-    async def _detect(self) -> Generation:
+    async def _detect(self) -> ServerDialect:
         try:
             found = await self._ask()
         except (UpstreamRefused, UpstreamBroke) as error:
@@ -197,12 +201,12 @@ class Detector:
         self._last = found
         return found
 
-    async def _ask(self) -> Generation:
+    async def _ask(self) -> ServerDialect:
         try:
             answer = await self._client.ask(
                 "GET",
                 "/v1/version",
-                Caller(),
+                ClientContext(),
                 timeout=min(DETECTION_TIMEOUT, self._client.timeout),
                 limit=_MAX_VERSION,
             )

@@ -37,7 +37,7 @@ class BadHead(ValueError):
 
 
 @attrs.define
-class Head:
+class ResponseHead:
     """One head: its end-to-end *fields* by lower-case name, and how its body is framed.
 
     *length* is that of the body, None if it is chunked or ends with the connection;
@@ -76,7 +76,7 @@ class Head:
         return b"HTTP/1.1 %b %b\r\n%b%b\r\n" % (status, self.phrase, framing, close)
 
 
-def read_head(raw: bytes, method: bytes, upgrade: bool = False) -> Head:
+def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> ResponseHead:
     """The head *raw* of an answer to a request of *method*, which may have asked for an *upgrade*.
 
     :raises BadHead: if it is not valid, or its body's end would be anybody's guess.
@@ -96,11 +96,11 @@ def read_head(raw: bytes, method: bytes, upgrade: bool = False) -> Head:
     if status == b"101" and upgrade:
         for name in (b"content-length", b"transfer-encoding", b"keep-alive"):
             fields.pop(name, None)
-        return Head(status, phrase or b"", fields, None, until_close=True, close=True)
+        return ResponseHead(status, phrase or b"", fields, None, until_close=True, close=True)
     if status == b"101":
         raise BadHead("switches protocols, for which nobody asked")
     if status.startswith(b"1"):
-        return Head(status, phrase or b"", {})
+        return ResponseHead(status, phrase or b"", {})
     options: list[bytes] = []
     if b"connection" in fields:
         said = b",".join(fields[b"connection"]).lower().split(b",")
@@ -119,7 +119,7 @@ def read_head(raw: bytes, method: bytes, upgrade: bool = False) -> Head:
     # and OGX 1.5.0).
     failed = status[:1] in b"45"
     until_close = not bodiless and length is None and not chunked
-    return Head(
+    return ResponseHead(
         status,
         phrase or b"",
         fields,

@@ -6,8 +6,8 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
 from llamaproxy.errors import ProxyError, UpstreamTimeout
-from llamaproxy.upstream.caller import LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA
-from llamaproxy.upstream.generation import PLAIN_OPENAI, Generation, generation_of
+from llamaproxy.upstream.client_context import LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA
+from llamaproxy.upstream.dialect import PLAIN_OPENAI, ServerDialect, generation_of
 from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing, recorded
 
 
@@ -108,8 +108,8 @@ def detecting(*answers: Answer) -> tuple[FakeStack, Upstream]:
     return stack, Upstream(stack)
 
 
-def detected(upstream: Upstream, after: float = 0) -> Generation:
-    found: Generation = upstream.result(upstream.detector.generation(), after)
+def detected(upstream: Upstream, after: float = 0) -> ServerDialect:
+    found: ServerDialect = upstream.result(upstream.detector.generation(), after)
     return found
 
 

@@ -11,7 +11,14 @@ from llamaproxy import jsontext
 from llamaproxy.errors import McpBroke
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
-from llamaproxy.tools.mcp.http import COURTESY, NO_LIMIT, Fields, HttpRefused, McpHttp, content_type
+from llamaproxy.tools.mcp.http import (
+    CLEANUP_SECONDS,
+    NO_LIMIT,
+    Fields,
+    HttpRefused,
+    McpHttp,
+    content_type,
+)
 from llamaproxy.tools.mcp.streamable import SessionLost
 from llamaproxy.upstream.sse import Event, EventDecoder
 from llamaproxy.upstream.urls import as_uri, origin_of, read_url
@@ -66,7 +73,7 @@ class HttpSse:
 
     async def tell(self, message: Json, fields: Fields = ()) -> None:
         """Send what has no answer."""
-        await self._post(message, fields, COURTESY)
+        await self._post(message, fields, CLEANUP_SECONDS)
 
     async def abandon(self, message: Json) -> None:
         """Tell the server that the request *message* has been given up."""

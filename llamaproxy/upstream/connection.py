@@ -1,4 +1,4 @@
-"""Wire: a connection to an upstream, between the transport and Twisted's HTTP client."""
+"""UpstreamConnection: a connection, between its transport and Twisted's HTTP client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from zope.interface import implementer
 
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.upstream.bodies import Upload
-from llamaproxy.upstream.heads import END_OF_HEAD, MAX_HEAD, BadHead, Head, read_head
+from llamaproxy.upstream.response_head import (
+    END_OF_HEAD,
+    MAX_HEAD,
+    BadHead,
+    ResponseHead,
+    read_response_head,
+)
 
 #: Methods that may be asked once more (RFC 9110 section 9.2.2), if they came without a body.
 #: DELETE is idempotent too, but its second answer may be another one.
@@ -32,7 +38,7 @@ _LAST = b"\r\n0\r\n\r\n"
 
 
 @implementer(IHandshakeListener)
-class Wire(ProtocolWrapper):
+class UpstreamConnection(ProtocolWrapper):
     """Takes requests as Twisted's client does, and lets it hear of valid answers alone.
 
     Each head is read here and handed on without what Twisted reads wrong: the fields are put into
@@ -44,13 +50,13 @@ class Wire(ProtocolWrapper):
         #: Whether a request has been made already.
         self.used = False
         #: Called to repeat a request on a connection that nobody has used.
-        self.afresh: Callable[[], Deferred[Wire]] | None = None
+        self.afresh: Callable[[], Deferred[UpstreamConnection]] | None = None
         #: What is wrong with the certificate of the other side.
         self.distrust = ""
         self._secured: Deferred[None] | None = None
         self._method = b""
         self._upgrade = False
-        self._head: Head | None = None
+        self._head: ResponseHead | None = None
         self._begun = b""
         self._heard = False
         self._left = 0
@@ -193,7 +199,7 @@ class Wire(ProtocolWrapper):
         data = self._begun + data
         while end := END_OF_HEAD.search(data):
             try:
-                head = read_head(data[: end.end()], self._method, self._upgrade)
+                head = read_response_head(data[: end.end()], self._method, self._upgrade)
             except BadHead as error:
                 self._refuse(str(error))
                 return
@@ -211,7 +217,7 @@ class Wire(ProtocolWrapper):
         self._secured = None
         self.abortConnection()
 
-    def _answer(self, head: Head, rest: bytes) -> None:
+    def _answer(self, head: ResponseHead, rest: bytes) -> None:
         if isinstance(self._upload, Upload):
             self._stop_upload(self._upload)
             head.close = True
@@ -248,13 +254,13 @@ class Wire(ProtocolWrapper):
         reasons = getattr(failure.value, "reasons", ())
         if self._heard or self.afresh is None or any(r.check(CancelledError) for r in reasons):
             return failure
-        return self.afresh().addCallback(lambda wire: wire.request(request))
+        return self.afresh().addCallback(lambda connection: connection.request(request))
 
 
-class WireFactory(WrappingFactory[Wire]):
-    """Builds a wire around each of Twisted's clients."""
+class UpstreamConnectionFactory(WrappingFactory[UpstreamConnection]):
+    """Builds a connection around each of Twisted's clients."""
 
-    protocol = Wire
+    protocol = UpstreamConnection
 
 
 def _framed(data: bytes) -> bytes:

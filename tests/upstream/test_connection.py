@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
 from twisted.web.http_headers import Headers
 
-from llamaproxy.upstream.wire import WireFactory
+from llamaproxy.upstream.connection import UpstreamConnectionFactory
 from tests.test_sockets import Asked, Peer, Wires, error_of, on_sockets, status_of, wires
 
 __all__ = ["wires"]
@@ -203,7 +203,7 @@ class Heard(Protocol):
 
 def test_a_connection_that_was_told_to_close_hears_nothing_more() -> None:
     """Else the rest of an answer that nobody wants would bring it back into the pool."""
-    factory: Any = WireFactory
+    factory: Any = UpstreamConnectionFactory
     wire = factory(Factory.forProtocol(Heard)).buildProtocol(None)
     wire.makeConnection(StringTransport())
     heard = wire.wrappedProtocol

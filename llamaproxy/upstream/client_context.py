@@ -1,4 +1,4 @@
-"""Caller: on whose behalf something is asked, and in which words servers want to hear it."""
+"""ClientContext: on whose behalf something is asked, and in which words servers want to hear it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _PROVIDER_DATA = (LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA)
 
 
 @attrs.frozen
-class Caller:
+class ClientContext:
     """On whose behalf something is asked: the fields (DESIGN: T4) of one client request.
 
     *credentials* are those of them, and an identity, that keep callers apart; *chat* is the
@@ -71,7 +71,7 @@ class Caller:
         identity_names: Iterable[bytes] = (),
         chat_fields: Headers | None = None,
         query: bytes = b"",
-    ) -> Caller:
+    ) -> ClientContext:
         """The caller who sent *headers*, with a key of that *identity*.
 
         :param identity_names: fields that tell callers apart, besides the usual ones.
@@ -101,7 +101,7 @@ class Caller:
             else tuple((name, tuple(each)) for name, each in chat_fields.getAllRawHeaders()),
         )
 
-    def for_listing(self) -> Caller:
+    def for_listing(self) -> ClientContext:
         """The same without what only one of the caller's chats is about."""
         return attrs.evolve(self, chat="", query=b"", chat_fields=(), tracing=())
 
@@ -147,7 +147,7 @@ class Caller:
         """Whether there is a token for any MCP server."""
         return bool(self._tokens)
 
-    def translated(self, field: bytes, mcp_headers: str) -> Caller:
+    def translated(self, field: bytes, mcp_headers: str) -> ClientContext:
         """The caller in a server's own words: provider data in *field*.
 
         *mcp_headers* tells what becomes of those: ``kept``, ``dropped``, or ``apart``, which takes
@@ -248,23 +248,23 @@ def without_mcp_headers(fields: Headers) -> None:
 
 
 @attrs.frozen
-class Callers:
+class ClientContextReader:
     """Reads from requests who asks: *trusted* proxies are believed, *identity_names* noted."""
 
     _trusted: TrustedProxies = TRUST_NOBODY
     _identity_names: tuple[bytes, ...] = ()
 
-    def of(self, request: Request, identity: bytes) -> Caller:
+    def of(self, request: Request, identity: bytes) -> ClientContext:
         """The caller who sent *request*, with a key of that *identity*.
 
-        :raises BadRequest: as :meth:`Caller.of`.
+        :raises BadRequest: as :meth:`ClientContext.of`.
         """
         client = address_of(request)
         fields = forwarded_for(
             request.requestHeaders, client, request.isSecure(), client in self._trusted
         )
         uri: bytes = request.uri
-        return Caller.of(
+        return ClientContext.of(
             request.requestHeaders,
             identity,
             self._identity_names,
