@@ -156,7 +156,7 @@ class Catalogue:
         before, self._changed_at = self._changed_at, now
         if now - before >= _CHANGE_INTERVAL:
             for caller in list(self._latest.values()):
-                self._start_refresh(caller)
+                self._start_refresh(caller, Patience())
 
     def stop(self) -> None:
         """Give up the listings under way."""
@@ -186,7 +186,7 @@ class Catalogue:
         if now < known.stale_at and known.listed_at >= self._changed_at:
             return known.offer
         if known.listed is not None:
-            self._start_refresh(caller)
+            self._start_refresh(caller, Patience(down=self._failures.believed()))
             return known.offer
         listing = self._refreshed(caller, Patience(FIRST_WAIT, self._failures.believed()))
         try:
@@ -196,10 +196,10 @@ class Catalogue:
         except TimeoutError:
             return known.offer
 
-    def _start_refresh(self, caller: ClientContext) -> None:
+    def _start_refresh(self, caller: ClientContext, patience: Patience) -> None:
         if not self._stopped:
             key = _key(caller)
-            self._refresh_of(key).start(lambda: self._refresh(key, caller, Patience()))
+            self._refresh_of(key).start(lambda: self._refresh(key, caller, patience))
 
     async def _refreshed(self, caller: ClientContext, patience: Patience) -> Offer:
         key = _key(caller)
@@ -236,9 +236,9 @@ class Catalogue:
         if groups or listing.rest is None:
             known.listed = self._offers.of(groups)
         self._tell(_refreshed(len(self._callers), listing, known.listed))
-        if patience.seconds < LISTING_TIMEOUT and any(map(is_slow, listing.reasons)):
+        if patience.seconds < LISTING_TIMEOUT and any(map(is_slow, listing.news(patience.down))):
             # What was too slow for a first chat may be there for the next.
-            self._clock.callLater(0, self._start_refresh, caller.for_listing())
+            self._clock.callLater(0, self._start_refresh, caller.for_listing(), Patience())
         return known.offer
 
     async def _listing(self, caller: ClientContext, patience: Patience) -> Listing:

@@ -27,17 +27,38 @@ def is_slow(error: ProxyError) -> bool:
 
 
 @attrs.define
+class _Entry:
+    """A failure, until when it is believed, and whether somebody has set out to ask again."""
+
+    error: ProxyError
+    until: float
+    asked_again: bool = False
+
+
+@attrs.define
 class FailureMemory:
     """Remembers failures across callers (DESIGN: T3), by group, under ``""`` that of all groups."""
 
     _clock: IReactorTime
-    _until: dict[str, tuple[ProxyError, float]] = attrs.field(init=False, factory=dict)
+    _entries: dict[str, _Entry] = attrs.field(init=False, factory=dict)
 
     def believed(self) -> dict[str, ProxyError]:
-        """The groups that need not be asked now, and why."""
+        """The groups that need not be asked now, and why.
+
+        When a failure is believed no longer, the first who comes finds out for all: meanwhile it is
+        believed by the others, or hundreds would wait at a server that hangs.
+        """
         now = self._clock.seconds()
-        self._until = {group: each for group, each in self._until.items() if each[1] > now}
-        return {group: error for group, (error, _) in self._until.items()}
+        believed: dict[str, ProxyError] = {}
+        for group, entry in list(self._entries.items()):
+            if entry.until > now:
+                believed[group] = entry.error
+            elif entry.asked_again:
+                del self._entries[group]
+            else:
+                entry.asked_again = True
+                entry.until = now + _BELIEVED_SECONDS
+        return believed
 
     def note(self, listing: Listing, patience: Patience) -> None:
         """Learn from a *listing* that was asked for with *patience*.
@@ -46,12 +67,12 @@ class FailureMemory:
         """
         until = self._clock.seconds() + _BELIEVED_SECONDS
         for group in listing.groups:
-            self._until.pop(group, None)
+            self._entries.pop(group, None)
         for group, error in listing.failures.items():
             if isinstance(error, _ANYBODYS) and error is not patience.down.get(group):
-                self._until[group] = (error, until)
+                self._entries[group] = _Entry(error, until)
         if listing.rest is None:
-            self._until.pop("", None)
+            self._entries.pop("", None)
         elif is_slow(listing.rest) and listing.rest is not patience.down.get(""):
             # For a server that says no at once nobody has to wait.
-            self._until[""] = (listing.rest, until)
+            self._entries[""] = _Entry(listing.rest, until)

@@ -37,10 +37,10 @@ class Listing:
     failures: dict[str, ProxyError] = attrs.Factory(dict)
     rest: ProxyError | None = None
 
-    @property
-    def reasons(self) -> list[ProxyError]:
-        """Why anything is missing."""
-        return [*self.failures.values(), *([] if self.rest is None else [self.rest])]
+    def news(self, down: Mapping[str, ProxyError]) -> list[ProxyError]:
+        """Why anything is missing that was asked for: all failures but those in *down*."""
+        failures = [*self.failures.items(), *([] if self.rest is None else [("", self.rest)])]
+        return [error for group, error in failures if error is not down.get(group)]
 
 
 @attrs.frozen

@@ -276,6 +276,32 @@ def test_a_failure_that_is_believed_is_not_believed_for_longer_by_each_caller() 
         known.clock.advance(1)
 
 
+def test_one_asks_again_for_all_whether_a_slow_server_answers() -> None:
+    """However many callers there are, and whether their lists are new or to be refreshed."""
+    known = Catalogued(ttl=5)
+    slow: dict[str, ProxyError] = {"slow": McpTimeout("slow")}
+
+    def asked() -> int:
+        """How many have asked the slow server; the others were told that it is."""
+        count = 0
+        for listing, patience in zip(known.source.listings, known.source.patience, strict=True):
+            count += patience.down == {}
+            if not listing.called:
+                listing.callback(Listing({"g": [tool("ping")]}, dict(patience.down) or slow))
+        known.source.listings.clear()
+        known.source.patience.clear()
+        return count
+
+    for _ in range(3):
+        for number in range(50):
+            known.ask(caller(str(number)))
+            known.clock.advance(0)
+            if number == 0:
+                first = asked()
+        assert first + asked() <= 2
+        known.clock.advance(31)
+
+
 def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:
     """DESIGN: T4."""
     known = Catalogued()
@@ -576,8 +602,11 @@ def test_a_list_that_is_slow_for_one_is_waited_for_by_nobody_else() -> None:
     known.source.listings[0].errback(UpstreamTimeout("slow"))
     assert known.names(caller("second")) == []
     known.clock.advance(0)
+    assert known.source.listed_for[-1] == caller("first").for_listing(), "who asks for all"
     known.source.listings[-1].callback(listing("ping"))
-    assert known.names(caller("second")) == ["ping"]
+    asking = known.ask(caller("second"))
+    known.source.listings[-1].callback(listing("ping"))
+    assert list(outcome(asking).tools) == ["ping"]
 
 
 def test_a_change_lists_again_for_a_few_and_makes_all_others_stale() -> None:
