@@ -55,8 +55,11 @@ from llamaproxy.upstream.secrets import Secret
 _log = Logger()
 
 
-def makeService(options: Options, reactor: Any = None) -> IService:
-    """The daemon that *options* describe."""
+def makeService(options: Options, reactor: Any = None, **fixed_limits: float) -> IService:
+    """The daemon that *options* describe.
+
+    :param fixed_limits: those of :class:`Limits` that are no option.
+    """
     by_twistd = reactor is None  # which passes options alone
     if by_twistd:
         from twisted.internet import reactor
@@ -149,6 +152,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
         connections=connections_possible(options["max-connections"]),
         header_timeout=options["header-timeout"],
         client_timeout=options["client-timeout"],
+        **fixed_limits,  # type: ignore[arg-type]
     )
     site = ProxySite(
         ProxyApp(chat, passthrough, cors).resource(),

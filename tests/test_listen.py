@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from llamaproxy.server import connections
 from llamaproxy.server.listen import ListenService
 from tests.support import chunk, event
 from tests.test_sockets import (
@@ -162,11 +161,8 @@ async def test_a_connection_whose_stream_ends_while_it_drains_gets_one_more_answ
 
 @pytest.mark.parametrize("said", [b"", b"GET /x HT"], ids=["silent", "half"])
 @on_sockets
-async def test_a_connection_that_stays_idle_is_closed(
-    wires: Wires, monkeypatch: pytest.MonkeyPatch, said: bytes
-) -> None:
-    monkeypatch.setattr(connections, "GRACE", 0.2)
-    port = wires.proxy(*FOREVER)
+async def test_a_connection_that_stays_idle_is_closed(wires: Wires, said: bytes) -> None:
+    port = wires.proxy(*FOREVER, idle_grace=0.2)
     client = await wires.client(port)
     client.send(said)
     ended = stop(wires)
@@ -176,10 +172,9 @@ async def test_a_connection_that_stays_idle_is_closed(
 
 @on_sockets
 async def test_a_request_that_is_still_being_sent_is_waited_for(
-    wires: Wires, monkeypatch: pytest.MonkeyPatch
+    wires: Wires,
 ) -> None:
-    monkeypatch.setattr(connections, "GRACE", 0.2)
-    port = wires.proxy(*FOREVER)
+    port = wires.proxy(*FOREVER, idle_grace=0.2)
     client = await wires.client(port)
     idle = await wires.client(port)
     client.send(b"PUT /x HTTP/1.1\r\nHost: proxy\r\nContent-Length: 5\r\n\r\nhe")

@@ -19,18 +19,31 @@ _BESIDES = 512
 
 @attrs.frozen
 class Limits:
-    """What clients may take.
+    """What clients may take. The first five are options; every time is in seconds."""
 
-    *body*: bytes of a request's body; *bodies*: of those to some paths; *connections*: how many;
-    *header_timeout*: seconds for a whole head; *client_timeout*: seconds of silence in a body, or
-    between two requests.
-    """
-
+    #: Bytes of a request's body; and of those to some paths.
     body: int = 1024 * 1024 * 1024
     bodies: Mapping[bytes, int] = attrs.field(factory=dict)
+    #: How many may be connected.
     connections: int = 4096
+    #: For a whole head.
     header_timeout: float = 30
+    #: Of silence in a body, or between two requests.
     client_timeout: float = 75
+    #: For reading what waits for the client, until it is sent more or its connection ends.
+    read_timeout: float = 600
+    #: How long a refused client may go on sending, and be silent, before it is cut off: nginx's.
+    linger_timeout: float = 30
+    linger_silence: float = 5
+    #: Connections over their limit that are still answered, and for how long each may ask.
+    over_limit_connections: int = 256
+    over_limit_timeout: float = 5
+    #: A client that has closed its side is sent something within this time, or else has left.
+    half_closed_timeout: float = 0.5
+    #: For which a connection without a request stays open when the daemon stops. A request that is
+    #: sent just as its connection is closed is lost, and nobody can tell whether it was acted on
+    #: (RFC 9112 section 9.5); so one more is answered, and its answer says "close".
+    idle_grace: float = 2
 
     def body_to(self, target: bytes) -> int:
         """Bytes that a body to *target* may have."""

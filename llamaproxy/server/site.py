@@ -71,7 +71,7 @@ class ProxySite(Site):
         self.limits = limits
         self.keys = keys
         self.now = clock.seconds
-        self.connections = Connections(clock)
+        self.connections = Connections(clock, limits.idle_grace)
         self.displayTracebacks = False
 
     def acceptableProtocols(self) -> list[bytes]:
