@@ -385,6 +385,28 @@ def test_pipelined_requests_are_answered_in_their_order() -> None:
     assert not client.ended
 
 
+def test_a_client_that_reads_nothing_cannot_have_requests_piled_up() -> None:
+    door = FrontDoor(at_once=False)
+    client = door.client()
+    client.send(get())
+    client.channel.pauseProducing()  # by the transport, which has more than the client reads
+    client.send(b"x" * 16384)
+    assert client.line.producerState == "producing"
+    client.send(b"x")
+    assert client.line.producerState == "paused"
+
+
+def test_requests_are_read_again_when_those_before_are_answered() -> None:
+    door = FrontDoor(at_once=False)
+    client = door.client()
+    client.send(get(), get(b"X: " + b"a" * 16_000) * 2)
+    assert client.line.producerState == "paused"
+    for _ in range(3):
+        answer_with(door, (b"Content-Length", b"2"))
+    assert client.line.producerState == "producing"
+    assert client.statuses() == [200] * 3
+
+
 def test_one_who_sends_hundreds_of_requests_at_once_does_not_keep_the_others_waiting() -> None:
     door = FrontDoor()
     client = door.client()

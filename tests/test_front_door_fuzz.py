@@ -14,7 +14,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from llamaproxy.errors import ProxyError
-from llamaproxy.server.framing import ChunkedBody
+from llamaproxy.server.body import ChunkedBody
 from tests.door import FrontDoor, Passed
 
 #: Bytes that parsers disagree about.

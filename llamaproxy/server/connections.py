@@ -96,8 +96,7 @@ class Connections:
     def abort(self) -> None:
         """Close every connection, whatever its client has not read yet."""
         for channel in list(self._open):
-            transport: Any = channel.transport
-            transport.abortConnection()
+            channel.transport.abortConnection()
 
     def _close_idle(self) -> None:
         self._idle_sweep = None

@@ -45,9 +45,9 @@ class Limits:
     #: (RFC 9112 section 9.5); so one more is answered, and its answer says "close".
     idle_grace: float = 2
 
-    def body_to(self, target: bytes) -> int:
-        """Bytes that a body to *target* may have."""
-        return self.bodies.get(target.partition(b"?")[0], self.body)
+    def body_to(self, path: bytes) -> int:
+        """Bytes that a body to *path* may have."""
+        return self.bodies.get(path, self.body)
 
 
 def connections_possible(wanted: int) -> int:

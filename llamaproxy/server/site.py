@@ -9,14 +9,18 @@ from tempfile import SpooledTemporaryFile, TemporaryFile
 from typing import IO, Any
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import Request
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
-from llamaproxy.cors import CorsMemory
+from llamaproxy.cors import CorsMemory, origin_in
+from llamaproxy.errors import ProxyError, last_answer
 from llamaproxy.events import RequestBegan, RequestEnded, Tell, tell_nobody
 from llamaproxy.request import ProxyRequest
 from llamaproxy.server.channel import ProxyChannel
 from llamaproxy.server.connections import Connections
+from llamaproxy.server.framing import RequestLine, request_id
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.keys import ApiKeys, GuardedResource
 from llamaproxy.server.limits import Limits
@@ -100,7 +104,7 @@ class ProxySite(Site):
         self._request_ended(request, request.code)
 
     def _request_ended(self, request: Any, status: int) -> None:
-        self.tell_of_end(
+        self._tell_of_end(
             request.getClientAddress(),
             request.method,
             request.path,
@@ -110,7 +114,31 @@ class ProxySite(Site):
             {**request.log_fields, "request": request.id},
         )
 
-    def tell_of_end(
+    def refusal(
+        self, error: ProxyError, line: RequestLine | None, request: Request | None, client: object
+    ) -> bytes:
+        """The answer of *error* to what will not be served, after which its connection is closed.
+
+        :param line: the request line, if one has come; *request*: what of the request there is.
+
+        :param client: the address of the client.
+        """
+        fields = Headers()
+        client_ids = None
+        if request is not None:
+            self.cors.apply(origin_in(request.requestHeaders), fields)
+            client_ids = request.requestHeaders.getRawHeaders(b"X-Request-Id")
+        answer_id = request_id(client_ids)
+        head, body = last_answer(error, answer_id, fields)
+        method, target = (line.method, line.target) if line else (b"-", b"-")
+        if method == b"HEAD":
+            body = b""
+        path = target.partition(b"?")[0]
+        log_fields = {"error": error.logged, "kind": error.kind, "request": answer_id.decode()}
+        self._tell_of_end(client, method, path, error.status, len(body), 0.0, log_fields)
+        return head + body
+
+    def _tell_of_end(
         self,
         client: object,
         method: bytes,
