@@ -28,7 +28,6 @@ from llamaproxy.events import Observers
 from llamaproxy.greeting import GreetingService
 from llamaproxy.jsontext import Json
 from llamaproxy.routes import CHAT_PATHS, ProxyApp
-from llamaproxy.server.clock import use_monotonic_time
 from llamaproxy.server.hosts import hosts_for
 from llamaproxy.server.keys import KeysService
 from llamaproxy.server.limits import Limits, connections_possible
@@ -36,6 +35,7 @@ from llamaproxy.server.listen import ListenService, client_url
 from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.signals import SecondSignal
 from llamaproxy.server.site import ProxySite
+from llamaproxy.server.twistedparts import use_monotonic_time
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource

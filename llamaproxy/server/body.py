@@ -1,8 +1,11 @@
-"""Where the body of an HTTP/1.1 request ends. Pure."""
+"""Where the body of an HTTP/1.1 request ends, and where it is stored."""
 
 from __future__ import annotations
 
 import re
+from io import BytesIO
+from tempfile import SpooledTemporaryFile, TemporaryFile
+from typing import IO
 
 from llamaproxy.errors import BodyTooLarge
 from llamaproxy.server.framing import MALFORMED_FIELD, RequestRefused, field, is_token
@@ -11,12 +14,22 @@ from llamaproxy.server.framing import MALFORMED_FIELD, RequestRefused, field, is
 MAX_CHUNK_LINE = 1024
 MAX_TRAILERS = 8192
 
+#: Bytes of a body that are kept in memory; more are stored in a temporary file.
+MAX_IN_MEMORY = 65536
+
 _VALUE = rb"[\t -~\x80-\xff]*"
 _EXTENSIONS = rb"(?:[ \t]*;%b)?" % _VALUE
 _FIRST_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})%b\r\n" % _EXTENSIONS)
 _NEXT_SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,16})%b\r\n" % _EXTENSIONS)
 _FIRST_SIZE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:[ \t]*|%b)\r?)?" % _EXTENSIONS)
 _NEXT_SIZE_BEGUN = re.compile(rb"\r(?:\n%b)?" % _FIRST_SIZE_BEGUN.pattern)
+
+
+def body_file(length: int | None) -> IO[bytes]:
+    """Where a body of *length* bytes, None if that is not known, waits for its last byte."""
+    if length is not None and length <= MAX_IN_MEMORY:
+        return BytesIO()
+    return SpooledTemporaryFile(MAX_IN_MEMORY) if length is None else TemporaryFile()
 
 
 class CountedBody:

@@ -20,7 +20,7 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from zope.interface import implementer
 
 from llamaproxy.errors import ProxyError
-from llamaproxy.server.body import ChunkedBody, CountedBody
+from llamaproxy.server.body import ChunkedBody, CountedBody, body_file
 from llamaproxy.server.checks import HEAD_CHECKS
 from llamaproxy.server.framing import (
     MAX_EMPTY_LINES,
@@ -253,12 +253,11 @@ class ProxyChannel(HTTPChannel):
         request = self.requests[-1]
         self._id = request_id(head.values(b"X-Request-Id"))
         head.headers.setRawHeaders(b"X-Request-Id", [self._id])
-        request.parseCookies()
         self.persistent = self.checkPersistence(request, b"HTTP/1.%d" % head.line.minor)
         length = head.body_length
         if length != 0:
             self.state.body_continues()
-        request.gotLength(length)
+        request.content = body_file(length)
         if length == 0:
             self._serve()
             return

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamaproxy.server.site import ProxySite
+from llamaproxy.server.twistedparts import accept_before_closing
 
 #: Connections that may wait to be accepted; those of more clients take a second or longer.
 BACKLOG = 1024
@@ -112,8 +113,7 @@ class ListenService(Service):
     async def _stop(self) -> None:
         ports, self._ports = self._ports, []
         for port in ports:
-            # Twisted closes a port only in its next turn: this is done in that one, just before.
-            self._clock.callLater(0, _accept_waiting, port)
+            accept_before_closing(self._clock, port)
             await maybeDeferred(port.stopListening)
         connections = self._site.connections
         connections.drain()
@@ -180,12 +180,6 @@ def _clear_stale_socket(description: str) -> bool:
         with suppress(FileNotFoundError):
             os.unlink(stale)
     return True
-
-
-def _accept_waiting(port: Any) -> None:
-    """Accept the connections that clients have made already: the kernel would reset them."""
-    port.numberAccepts = 100_000
-    port.doRead()
 
 
 def client_url(description: str) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from io import BytesIO
-from tempfile import SpooledTemporaryFile, TemporaryFile
-from typing import IO, Any
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http import Request
@@ -27,9 +25,6 @@ from llamaproxy.server.limits import Limits
 
 #: Logged as the status of an answer that did not come to its end, as nginx does it.
 CUT_OFF = 499
-
-#: Bytes of a request body that are kept in memory; more are stored in a temporary file.
-IN_MEMORY = 65536
 
 _DEFAULT_LIMITS = Limits()
 
@@ -81,12 +76,6 @@ class ProxySite(Site):
     def acceptableProtocols(self) -> list[bytes]:
         """What is spoken over TLS (RFC 7301)."""
         return [b"http/1.1"]
-
-    def getContentFile(self, length: int | None) -> IO[bytes]:
-        """Where a body of *length* bytes, None if that is not known, waits for its last byte."""
-        if length is not None and length <= IN_MEMORY:
-            return BytesIO()
-        return SpooledTemporaryFile(IN_MEMORY) if length is None else TemporaryFile()
 
     def began(self, request: ProxyRequest) -> float:
         """*request* is being served from now on; the time is returned."""
