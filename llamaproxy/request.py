@@ -105,8 +105,8 @@ class ProxyRequest(Request):
             # A context of its own, or else the next request would have this one's id.
             copy_context().run(self._process_as, self.id)
 
-    def _process_as(self, whose: str) -> None:
-        request_id.set(whose)
+    def _process_as(self, id: str) -> None:
+        request_id.set(id)
         Request.process(self)
 
     @property

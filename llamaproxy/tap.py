@@ -185,7 +185,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
                     tell=log_event,
                 ),
                 drain=0,
-                optional="admin" not in options.given,
+                optional="admin" not in options.explicit,
             )
         )
     if by_twistd:
@@ -193,7 +193,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     # The last to start and the first to stop.
     services.addService(listen)
     if by_twistd:
-        services.addService(SecondSignal(reactor, listen.hurry))
+        services.addService(SecondSignal(reactor, listen.stop_now))
     if options.shortened_url:
         _log.warn(
             "--llamastack-url without the path of clients at its end: {url}", url=url.to_text()

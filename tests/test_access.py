@@ -19,7 +19,7 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy.config.options import Options
 from llamaproxy.errors import ProxyError
-from llamaproxy.server.keys import ApiKeys, KeysService, presented
+from llamaproxy.server.keys import ApiKeys, KeysService, keys_in
 from tests.chat.streams import stack_with
 from tests.chat.test_memory import recalled, shared_turn
 from tests.door import FrontDoor
@@ -70,7 +70,7 @@ def admitted(keys: ApiKeys, key: str) -> bytes:
     ],
 )
 def test_a_key_may_be_spelled_in_many_ways(name: str, value: str) -> None:
-    assert presented(Headers({name: [value]})) == {b"k"}
+    assert keys_in(Headers({name: [value]})) == {b"k"}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_key_may_be_spelled_in_many_ways(name: str, value: str) -> None:
 def test_keys_are_counted_once_whatever_the_spelling(
     fields: dict[str, list[str]], found: set[bytes]
 ) -> None:
-    assert presented(Headers(fields)) == found
+    assert keys_in(Headers(fields)) == found
 
 
 _visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1)
@@ -117,7 +117,7 @@ def test_what_was_put_in_is_found(said: list[str], spellings: list[tuple[str, st
     for name, form in spellings:
         for key in said:
             headers.addRawHeader(name, form.format(key))
-    assert presented(headers) == {key.encode() for key in said}
+    assert keys_in(headers) == {key.encode() for key in said}
 
 
 @given(

@@ -56,8 +56,8 @@ def test_the_command_line_wins_over_the_environment() -> None:
 
 
 def test_what_was_given_is_told_from_a_default() -> None:
-    assert parsed(PROXY_PORT=" ").given == set()
-    assert parsed("--port", "8322", LLAMAPROXY_ADMIN="off").given == {"port", "admin"}
+    assert parsed(PROXY_PORT=" ").explicit == set()
+    assert parsed("--port", "8322", LLAMAPROXY_ADMIN="off").explicit == {"port", "admin"}
 
 
 def test_an_empty_variable_is_one_that_is_not_set() -> None:

@@ -42,8 +42,8 @@ _log = Logger()
 MAX_PIPELINED_BYTES = 16384
 
 
-def _ignored(data: bytes) -> None:
-    """Nobody has asked for it."""
+def _discard(data: bytes) -> None:
+    """The connection has not been switched to another protocol."""
 
 
 @implementer(IHalfCloseableProtocol)
@@ -76,7 +76,7 @@ class ProxyChannel(HTTPChannel):
         self._pipelined = bytearray()
         self._body: CountedBody | ChunkedBody = CountedBody(0)
         self._id = b""
-        self._receive: Callable[[bytes], None] = _ignored
+        self._receive: Callable[[bytes], None] = _discard
         self._half_closed_check: IDelayedCall | None = None
 
     # --- the connection
@@ -109,7 +109,7 @@ class ProxyChannel(HTTPChannel):
             self._check_half_closed()
 
     def writeConnectionLost(self) -> None:
-        """Nothing more can be sent to the client, as it was meant."""
+        """Our side has been closed, after a refusal."""
 
     def _check_half_closed(self, sent_before: object = None) -> None:
         # A client that has left is sent nothing twice, and leaves nothing unread.
@@ -261,7 +261,7 @@ class ProxyChannel(HTTPChannel):
         if length == 0:
             self._serve()
             return
-        limit = self.site.limits.body_to(head.path)
+        limit = self.site.limits.body_to(head.line.target)
         self._body = ChunkedBody(limit) if length is None else CountedBody(length)
         LineReceiver.setRawMode(self)
         if head.expects_continue:

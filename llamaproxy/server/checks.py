@@ -74,7 +74,7 @@ def key_is_known(head: RequestHead, rules: Rules) -> None:
 
 def body_is_within_limit(head: RequestHead, rules: Rules) -> None:
     """413 for a body that is announced to be larger than the limit of its path."""
-    limit = rules.limits.body_to(head.path)
+    limit = rules.limits.body_to(head.line.target)
     if head.body_length is not None and head.body_length > limit:
         raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
 

@@ -22,11 +22,11 @@ class Connections:
 
     Draining, once begun, leads every connection to its end without the loss of a request: answers
     that begin from then on close their connection, and connections without a request are closed
-    when none has come for some time.
+    when none has come for a grace.
     """
 
     def __init__(self, clock: IReactorTime, idle_grace: float) -> None:
-        """:param idle_grace: that time, in seconds."""
+        """:param idle_grace: that grace, in seconds."""
         self._clock = clock
         self._idle_grace = idle_grace
         self._open: set[ProxyChannel] = set()
@@ -48,13 +48,15 @@ class Connections:
         return len(self._running)
 
     def opened(self, channel: ProxyChannel) -> None:
+        """A client has connected."""
         self._open.add(channel)
         if self._deadline_sweep is None:
             self._deadline_sweep = self._clock.callLater(_SWEEP_SECONDS, self._expire)
 
     def closed(self, channel: ProxyChannel) -> None:
+        """A connection has been lost."""
         self._open.discard(channel)
-        self._wake()
+        self._fire_if_closed()
 
     def began(self, request: ProxyRequest) -> None:
         """*request* is being served from now on."""
@@ -70,7 +72,7 @@ class Connections:
         """Fires when no connection is open."""
         waiter: Deferred[None] = Deferred(self._waiters.remove)
         self._waiters.append(waiter)
-        self._wake()
+        self._fire_if_closed()
         return waiter
 
     def drain(self) -> None:
@@ -99,6 +101,7 @@ class Connections:
             channel.transport.abortConnection()
 
     def _close_idle(self) -> None:
+        """Close the connections that have had no request for the grace."""
         self._idle_sweep = None
         if not self._open:
             return
@@ -112,6 +115,7 @@ class Connections:
         self._idle_sweep = self._clock.callLater(_IDLE_SWEEP_SECONDS, self._close_idle)
 
     def _expire(self) -> None:
+        """End the connections whose deadlines have passed."""
         # One look at all of them costs less than a timer for each, set anew by every request.
         self._deadline_sweep = None
         if self._open:
@@ -124,7 +128,7 @@ class Connections:
         if not channel.requests and channel in self._open:
             channel.loseConnection()
 
-    def _wake(self) -> None:
+    def _fire_if_closed(self) -> None:
         if not self._open:
             if self._idle_sweep is not None:
                 self._idle_sweep.cancel()

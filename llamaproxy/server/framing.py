@@ -183,8 +183,11 @@ def keeps_connection(version: bytes, options: Sequence[bytes]) -> bool:
     return b"close" not in tokens and (version == b"HTTP/1.1" or b"keep-alive" in tokens)
 
 
-def request_id(given: Sequence[bytes] | None) -> bytes:
-    """The id that a client gave to its request, or a new one if it gave none that is fit."""
-    if given and len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
-        return given[0]
+def request_id(values: Sequence[bytes] | None) -> bytes:
+    """The id that a client has sent in X-Request-Id fields of these *values*, or a new one.
+
+    A new one is 32 hexadecimal digits; a client's has up to 128 visible ASCII characters.
+    """
+    if values and len(values) == 1 and _REQUEST_ID.fullmatch(values[0]):
+        return values[0]
     return b"%032x" % random.getrandbits(128)

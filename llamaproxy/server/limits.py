@@ -11,10 +11,10 @@ from twisted.logger import Logger
 _log = Logger()
 
 #: Descriptors that a connection may need: its own, one to the upstream, a file for its body.
-_PER_CONNECTION = 3
+_DESCRIPTORS_PER_CONNECTION = 3
 
 #: Descriptors for everything else: ports, logs, tool servers, connections that are being refused.
-_BESIDES = 512
+_OTHER_DESCRIPTORS = 512
 
 
 @attrs.frozen
@@ -45,29 +45,29 @@ class Limits:
     #: (RFC 9112 section 9.5); so one more is answered, and its answer says "close".
     idle_grace: float = 2
 
-    def body_to(self, path: bytes) -> int:
-        """Bytes that a body to *path* may have."""
-        return self.bodies.get(path, self.body)
+    def body_to(self, target: bytes) -> int:
+        """Bytes that the body of a request for *target* may have."""
+        return self.bodies.get(target.partition(b"?")[0], self.body)
 
 
-def connections_possible(wanted: int) -> int:
-    """As many of the connections *wanted* as the process may have descriptors for.
+def connections_possible(requested: int) -> int:
+    """As many of the connections *requested* as the process may have descriptors for.
 
     The soft limit on those is raised if the hard one allows it.
     """
-    needed = wanted * _PER_CONNECTION + _BESIDES
+    needed = requested * _DESCRIPTORS_PER_CONNECTION + _OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return wanted
+        return requested
     if hard == resource.RLIM_INFINITY or hard >= needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-        return wanted
+        return requested
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    possible = max(1, (hard - _BESIDES) // _PER_CONNECTION)
+    possible = max(1, (hard - _OTHER_DESCRIPTORS) // _DESCRIPTORS_PER_CONNECTION)
     _log.warn(
-        "--max-connections is {possible} instead of {wanted}: only {hard} files may be open",
+        "--max-connections is {possible} instead of {requested}: only {hard} files may be open",
         possible=possible,
-        wanted=wanted,
+        requested=requested,
         hard=hard,
     )
     return possible

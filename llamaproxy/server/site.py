@@ -1,4 +1,4 @@
-"""ProxySite: the front door: bounded requests, and one line in the log for each."""
+"""ProxySite: serves requests on its connections, and tells of each that has begun and ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from llamaproxy.server.keys import ApiKeys, GuardedResource
 from llamaproxy.server.limits import Limits
 
 #: Logged as the status of an answer that did not come to its end, as nginx does it.
-CUT_OFF = 499
+CUT_OFF_STATUS = 499
 
 _DEFAULT_LIMITS = Limits()
 
@@ -33,7 +33,7 @@ _UNPRINTABLE = re.compile("[^!-~]")
 
 
 class ProxySite(Site):
-    """Serves requests, logs them, and knows its connections."""
+    """The HTTP server: a resource, the rules for requests to it, and the connections to it."""
 
     # Not the stock factory, which would speak HTTP/2 as well where the library for it is there.
     protocol: Any = ProxyChannel
@@ -83,7 +83,7 @@ class ProxySite(Site):
         self._tell(RequestBegan(request.id))
         finished = request.notifyFinish()
         finished.addErrback(
-            lambda _: self._request_ended(request, 101 if request.code == 101 else CUT_OFF)
+            lambda _: self._request_ended(request, 101 if request.code == 101 else CUT_OFF_STATUS)
         )
         finished.addBoth(lambda _: self.connections.ended(request))
         return self.now()
