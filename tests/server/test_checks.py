@@ -12,7 +12,7 @@ import pytest
 from llamaproxy.server.checks import HEAD_CHECKS
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.keys import ApiKeys
-from tests.door import FrontDoor
+from tests.server.door import FrontDoor
 
 
 @attrs.define

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llamaproxy.errors import ProxyError
 from llamaproxy.server.body import ChunkedBody
-from tests.door import FrontDoor, Passed
+from tests.server.door import FrontDoor, Passed
 
 #: Bytes that parsers disagree about.
 TRICKY = [

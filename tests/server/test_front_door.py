@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.door import FrontDoor
+from tests.server.door import FrontDoor
 
 HOST = b"Host: proxy\r\n"
 

@@ -22,7 +22,7 @@ from llamaproxy.errors import ProxyError
 from llamaproxy.server.keys import ApiKeys, KeysService, keys_in
 from tests.chat.streams import stack_with
 from tests.chat.test_memory import recalled, shared_turn
-from tests.door import FrontDoor
+from tests.server.door import FrontDoor
 from tests.support import CHAT, INVOKE, FakeStack, Proxy, answer, calling, saying, tool_result
 from tests.test_twistd import Daemon, question, twistd
 from tests.tools.mcp_servers import FakeMcp

@@ -11,7 +11,7 @@ from twisted.python.usage import UsageError
 
 from llamaproxy.config.options import SETTINGS, Options
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def parsed(*arguments: str, **environment: str) -> Options:
