@@ -98,7 +98,7 @@ class ProxyRequest(Request):
         if channel.served <= MAX_PIPELINED_PER_TURN:
             self._process_now()
         else:
-            channel.site.reactor.callLater(0, self._process_now)
+            channel.site.clock.callLater(0, self._process_now)
 
     def _process_now(self) -> None:
         if self.channel is not None:  # else: the client has gone

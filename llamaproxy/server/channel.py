@@ -119,7 +119,7 @@ class ProxyChannel(HTTPChannel):
         if is_chat or (sent == sent_before and not self.state.stalled):
             self.transport.abortConnection()
         else:
-            clock: IReactorTime = self.site.reactor
+            clock: IReactorTime = self.site.clock
             seconds = self.site.limits.half_closed_timeout
             self._half_closed_check = clock.callLater(seconds, self._check_half_closed, sent)
 

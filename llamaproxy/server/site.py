@@ -69,6 +69,7 @@ class ProxySite(Site):
         self._tell = tell
         self.limits = limits
         self.keys = keys
+        self.clock = clock
         self.now = clock.seconds
         self.connections = Connections(clock, limits.idle_grace)
         self.displayTracebacks = False

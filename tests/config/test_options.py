@@ -171,8 +171,8 @@ def test_mcp_servers_are_named_on_the_command_line_or_in_the_environment() -> No
     named = {"web": "http://localhost:9000/mcp", "files": "https://files.example/mcp/?key=1=2"}
     assert parsed()["mcp-server"] == {}
     assert parsed(LLAMAPROXY_MCP_SERVERS=both)["mcp-server"] == named
-    given = [each for name, url in named.items() for each in ("--mcp-server", f"{name}={url}")]
-    assert parsed(*given, LLAMAPROXY_MCP_SERVERS="other=http://other")["mcp-server"] == named
+    arguments = [each for name, url in named.items() for each in ("--mcp-server", f"{name}={url}")]
+    assert parsed(*arguments, LLAMAPROXY_MCP_SERVERS="other=http://other")["mcp-server"] == named
 
 
 def test_two_mcp_servers_of_one_name_are_a_mistake() -> None:
