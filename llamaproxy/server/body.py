@@ -25,11 +25,33 @@ _FIRST_SIZE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,16}(?:[ \t]*|%b)\r?)?" % _EXT
 _NEXT_SIZE_BEGUN = re.compile(rb"\r(?:\n%b)?" % _FIRST_SIZE_BEGUN.pattern)
 
 
-def body_file(length: int | None) -> IO[bytes]:
-    """Where a body of *length* bytes, None if that is not known, waits for its last byte."""
-    if length is not None and length <= MAX_IN_MEMORY:
-        return BytesIO()
-    return SpooledTemporaryFile(MAX_IN_MEMORY) if length is None else TemporaryFile()
+class StoredBody:
+    """A body that is stored in a file as it comes.
+
+    *length*: its bytes, None if it is chunked; *limit*: how many a chunked one may have.
+
+    :raises OSError: if no file can be made.
+    """
+
+    def __init__(self, length: int | None, limit: int) -> None:
+        self._decoder = ChunkedBody(limit) if length is None else CountedBody(length)
+        self.file: IO[bytes]
+        if length is None:
+            self.file = SpooledTemporaryFile(MAX_IN_MEMORY)
+        else:
+            self.file = BytesIO() if length <= MAX_IN_MEMORY else TemporaryFile()
+
+    def receive(self, data: bytes) -> bytes | None:
+        """Store the part of *data* that is the body's; what follows it, None if more is to come.
+
+        :raises ProxyError: as :meth:`ChunkedBody.feed`.
+
+        :raises OSError: if it cannot be stored.
+        """
+        self.file.write(self._decoder.feed(data))
+        if self._decoder.rest is not None:
+            self.file.flush()
+        return self._decoder.rest
 
 
 class CountedBody:

@@ -20,7 +20,7 @@ from twisted.web.http import HTTPChannel, datetimeToString
 from zope.interface import implementer
 
 from llamaproxy.errors import ProxyError
-from llamaproxy.server.body import ChunkedBody, CountedBody, body_file
+from llamaproxy.server.body import StoredBody
 from llamaproxy.server.checks import HEAD_CHECKS
 from llamaproxy.server.framing import (
     MAX_EMPTY_LINES,
@@ -60,8 +60,9 @@ class ProxyChannel(HTTPChannel):
 
     site: Any
     transport: Any
-    #: Made as soon as there is a connection.
+    #: Made as soon as there is a connection, and as soon as there is a head.
     state: ConnectionState
+    _body: StoredBody
 
     def __init__(self) -> None:
         HTTPChannel.__init__(self)
@@ -74,7 +75,6 @@ class ProxyChannel(HTTPChannel):
         self._empty_lines = 0
         #: What has come after the request that is being answered.
         self._pipelined = bytearray()
-        self._body: CountedBody | ChunkedBody = CountedBody(0)
         self._id = b""
         self._receive: Callable[[bytes], None] = _discard
         self._half_closed_check: IDelayedCall | None = None
@@ -253,16 +253,16 @@ class ProxyChannel(HTTPChannel):
         request = self.requests[-1]
         self._id = request_id(head.values(b"X-Request-Id"))
         head.headers.setRawHeaders(b"X-Request-Id", [self._id])
-        self.persistent = self.checkPersistence(request, b"HTTP/1.%d" % head.line.minor)
-        length = head.body_length
-        if length != 0:
-            self.state.body_continues()
-        request.content = body_file(length)
-        if length == 0:
+        self.persistent = keeps_connection(head.line.minor, head.values(b"Connection"))
+        if not self.persistent:
+            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        limit = self.site.limits.body_to(head.line.target)
+        self._body = StoredBody(head.body_length, limit)
+        request.content = self._body.file
+        if head.body_length == 0:
             self._serve()
             return
-        limit = self.site.limits.body_to(head.line.target)
-        self._body = ChunkedBody(limit) if length is None else CountedBody(length)
+        self.state.body_continues()
         LineReceiver.setRawMode(self)
         if head.expects_continue:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -270,14 +270,6 @@ class ProxyChannel(HTTPChannel):
     def _serve(self) -> None:
         self.state.answer_begins()
         HTTPChannel.allContentReceived(self)
-
-    def checkPersistence(self, request: Any, version: bytes) -> bool:
-        """Whether another request may follow; if not, the answer says so."""
-        options = request.requestHeaders.getRawHeaders(b"Connection", ())
-        if keeps_connection(version, options):
-            return True
-        request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-        return False
 
     # --- the body, and the answer
 
@@ -289,20 +281,16 @@ class ProxyChannel(HTTPChannel):
             if len(self._pipelined) > MAX_PIPELINED_BYTES:
                 self.transport.pauseProducing()
             return
-        body = self._body
-        content: Any = self.requests[-1].content
         try:
-            content.write(body.feed(data))
-            if body.rest is not None:
-                content.flush()
+            rest = self._body.receive(data)
         except (ProxyError, OSError) as error:
             self.refuse(error)
             return
-        if body.rest is None:
+        if rest is None:
             self.state.body_continues()
             return
         self._serve()
-        LineReceiver.dataReceived(self, body.rest)
+        LineReceiver.dataReceived(self, rest)
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
         if not headers.hasHeader(b"X-Request-Id"):  # else: the upstream's own

@@ -177,10 +177,13 @@ def expects_continue(expectations: Sequence[bytes] | None) -> bool:
     return bool(members)
 
 
-def keeps_connection(version: bytes, options: Sequence[bytes]) -> bool:
-    """Whether another request may follow one with Connection fields (RFC 9112 section 9.3)."""
+def keeps_connection(minor: int, options: Sequence[bytes]) -> bool:
+    """Whether another request may follow one of HTTP/1.*minor* (RFC 9112 section 9.3).
+
+    :param options: the values of its Connection fields.
+    """
     tokens = [token.strip(b" \t") for token in b",".join(options).lower().split(b",")]
-    return b"close" not in tokens and (version == b"HTTP/1.1" or b"keep-alive" in tokens)
+    return b"close" not in tokens and (minor == 1 or b"keep-alive" in tokens)
 
 
 def request_id(values: Sequence[bytes] | None) -> bytes:

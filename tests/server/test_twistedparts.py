@@ -114,7 +114,6 @@ async def test_a_port_accepts_all_who_wait_and_is_closed_a_turn_later() -> None:
         (HTTPChannel.clearLineBuffer, ""),
         (HTTPChannel.setRawMode, ""),
         (HTTPChannel.allContentReceived, ""),
-        (HTTPChannel.checkPersistence, "request version"),
         (HTTPChannel.writeHeaders, "version code reason headers"),
         (HTTPChannel.requestDone, "request"),
         (HTTPChannel.pauseProducing, ""),
