@@ -98,15 +98,15 @@ class ProxyRequest(Request):
         if channel.served <= MAX_PIPELINED_PER_TURN:
             self._process_now()
         else:
-            channel.site.reactor.callLater(0, self._process_now)
+            channel.site.clock.callLater(0, self._process_now)
 
     def _process_now(self) -> None:
         if self.channel is not None:  # else: the client has gone
             # A context of its own, or else the next request would have this one's id.
             copy_context().run(self._process_as, self.id)
 
-    def _process_as(self, whose: str) -> None:
-        request_id.set(whose)
+    def _process_as(self, id: str) -> None:
+        request_id.set(id)
         Request.process(self)
 
     @property

@@ -32,7 +32,6 @@ from llamaproxy.events import Observers
 from llamaproxy.greeting import GreetingService
 from llamaproxy.jsontext import Json
 from llamaproxy.routes import CHAT_PATHS, ProxyApp
-from llamaproxy.server.clock import use_monotonic_time
 from llamaproxy.server.hosts import hosts_for
 from llamaproxy.server.keys import ApiKeys, KeysService
 from llamaproxy.server.limits import Limits, connections_possible
@@ -40,6 +39,7 @@ from llamaproxy.server.listen import ListenService, client_url
 from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.signals import SecondSignal
 from llamaproxy.server.site import ProxySite
+from llamaproxy.server.twistedparts import use_monotonic_time
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
@@ -154,8 +154,11 @@ def _tool_source(
     return UnionSource(McpSource(servers, sessions, clock, options["mcp-header"]), source)
 
 
-def makeService(options: Options, reactor: Any = None) -> IService:
-    """The daemon that *options* describe."""
+def makeService(options: Options, reactor: Any = None, **fixed_limits: float) -> IService:
+    """The daemon that *options* describe.
+
+    :param fixed_limits: those of :class:`Limits` that are no option.
+    """
     by_twistd = reactor is None  # which passes options alone
     if by_twistd:
         from twisted.internet import reactor
@@ -178,7 +181,7 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     anywhere = agent_for_anywhere(reactor, pool, *reaching)
     app = assemble(options, url, reactor, agent, anywhere)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
-    listen = _listen_service(options, reactor, app)
+    listen = _listen_service(options, reactor, app, fixed_limits)
     if options["admin"] != "off":
         services.addService(_admin_service(options, reactor, app, url, listen))
     if by_twistd:
@@ -186,12 +189,14 @@ def makeService(options: Options, reactor: Any = None) -> IService:
     # The last to start and the first to stop.
     services.addService(listen)
     if by_twistd:
-        services.addService(SecondSignal(reactor, listen.hurry))
+        services.addService(SecondSignal(reactor, listen.stop_now))
     _say_what_this_is(options, url)
     return services
 
 
-def _listen_service(options: Options, reactor: Any, app: Application) -> ListenService:
+def _listen_service(
+    options: Options, reactor: Any, app: Application, fixed_limits: Mapping[str, float]
+) -> ListenService:
     """The ports for clients."""
     limits = Limits(
         body=options["max-body"],
@@ -199,6 +204,7 @@ def _listen_service(options: Options, reactor: Any, app: Application) -> ListenS
         connections=connections_possible(options["max-connections"]),
         header_timeout=options["header-timeout"],
         client_timeout=options["client-timeout"],
+        **fixed_limits,  # type: ignore[arg-type]
     )
     site = ProxySite(
         app.resource,
@@ -234,7 +240,7 @@ def _admin_service(
     admin = AdminApp(app.metrics, lambda: listen.draining, upstream, app.tool_status.as_json)
     hosts = hosts_for([options["admin"]], options["allowed-hosts"])
     site = ProxySite(admin.resource(), reactor, hosts=hosts, tell=log_event)
-    optional = "admin" not in options.given
+    optional = "admin" not in options.explicit
     return ListenService(reactor, [options["admin"]], site, drain=0, optional=optional)
 
 

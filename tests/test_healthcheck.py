@@ -11,7 +11,7 @@ import pytest
 
 from llamaproxy.healthcheck import daemon_arguments
 from llamaproxy.server.listen import client_url
-from tests.test_logs import waited_for
+from tests.config.test_logformat import waited_for
 from tests.test_twistd import PORT_LINE, TWISTD, Daemon, environment
 
 #: The check, in a process that takes *command* for that of process 1.

@@ -25,7 +25,6 @@ from zope.interface import implementer
 
 from llamaproxy.config.options import Options
 from llamaproxy.jsontext import Json
-from llamaproxy.server import deadlines
 from llamaproxy.server.listen import ListenService
 from llamaproxy.tap import makeService
 from tests.support import chunk, event, tool
@@ -225,21 +224,23 @@ class Wires:
         number: int = port.getHost().port
         return number
 
-    def proxy(self, *arguments: str, upstream: str | None = None) -> int:
+    def proxy(self, *arguments: str, upstream: str | None = None, **fixed_limits: float) -> int:
         """Start the daemon, before ``stack`` unless told otherwise; its port is returned."""
         url = upstream or f"http://127.0.0.1:{self.listen(self.stack)}"
         listen = "tcp:0:interface=127.0.0.1"
-        services: Any = self.start("--listen", listen, "--llamastack-url", url, *arguments)
+        services: Any = self.start(
+            "--listen", listen, "--llamastack-url", url, *arguments, **fixed_limits
+        )
         [listening] = [each for each in services if isinstance(each, ListenService)]
         port: Any = listening._ports[0]
         number: int = port.getHost().port
         return number
 
-    def start(self, *arguments: str) -> IService:
+    def start(self, *arguments: str, **fixed_limits: float) -> IService:
         """Start the daemon."""
         options = Options({"LLAMAPROXY_ADMIN": "off", "LLAMAPROXY_ALLOWED_HOSTS": "*"})
         options.parseOptions(["--drain-timeout", "0", *arguments])
-        services: Any = makeService(options, reactor)
+        services: Any = makeService(options, reactor, **fixed_limits)
         self._services.append(services)
         services.startService()
         started: IService = services
@@ -577,10 +578,8 @@ async def test_a_client_that_leaves_stops_the_model(
     stream: bool,
     begun: bool,
     leave: Callable[[Peer], None],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(deadlines, "HALF_CLOSED_SECONDS", 3600.0)
-    port = wires.proxy()
+    port = wires.proxy(half_closed_timeout=3600)
     client = await wires.chat(port, stream=stream)
     asked = await wires.stack.asked()
     if begun and stream:

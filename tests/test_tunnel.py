@@ -9,7 +9,7 @@ import attrs
 import pytest
 from twisted.internet.defer import Deferred
 
-from tests.test_listen import stop
+from tests.server.test_listen import stop
 from tests.test_sockets import (
     MEGABYTE,
     Asked,

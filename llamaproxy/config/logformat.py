@@ -41,7 +41,7 @@ def twistd_observer() -> ILogObserver:
     the process, as it would by itself.
     """
     stream: Any = sys.stdout
-    reopen: Callable[[], None] = _nothing
+    reopen: Callable[[], None] = _no_file_to_reopen
     if path not in (None, "-"):
         stream = LogFile.fromFullPath(os.path.abspath(path))
         reopen = stream.reopen
@@ -56,7 +56,7 @@ def twistd_observer() -> ILogObserver:
     return FileLogObserver(stream, format_json if as_json else format_text)
 
 
-def _nothing() -> None:
+def _no_file_to_reopen() -> None:
     """There is no file."""
 
 
@@ -84,9 +84,9 @@ def format_text(event: LogEvent) -> str | None:
     system = event.get("log_system") or (
         f"{event.get('log_namespace', '-')}#{level.name if level is not None else '-'}"
     )
-    whose = _request_of(event)
-    mark = f" [{whose}]" if whose else ""
-    return f"{formatTime(event.get('log_time'))} [{safe(str(system))}] {message}{mark}\n"
+    id = _request_of(event)
+    suffix = f" [{id}]" if id else ""
+    return f"{formatTime(event.get('log_time'))} [{safe(str(system))}] {message}{suffix}\n"
 
 
 def format_json(event: LogEvent) -> str:
@@ -98,8 +98,8 @@ def format_json(event: LogEvent) -> str:
         "logger": event.get("log_namespace"),
         "message": safe(formatEvent(event)),
     }
-    if whose := _request_of(event):
-        line["request"] = whose
+    if id := _request_of(event):
+        line["request"] = id
     failure = event.get("log_failure")
     if failure is not None:
         line["traceback"] = failure.getTraceback()
@@ -110,5 +110,5 @@ def format_json(event: LogEvent) -> str:
 
 
 def _request_of(event: LogEvent) -> str:
-    """The id of the request that *event* is about."""
+    """The id of the request that *event* is about; empty if it is about none."""
     return str(event.get("request") or request_id.get())

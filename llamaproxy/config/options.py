@@ -304,8 +304,8 @@ class Options(UsageOptions):
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         UsageOptions.__init__(self)
         self._environment = environment
-        #: Names of the settings that have been given, on the command line or in the environment.
-        self.given: set[str] = set()
+        #: Names of the settings that are on the command line or in the environment.
+        self.explicit: set[str] = set()
         #: Whether the server's URL was given with more than is its own.
         self.shortened_url = False
         self._texts: dict[str, str] = {}
@@ -385,58 +385,58 @@ class Options(UsageOptions):
             logformat.as_json = self["log-format"] == "json"
             logformat.path = parent["logfile"] or (None if parent["nodaemon"] else "twistd.log")
 
-    def _mcp_servers(self, given: list[str]) -> dict[str, str]:
+    def _mcp_servers(self, arguments: list[str]) -> dict[str, str]:
         """URLs of MCP servers by name."""
-        where = "--mcp-server" if given else _MCP_SERVERS
-        said = given or self._environment.get(_MCP_SERVERS, "").split(",")
+        origin = "--mcp-server" if arguments else _MCP_SERVERS
         servers: dict[str, str] = {}
-        for text in said:
-            if not text.strip() and not given:
+        for text in arguments or self._environment.get(_MCP_SERVERS, "").split(","):
+            if not text.strip() and not arguments:
                 continue
             try:
                 name, url = values.mcp_server(text)
             except ValueError as error:
                 # What is no URL may be anything, such as the rest of one that has a comma.
                 what = f", not {_shown(text)!r}" if "://" in text else ""
-                raise UsageError(f"{where} {error}{what}") from None
+                raise UsageError(f"{origin} {error}{what}") from None
             if name in servers:
-                raise UsageError(f"{where} names two servers {name!r}")
+                raise UsageError(f"{origin} names two servers {name!r}")
             servers[name] = url
         return servers
 
-    def _mcp_headers(self, given: list[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+    def _mcp_headers(self, arguments: list[str]) -> dict[str, tuple[tuple[str, str], ...]]:
         """Header fields by the URL of the MCP server that gets them."""
-        where = "--mcp-header" if given else _MCP_HEADERS
+        origin = "--mcp-header" if arguments else _MCP_HEADERS
         fields: dict[str, tuple[tuple[str, str], ...]] = {}
-        for text in given or self._environment.get(_MCP_HEADERS, "").splitlines():
-            if not text.strip() and not given:
+        for text in arguments or self._environment.get(_MCP_HEADERS, "").splitlines():
+            if not text.strip() and not arguments:
                 continue
             try:
                 server, name, value = values.mcp_header(text)
             except ValueError as error:
-                raise UsageError(f"{where} {error}") from None
+                raise UsageError(f"{origin} {error}") from None
             url = self["mcp-server"].get(server)
             if url is None:
-                raise UsageError(f"{where} is for {server!r}, which no --mcp-server names")
+                raise UsageError(f"{origin} is for {server!r}, which no --mcp-server names")
             fields[url] = (*fields.get(url, ()), (name, value))
         return fields
 
-    def _value(self, setting: Setting, given: str | None) -> Any:
-        said, where = given, f"--{setting.name}"
-        if said is None:
-            said = (self._environment.get(setting.environment) or "").strip()
-            where = setting.environment
-        if said or given is not None:
-            self.given.add(setting.name)
+    def _value(self, setting: Setting, argument: str | None) -> Any:
+        """What *setting* is, by its *argument* on the command line or else by the environment."""
+        text, origin = argument, f"--{setting.name}"
+        if text is None:
+            text = (self._environment.get(setting.environment) or "").strip()
+            origin = setting.environment
+        if text or argument is not None:
+            self.explicit.add(setting.name)
         else:
-            said = setting.default
-        if said is None:
+            text = setting.default
+        if text is None:
             return None
-        self._texts[setting.name] = said
+        self._texts[setting.name] = text
         try:
-            return setting.parse(said)
+            return setting.parse(text)
         except ValueError as error:
-            raise UsageError(f"{where} {error}, not {_shown(said)!r}") from None
+            raise UsageError(f"{origin} {error}, not {_shown(text)!r}") from None
 
 
 def _shown(text: str) -> str:

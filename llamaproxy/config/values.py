@@ -59,19 +59,19 @@ def choice(*allowed: str) -> Callable[[str], str]:
 
 def server_url(text: str) -> DecodedURL:
     """A URL of http or https, without the slash, or the ``/v1`` of clients, at its end."""
-    wanted = "must be a URL such as http://localhost:8321"
+    rule = "must be a URL such as http://localhost:8321"
     try:
         url = read_url(text.strip())
         port = url.port
         encoded = as_uri(url).to_text()
     except ValueError:  # among them hyperlink's URLParseError and every UnicodeError
-        raise ValueError(wanted) from None
+        raise ValueError(rule) from None
     if url.scheme not in ("http", "https") or not url.host or any(c.isspace() for c in encoded):
-        raise ValueError(wanted)
+        raise ValueError(rule)
     if port is None or not 0 < port < 65536:
-        raise ValueError(f"{wanted}, with a port from 1 to 65535")
+        raise ValueError(f"{rule}, with a port from 1 to 65535")
     if url.query or url.fragment or any(url.userinfo):
-        raise ValueError(f"{wanted}, with no user, query or fragment")
+        raise ValueError(f"{rule}, with no user, query or fragment")
     return url.replace(path=_base_path(tuple(segment for segment in url.path if segment)))
 
 
@@ -95,21 +95,21 @@ _CLIENT_PATHS = (
 
 def mcp_server(text: str) -> tuple[str, str]:
     """A name and the URL of an MCP server, which may have a query."""
-    wanted = "must be NAME=URL, such as web=http://localhost:9000/mcp"
-    name, _, said = (part.strip() for part in text.partition("="))
+    rule = "must be NAME=URL, such as web=http://localhost:9000/mcp"
+    name, _, address = (part.strip() for part in text.partition("="))
     if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", name):
-        raise ValueError(wanted)
-    if " " in said or not said.isprintable():
-        raise ValueError(f"{wanted}, with no spaces or control characters")
+        raise ValueError(rule)
+    if " " in address or not address.isprintable():
+        raise ValueError(f"{rule}, with no spaces or control characters")
     try:
-        url = read_url(said)
+        url = read_url(address)
         plain = url.replace(path=(), query=(), fragment="", rooted=True)
         server_url(plain.to_text())
         encoded: str = as_uri(url).to_text()
     except ValueError:
-        raise ValueError(wanted) from None
+        raise ValueError(rule) from None
     if url.fragment:
-        raise ValueError(f"{wanted}, with no user or fragment")
+        raise ValueError(f"{rule}, with no user or fragment")
     return name, encoded
 
 
@@ -118,8 +118,8 @@ def mcp_header(text: str) -> tuple[str, str, str]:
 
     The error does not repeat the value, which is a secret.
     """
-    server, equals, said = text.partition("=")
-    name, colon, value = (part.strip() for part in said.partition(":"))
+    server, equals, line = text.partition("=")
+    name, colon, value = (part.strip() for part in line.partition(":"))
     fit = re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}", name)
     if not (equals and colon and fit and value and value.isprintable() and server.strip()):
         raise ValueError("must be NAME=Field: value, such as web=Authorization: Bearer token")
@@ -173,10 +173,10 @@ def authorities(path: str) -> str:
 
 def proxies(text: str) -> TrustedProxies:
     """Addresses and networks, comma-separated; ``unix`` for clients that have none."""
-    wanted = "must be addresses or networks such as 10.0.0.0/8,::1, or unix"
+    rule = "must be addresses or networks such as 10.0.0.0/8,::1, or unix"
     names = [name.strip() for name in text.split(",") if name.strip()]
     try:
         networks = [ip_network(name) for name in names if name != "unix"]
     except ValueError:
-        raise ValueError(wanted) from None
+        raise ValueError(rule) from None
     return TrustedProxies(networks, local="unix" in names)

@@ -11,15 +11,10 @@ from llamaproxy.errors import ShuttingDown
 from llamaproxy.request import ProxyRequest
 from llamaproxy.server.channel import ProxyChannel
 
-#: Seconds for which a connection without a request stays open when the daemon stops. A request
-#: that is sent on a connection just as that is closed is lost, and nobody can tell whether it was
-#: acted on (RFC 9112 section 9.5); so one more is answered, and its answer says "close".
-GRACE = 2.0
-
-_TICK = 0.25
-
-#: Seconds between two looks at which clients' time is up.
-SWEEP = 1.0
+#: Seconds between two looks at which deadlines have passed; and, while draining, at which
+#: connections are idle.
+_SWEEP_SECONDS = 1.0
+_IDLE_SWEEP_SECONDS = 0.25
 
 
 class Connections:
@@ -27,17 +22,19 @@ class Connections:
 
     Draining, once begun, leads every connection to its end without the loss of a request: answers
     that begin from then on close their connection, and connections without a request are closed
-    when none has come for :data:`GRACE` seconds.
+    when none has come for a grace.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, idle_grace: float) -> None:
+        """:param idle_grace: that grace, in seconds."""
         self._clock = clock
+        self._idle_grace = idle_grace
         self._open: set[ProxyChannel] = set()
         self._running: set[ProxyRequest] = set()
         self._idle_since: dict[ProxyChannel, float] = {}
         self._waiters: list[Deferred[None]] = []
-        self._ticking: IDelayedCall | None = None
-        self._sweeping: IDelayedCall | None = None
+        self._idle_sweep: IDelayedCall | None = None
+        self._deadline_sweep: IDelayedCall | None = None
         self.draining = False
 
     @property
@@ -51,13 +48,15 @@ class Connections:
         return len(self._running)
 
     def opened(self, channel: ProxyChannel) -> None:
+        """A client has connected."""
         self._open.add(channel)
-        if self._sweeping is None:
-            self._sweeping = self._clock.callLater(SWEEP, self._sweep)
+        if self._deadline_sweep is None:
+            self._deadline_sweep = self._clock.callLater(_SWEEP_SECONDS, self._expire)
 
     def closed(self, channel: ProxyChannel) -> None:
+        """A connection has been lost."""
         self._open.discard(channel)
-        self._wake()
+        self._fire_if_closed()
 
     def began(self, request: ProxyRequest) -> None:
         """*request* is being served from now on."""
@@ -73,7 +72,7 @@ class Connections:
         """Fires when no connection is open."""
         waiter: Deferred[None] = Deferred(self._waiters.remove)
         self._waiters.append(waiter)
-        self._wake()
+        self._fire_if_closed()
         return waiter
 
     def drain(self) -> None:
@@ -82,7 +81,7 @@ class Connections:
         for request in self._running:
             if not request.startedWriting:
                 _close_after(request)
-        self._tick()
+        self._close_idle()
 
     def cut_short(self) -> None:
         """End everything now: answers that have begun with an error, the others with a 503."""
@@ -99,38 +98,41 @@ class Connections:
     def abort(self) -> None:
         """Close every connection, whatever its client has not read yet."""
         for channel in list(self._open):
-            transport: Any = channel.transport
-            transport.abortConnection()
+            channel.transport.abortConnection()
 
-    def _tick(self) -> None:
-        self._ticking = None
+    def _close_idle(self) -> None:
+        """Close the connections that have had no request for the grace."""
+        self._idle_sweep = None
         if not self._open:
             return
         now = self._clock.seconds()
         idle = [channel for channel in self._open if not channel.requests]
         self._idle_since = {channel: self._idle_since.get(channel, now) for channel in idle}
         for channel, since in self._idle_since.items():
-            if now - since >= GRACE:
+            if now - since >= self._idle_grace:
                 # Not before what has arrived in the meantime is read.
-                self._clock.callLater(0, self._close_idle, channel)
-        self._ticking = self._clock.callLater(_TICK, self._tick)
+                self._clock.callLater(0, self._close_if_idle, channel)
+        self._idle_sweep = self._clock.callLater(_IDLE_SWEEP_SECONDS, self._close_idle)
 
-    def _sweep(self) -> None:
+    def _expire(self) -> None:
+        """End the connections whose deadlines have passed."""
         # One look at all of them costs less than a timer for each, set anew by every request.
-        self._sweeping = self._clock.callLater(SWEEP, self._sweep) if self._open else None
+        self._deadline_sweep = None
+        if self._open:
+            self._deadline_sweep = self._clock.callLater(_SWEEP_SECONDS, self._expire)
         now = self._clock.seconds()
-        for channel in [channel for channel in self._open if channel.deadline <= now]:
+        for channel in [channel for channel in self._open if channel.state.deadline <= now]:
             channel.expire()
 
-    def _close_idle(self, channel: ProxyChannel) -> None:
+    def _close_if_idle(self, channel: ProxyChannel) -> None:
         if not channel.requests and channel in self._open:
             channel.loseConnection()
 
-    def _wake(self) -> None:
+    def _fire_if_closed(self) -> None:
         if not self._open:
-            if self._ticking is not None:
-                self._ticking.cancel()
-                self._ticking = None
+            if self._idle_sweep is not None:
+                self._idle_sweep.cancel()
+                self._idle_sweep = None
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:
                 waiter.callback(None)

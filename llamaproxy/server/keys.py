@@ -25,13 +25,13 @@ from llamaproxy.errors import BadRequest, ProxyError, Unauthorized, error_respon
 _BEARER = re.compile(rb"bearer(?:[ \t]+(.*))?", re.IGNORECASE | re.DOTALL)
 
 #: Fields that are a key and nothing else: the usual one, and Azure OpenAI's.
-_BARE = (b"x-api-key", b"api-key")
+_KEY_FIELDS = (b"x-api-key", b"api-key")
 
 #: Every visible character of ASCII, which is more than RFC 6750 allows in a token.
 _KEY = re.compile(r"[!-~]+")
 
 #: Fields that every preflight has.
-_PREFLIGHT = (b"origin", b"access-control-request-method")
+_PREFLIGHT_FIELDS = (b"origin", b"access-control-request-method")
 
 #: What a value is that can be no key, such as Basic's.
 _NO_KEY = b""
@@ -42,24 +42,24 @@ def is_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
 
 
-def presented(headers: Headers) -> set[bytes]:
-    """The different keys in a request, in any spelling; empty fields say nothing.
+def keys_in(headers: Headers) -> set[bytes]:
+    """The different keys in the fields of a request; empty fields have none.
 
-    ``Authorization`` of another scheme counts as one that is nobody's.
+    ``Authorization`` of another scheme than Bearer counts as a key that is nobody's.
     """
-    found = set()
+    keys = set()
     for value in headers.getRawHeaders(b"authorization", ()):
-        if said := value.strip(b" \t"):
-            bearer = _BEARER.fullmatch(said)
+        if credentials := value.strip(b" \t"):
+            bearer = _BEARER.fullmatch(credentials)
             if bearer is None:
-                found.add(_NO_KEY)
+                keys.add(_NO_KEY)
             elif bearer[1]:
-                found.add(bearer[1])
-    for name in _BARE:
+                keys.add(bearer[1])
+    for name in _KEY_FIELDS:
         for value in headers.getRawHeaders(name, ()):
-            if said := value.strip(b" \t"):
-                found.add(said)
-    return found
+            if key := value.strip(b" \t"):
+                keys.add(key)
+    return keys
 
 
 def _digest(key: bytes) -> bytes:
@@ -69,10 +69,10 @@ def _digest(key: bytes) -> bytes:
 def _is_open(method: bytes, path: bytes, headers: Headers) -> bool:
     """Whether anybody may send this request."""
     if method == b"OPTIONS":
-        wanted = all(map(headers.hasHeader, _PREFLIGHT))
+        is_open = all(map(headers.hasHeader, _PREFLIGHT_FIELDS))
     else:
-        wanted = path == b"/health" and method in (b"GET", b"HEAD")
-    return wanted and not _has_body(headers)
+        is_open = path == b"/health" and method in (b"GET", b"HEAD")
+    return is_open and not _has_body(headers)
 
 
 def _has_body(headers: Headers) -> bool:
@@ -113,18 +113,18 @@ class ApiKeys:
             raise ValueError(error.strerror or type(error).__name__) from None
         except UnicodeDecodeError:
             raise ValueError("it is not UTF-8") from None
-        found: dict[bytes, None] = {}
+        digests: dict[bytes, None] = {}
         # Not splitlines(): a comment may have one of the line ends that only Unicode knows.
         for number, line in enumerate(text.split("\n"), 1):
-            said = line.strip(" \t")
-            if not said or said.startswith("#"):
+            key = line.strip(" \t")
+            if not key or key.startswith("#"):
                 continue
-            if not is_key(said):
+            if not is_key(key):
                 raise ValueError(f"line {number} is not one key of visible ASCII characters")
-            found[_digest(said.encode("ascii"))] = None
-        if not found:
+            digests[_digest(key.encode("ascii"))] = None
+        if not digests:
             raise ValueError("there is no key in it")
-        self._digests = tuple(found)
+        self._digests = tuple(digests)
 
     def admit(self, method: bytes, path: bytes, headers: Headers) -> bytes:
         """The digest of the key that a request came with; empty if it needs none.
@@ -137,7 +137,7 @@ class ApiKeys:
         """
         if _is_open(method, path, headers):
             return b""
-        keys = presented(headers)
+        keys = keys_in(headers)
         if not keys:
             raise Unauthorized(
                 "No API key was provided. It belongs into the field 'Authorization: Bearer KEY'."
@@ -145,23 +145,23 @@ class ApiKeys:
         if len(keys) > 1:
             raise BadRequest("The request has two different API keys.")
         digest = _digest(keys.pop())
-        same = False
-        for known in self._digests:  # all of them, so that the time taken tells nothing
-            same |= hmac.compare_digest(digest, known)
-        if not same:
+        is_valid = False
+        for valid in self._digests:  # all of them, so that the time taken tells nothing
+            is_valid |= hmac.compare_digest(digest, valid)
+        if not is_valid:
             raise Unauthorized()
         return digest
 
 
 class GuardedResource(Resource):
-    """The resource within, for requests that are admitted; it never sees their keys."""
+    """Has a resource render the requests that are admitted; it never sees their keys."""
 
     isLeaf = True
 
-    def __init__(self, within: IResource, keys: ApiKeys, cors: CorsMemory | None = None) -> None:
+    def __init__(self, resource: IResource, keys: ApiKeys, cors: CorsMemory | None = None) -> None:
         Resource.__init__(self)
         self._cors = CorsMemory() if cors is None else cors
-        self._within = within
+        self._resource = resource
         self._keys = keys
 
     def render(self, request: Any) -> Any:
@@ -173,9 +173,9 @@ class GuardedResource(Resource):
             request.write(error_response(request, error))
             request.finish()
             return NOT_DONE_YET
-        for name in (b"authorization", *_BARE):
+        for name in (b"authorization", *_KEY_FIELDS):
             headers.removeHeader(name)
-        return self._within.render(request)
+        return self._resource.render(request)
 
 
 class KeysService(Service):
@@ -186,17 +186,17 @@ class KeysService(Service):
     def __init__(self, keys: ApiKeys, reactor: IReactorFromThreads) -> None:
         self._keys = keys
         self._reactor = reactor
-        self._before: Any = None
+        self._previous_handler: Any = None
 
     def startService(self) -> None:
         Service.startService(self)
-        self._before = signal.signal(
+        self._previous_handler = signal.signal(
             signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reread)
         )
 
     def stopService(self) -> None:
         Service.stopService(self)
-        signal.signal(signal.SIGHUP, self._before)
+        signal.signal(signal.SIGHUP, self._previous_handler)
 
     def _reread(self) -> None:
         try:

@@ -18,12 +18,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamaproxy.server.site import ProxySite
+from llamaproxy.server.twistedparts import accept_before_closing
 
 #: Connections that may wait to be accepted; those of more clients take a second or longer.
 BACKLOG = 1024
 
 #: Seconds in which clients may read the last that is sent to them when time is up.
-FLUSH = 0.5
+_FLUSH_SECONDS = 0.5
 
 
 class CannotListen(SystemExit, Exception):
@@ -58,18 +59,19 @@ class ListenService(Service):
         self._drain = drain
         self._optional = optional
         self.draining = False
-        self._hurried = False
+        self._stops_now = False
         self._waiting: Deferred[None] | None = None
         self._ports: list[IListeningPort] = []
         self._endpoints = []
         for description in endpoints:
             try:
-                self._endpoints.append((description, serverFromString(reactor, _deep(description))))
+                endpoint = serverFromString(reactor, _with_backlog(description))
             except Exception as error:  # each endpoint parser has exceptions of its own
-                said = "a file is not PEM" if isinstance(error, OpenSSLError) else error
+                reason = "a file is not PEM" if isinstance(error, OpenSSLError) else error
                 raise CannotListen(
-                    f"twistd llamaproxy: cannot listen on {description!r}: {said}"
+                    f"twistd llamaproxy: cannot listen on {description!r}: {reason}"
                 ) from None
+            self._endpoints.append((description, endpoint))
 
     def privilegedStartService(self) -> None:
         """Listen on every endpoint.
@@ -77,54 +79,53 @@ class ListenService(Service):
         :raises CannotListen: with one clear line, if one is taken.
         """
         for description, endpoint in self._endpoints:
-            refused = self._listen(endpoint)
-            if refused and _clear_stale_socket(description):
-                refused = self._listen(endpoint)
-            if refused:
-                reason = refused[0].value
-                said = getattr(reason, "socketError", reason)
+            failures = self._listen(endpoint)
+            if failures and _clear_stale_socket(description):
+                failures = self._listen(endpoint)
+            if failures:
+                error = failures[0].value
+                reason = getattr(error, "socketError", error)
                 if self._optional:
                     self._log.warn(
                         "cannot listen on {endpoint}, going on without: {reason}",
                         endpoint=description,
-                        reason=str(said),
+                        reason=str(reason),
                     )
                     continue
-                raise CannotListen(f"twistd llamaproxy: cannot listen on {description!r}: {said}")
+                raise CannotListen(f"twistd llamaproxy: cannot listen on {description!r}: {reason}")
 
     def _listen(self, endpoint: IStreamServerEndpoint) -> list[Failure]:
-        """Listen, or say why not."""
-        refused: list[Failure] = []
-        endpoint.listen(self._site).addCallbacks(self._ports.append, refused.append)
-        return refused
+        """Listen; no failure, or the one that kept it from that."""
+        failures: list[Failure] = []
+        endpoint.listen(self._site).addCallbacks(self._ports.append, failures.append)
+        return failures
 
     def startService(self) -> None:
         Service.startService(self)
         if not self._ports and not self._optional:
             self.privilegedStartService()
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Do not wait any longer for what is being served."""
-        self._hurried = True
+        self._stops_now = True
         if self._waiting is not None:
             self._waiting.cancel()
 
     async def _stop(self) -> None:
         ports, self._ports = self._ports, []
         for port in ports:
-            # Twisted closes a port only in its next turn: this is done in that one, just before.
-            self._clock.callLater(0, _accept_waiting, port)
+            accept_before_closing(self._clock, port)
             await maybeDeferred(port.stopListening)
         connections = self._site.connections
         connections.drain()
         if connections.running:
             self._log.info("waiting for {count} requests", count=connections.running)
-        if await self._wait(0 if self._hurried else self._drain):
+        if await self._wait(0 if self._stops_now else self._drain):
             return
         if connections.running:
             self._log.warn("{count} requests have been cut short", count=connections.running)
         connections.cut_short()
-        if not await self._wait(FLUSH):
+        if not await self._wait(_FLUSH_SECONDS):
             connections.abort()
 
     async def _wait(self, seconds: float) -> bool:
@@ -144,7 +145,7 @@ class ListenService(Service):
         return Deferred.fromCoroutine(self._stop())
 
 
-def _deep(description: str) -> str:
+def _with_backlog(description: str) -> str:
     """An endpoint with room for many who connect at once; Twisted's own is 50."""
     plain = description.startswith(("tcp:", "tcp6:", "ssl:", "unix:"))
     return (
@@ -155,10 +156,10 @@ def _deep(description: str) -> str:
 
 
 def _clear_stale_socket(description: str) -> bool:
-    """Whether *description* is of a Unix socket that a process which was killed has left behind.
+    """Remove the Unix socket of *description* if nobody listens on it; whether that was so.
 
-    Then it is removed, with Twisted's lock: that holds a process id, which in a container is the
-    same for the new process. A socket on which somebody listens stays.
+    A process that was killed leaves its socket behind, and Twisted's lock, which goes too: that
+    holds a process id, which in a container is the same for the new process.
     """
     kind, _, rest = description.partition(":")
     if kind != "unix":
@@ -180,12 +181,6 @@ def _clear_stale_socket(description: str) -> bool:
         with suppress(FileNotFoundError):
             os.unlink(stale)
     return True
-
-
-def _accept_waiting(port: Any) -> None:
-    """Accept the connections that clients have made already: the kernel would reset them."""
-    port.numberAccepts = 100_000
-    port.doRead()
 
 
 def client_url(description: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.application.service import Service
 
 #: Seconds from the second signal to the end of the process, whatever else is not done.
-LAST = 0.9
+_CRASH_AFTER_SECONDS = 0.9
 
 
 class SecondSignal(Service):
@@ -19,10 +19,11 @@ class SecondSignal(Service):
     means the same, unless it has another meaning: its own would be an end without any order.
     """
 
-    def __init__(self, reactor: Any, hurry: Callable[[], None]) -> None:
+    def __init__(self, reactor: Any, stop_now: Callable[[], None]) -> None:
+        """:param stop_now: called for the second signal; the process ends soon afterwards."""
         self._reactor = reactor
-        self._hurry = hurry
-        self._first: dict[int, Any] = {}
+        self._stop_now = stop_now
+        self._handlers: dict[int, Any] = {}
         self._stopping = False
 
     def startService(self) -> None:
@@ -39,18 +40,18 @@ class SecondSignal(Service):
             # What was ignored when the daemon was started, as a shell does with SIGINT for what it
             # puts into the background, stays ignored.
             if callable(signal.getsignal(number)):
-                self._first[number] = signal.signal(number, self._signalled)
+                self._handlers[number] = signal.signal(number, self._signalled)
         if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
             signal.signal(signal.SIGHUP, self._signalled)
-            self._first[signal.SIGHUP] = self._first[signal.SIGTERM]
+            self._handlers[signal.SIGHUP] = self._handlers[signal.SIGTERM]
 
     def _signalled(self, number: int, frame: object) -> None:
         if self._stopping:
             self._reactor.callFromThread(self._end)
         else:
             self._stopping = True
-            self._first[number](number, frame)
+            self._handlers[number](number, frame)
 
     def _end(self) -> None:
-        self._hurry()
-        self._reactor.callLater(LAST, self._reactor.crash)
+        self._stop_now()
+        self._reactor.callLater(_CRASH_AFTER_SECONDS, self._reactor.crash)

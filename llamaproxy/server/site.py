@@ -1,31 +1,30 @@
-"""ProxySite: the front door: bounded requests, and one line in the log for each."""
+"""ProxySite: serves requests on its connections, and tells of each that has begun and ended."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from io import BytesIO
-from tempfile import SpooledTemporaryFile, TemporaryFile
-from typing import IO, Any
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import Request
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
-from llamaproxy.cors import CorsMemory
+from llamaproxy.cors import CorsMemory, origin_in
+from llamaproxy.errors import ProxyError, last_answer
 from llamaproxy.events import RequestBegan, RequestEnded, Tell, tell_nobody
 from llamaproxy.request import ProxyRequest
 from llamaproxy.server.channel import ProxyChannel
 from llamaproxy.server.connections import Connections
+from llamaproxy.server.framing import RequestLine, request_id
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.keys import ApiKeys, GuardedResource
 from llamaproxy.server.limits import Limits
 
 #: Logged as the status of an answer that did not come to its end, as nginx does it.
-CUT_OFF = 499
-
-#: Bytes of a request body that are kept in memory; more are stored in a temporary file.
-IN_MEMORY = 65536
+CUT_OFF_STATUS = 499
 
 _DEFAULT_LIMITS = Limits()
 
@@ -34,7 +33,7 @@ _UNPRINTABLE = re.compile("[^!-~]")
 
 
 class ProxySite(Site):
-    """Serves requests, logs them, and knows its connections."""
+    """The HTTP server: a resource, the rules for requests to it, and the connections to it."""
 
     # Not the stock factory, which would speak HTTP/2 as well where the library for it is there.
     protocol: Any = ProxyChannel
@@ -70,19 +69,14 @@ class ProxySite(Site):
         self._tell = tell
         self.limits = limits
         self.keys = keys
+        self.clock = clock
         self.now = clock.seconds
-        self.connections = Connections(clock)
+        self.connections = Connections(clock, limits.idle_grace)
         self.displayTracebacks = False
 
     def acceptableProtocols(self) -> list[bytes]:
         """What is spoken over TLS (RFC 7301)."""
         return [b"http/1.1"]
-
-    def getContentFile(self, length: int | None) -> IO[bytes]:
-        """Where a body of *length* bytes, None if that is not known, waits for its last byte."""
-        if length is not None and length <= IN_MEMORY:
-            return BytesIO()
-        return SpooledTemporaryFile(IN_MEMORY) if length is None else TemporaryFile()
 
     def began(self, request: ProxyRequest) -> float:
         """*request* is being served from now on; the time is returned."""
@@ -90,7 +84,7 @@ class ProxySite(Site):
         self._tell(RequestBegan(request.id))
         finished = request.notifyFinish()
         finished.addErrback(
-            lambda _: self._request_ended(request, 101 if request.code == 101 else CUT_OFF)
+            lambda _: self._request_ended(request, 101 if request.code == 101 else CUT_OFF_STATUS)
         )
         finished.addBoth(lambda _: self.connections.ended(request))
         return self.now()
@@ -100,7 +94,7 @@ class ProxySite(Site):
         self._request_ended(request, request.code)
 
     def _request_ended(self, request: Any, status: int) -> None:
-        self.tell_of_end(
+        self._tell_of_end(
             request.getClientAddress(),
             request.method,
             request.path,
@@ -110,7 +104,31 @@ class ProxySite(Site):
             {**request.log_fields, "request": request.id},
         )
 
-    def tell_of_end(
+    def refusal(
+        self, error: ProxyError, line: RequestLine | None, request: Request | None, client: object
+    ) -> bytes:
+        """The answer of *error* to what will not be served, after which its connection is closed.
+
+        :param line: the request line, if one has come; *request*: what of the request there is.
+
+        :param client: the address of the client.
+        """
+        fields = Headers()
+        client_ids = None
+        if request is not None:
+            self.cors.apply(origin_in(request.requestHeaders), fields)
+            client_ids = request.requestHeaders.getRawHeaders(b"X-Request-Id")
+        answer_id = request_id(client_ids)
+        head, body = last_answer(error, answer_id, fields)
+        method, target = (line.method, line.target) if line else (b"-", b"-")
+        if method == b"HEAD":
+            body = b""
+        path = target.partition(b"?")[0]
+        log_fields = {"error": error.logged, "kind": error.kind, "request": answer_id.decode()}
+        self._tell_of_end(client, method, path, error.status, len(body), 0.0, log_fields)
+        return head + body
+
+    def _tell_of_end(
         self,
         client: object,
         method: bytes,

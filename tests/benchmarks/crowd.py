@@ -2,8 +2,8 @@
 
 ``python -m tests.benchmarks.crowd`` holds 2,000 idle connections, 500 half-sent requests and 500
 slow readers at once against a started daemon, and tells what they cost: the delay of everybody
-else's requests, and memory for each. No figure fails a build; ``tests/test_load.py`` has a smaller
-crowd that can.
+else's requests, and memory for each. No figure fails a build; ``tests/server/test_load.py`` has a
+smaller crowd that can.
 """
 
 from __future__ import annotations

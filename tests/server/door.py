@@ -119,7 +119,7 @@ class Client:
     def answers(self, heads: int = 0) -> list[Answer]:
         """Everything that was answered; *heads*: how many of the answers have no body."""
         text: bytes = self.line.value()
-        found = []
+        answers = []
         while text:
             head, _, text = text.partition(b"\r\n\r\n")
             status = int(head.split(b" ")[1])
@@ -130,9 +130,9 @@ class Client:
             if heads:
                 length, heads = 0, heads - 1
             assert len(text) >= length
-            found.append(Answer(status, fields, text[:length]))
+            answers.append(Answer(status, fields, text[:length]))
             text = text[length:]
-        return found
+        return answers
 
     def statuses(self) -> list[int]:
         return [answer.status for answer in self.answers()]

@@ -14,8 +14,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from llamaproxy.errors import ProxyError
-from llamaproxy.server.framing import ChunkedBody
-from tests.door import FrontDoor, Passed
+from llamaproxy.server.body import ChunkedBody
+from tests.server.door import FrontDoor, Passed
 
 #: Bytes that parsers disagree about.
 TRICKY = [
@@ -124,7 +124,7 @@ def assume_no_blank_before_a_semicolon(stream: bytes) -> None:
 
 def as_h11_reads(stream: bytes) -> list[Passed]:
     """The requests that h11 sees, up to what it refuses."""
-    found: list[Passed] = []
+    requests_read: list[Passed] = []
     while True:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=100_000)
         # Empty lines are to be ignored (RFC 9112 section 2.2), but h11 does not.
@@ -134,14 +134,14 @@ def as_h11_reads(stream: bytes) -> list[Passed]:
             while isinstance(event := connection.next_event(), h11.Data):
                 body += bytes(event.data)
             if not isinstance(request, h11.Request) or not isinstance(event, h11.EndOfMessage):
-                return found
-            found.append(Passed(request.method, request.target, body, {}))
+                return requests_read
+            requests_read.append(Passed(request.method, request.target, body, {}))
             stream, _ = connection.trailing_data
             connection.send(h11.Response(status_code=200, headers=[("Content-Length", "0")]))
             connection.send(h11.EndOfMessage())
             connection.start_next_cycle()
         except (h11.RemoteProtocolError, h11.LocalProtocolError):
-            return found
+            return requests_read
 
 
 def origin_form(request: Passed) -> Passed:

@@ -19,10 +19,10 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy.config.options import Options
 from llamaproxy.errors import ProxyError
-from llamaproxy.server.keys import ApiKeys, KeysService, presented
+from llamaproxy.server.keys import ApiKeys, KeysService, keys_in
 from tests.chat.streams import stack_with
 from tests.chat.test_memory import recalled, shared_turn
-from tests.door import FrontDoor
+from tests.server.door import FrontDoor
 from tests.support import CHAT, INVOKE, FakeStack, Proxy, answer, calling, saying, tool_result
 from tests.test_twistd import Daemon, question, twistd
 from tests.tools.mcp_servers import FakeMcp
@@ -70,11 +70,11 @@ def admitted(keys: ApiKeys, key: str) -> bytes:
     ],
 )
 def test_a_key_may_be_spelled_in_many_ways(name: str, value: str) -> None:
-    assert presented(Headers({name: [value]})) == {b"k"}
+    assert keys_in(Headers({name: [value]})) == {b"k"}
 
 
 @pytest.mark.parametrize(
-    ("fields", "found"),
+    ("fields", "keys"),
     [
         ({}, set()),
         ({"Authorization": [""], "X-API-Key": [" "], "Cookie": ["k"]}, set()),
@@ -92,9 +92,9 @@ def test_a_key_may_be_spelled_in_many_ways(name: str, value: str) -> None:
     ],
 )
 def test_keys_are_counted_once_whatever_the_spelling(
-    fields: dict[str, list[str]], found: set[bytes]
+    fields: dict[str, list[str]], keys: set[bytes]
 ) -> None:
-    assert presented(Headers(fields)) == found
+    assert keys_in(Headers(fields)) == keys
 
 
 _visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1)
@@ -112,12 +112,12 @@ _spellings = st.lists(
 
 
 @given(st.lists(_visible, min_size=1, max_size=3), _spellings)
-def test_what_was_put_in_is_found(said: list[str], spellings: list[tuple[str, str]]) -> None:
+def test_what_was_put_in_is_found(keys: list[str], spellings: list[tuple[str, str]]) -> None:
     headers = Headers()
     for name, form in spellings:
-        for key in said:
+        for key in keys:
             headers.addRawHeader(name, form.format(key))
-    assert presented(headers) == {key.encode() for key in said}
+    assert keys_in(headers) == {key.encode() for key in keys}
 
 
 @given(
@@ -183,9 +183,9 @@ def test_an_unusable_file_is_a_mistake(tmp_path: Path, text: bytes | None, reaso
     ):
         with pytest.raises(UsageError) as refused:
             Options(environment).parseOptions(given_)
-        said = str(refused.value)
-        assert said.startswith(f"{where} must name a file with one key a line ({reason}")
-        assert "sk-" not in said
+        message = str(refused.value)
+        assert message.startswith(f"{where} must name a file with one key a line ({reason}")
+        assert "sk-" not in message
 
 
 def test_a_directory_or_no_name_at_all_is_a_mistake(tmp_path: Path) -> None:
@@ -384,8 +384,8 @@ def test_the_server_sees_its_own_key_or_none(
     assert proxy.chat(fields=fields, stream=True).text() == "It is noon."
     seen = {each.path for each in stack.asked}
     assert seen >= {"/v1/version", "/v1/models", "/v1/tools", CHAT[5:], INVOKE[5:]}
-    wanted = ["Bearer hush"] if server_key else []
-    assert [shown(each.headers) for each in stack.asked] == [wanted] * len(stack.asked)
+    expected = ["Bearer hush"] if server_key else []
+    assert [shown(each.headers) for each in stack.asked] == [expected] * len(stack.asked)
 
 
 def test_a_field_that_connection_nominates_is_sent_as_ours_all_the_same(keys: ApiKeys) -> None:
@@ -406,8 +406,8 @@ def test_an_mcp_server_gets_the_callers_token_for_it_and_no_key(keys: ApiKeys) -
     assert mcp.asked
     assert [shown(each.headers) for each in mcp.asked] == [[]] * len(mcp.asked)
     mcp.asked.clear()
-    said = json.dumps({"mcp_headers": {ONE: {"Authorization": "Bearer hers"}}})
-    proxy.chat(fields={**bearer(ALICE), "X-LlamaStack-Provider-Data": said})
+    provider_data = json.dumps({"mcp_headers": {ONE: {"Authorization": "Bearer hers"}}})
+    proxy.chat(fields={**bearer(ALICE), "X-LlamaStack-Provider-Data": provider_data})
     assert mcp.asked
     assert {tuple(shown(each.headers)) for each in mcp.asked} == {("Bearer hers",)}
     connectors = stack.asked_for("GET /v1beta/connectors")
@@ -537,22 +537,22 @@ def test_a_running_daemon_takes_new_keys_and_drops_no_connection(
 ) -> None:
     arguments = ("--demo", "--api-keys-file", str(path))
     daemon = Daemon(tmp_path / "log", *arguments, LLAMASTACK_API_KEY="hush-hush")
-    kept, streaming = (
+    connection, streaming = (
         http.client.HTTPConnection("127.0.0.1", daemon.port, timeout=30) for _ in range(2)
     )
     try:
         assert daemon.get("/v1/models")[0] == 401
-        assert [status_of(kept, key) for key in (ALICE, EVE, BOB)] == [200, 401, 200]
+        assert [status_of(connection, key) for key in (ALICE, EVE, BOB)] == [200, 401, 200]
         stream = begin_stream(streaming)
         path.write_text(f"{EVE}\n")
         reread(daemon, "API keys read again: 1")
-        assert [status_of(kept, key) for key in (ALICE, EVE, BOB)] == [401, 200, 401]
+        assert [status_of(connection, key) for key in (ALICE, EVE, BOB)] == [401, 200, 401]
         path.write_text("")
         reread(daemon, "the API keys stay as they were: there is no key in it")
-        assert [status_of(kept, key) for key in (ALICE, EVE)] == [401, 200]
+        assert [status_of(connection, key) for key in (ALICE, EVE)] == [401, 200]
         assert stream.read().endswith(b"data: [DONE]\n\n")
     finally:
-        kept.close()
+        connection.close()
         streaming.close()
         assert daemon.stop() in (0, -signal.SIGTERM)
     log = daemon.log.read_text()

@@ -61,7 +61,7 @@ def test_what_is_no_name_stops_the_start(text: str) -> None:
         values.hosts(text)
 
 
-def asked(port: int, host: str, path: str) -> tuple[int, str]:
+def answer_to(port: int, host: str, path: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     with closing(connection):
         connection.request("GET", path, headers={"Host": host})
@@ -79,7 +79,7 @@ def test_both_ports_refuse_a_name_that_is_not_theirs(tmp_path: Path) -> None:
         LLAMAPROXY_ALLOWED_HOSTS="",
     )
     for port, path in ((daemon.port, "/v1/models"), (admin, "/status")):
-        assert asked(port, f"localhost:{port}", path)[0] == 200
-        status, text = asked(port, "rebound.evil.example", path)
+        assert answer_to(port, f"localhost:{port}", path)[0] == 200
+        status, text = answer_to(port, "rebound.evil.example", path)
         assert status == 421 and "--allowed-hosts" in text and "evil" not in text
     daemon.stop()

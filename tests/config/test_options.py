@@ -11,7 +11,7 @@ from twisted.python.usage import UsageError
 
 from llamaproxy.config.options import SETTINGS, Options
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def parsed(*arguments: str, **environment: str) -> Options:
@@ -56,8 +56,8 @@ def test_the_command_line_wins_over_the_environment() -> None:
 
 
 def test_what_was_given_is_told_from_a_default() -> None:
-    assert parsed(PROXY_PORT=" ").given == set()
-    assert parsed("--port", "8322", LLAMAPROXY_ADMIN="off").given == {"port", "admin"}
+    assert parsed(PROXY_PORT=" ").explicit == set()
+    assert parsed("--port", "8322", LLAMAPROXY_ADMIN="off").explicit == {"port", "admin"}
 
 
 def test_an_empty_variable_is_one_that_is_not_set() -> None:
@@ -171,8 +171,8 @@ def test_mcp_servers_are_named_on_the_command_line_or_in_the_environment() -> No
     named = {"web": "http://localhost:9000/mcp", "files": "https://files.example/mcp/?key=1=2"}
     assert parsed()["mcp-server"] == {}
     assert parsed(LLAMAPROXY_MCP_SERVERS=both)["mcp-server"] == named
-    given = [each for name, url in named.items() for each in ("--mcp-server", f"{name}={url}")]
-    assert parsed(*given, LLAMAPROXY_MCP_SERVERS="other=http://other")["mcp-server"] == named
+    arguments = [each for name, url in named.items() for each in ("--mcp-server", f"{name}={url}")]
+    assert parsed(*arguments, LLAMAPROXY_MCP_SERVERS="other=http://other")["mcp-server"] == named
 
 
 def test_two_mcp_servers_of_one_name_are_a_mistake() -> None:

@@ -30,9 +30,9 @@ def test_room_is_made_or_fewer_connections_are_taken(
     monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: set_to.append(limits))
     assert connections_possible(4096) == possible
     if raised:
-        [(new, kept)] = set_to
+        [(new, new_hard)] = set_to
         assert soft < new
-        assert kept == hard
+        assert new_hard == hard
         assert hard == NO_LIMIT or new <= hard
 
 

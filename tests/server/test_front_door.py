@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.door import FrontDoor
+from tests.server.door import FrontDoor
 
 HOST = b"Host: proxy\r\n"
 
@@ -385,6 +385,28 @@ def test_pipelined_requests_are_answered_in_their_order() -> None:
     assert not client.ended
 
 
+def test_a_client_that_reads_nothing_cannot_have_requests_piled_up() -> None:
+    door = FrontDoor(at_once=False)
+    client = door.client()
+    client.send(get())
+    client.channel.pauseProducing()  # by the transport, which has more than the client reads
+    client.send(b"x" * 16384)
+    assert client.line.producerState == "producing"
+    client.send(b"x")
+    assert client.line.producerState == "paused"
+
+
+def test_requests_are_read_again_when_those_before_are_answered() -> None:
+    door = FrontDoor(at_once=False)
+    client = door.client()
+    client.send(get(), get(b"X: " + b"a" * 16_000) * 2)
+    assert client.line.producerState == "paused"
+    for _ in range(3):
+        answer_with(door, (b"Content-Length", b"2"))
+    assert client.line.producerState == "producing"
+    assert client.statuses() == [200] * 3
+
+
 def test_one_who_sends_hundreds_of_requests_at_once_does_not_keep_the_others_waiting() -> None:
     door = FrontDoor()
     client = door.client()
@@ -742,12 +764,12 @@ def test_one_for_whom_a_chat_runs_has_left_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"", get(), get() + b"GET", post(b"Content-Length: 2", body=b"x")]
+    "sent", [b"", get(), get() + b"GET", post(b"Content-Length: 2", body=b"x")]
 )
-def test_a_client_that_closes_its_side_without_a_whole_request_has_left(said: bytes) -> None:
+def test_a_client_that_closes_its_side_without_a_whole_request_has_left(sent: bytes) -> None:
     door = FrontDoor()
     client = door.client()
-    client.send(said)
+    client.send(sent)
     client.half_close()
     assert client.line.disconnecting
 
@@ -812,22 +834,22 @@ def test_a_request_id_is_made_sent_on_and_returned() -> None:
         assert answer.fields["x-request-id"] == [each.decode() for each in made]
 
 
-@pytest.mark.parametrize("given", [b"1", b"req_1-2.3:4/5+6=", b"x" * 128])
-def test_a_clients_request_id_is_kept(given: bytes) -> None:
+@pytest.mark.parametrize("client_id", [b"1", b"req_1-2.3:4/5+6=", b"x" * 128])
+def test_a_clients_request_id_is_kept(client_id: bytes) -> None:
     door = FrontDoor()
     client = door.client()
-    client.send(get(b"X-Request-Id: " + given))
-    assert door.inside.passed[0].fields[b"X-Request-Id"] == [given]
-    assert client.answers()[0].fields["x-request-id"] == [given.decode()]
+    client.send(get(b"X-Request-Id: " + client_id))
+    assert door.inside.passed[0].fields[b"X-Request-Id"] == [client_id]
+    assert client.answers()[0].fields["x-request-id"] == [client_id.decode()]
 
 
-@pytest.mark.parametrize("given", [[b""], [b"a b"], [b"\xe9"], [b"x" * 129], [b"a", b"b"]])
-def test_an_unfit_request_id_is_replaced(given: list[bytes]) -> None:
+@pytest.mark.parametrize("client_ids", [[b""], [b"a b"], [b"\xe9"], [b"x" * 129], [b"a", b"b"]])
+def test_an_unfit_request_id_is_replaced(client_ids: list[bytes]) -> None:
     door = FrontDoor()
     client = door.client()
-    client.send(get(*[b"X-Request-Id: " + each for each in given]))
+    client.send(get(*[b"X-Request-Id: " + each for each in client_ids]))
     [made] = door.inside.passed[0].fields[b"X-Request-Id"]
-    assert made not in given
+    assert made not in client_ids
     assert len(made) == 32
 
 

@@ -14,7 +14,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from llamaproxy.server import connections
 from llamaproxy.server.listen import ListenService
 from tests.support import chunk, event
 from tests.test_sockets import (
@@ -63,9 +62,9 @@ async def streaming(wires: Wires, port: int) -> tuple[Peer, Asked]:
 def events_of(answer: bytes) -> list[Any]:
     """The events of a stream that ended as HTTP wants it."""
     _, body = head_and_body(answer)
-    *said, done = dechunked(body).split(b"\n\n")[:-1]
+    *events, done = dechunked(body).split(b"\n\n")[:-1]
     assert done == b"data: [DONE]"
-    return [json.loads(each.removeprefix(b"data: ")) for each in said]
+    return [json.loads(each.removeprefix(b"data: ")) for each in events]
 
 
 # --- while it drains
@@ -160,15 +159,12 @@ async def test_a_connection_whose_stream_ends_while_it_drains_gets_one_more_answ
     await ended
 
 
-@pytest.mark.parametrize("said", [b"", b"GET /x HT"], ids=["silent", "half"])
+@pytest.mark.parametrize("sent", [b"", b"GET /x HT"], ids=["silent", "half"])
 @on_sockets
-async def test_a_connection_that_stays_idle_is_closed(
-    wires: Wires, monkeypatch: pytest.MonkeyPatch, said: bytes
-) -> None:
-    monkeypatch.setattr(connections, "GRACE", 0.2)
-    port = wires.proxy(*FOREVER)
+async def test_a_connection_that_stays_idle_is_closed(wires: Wires, sent: bytes) -> None:
+    port = wires.proxy(*FOREVER, idle_grace=0.2)
     client = await wires.client(port)
-    client.send(said)
+    client.send(sent)
     ended = stop(wires)
     assert await client.end() == b""
     await ended
@@ -176,10 +172,9 @@ async def test_a_connection_that_stays_idle_is_closed(
 
 @on_sockets
 async def test_a_request_that_is_still_being_sent_is_waited_for(
-    wires: Wires, monkeypatch: pytest.MonkeyPatch
+    wires: Wires,
 ) -> None:
-    monkeypatch.setattr(connections, "GRACE", 0.2)
-    port = wires.proxy(*FOREVER)
+    port = wires.proxy(*FOREVER, idle_grace=0.2)
     client = await wires.client(port)
     idle = await wires.client(port)
     client.send(b"PUT /x HTTP/1.1\r\nHost: proxy\r\nContent-Length: 5\r\n\r\nhe")
@@ -337,11 +332,11 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, second: signal.Signals)
         time.sleep(0.01)  # until the signal has arrived
     began = time.monotonic()
     daemon.process.send_signal(second)
-    said = read_all(client)
+    answer = read_all(client)
     assert daemon.process.wait(30) == -signal.SIGTERM
     assert time.monotonic() - began < 2, "one second, and some for a slow machine"
-    assert b'"code":"shutting_down"' in said
-    assert said.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert b'"code":"shutting_down"' in answer
+    assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     log = daemon.log.read_text()
     assert "Traceback" not in log
     assert "Unhandled" not in log

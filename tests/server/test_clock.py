@@ -65,7 +65,7 @@ def test_a_daemon_that_was_started_with_sigint_ignored_ignores_it(
             stdout=out,
             stderr=out,
         )
-    from tests.test_logs import waited_for
+    from tests.config.test_logformat import waited_for
 
     waited_for(lambda: "the server at" in (tmp_path / "log").read_text())
     process.send_signal(signal.SIGINT)
