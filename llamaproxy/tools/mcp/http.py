@@ -21,8 +21,8 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.tools.mcp import messages
-from llamaproxy.upstream.bodies import WholeBody
-from llamaproxy.upstream.failures import answered, redirect_target
+from llamaproxy.upstream.bodies import BytesUpload
+from llamaproxy.upstream.failures import redirect_target, response_within
 from llamaproxy.upstream.headers import HOP_BY_HOP
 from llamaproxy.upstream.relay import BodyStream, body_of, read_body
 from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
@@ -156,11 +156,11 @@ class McpHttp:
             headers.setRawHeaders(name, [value.encode("utf-8", "replace")])
         if body is not None:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
-        producer = None if body is None else WholeBody(body)
+        producer = None if body is None else BytesUpload(body)
         target = _target(url or self.url)
         try:
             request = self._agent.request(method, target, headers, producer)
-            response: IResponse = await answered(request, self.clock, seconds)
+            response: IResponse = await response_within(request, self.clock, seconds)
         except ProxyError as error:
             raise _translated(error) from None
         return response

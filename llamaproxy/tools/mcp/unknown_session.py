@@ -6,7 +6,7 @@ import re
 
 from llamaproxy import jsontext
 from llamaproxy.errors import McpBroke
-from llamaproxy.errorshapes import words_of
+from llamaproxy.errorshapes import error_text
 from llamaproxy.tools.mcp.http import HttpRefused
 from llamaproxy.tools.mcp.messages import RpcError
 
@@ -41,6 +41,6 @@ def _error_text(error: McpBroke) -> str:
     if not isinstance(error, HttpRefused):
         return error.rpc_message if isinstance(error, RpcError) else ""
     try:
-        return words_of(jsontext.loads(error.text))
+        return error_text(jsontext.loads(error.text))
     except ValueError:
         return error.text[:_MAX_TEXT]
