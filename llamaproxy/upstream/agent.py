@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from hyperlink import DecodedURL
@@ -19,7 +18,7 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
-from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
+from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -29,6 +28,7 @@ from llamaproxy.errors import BadRequest
 from llamaproxy.upstream.connection import UpstreamConnection, UpstreamConnectionFactory
 from llamaproxy.upstream.resolver import Resolved, Resolver
 from llamaproxy.upstream.tls import Verifier, handshake_failure, tls_context
+from llamaproxy.upstream.twisted_client import TargetAgent
 from llamaproxy.upstream.urls import as_uri, origin_of
 
 #: Seconds to connect: to resolve the name, to connect, and to shake hands.
@@ -64,40 +64,28 @@ class UpstreamPool(HTTPConnectionPool):
     maxPersistentPerHost = MAX_IDLE
 
     def getConnection(self, key: Any, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
-        reconnect = partial(self._connection, key, endpoint, lambda connection: not connection.used)
-        return self._connection(
-            key, endpoint, lambda connection: not connection.is_stale(), reconnect
-        )
+        return Deferred.fromCoroutine(self._connection(key, endpoint))
 
-    def _connection(
-        self,
-        key: Any,
-        endpoint: IStreamClientEndpoint,
-        usable: Callable[[UpstreamConnection], bool],
-        reconnect: Callable[[], Deferred[UpstreamConnection]] | None = None,
-    ) -> Deferred[UpstreamConnection]:
+    async def _connection(
+        self, key: Any, endpoint: IStreamClientEndpoint, new: bool = False
+    ) -> UpstreamConnection:
         while True:
-            connected: Any = HTTPConnectionPool.getConnection(self, key, endpoint)
-            # One that was kept is there at once.
-            connection = getattr(getattr(connected, "result", None), "transport", None)
-            if connection is None:
-                return connected.addCallback(_connection_of)  # type: ignore[no-any-return]
-            if usable(connection):
-                connection.reconnect = reconnect
-                return connected.addCallback(_connection_of)  # type: ignore[no-any-return]
+            client: Any = await HTTPConnectionPool.getConnection(self, key, endpoint)
+            connection: UpstreamConnection = client.transport
+            if not connection.used:
+                return connection
+            if not new and not connection.is_stale():
+                connection.reconnect = lambda: Deferred.fromCoroutine(
+                    self._connection(key, endpoint, new=True)
+                )
+                return connection
             connection.abortConnection()
-
-
-def _connection_of(protocol: Any) -> UpstreamConnection:
-    connection: UpstreamConnection = protocol.transport
-    return connection
 
 
 def connection_pool(reactor: Any) -> UpstreamPool:
     """The idle connections to upstreams."""
     pool: Any = UpstreamPool
-    made: UpstreamPool = pool(reactor)
-    return made
+    return pool(reactor)  # type: ignore[no-any-return]
 
 
 @implementer(IStreamClientEndpoint)
@@ -170,11 +158,7 @@ def _raise_timeout(result: object, seconds: float) -> object:
 
 @implementer(IAgent)
 class UpstreamAgent:
-    """Sends requests to one server, over TLS where its URL says https.
-
-    Agent takes a URL apart and writes another one; ProxyAgent sends what it is given. So that a
-    target reaches the server as the client wrote it, this is a ProxyAgent that sends no origin.
-    """
+    """Sends requests to one server, over TLS where its URL says https, with targets verbatim."""
 
     def __init__(
         self,
@@ -192,7 +176,7 @@ class UpstreamAgent:
         resolver = Resolver(reactor, max_running=1)
         endpoint = _ServerEndpoint(reactor, host, port, connect_timeout, trust, resolver)
         self._host = self._origin.partition(b"://")[2]
-        self._agent = ProxyAgent(endpoint, reactor=reactor, pool=pool)
+        self._agent = TargetAgent(endpoint, reactor, pool)
 
     def request(
         self,
@@ -210,8 +194,7 @@ class UpstreamAgent:
             raise BadRequest("The request target is not valid.")
         fields = headers if headers is not None else Headers()
         fields.setRawHeaders(b"Host", [self._host])
-        answer: Deferred[IResponse] = self._agent.request(method, target, fields, bodyProducer)
-        return answer
+        return self._agent.request(method, target, fields, bodyProducer)
 
 
 @implementer(IAgentEndpointFactory)

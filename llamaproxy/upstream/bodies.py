@@ -15,8 +15,6 @@ from zope.interface import implementer
 #: Bytes read and written at a time: as much as Twisted sends in one turn of the reactor.
 PIECE_BYTES = 128 * 1024
 
-_ZEROS = bytes(PIECE_BYTES)
-
 
 @implementer(IBodyProducer)
 class Upload:
@@ -28,11 +26,11 @@ class Upload:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.length = self._bytes_left = file.seek(0, os.SEEK_END)
+        self.length = self.bytes_left = file.seek(0, os.SEEK_END)
         file.seek(0)
         self._paused = False
         self._completed: Deferred[None] = Deferred(lambda _: self.stopProducing())
-        self._consumer: IConsumer | None = None
+        self.consumer: IConsumer | None = None
         #: Called whenever the upstream has taken some of it.
         self.progressed: Callable[[], None] = _ignore
 
@@ -42,7 +40,7 @@ class Upload:
         return self._completed.called
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        self._consumer = consumer
+        self.consumer = consumer
         self._produce(consumer)
         return self._completed
 
@@ -52,24 +50,25 @@ class Upload:
     def resumeProducing(self) -> None:
         self._paused = False
         self.progressed()
-        if self._consumer is not None:
-            self._produce(self._consumer)
+        if self.consumer is not None:
+            self._produce(self.consumer)
 
     def stopProducing(self) -> None:
-        self._consumer = None
+        self.consumer = None
         self._file.close()
 
-    def skip(self) -> None:
-        """Nobody wants the rest: say that it has been sent."""
-        consumer = self._consumer
-        self.stopProducing()
-        while self._bytes_left and consumer is not None:
-            self._write(consumer, _ZEROS[: self._bytes_left])
+    def write(self, consumer: IConsumer, piece: bytes) -> None:
+        """Write the next *piece* of the body."""
+        self.bytes_left -= len(piece)
+        consumer.write(piece)
+
+    def complete(self) -> None:
+        """Report that the body has been sent."""
         if not self._completed.called:
             self._completed.callback(None)
 
     def _produce(self, consumer: IConsumer) -> None:
-        while self._bytes_left and not self._paused:
+        while self.bytes_left and not self._paused:
             try:
                 piece = self._file.read(PIECE_BYTES)
                 if not piece:
@@ -78,14 +77,10 @@ class Upload:
                 self.stopProducing()
                 self._completed.errback()
                 return
-            self._write(consumer, piece)
-        if not self._paused and not self._completed.called:
+            self.write(consumer, piece)
+        if not self._paused and not self.finished:
             self.stopProducing()
-            self._completed.callback(None)
-
-    def _write(self, consumer: IConsumer, piece: bytes) -> None:
-        self._bytes_left -= len(piece)
-        consumer.write(piece)
+            self.complete()
 
 
 class BytesUpload(Upload):

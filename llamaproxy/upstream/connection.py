@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.upstream.bodies import Upload
+from llamaproxy.upstream.failures import upstream_error
 from llamaproxy.upstream.response_head import (
     END_OF_HEAD,
     MAX_HEAD,
@@ -24,6 +25,7 @@ from llamaproxy.upstream.response_head import (
     ResponseHead,
     read_response_head,
 )
+from llamaproxy.upstream.twisted_client import end_upload, is_idle, set_tunnel
 
 #: Methods that may be asked once more (RFC 9110 section 9.2.2), if they came without a body.
 #: DELETE is idempotent too, but its second answer may be another one.
@@ -84,8 +86,7 @@ class UpstreamConnection(ProtocolWrapper):
     @property
     def idle(self) -> bool:
         """Whether no request is under way."""
-        protocol: Any = self.wrappedProtocol
-        return protocol is None or protocol.state == "QUIESCENT"
+        return self.wrappedProtocol is None or is_idle(self.wrappedProtocol)
 
     def is_stale(self) -> bool:
         """Whether no request must be sent here: closed, or bytes came after the last response.
@@ -237,15 +238,14 @@ class UpstreamConnection(ProtocolWrapper):
             for name, values in self._head.fields.items():
                 response.headers.setRawHeaders(name, values)
             if self._head.switches:
-                switched: Any = response
-                switched.code, switched.tunnel = 101, self
+                set_tunnel(response, self)
         return response
 
     def _stop_upload(self, upload: Upload) -> None:
         """End the request early: Twisted's client delivers no response while it is sending."""
         self.unregisterProducer()
         self._muted = True
-        upload.skip()
+        end_upload(upload)
 
     def _refuse(self, why: str) -> None:
         self.abortConnection()
@@ -253,12 +253,8 @@ class UpstreamConnection(ProtocolWrapper):
         ProtocolWrapper.connectionLost(self, failure)
 
     def _repeat(self, failure: Failure, request: Any) -> Any:
-        reasons = getattr(failure.value, "reasons", ())
-        if (
-            self._received_any
-            or self.reconnect is None
-            or any(r.check(CancelledError) for r in reasons)
-        ):
+        cancelled = isinstance(upstream_error(failure), CancelledError)
+        if self._received_any or self.reconnect is None or cancelled:
             return failure
         return self.reconnect().addCallback(lambda connection: connection.request(request))
 

@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
 from llamaproxy.upstream.bodies import PIECE_BYTES, BytesUpload, Upload
+from llamaproxy.upstream.twisted_client import end_upload
 
 
 class Consumer:
@@ -66,7 +67,7 @@ def test_a_body_in_memory_is_sent_in_one_piece() -> None:
 
 def test_the_rest_of_an_upload_that_nobody_wants_is_not_read() -> None:
     upload, file, consumer, ends = uploading(3 * PIECE_BYTES + 5, room=1)
-    upload.skip()
+    end_upload(upload)
     assert file.closed
     assert sum(map(len, consumer.taken)) == 3 * PIECE_BYTES + 5, (
         "what was announced is still counted"
