@@ -11,7 +11,7 @@ from collections import OrderedDict
 import attrs
 from twisted.web.http_headers import Headers
 
-#: What an answer says to a browser about the page that asked.
+#: The fields that let a page read an answer (Fetch standard, "HTTP responses").
 _FIELDS = (
     b"Access-Control-Allow-Origin",
     b"Access-Control-Allow-Credentials",
@@ -24,38 +24,41 @@ _MAX_ORIGINS, _MAX_ORIGIN = 256, 512
 
 @attrs.define
 class CorsMemory:
-    """Remembers, by origin, what the upstream last answered to it."""
+    """The CORS fields of the upstream's last answer to each origin."""
 
-    _known: OrderedDict[bytes, dict[bytes, list[bytes]]] = attrs.Factory(OrderedDict)
+    _by_origin: OrderedDict[bytes, dict[bytes, list[bytes]]] = attrs.Factory(OrderedDict)
 
     def __contains__(self, origin: bytes) -> bool:
-        return origin in self._known
+        return origin in self._by_origin
 
-    def answered(self, origin: bytes | None, answer: Headers, ours: Headers) -> None:
-        """Note what the *answer* of the upstream says to the page of *origin*.
+    def learn_from_answer(
+        self, origin: bytes | None, answer: Headers, response_fields: Headers
+    ) -> None:
+        """:meth:`learn` from an *answer* of the upstream's that is passed on to the client.
 
-        What :meth:`apply` has put into *ours* is taken out again: the answer's word counts.
+        The fields that :meth:`apply` has put into *response_fields* are taken out of them again,
+        for those of the answer replace them.
         """
         if origin is None:
             return
         for name in _FIELDS:
-            ours.removeHeader(name)
+            response_fields.removeHeader(name)
         self.learn(origin, answer)
 
     def learn(self, origin: bytes, headers: Headers) -> None:
-        """Note what *headers*, of an answer of the upstream's, say to the page of *origin*."""
+        """Remember the CORS fields in *headers*, of an answer of the upstream's to *origin*."""
         if len(origin) > _MAX_ORIGIN:
             return
-        self._known[origin] = {
+        self._by_origin[origin] = {
             name: list(values) for name in _FIELDS if (values := headers.getRawHeaders(name))
         }
-        self._known.move_to_end(origin)
-        while len(self._known) > _MAX_ORIGINS:
-            self._known.popitem(last=False)
+        self._by_origin.move_to_end(origin)
+        while len(self._by_origin) > _MAX_ORIGINS:
+            self._by_origin.popitem(last=False)
 
     def apply(self, origin: bytes | None, headers: Headers) -> None:
-        """Let the page of *origin* read an answer of the proxy's own, if it may read others."""
-        fields = self._known.get(origin) if origin is not None else None
+        """Put the fields remembered for *origin* into *headers*, of an answer of the proxy's."""
+        fields = self._by_origin.get(origin) if origin is not None else None
         if fields and _FIELDS[0] in fields:
             for name, values in fields.items():
                 headers.setRawHeaders(name, list(values))
@@ -63,6 +66,6 @@ class CorsMemory:
 
 
 def origin_in(headers: Headers) -> bytes | None:
-    """The origin of the page that sent a request, if it was one."""
+    """The value of ``Origin`` in the fields of a request, None if it has none or several."""
     values = headers.getRawHeaders(b"origin")
     return values[0] if values and len(values) == 1 else None

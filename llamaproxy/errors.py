@@ -249,10 +249,10 @@ def error_response(request: Any, error: ProxyError) -> bytes:
     return body
 
 
-def last_answer(error: ProxyError, request_id: bytes, besides: Headers) -> tuple[bytes, bytes]:
+def last_answer(error: ProxyError, request_id: bytes, extra: Headers) -> tuple[bytes, bytes]:
     """Head and body of the answer to what did not become a request; the connection ends with it.
 
-    :param besides: fields that the answer has besides the usual ones.
+    :param extra: fields that the answer has besides the usual ones.
     """
     body = jsontext.dumps(error.body)
     fields = {
@@ -262,7 +262,7 @@ def last_answer(error: ProxyError, request_id: bytes, besides: Headers) -> tuple
         "Content-Length": str(len(body)),
         "Connection": "close",
         "X-Request-Id": request_id.decode(),
-        **{name.decode(): values[0].decode() for name, values in besides.getAllRawHeaders()},
+        **{name.decode(): values[0].decode() for name, values in extra.getAllRawHeaders()},
         **error.headers,
     }
     status = HTTPStatus(error.status)

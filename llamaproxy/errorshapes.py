@@ -1,4 +1,4 @@
-"""Every shape in which servers report an error, in OpenAI's (DESIGN: L21). Pure."""
+"""Errors of any server in OpenAI's shape (DESIGN: L21). Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from llamaproxy import jsontext
 #: Characters of a message that a person is shown.
 _MAX_MESSAGE = 4000
 
-#: Where servers put their words, the likeliest first. Llama Stack: ``detail`` up to 0.4,
+#: Keys of the text in an error, the likeliest first. Llama Stack: ``detail`` up to 0.4,
 #: ``error.detail`` in 0.5, ``error.message`` later (recorded); FastAPI, vLLM up to 0.10, SGLang and
 #: Cerebras say it flat; Cloudflare has ``errors``, Gemini a list, RFC 9457 ``detail`` and
 #: ``title``, Apigee ``fault.faultstring``, OAuth ``error_description`` beside an ``error`` for
 #: programs, AWS ``Message`` and ``errorMessage``.
-_WORDS = (
+_TEXT_KEYS = (
     *("message", "error_description", "error_message", "errorMessage", "faultstring"),
     *("detail", "error", "errors", "msg", "error_msg", "Message", "err"),
     *("description", "reason", "fault", "title", "text", "body"),
@@ -30,15 +30,18 @@ _TITLE = re.compile("<title>([^<]{1,200})</title>", re.IGNORECASE)
 
 
 def openai_error(default: dict[str, Any], body: object) -> dict[str, Any]:
-    """*body* in OpenAI's shape; what it does not say is as in *default*, which is of that shape."""
+    """The error *body* of a server in OpenAI's shape; what it lacks is taken from *default*."""
     if isinstance(body, list) and len(body) == 1:
         body = body[0]
     body = _unwrapped(body)
     error = body.get("error") if isinstance(body, dict) else None
     if isinstance(body, dict) and isinstance(error, dict) and _is_text(error.get("message")):
-        said = {key: value for key, value in error.items() if value is not None}
-        return {**body, "error": {**default["error"], **said, "message": _shown(said["message"])}}
-    message = words_of(body)
+        fields = {key: value for key, value in error.items() if value is not None}
+        return {
+            **body,
+            "error": {**default["error"], **fields, "message": _shown(fields["message"])},
+        }
+    message = error_text(body)
     if not message:
         return default
     source = error if isinstance(error, dict) else body if isinstance(body, dict) else {}
@@ -58,23 +61,27 @@ def _unwrapped(body: object) -> object:
     return body
 
 
-def words_of(body: object) -> str:
-    """What an error of whatever shape says to a person; empty if it says nothing."""
-    return _shown(_words(body, _MAX_DEPTH))
+def error_text(body: object) -> str:
+    """The text for people in an error of any shape; empty if there is none."""
+    return _shown(_text_in(body, _MAX_DEPTH))
 
 
-def _words(said: object, depth: int) -> str:
-    if isinstance(said, str):
-        return _text(said)
-    if depth and isinstance(said, dict):
-        place = said.get("loc")
-        words = next(filter(None, (_words(said.get(key), depth - 1) for key in _WORDS)), "")
-        where = ".".join(map(str, place)) if isinstance(place, list) and words else ""
-        return (
-            f"{where}: {words}" if where else words or (_dumped(said) if depth < _MAX_DEPTH else "")
+def _text_in(error_value: object, depth: int) -> str:
+    if isinstance(error_value, str):
+        return _text(error_value)
+    if depth and isinstance(error_value, dict):
+        location = error_value.get("loc")
+        text = next(
+            filter(None, (_text_in(error_value.get(key), depth - 1) for key in _TEXT_KEYS)), ""
         )
-    if depth and isinstance(said, list):
-        return "; ".join(filter(None, (_words(each, depth - 1) for each in said[:20])))
+        prefix = ".".join(map(str, location)) if isinstance(location, list) and text else ""
+        return (
+            f"{prefix}: {text}"
+            if prefix
+            else text or (_dumped(error_value) if depth < _MAX_DEPTH else "")
+        )
+    if depth and isinstance(error_value, list):
+        return "; ".join(filter(None, (_text_in(each, depth - 1) for each in error_value[:20])))
     return ""
 
 
@@ -99,9 +106,9 @@ def _shown(text: str) -> str:
     return _UNPRINTABLE.sub(" ", text[:_MAX_MESSAGE])
 
 
-def _dumped(said: object) -> str:
-    worth = said.values() if isinstance(said, dict) else ()
-    return jsontext.dumps(said).decode() if any(worth) else ""
+def _dumped(error_value: object) -> str:
+    values = error_value.values() if isinstance(error_value, dict) else ()
+    return jsontext.dumps(error_value).decode() if any(values) else ""
 
 
 def _is_text(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""GreetingService: what an operator wants to read in the log within seconds of the start."""
+"""GreetingService: logs what the upstream is, and which tools it has, after the start."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.dialect import Detector
 
-#: Seconds between two questions to a server that does not answer yet; and between two warnings.
+#: Seconds between two requests to a server that does not answer yet, and between two warnings.
 _RETRY, _WARN_INTERVAL = 5.0, 60.0
 
 
 class GreetingService(Service):
-    """Asks the server once what it is and what tools it has, and says so.
+    """Detects the server, lists its tools, and logs both once.
 
-    Until it answers it is asked again, quietly: it may be starting too.
+    Until it answers, it is asked again every :data:`_RETRY` seconds: it may be starting too.
     """
 
     _log: ClassVar[Logger] = Logger()
@@ -34,17 +34,17 @@ class GreetingService(Service):
         self._detector = detector
         self._catalogue = catalogue
         self._clock: Any = clock
-        self._asking: Deferred[None] | None = None
+        self._greeting: Deferred[None] | None = None
 
     def startService(self) -> None:
         Service.startService(self)
-        self._asking = Deferred.fromCoroutine(self._greet())
-        self._asking.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._greeting = Deferred.fromCoroutine(self._greet())
+        self._greeting.addErrback(lambda failure: failure.trap(CancelledError) and None)
 
     def stopService(self) -> None:
         Service.stopService(self)
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._greeting is not None:
+            self._greeting.cancel()
 
     async def _greet(self) -> None:
         warned_at = -_WARN_INTERVAL
@@ -52,7 +52,7 @@ class GreetingService(Service):
             await deferLater(self._clock, 0)  # when all is started
             try:
                 await self._detector.generation()
-                if self._detector.known is not None:
+                if self._detector.detected is not None:
                     break
                 reason = "it does not say what it is"
             except ProxyError as error:
@@ -70,7 +70,7 @@ class GreetingService(Service):
         self._log.info(
             "the server at {url} is {name}; it has {tools} tools in {groups} groups{hint}",
             url=self._url,
-            name=self._detector.known.name,
+            name=self._detector.detected.name,
             tools=len(offer.tools),
             groups=len(groups),
             hint="" if offer.tools else ", for whoever comes without credentials",

@@ -1,4 +1,4 @@
-"""JSON as it travels: orjson for speed, the standard library where orjson is too strict.
+"""JSON: orjson for speed, the standard library where orjson is too strict.
 
 orjson refuses lone surrogates and ``NaN``, which real clients and models send, and reads integers
 beyond 64 bits as floats, which would change a body that is only passing through.
@@ -18,7 +18,7 @@ Json = dict[str, Any]
 _DIGITS_TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _HUGE_INTEGER = b"0" * 19
 
-#: Nesting that nobody needs; what is deeper is refused rather than recursed into.
+#: The deepest nesting that is accepted.
 _MAX_DEPTH = 200
 
 
@@ -44,7 +44,7 @@ def loads_exactly(text: bytes | str) -> Any:
 
 
 def loads_anyhow(raw: bytes) -> Any:
-    """Parse JSON of a peer who may not have written valid UTF-8; it may be sent on.
+    """Parse JSON in UTF-8 that may be invalid; it may be sent on.
 
     :raises ValueError: as :func:`loads`.
     """
@@ -78,8 +78,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> None:
 def _tolerant(text: bytes | str) -> Any:
     try:
         # A byte order mark may be ignored (RFC 8259 section 8.1).
-        said = text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
-        return _bounded(json.loads(said))
+        decoded = (
+            text.decode("utf-8-sig") if isinstance(text, bytes) else text.removeprefix("\ufeff")
+        )
+        return _bounded(json.loads(decoded))
     except RecursionError:
         raise ValueError("too deeply nested") from None
 
@@ -93,7 +95,7 @@ def dumps(value: Any) -> bytes:
 
 
 def canonical(value: Any) -> bytes:
-    """One text for equal values, whatever the order of their keys."""
+    """Serialise so that equal values become equal texts, whatever the order of their keys."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except (orjson.JSONEncodeError, TypeError):

@@ -234,7 +234,7 @@ def _admin_service(
     """The port for operators, which may be missing unless it was asked for."""
 
     def upstream() -> Json:
-        detected = app.detector.known
+        detected = app.detector.detected
         return {"url": url.to_text(), "server": None if detected is None else detected.name}
 
     admin = AdminApp(app.metrics, lambda: listen.draining, upstream, app.tool_status.as_json)

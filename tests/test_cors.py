@@ -118,7 +118,7 @@ def test_no_more_is_remembered_than_there_is_room_for() -> None:
     for n in range(1000):
         memory.learn(b"http://%d" % n, Headers({name: ["x"] for name in ALLOWED}))
     memory.learn(b"x" * 1000, Headers({name: ["x"] for name in ALLOWED}))
-    assert len(memory._known) == 256
+    assert len(memory._by_origin) == 256
     assert b"http://999" in memory and b"http://0" not in memory
     assert b"x" * 1000 not in memory
 

@@ -22,7 +22,7 @@ from twisted.web.iweb import IResponse
 
 from llamaproxy.demo import MODEL, DemoStack
 from llamaproxy.demo.calculator import MAX_LENGTH, calculate
-from llamaproxy.demo.model import Reply, ToolCall, reply
+from llamaproxy.demo.model import Reply, ScriptedCall, reply
 from llamaproxy.demo.tools import demo_tools
 from llamaproxy.upstream.sse import EventDecoder
 from tests.support import recording
@@ -148,7 +148,7 @@ def test_phrases_become_calls(question: str, calls: list[tuple[str, Json]]) -> N
 
 def test_a_question_may_come_in_parts() -> None:
     parts = [{"type": "text", "text": "What is"}, {"type": "image_url"}, {"text": "6*7?"}]
-    assert asked(parts).calls == [ToolCall("calculate", {"expression": "6*7"})]
+    assert asked(parts).calls == [ScriptedCall("calculate", {"expression": "6*7"})]
 
 
 def test_results_are_quoted_in_sentences() -> None:
@@ -200,10 +200,10 @@ def test_a_choice_is_obeyed() -> None:
     tools = [*TOOLS, WEATHER]
     assert not asked("What is 6*7?", tool_choice="none").calls
     assert asked("hi", tools, tool_choice=forced).calls == [
-        ToolCall("get_text", {"city": "hi", "days": 1})
+        ScriptedCall("get_text", {"city": "hi", "days": 1})
     ]
-    assert asked("hi", tool_choice="required").calls == [ToolCall("current_time", {})]
-    sums = [ToolCall("calculate", {"expression": "6*7"})]
+    assert asked("hi", tool_choice="required").calls == [ScriptedCall("current_time", {})]
+    sums = [ScriptedCall("calculate", {"expression": "6*7"})]
     result = ("calculate", {"expression": "6*7"}, "42")
     assert asked("6*7", tool_choice="required").calls == sums
     assert after("6*7", result, tool_choice="required").calls == sums
@@ -213,11 +213,11 @@ def test_a_choice_is_obeyed() -> None:
 def test_a_tool_can_be_called_by_its_name() -> None:
     both = asked('What is 6*7, and get_text {"city": "Oslo"}?', [*TOOLS, WEATHER])
     assert both.calls == [
-        ToolCall("calculate", {"expression": "6*7"}),
-        ToolCall("get_text", {"city": "Oslo"}),
+        ScriptedCall("calculate", {"expression": "6*7"}),
+        ScriptedCall("get_text", {"city": "Oslo"}),
     ]
     example = asked("Use get_text, please", [WEATHER])
-    assert example.calls == [ToolCall("get_text", {"city": "Use get_text, please", "days": 1})]
+    assert example.calls == [ScriptedCall("get_text", {"city": "Use get_text, please", "days": 1})]
     assert not asked("get_texts", [WEATHER]).calls
 
 

@@ -1,1 +1,1 @@
-"""What an operator sees."""
+"""What an operator sees: listeners of events, and the second port."""

@@ -1,4 +1,4 @@
-"""AdminApp: what an operator and his tools ask on the second port."""
+"""AdminApp: the URLs of the second port, for an operator and his monitoring."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _PATHS = ("/live", "/ready", "/metrics", "/status")
 class AdminApp:
     """Every URL of the admin port.
 
-    *draining* tells whether the daemon is stopping; *upstream* what is known of the
-    server, and *tools* of its tools.
+    *draining* returns whether the daemon is stopping; *upstream* and *tools* return what
+    ``/status`` shows of the server and of its tools.
     """
 
     _metrics: Metrics
@@ -55,16 +55,16 @@ class AdminApp:
 
     @_routes.route("/status", methods=["GET"])
     def status(self, request: IRequest) -> bytes:
-        said = {
+        status = {
             "version": __version__,
             "draining": self._draining(),
             "upstream": self._upstream(),
             **self._tools(),
         }
-        return _json(request, said)
+        return _json(request, status)
 
     @_routes.route("/", branch=True)
-    def nothing(self, request: IRequest) -> bytes:
+    def not_found(self, request: IRequest) -> bytes:
         request.setResponseCode(404)
         return _json(request, error_object(404, f"There are: {', '.join(_PATHS)}."))
 

@@ -1,4 +1,4 @@
-"""What the log says of requests and tools: one line for each that has come to its end."""
+"""The log lines of requests and tool calls: one for each that has ended."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from llamaproxy.events import (
 
 _log = Logger()
 
-#: Fields that a line of text has in another way.
-_UNSHOWN = frozenset({"request", "kind"})
+#: Fields that are not repeated in the text of the access line.
+_TEXT_OMITS = frozenset({"request", "kind"})
 
 
 def log_event(event: Event) -> None:
@@ -38,7 +38,7 @@ def log_event(event: Event) -> None:
         case CallCancelled():
             _log.info("tool {tool} was cancelled", tool=event.tool)
         case CallUnknown():
-            # What it was called is the model's word, which does not go into a log.
+            # The name is the model's, which may be anything.
             _log.warn("the model called a tool that there is not")
         case LoopLimited():
             _log.warn("a tool loop was ended by the limit of {limit}", limit=event.limit)
@@ -46,15 +46,15 @@ def log_event(event: Event) -> None:
 
 def _log_request(ended: RequestEnded) -> None:
     """The access line; nothing of a query, a body or a credential is in it."""
-    besides = "".join(
-        f", {name}: {value}" for name, value in ended.fields.items() if name not in _UNSHOWN
+    extra = "".join(
+        f", {name}: {value}" for name, value in ended.fields.items() if name not in _TEXT_OMITS
     )
     _log.info(
         # Formatted here: Twisted's way takes three times as long, for every request.
         "{message}",
         message=(
             f"{ended.client} {ended.method} {ended.path} {ended.status} {ended.sent} bytes "
-            f"{ended.seconds:.3f} s{besides}"
+            f"{ended.seconds:.3f} s{extra}"
         ),
         client=ended.client,
         method=ended.method,

@@ -1,4 +1,4 @@
-"""Metrics: what is counted. Told of events; asked by nobody but the operator."""
+"""Metrics: counters of events, and gauges, for Prometheus."""
 
 from __future__ import annotations
 
@@ -48,5 +48,5 @@ class Metrics:
                 self._errors.labels(event.fields["kind"]).inc()
 
     def watch(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        """Have the gauge *name* show *value* whenever somebody looks."""
+        """Add the gauge *name*, whose value is that which *value* returns when it is read."""
         Gauge(name, meaning, registry=self.registry).set_function(value)

@@ -1,4 +1,4 @@
-"""ToolStatus: what an operator asks about tools: which are there, from where, and why not."""
+"""ToolStatus: the tool groups, where they come from, and why any could not be listed."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _MAX_GROUPS, _MAX_NAMES, _MAX_REASON = 1000, 1000, 500
 #: Seconds after which a failure that goes on is logged again.
 _LOG_INTERVAL = 300.0
 
-#: In a group's place: whatever names the groups.
-_ALL = ""
+#: The key of the failure to list the groups themselves.
+_ALL_GROUPS = ""
 
 
 @attrs.define
 class _Group:
-    """What is known of one group, over all callers."""
+    """One group, over all callers; times are clock seconds."""
 
     endpoint: str = ""
     names: tuple[str, ...] = ()
@@ -59,13 +59,13 @@ class ToolStatus:
             case ListRefreshed():
                 self._callers = event.callers
                 for name, listed in event.groups.items():
-                    self._listed(name, listed)
+                    self._note_listed(name, listed)
                 for name, error in event.failures.items():
-                    self._failed(name, error)
+                    self._note_failed(name, error)
                 if event.rest is None:
-                    self._groups.pop(_ALL, None)
+                    self._groups.pop(_ALL_GROUPS, None)
                 else:
-                    self._failed(_ALL, event.rest)
+                    self._note_failed(_ALL_GROUPS, event.rest)
                 if event.groups or event.rest is None:
                     self._note_left_out(event.left_out)
 
@@ -88,17 +88,17 @@ class ToolStatus:
                 "failed_calls": group.failed,
             }
             for name, group in self._groups.items()
-            if name != _ALL
+            if name != _ALL_GROUPS
         }
-        everything = self._groups.get(_ALL)
+        all_groups = self._groups.get(_ALL_GROUPS)
         tools = {
-            "error": None if everything is None else everything.error,
+            "error": None if all_groups is None else all_groups.error,
             "left_out": list(self._left_out),
             "callers": self._callers,
         }
         return {"tool_groups": groups, "tools": tools}
 
-    def _listed(self, name: str, listed: GroupListed) -> None:
+    def _note_listed(self, name: str, listed: GroupListed) -> None:
         group = self._group(name)
         if group.error is not None:
             self._log.info("the tools of {group} can be listed again", group=name)
@@ -107,7 +107,7 @@ class ToolStatus:
         group.names = listed.names[:_MAX_NAMES]
         group.endpoint = listed.endpoint
 
-    def _failed(self, name: str, error: ProxyError) -> None:
+    def _note_failed(self, name: str, error: ProxyError) -> None:
         group = self._group(name)
         now = self._clock.seconds()
         reason = error.logged[:_MAX_REASON]

@@ -177,7 +177,7 @@ class _AnswerFields:
         if self._request.startedWriting:
             return
         fields = self._request.responseHeaders
-        self._cors.answered(origin_in(self._request.requestHeaders), headers, fields)
+        self._cors.learn_from_answer(origin_in(self._request.requestHeaders), headers, fields)
         for name in self._given:
             fields.removeHeader(name)
         relayed = list(answer_fields(headers).getAllRawHeaders())

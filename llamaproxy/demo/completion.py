@@ -10,7 +10,7 @@ from uuid import uuid4
 import attrs
 
 from llamaproxy import jsontext
-from llamaproxy.demo.model import MODEL, Reply, ToolCall, text_of
+from llamaproxy.demo.model import MODEL, Reply, ScriptedCall, text_of
 from llamaproxy.jsontext import Json
 
 _WORD = re.compile(r"\s*\S+\s*|\s+")
@@ -19,7 +19,7 @@ _DELTA = ("audio", "content", "function_call", "refusal", "role", "tool_calls")
 
 
 @attrs.frozen
-class Completion:
+class ScriptedCompletion:
     """One answer of the model, in one piece or in chunks; ids are unique."""
 
     _reply: Reply
@@ -51,8 +51,8 @@ class Completion:
             opening["function"]["arguments"] = ""
             yield self._delta(tool_calls=[opening])
             function = {"arguments": _arguments(call), "name": None}
-            rest = {"index": index, "id": None, "function": function, "type": None}
-            yield self._delta(tool_calls=[rest])
+            continuation = {"index": index, "id": None, "function": function, "type": None}
+            yield self._delta(tool_calls=[continuation])
         yield self._delta(self._finish)
         if include_usage:
             yield self._chunk([], self._usage())
@@ -94,10 +94,10 @@ def prompt_tokens(messages: list[Any]) -> int:
     return sum(len(text_of(content).split()) for content in contents)
 
 
-def _tool_call(call: ToolCall) -> Json:
+def _tool_call(call: ScriptedCall) -> Json:
     function = {"arguments": _arguments(call), "name": call.name}
     return {"id": f"call_{uuid4().hex}", "function": function, "type": "function"}
 
 
-def _arguments(call: ToolCall) -> str:
+def _arguments(call: ScriptedCall) -> str:
     return jsontext.dumps(call.arguments).decode()

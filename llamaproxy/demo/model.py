@@ -31,7 +31,7 @@ _EXAMPLE_VALUES: Json = {"integer": 1, "number": 1, "boolean": True, "array": []
 
 
 @attrs.frozen
-class ToolCall:
+class ScriptedCall:
     """A call that the model asks for."""
 
     name: str
@@ -43,7 +43,7 @@ class Reply:
     """The model's answer: text, or calls."""
 
     content: str | None
-    calls: list[ToolCall] = attrs.Factory(list)
+    calls: list[ScriptedCall] = attrs.Factory(list)
 
 
 @attrs.define
@@ -78,7 +78,7 @@ def text_of(content: object) -> str:
     return " ".join(text for text in texts if isinstance(text, str))
 
 
-def _calls(turn: _Turn, offered: dict[str, Json], choice: object) -> list[ToolCall]:
+def _calls(turn: _Turn, offered: dict[str, Json], choice: object) -> list[ScriptedCall]:
     """The calls of this round; a forced choice is obeyed in every round."""
     if isinstance(choice, dict):
         name = _object(choice.get("function")).get("name")
@@ -92,19 +92,19 @@ def _calls(turn: _Turn, offered: dict[str, Json], choice: object) -> list[ToolCa
     if choice != "required" and not isinstance(choice, dict):
         return []
     name, schema = next(iter(offered.items()))
-    return rounds[-1] if rounds else [ToolCall(name, _example(schema, turn.question))]
+    return rounds[-1] if rounds else [ScriptedCall(name, _example(schema, turn.question))]
 
 
-def _requested(text: str, offered: dict[str, Json]) -> list[ToolCall]:
+def _requested(text: str, offered: dict[str, Json]) -> list[ScriptedCall]:
     """The calls of offered tools that *text* asks for, in its order."""
     calls = list(_named(text, offered))
     for name in PHRASES.keys() & offered.keys():
         requests = PHRASES[name].requests(text)
-        calls += [(start, ToolCall(name, arguments)) for start, arguments in requests]
+        calls += [(start, ScriptedCall(name, arguments)) for start, arguments in requests]
     return [call for _, call in sorted(calls, key=lambda each: each[0])]
 
 
-def _named(text: str, offered: dict[str, Json]) -> Iterator[tuple[int, ToolCall]]:
+def _named(text: str, offered: dict[str, Json]) -> Iterator[tuple[int, ScriptedCall]]:
     """Calls by a tool's name, with or without its arguments: ``get_text {"city": "Oslo"}``.
 
     The names of the demonstration's own tools are ordinary words, which need other ones.
@@ -120,7 +120,7 @@ def _named(text: str, offered: dict[str, Json]) -> Iterator[tuple[int, ToolCall]
                 arguments = None
             if not isinstance(arguments, dict):
                 arguments = _example(offered[name], text)
-            yield match.start(), ToolCall(name, arguments)
+            yield match.start(), ScriptedCall(name, arguments)
 
 
 def _example(schema: Json, text: str) -> Json:
@@ -134,7 +134,7 @@ def _example(schema: Json, text: str) -> Json:
 
 def _turn(messages: object) -> _Turn:
     turn = _Turn()
-    calls: dict[str, ToolCall] = {}
+    calls: dict[str, ScriptedCall] = {}
     for message in _objects(messages):
         content = text_of(message.get("content"))
         match message.get("role"):
@@ -144,12 +144,12 @@ def _turn(messages: object) -> _Turn:
                 turn.rounds += 1
                 calls.update(_calls_of(message))
             case "tool":
-                call = calls.get(str(message.get("tool_call_id")), ToolCall("A tool", {}))
+                call = calls.get(str(message.get("tool_call_id")), ScriptedCall("A tool", {}))
                 turn.reports.append(_report(call, content.strip()))
     return turn
 
 
-def _calls_of(message: Json) -> Iterator[tuple[str, ToolCall]]:
+def _calls_of(message: Json) -> Iterator[tuple[str, ScriptedCall]]:
     """The calls of an assistant message, by id."""
     for call in _objects(message["tool_calls"]):
         function = _object(call.get("function"))
@@ -157,10 +157,10 @@ def _calls_of(message: Json) -> Iterator[tuple[str, ToolCall]]:
             arguments = _object(jsontext.loads(function.get("arguments") or "{}"))
         except (ValueError, TypeError, AttributeError):
             arguments = {}
-        yield str(call.get("id")), ToolCall(str(function.get("name")), arguments)
+        yield str(call.get("id")), ScriptedCall(str(function.get("name")), arguments)
 
 
-def _report(call: ToolCall, result: str) -> str:
+def _report(call: ScriptedCall, result: str) -> str:
     """A sentence that quotes a tool's result."""
     quote = result if len(result) <= _MAX_QUOTE else f"{result[:_MAX_QUOTE]}…"
     if error := _ERROR.match(quote):
@@ -182,9 +182,11 @@ def _introduction(question: str, offered: dict[str, Json], choice: object) -> st
         return f"{model}. This needs a tool that I was not offered: {', '.join(missing)}."
     if not offered:
         return f"{model}. I was offered no tools, and without tools I know nothing."
-    own = [f'"{phrase.example}"' for name, phrase in PHRASES.items() if name in offered]
-    others = [f"the name {name}" for name in offered if name not in PHRASES][:_MAX_NAMES]
-    return f"{model}, and understand only what is like these: {', '.join(own + others)}."
+    own_examples = [f'"{phrase.example}"' for name, phrase in PHRASES.items() if name in offered]
+    other_names = [f"the name {name}" for name in offered if name not in PHRASES][:_MAX_NAMES]
+    return (
+        f"{model}, and understand only what is like these: {', '.join(own_examples + other_names)}."
+    )
 
 
 def _object(value: object) -> Json:

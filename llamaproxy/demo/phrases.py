@@ -63,14 +63,14 @@ _SUM = re.compile(
 
 
 def _time_requests(question: str) -> Iterator[Request]:
-    asked = _TIME.search(question)
-    if asked and asked[1]:
-        first, *others = _NEXT_PLACE.split(asked[1])
-        yield asked.start(), {"timezone": _zone(first) or first[:60]}
-        for zone in filter(None, map(_zone, others)):
-            yield asked.start(), {"timezone": zone}
-    elif asked:
-        yield asked.start(), {}
+    match = _TIME.search(question)
+    if match and match[1]:
+        first, *other_places = _NEXT_PLACE.split(match[1])
+        yield match.start(), {"timezone": _zone(first) or first[:60]}
+        for zone in filter(None, map(_zone, other_places)):
+            yield match.start(), {"timezone": zone}
+    elif match:
+        yield match.start(), {}
 
 
 def _zone(place: str) -> str | None:

@@ -15,7 +15,7 @@ from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException
 
 from llamaproxy import jsontext
-from llamaproxy.demo.completion import Completion, prompt_tokens
+from llamaproxy.demo.completion import ScriptedCompletion, prompt_tokens
 from llamaproxy.demo.model import MODEL, reply
 from llamaproxy.demo.tools import GROUP, PROVIDER, Tool, demo_tools
 from llamaproxy.jsontext import Json
@@ -91,7 +91,9 @@ class DemoStack:
         if body["model"] != MODEL:
             hint = "Use 'client.models.list()' to list available Models."
             raise RequestRefused(404, f"Model '{body['model']}' not found. {hint}")
-        completion = Completion(reply(body), int(self._now()), prompt_tokens(body["messages"]))
+        completion = ScriptedCompletion(
+            reply(body), int(self._now()), prompt_tokens(body["messages"])
+        )
         if not body.get("stream"):
             return _json(request, completion.body())
         options = body.get("stream_options")
@@ -99,7 +101,7 @@ class DemoStack:
         await self._stream(request, completion, include_usage)
         return None
 
-    async def _stream(self, request: IRequest, completion: Completion, usage: bool) -> None:
+    async def _stream(self, request: IRequest, completion: ScriptedCompletion, usage: bool) -> None:
         """Write the answer word by word; no ``[DONE]`` ends it, as in every Llama Stack."""
         # Twisted has not typed this method; the annotation does.
         write: Callable[[bytes], None] = request.write

@@ -54,12 +54,12 @@ def parse_arguments(text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        value = _loaded(text)
+        value = _parse_strictly(text)
         if isinstance(value, str):
             # The object was encoded twice.
-            value = _loaded(value) if value.strip() else None
+            value = _parse_strictly(value) if value.strip() else None
     except ValueError as error:
-        value = _repaired(text, error)
+        value = _parse_tolerantly(text, error)
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -67,7 +67,7 @@ def parse_arguments(text: str) -> dict[str, Any]:
     return value
 
 
-def _loaded(text: str) -> Any:
+def _parse_strictly(text: str) -> Any:
     """:raises ValueError: if *text* is not JSON, or has a name twice, of which one would win."""
     value = jsontext.loads_exactly(text)
     if len(_KEY.findall(text)) != _count_keys(value):
@@ -76,25 +76,25 @@ def _loaded(text: str) -> Any:
 
 
 def _count_keys(value: Any) -> int:
-    count, waiting = 0, [value]
-    while waiting:
-        each = waiting.pop()
+    count, pending = 0, [value]
+    while pending:
+        each = pending.pop()
         if isinstance(each, dict):
             count += len(each)
-            waiting.extend(each.values())
+            pending.extend(each.values())
         elif isinstance(each, list):
-            waiting.extend(each)
+            pending.extend(each)
     return count
 
 
-def _repaired(text: str, error: ValueError) -> Any:
+def _parse_tolerantly(text: str, error: ValueError) -> Any:
     tokens = _tokens(text) if len(text) <= _MAX_LENGTH else None
     if tokens is not None and len(text) * _depth(tokens) <= _MAX_EFFORT:
         try:
             value = json_repair.loads(text)
         except (RecursionError, ValueError):
             value = None
-        if isinstance(value, dict) and _same(tokens, list(_flattened(value))):
+        if isinstance(value, dict) and _tokens_agree(tokens, list(_tokens_of(value))):
             return value
     raise ToolFailed(f"Error: the arguments are not valid JSON ({error}). Call again, corrected.")
 
@@ -159,37 +159,37 @@ def _unescaped(text: str) -> str:
     return raw.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
-def _flattened(value: Any) -> Iterator[Any]:
+def _tokens_of(value: Any) -> Iterator[Any]:
     """The tokens of *value*, in the order in which they were written."""
     if isinstance(value, dict):
         yield _Bracket("{")
         for key, each in value.items():
             yield key
-            yield from _flattened(each)
+            yield from _tokens_of(each)
         yield _Bracket("}")
     elif isinstance(value, list):
         yield _Bracket("[")
         for each in value:
-            yield from _flattened(each)
+            yield from _tokens_of(each)
         yield _Bracket("]")
     else:
         yield value
 
 
-def _same(written: list[Any], made: list[Any]) -> bool:
-    """Whether all that was *written* is what was *made*, but for brackets missing at the end."""
-    rest = made[len(written) :]
+def _tokens_agree(text_tokens: list[Any], value_tokens: list[Any]) -> bool:
+    """Whether the two are equal, but for closing brackets that are missing at the text's end."""
+    surplus = value_tokens[len(text_tokens) :]
     return (
-        len(written) <= len(made)
-        and all(isinstance(token, _Bracket) for token in rest)
-        and all(map(_is_same, written, made))
+        len(text_tokens) <= len(value_tokens)
+        and all(isinstance(token, _Bracket) for token in surplus)
+        and all(map(_token_agrees, text_tokens, value_tokens))
     )
 
 
-def _is_same(written: Any, made: Any) -> bool:
-    if isinstance(written, _Number):
-        return written.stands_for(made)
-    return type(written) is type(made) and bool(written == made)
+def _token_agrees(token: Any, value: Any) -> bool:
+    if isinstance(token, _Number):
+        return token.stands_for(value)
+    return type(token) is type(value) and bool(token == value)
 
 
 def _depth(tokens: list[Any]) -> int:

@@ -1,4 +1,4 @@
-"""FailureMemory: groups of tools that fail for everybody, and are not waited for meanwhile."""
+"""FailureMemory: the tool groups that cannot be listed for any caller, for a limited time."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from llamaproxy.errors import (
 )
 from llamaproxy.tools.source import Listing, Patience
 
-#: Seconds for which a group that fails for everybody is not asked again for a first chat.
-_BELIEVED_SECONDS = 30.0
+#: Seconds for which a group that fails for every caller is not listed again for a first chat.
+_DOWN_SECONDS = 30.0
 
-#: Failures that are the server's own, whoever asks.
-_ANYBODYS = (UpstreamUnavailable, UpstreamTimeout, McpUnavailable, McpTimeout)
+#: Failures that do not depend on the caller's credentials.
+_SERVER_FAILURES = (UpstreamUnavailable, UpstreamTimeout, McpUnavailable, McpTimeout)
 
 
 def is_slow(error: ProxyError) -> bool:
-    """Whether somebody has waited for it."""
+    """Whether *error* is a timeout."""
     return isinstance(error, UpstreamTimeout | McpTimeout)
 
 
 @attrs.define
 class _Entry:
-    """A failure, until when it is believed, and whether somebody has set out to ask again."""
+    """The failure of a group that is down *until* then; *asked_again*: somebody finds out."""
 
     error: ProxyError
     until: float
@@ -37,42 +37,45 @@ class _Entry:
 
 @attrs.define
 class FailureMemory:
-    """Remembers failures across callers (DESIGN: T3), by group, under ``""`` that of all groups."""
+    """Failed listings of all callers, by group (DESIGN: T3).
+
+    ``""`` stands for the list of the groups itself.
+    """
 
     _clock: IReactorTime
     _entries: dict[str, _Entry] = attrs.field(init=False, factory=dict)
 
-    def believed(self) -> dict[str, ProxyError]:
-        """The groups that need not be asked now, and why.
+    def down(self) -> dict[str, ProxyError]:
+        """The groups that are not to be listed now, with the failure of each.
 
-        When a failure is believed no longer, the first who comes finds out for all: meanwhile it is
-        believed by the others, or hundreds would wait at a server that hangs.
+        When a group's time is over, the first who comes asks again for all: for the others it stays
+        down meanwhile, or hundreds would wait for a server that hangs.
         """
         now = self._clock.seconds()
-        believed: dict[str, ProxyError] = {}
+        down: dict[str, ProxyError] = {}
         for group, entry in list(self._entries.items()):
             if entry.until > now:
-                believed[group] = entry.error
+                down[group] = entry.error
             elif entry.asked_again:
                 del self._entries[group]
             else:
                 entry.asked_again = True
-                entry.until = now + _BELIEVED_SECONDS
-        return believed
+                entry.until = now + _DOWN_SECONDS
+        return down
 
     def note(self, listing: Listing, patience: Patience) -> None:
-        """Learn from a *listing* that was asked for with *patience*.
+        """Take up the failures of a *listing* that was made with *patience*.
 
-        What was believed, and so not asked, is not believed for longer.
+        Groups that *patience* had as down were not asked: their time is not extended.
         """
-        until = self._clock.seconds() + _BELIEVED_SECONDS
+        until = self._clock.seconds() + _DOWN_SECONDS
         for group in listing.groups:
             self._entries.pop(group, None)
         for group, error in listing.failures.items():
-            if isinstance(error, _ANYBODYS) and error is not patience.down.get(group):
+            if isinstance(error, _SERVER_FAILURES) and error is not patience.down.get(group):
                 self._entries[group] = _Entry(error, until)
         if listing.rest is None:
             self._entries.pop("", None)
         elif is_slow(listing.rest) and listing.rest is not patience.down.get(""):
-            # For a server that says no at once nobody has to wait.
+            # A server that refuses at once costs a first chat no time.
             self._entries[""] = _Entry(listing.rest, until)

@@ -25,22 +25,22 @@ def offered_names(groups: Mapping[str, list[ToolDefinition]]) -> dict[str, ToolD
     digest of both, so that it depends on nothing else and never changes between listings; nor can
     a tool take it that is really called so.
     """
-    listed = {(tool.group, tool.name): tool for group in groups.values() for tool in group}
-    tools = [listed[key] for key in sorted(listed)]
+    by_key = {(tool.group, tool.name): tool for group in groups.values() for tool in group}
+    tools = [by_key[key] for key in sorted(by_key)]
     shared = Counter(tool.name for tool in tools)
     rewritten = [_rewritten(tool) for tool in tools]
-    taken = frozenset(rewritten)
+    reserved = frozenset(rewritten)
     offered: dict[str, ToolDefinition] = {}
     for tool, other_name in zip(tools, rewritten, strict=True):
-        alone = shared[tool.name] == 1 and tool.name not in taken
+        alone = shared[tool.name] == 1 and tool.name not in reserved
         offered[tool.name if alone and _VALID.fullmatch(tool.name) else other_name] = tool
     return offered
 
 
 def _rewritten(tool: ToolDefinition) -> str:
-    said = f"{tool.group}__{tool.name}" if tool.group else tool.name
+    qualified = f"{tool.group}__{tool.name}" if tool.group else tool.name
     digest = hashlib.sha256(f"{tool.group}\0{tool.name}".encode("utf-8", "replace")).hexdigest()
-    return f"{re.sub('[^a-zA-Z0-9_-]+', '_', said)[:55]}_{digest[:8]}"
+    return f"{re.sub('[^a-zA-Z0-9_-]+', '_', qualified)[:55]}_{digest[:8]}"
 
 
 #: Patterns of one request, and characters of one.

@@ -70,11 +70,11 @@ def shortened(text: str, limit: int) -> str:
     tail_limit = limit // 2
     head_limit = limit - tail_limit
     head, tail = _first(text, head_limit), _last(text, tail_limit)
-    left = size - _bytes_in(head) - _bytes_in(tail)
+    bytes_cut = size - _bytes_in(head) - _bytes_in(tail)
     safe_head, safe_tail = harmless(head), harmless(tail)
     head, tail = _first(safe_head, head_limit), _last(safe_tail, tail_limit)
-    left += _bytes_in(safe_head) + _bytes_in(safe_tail) - _bytes_in(head) - _bytes_in(tail)
-    return f"{head}\n\n[{left} of {size} bytes cut here]\n\n{tail}"
+    bytes_cut += _bytes_in(safe_head) + _bytes_in(safe_tail) - _bytes_in(head) - _bytes_in(tail)
+    return f"{head}\n\n[{bytes_cut} of {size} bytes cut here]\n\n{tail}"
 
 
 def _first(text: str, limit: int) -> str:

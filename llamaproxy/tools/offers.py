@@ -44,18 +44,18 @@ class Offer:
         """The offer as entries of a request's ``tools``, which all chats share."""
         return [self._entries[name] for name in self.tools]
 
-    def narrowed(self, taken: Collection[str], patterns: list[str] | None) -> Offer:
-        """The offer without the names *taken*, and with nothing but what *patterns* match.
+    def narrowed(self, reserved: Collection[str], patterns: list[str] | None) -> Offer:
+        """The offer without the names *reserved*, and with nothing but what *patterns* match.
 
         :raises BadRequest: for patterns that are too many or too long.
         """
-        if not taken and patterns is None:
+        if not reserved and patterns is None:
             return self
-        wanted = None if patterns is None else Patterns(patterns)
+        allowed = None if patterns is None else Patterns(patterns)
         tools = {
             name: tool
             for name, tool in self.tools.items()
-            if name not in taken and (wanted is None or wanted.match(name, tool))
+            if name not in reserved and (allowed is None or allowed.match(name, tool))
         }
         return Offer(tools, self._entries)
 
@@ -67,7 +67,7 @@ class Offer:
 
 
 @attrs.frozen(eq=False)
-class Listed:
+class ListedTools:
     """What one listing has come to: the tools of each group, and the offer made of them.
 
     *left_out* are the tools for which the budget had no room.
@@ -102,50 +102,50 @@ class Offers:
 
     max_tools: int
     max_bytes: int
-    _known: WeakValueDictionary[bytes, Listed] = attrs.field(
+    _listed_by_digest: WeakValueDictionary[bytes, ListedTools] = attrs.field(
         init=False, factory=WeakValueDictionary
     )
 
-    def of(self, groups: Groups) -> Listed:
+    def of(self, groups: Groups) -> ListedTools:
         """The offer of the tools in *groups*."""
         key = _digest(groups)
-        listed = self._known.get(key)
+        listed = self._listed_by_digest.get(key)
         if listed is None:
-            listed = self._known[key] = self._fitted(groups)
+            listed = self._listed_by_digest[key] = self._fitted(groups)
         return listed
 
-    def _fitted(self, groups: Groups) -> Listed:
+    def _fitted(self, groups: Groups) -> ListedTools:
         """As many whole tools as there is room for, in the order in which they are offered (L1).
 
         Every group has an equal share first, so that none crowds out those behind it; what is left
         of that is had by the first who need more.
         """
-        whole = Offer(offered_names(groups))
+        offer = Offer(offered_names(groups))
         by_group: dict[str, list[tuple[str, int]]] = {}
-        for (name, tool), entry in zip(whole.tools.items(), whole.definitions(), strict=True):
+        for (name, tool), entry in zip(offer.tools.items(), offer.definitions(), strict=True):
             by_group.setdefault(tool.group, []).append((name, len(jsontext.dumps(entry))))
         shares = len(by_group) or 1
         room = _Room(self.max_tools, self.max_bytes)
-        kept: set[str] = set()
+        fitting: set[str] = set()
         for share in (_Room(room.tools // shares, room.size // shares), attrs.evolve(room)):
             for sizes in by_group.values():
-                own = attrs.evolve(share)
+                group_room = attrs.evolve(share)
                 for name, size in sizes:
-                    if name not in kept and own.holds(size) and room.holds(size):
-                        kept.add(name)
-                        own.take(size)
+                    if name not in fitting and group_room.holds(size) and room.holds(size):
+                        fitting.add(name)
+                        group_room.take(size)
                         room.take(size)
-        left_out = tuple(tool for name, tool in whole.tools.items() if name not in kept)
+        left_out = tuple(tool for name, tool in offer.tools.items() if name not in fitting)
         if left_out:
-            whole = Offer({name: tool for name, tool in whole.tools.items() if name in kept})
-        return Listed(groups, whole, left_out)
+            offer = Offer({name: tool for name, tool in offer.tools.items() if name in fitting})
+        return ListedTools(groups, offer, left_out)
 
 
 def _digest(groups: Groups) -> bytes:
     """What tells listings apart; it costs their length."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for group, tools in sorted(groups.items()):
         for tool in tools:
             fields = [group, tool.group, tool.name, tool.description, tool.origin, tool.endpoint]
-            found.update(jsontext.canonical([*fields, tool.parameters, tool.annotations]))
-    return found.digest()
+            digest.update(jsontext.canonical([*fields, tool.parameters, tool.annotations]))
+    return digest.digest()

@@ -128,8 +128,8 @@ def _text(part: object) -> str:
         if kind == "resource" and isinstance(part.get("resource"), dict):
             return _resource(part["resource"])
         if kind == "resource_link":
-            words = (_brief(part.get("title") or part.get("name")), _brief(part.get("description")))
-            return " ".join([f"[resource: {_brief(part.get('uri'))}]", *filter(None, words)])
+            parts = (_brief(part.get("title") or part.get("name")), _brief(part.get("description")))
+            return " ".join([f"[resource: {_brief(part.get('uri'))}]", *filter(None, parts)])
         if kind in ("image", "image_url") and _image_url(part):
             return f"[image: {_brief(_image_url(part))}]"
         if kind == "audio" and isinstance(part.get("data"), str):
@@ -173,7 +173,7 @@ def _image_url(part: dict[str, Any]) -> str:
     return url if isinstance(url, str) else ""
 
 
-def _media_type(said: object, data: str) -> str:
+def _media_type(declared: object, data: str) -> str:
     try:
         head = base64.b64decode(data[:64] + "=" * (-len(data[:64]) % 4))
     except (binascii.Error, ValueError):
@@ -184,6 +184,6 @@ def _media_type(said: object, data: str) -> str:
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
     # What is said is only repeated where it can be nothing but a media type.
-    if isinstance(said, str) and re.fullmatch(r"image/[a-z0-9.+-]{1,40}", said):
-        return said
+    if isinstance(declared, str) and re.fullmatch(r"image/[a-z0-9.+-]{1,40}", declared):
+        return declared
     return "image/png"

@@ -50,10 +50,10 @@ def parameters_of(schema: object) -> Json:
 
     :raises Unfit: if what a call must repeat is not harmless.
     """
-    whole = _schema(schema, 0) if isinstance(schema, dict) else {}
-    whole["type"] = "object"
-    whole.setdefault("properties", {})
-    return whole
+    parameters = _schema(schema, 0) if isinstance(schema, dict) else {}
+    parameters["type"] = "object"
+    parameters.setdefault("properties", {})
+    return parameters
 
 
 def _schema(schema: object, depth: int) -> Json:
@@ -64,24 +64,24 @@ def _schema(schema: object, depth: int) -> Json:
     if not isinstance(schema, dict):
         # ``true`` allows everything, as ``{}`` does, which every model server takes.
         return {}
-    made: Json = {}
+    result: Json = {}
     for keyword, value in schema.items():
         if value is not None or keyword in _NULLABLE:
-            made.update(_keyword(keyword, value, depth + 1))
-    kind = made.get("type")
+            result.update(_keyword(keyword, value, depth + 1))
+    kind = result.get("type")
     is_array = kind == "array" or (isinstance(kind, list) and "array" in kind)
-    if is_array and not made.keys() & {"items", "prefixItems"}:
-        made["items"] = {}
-    return made
+    if is_array and not result.keys() & {"items", "prefixItems"}:
+        result["items"] = {}
+    return result
 
 
 def _keyword(keyword: str, value: Any, depth: int) -> Json:
     """The *keyword* with its value, or nothing where a schema does without it."""
-    _check(keyword)
+    _check_harmless(keyword)
     if keyword in _SCHEMAS_BY_NAME:
         if not isinstance(value, dict):
             return {}
-        _check(list(value))
+        _check_harmless(list(value))
         return {keyword: {name: _named(each, depth) for name, each in value.items()}}
     if keyword in _SCHEMA_LISTS or (keyword == "items" and isinstance(value, list)):
         if not isinstance(value, list):
@@ -94,7 +94,7 @@ def _keyword(keyword: str, value: Any, depth: int) -> Json:
     if keyword in _EXACT:
         if keyword in ("enum", "required") and not isinstance(value, list):
             return {}
-        _check(value)
+        _check_harmless(value)
         return {keyword: value}
     if keyword in _DISPENSABLE:
         return {keyword: value} if _is_harmless(value) else {}
@@ -104,7 +104,7 @@ def _keyword(keyword: str, value: Any, depth: int) -> Json:
 def _named(value: object, depth: int) -> object:
     """A schema, or the list of names that older drafts' ``dependencies`` may have."""
     if isinstance(value, list):
-        _check(value)
+        _check_harmless(value)
         return value
     return _schema(value, depth)
 
@@ -118,25 +118,25 @@ def _described(value: Any, depth: int) -> Any:
     if isinstance(value, list):
         return [_described(each, depth + 1) for each in value]
     if isinstance(value, dict):
-        _check(list(value))
+        _check_harmless(list(value))
         return {key: _described(each, depth + 1) for key, each in value.items()}
     return value
 
 
-def _check(value: object) -> None:
+def _check_harmless(value: object) -> None:
     if not _is_harmless(value):
         raise Unfit("its schema has names or values that are not fit to be shown")
 
 
 def _is_harmless(value: object) -> bool:
     """Whether no text in *value* would be changed."""
-    waiting = [value]
-    while waiting:
-        each = waiting.pop()
+    pending = [value]
+    while pending:
+        each = pending.pop()
         if isinstance(each, str) and harmless(each) != each:
             return False
         if isinstance(each, list):
-            waiting.extend(each)
+            pending.extend(each)
         elif isinstance(each, dict):
-            waiting.extend([*each, *each.values()])
+            pending.extend([*each, *each.values()])
     return True

@@ -149,7 +149,7 @@ class UnionSource:
         named, upstream = await all_of(
             [
                 self._named.list_tools(caller, patience),
-                self._whole(self._upstream, caller, patience),
+                self._listing_of(self._upstream, caller, patience),
             ]
         )
         return Listing(
@@ -164,7 +164,7 @@ class UnionSource:
         source = self._named if tool.origin == PROXY_CALLED else self._upstream
         return await source.invoke(tool, arguments, caller)
 
-    async def _whole(
+    async def _listing_of(
         self, source: ToolSource, caller: ClientContext, patience: Patience
     ) -> Listing:
         try:

@@ -105,13 +105,13 @@ class ToolRuntime:
             )
         except ProxyError as error:
             raise reason or error from None
-        found = [group for group in _entries(answer) if isinstance(group.get("identifier"), str)]
-        listed = found[:MAX_GROUPS]
-        names = [group["identifier"] for group in listed]
-        asked = [self._group(caller, group, patience) for group in listed]
+        groups = [group for group in _entries(answer) if isinstance(group.get("identifier"), str)]
+        groups_shown = groups[:MAX_GROUPS]
+        names = [group["identifier"] for group in groups_shown]
+        listings = [self._group(caller, group, patience) for group in groups_shown]
         entries: list[Json] = []
         failures: dict[str, ProxyError] = {}
-        outcomes = await all_of(asked, MAX_CONCURRENT_LISTINGS)
+        outcomes = await all_of(listings, MAX_CONCURRENT_LISTINGS)
         for name, outcome in zip(names, outcomes, strict=True):
             if isinstance(outcome, ProxyError):
                 failures[name] = outcome
@@ -149,9 +149,9 @@ def definition_of(entry: Json) -> ToolDefinition | None:
     if not isinstance(name, str):
         return None
     schema = entry.get("input_schema")
-    listed = entry.get("parameters")
+    parameters = entry.get("parameters")
     if not isinstance(schema, dict):
-        schema = _schema_of(listed if isinstance(listed, list) else [])
+        schema = _schema_of(parameters if isinstance(parameters, list) else [])
     group = entry.get("toolgroup_id")
     metadata = entry.get("metadata")
     endpoint = metadata.get("endpoint") if isinstance(metadata, dict) else None
@@ -175,8 +175,8 @@ def _schema_of(parameters: list[Any]) -> Json:
     for parameter in parameters:
         if not isinstance(parameter, dict) or not isinstance(parameter.get("name"), str):
             continue
-        said = str(parameter.get("parameter_type") or "")
-        kind = _TYPES.get(said, said)
+        type_name = str(parameter.get("parameter_type") or "")
+        kind = _TYPES.get(type_name, type_name)
         schema: Json = {"type": kind} if kind else {}
         if kind == "array":
             # Strict model servers refuse an array without items.

@@ -1,10 +1,9 @@
-"""UpstreamAgent: pooled connections to one server, asked for targets exactly as given."""
+"""Agents: requests over pooled connections, to one server with its targets verbatim, or to any."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from hyperlink import DecodedURL
@@ -19,7 +18,7 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
-from twisted.web.client import URI, Agent, HTTPConnectionPool, ProxyAgent
+from twisted.web.client import URI, Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
 from zope.interface import implementer
@@ -29,6 +28,7 @@ from llamaproxy.errors import BadRequest
 from llamaproxy.upstream.connection import UpstreamConnection, UpstreamConnectionFactory
 from llamaproxy.upstream.resolver import Resolved, Resolver
 from llamaproxy.upstream.tls import Verifier, handshake_failure, tls_context
+from llamaproxy.upstream.twisted_client import TargetAgent
 from llamaproxy.upstream.urls import as_uri, origin_of
 
 #: Seconds to connect: to resolve the name, to connect, and to shake hands.
@@ -36,24 +36,24 @@ CONNECT_TIMEOUT = 10.0
 
 #: Seconds until the next address of a name is tried: Twisted's 0.3 would be added to every
 #: connection to a "localhost" that listens on IPv4 alone.
-ATTEMPT_DELAY = 0.02
+ATTEMPT_DELAY_SECONDS = 0.02
 
-#: Seconds an idle connection is kept: uvicorn closes its side after five, and a request that
-#: crosses with that would be lost.
+#: Seconds an idle connection is kept: uvicorn closes its side after five, and a request that is
+#: sent while it does would be lost.
 IDLE_TIMEOUT = 2
 
 #: Idle connections kept; more are closed once their request is done.
 MAX_IDLE = 256
 
-#: Names of other servers than the one that are looked up at a time, of the ten that the reactor has
-#: threads for: however many of them are slow, the one's is looked up at once.
+#: Names that are looked up at a time for :func:`agent_for_anywhere`. The reactor has ten threads
+#: for that, of which some must be left for the name of Llama Stack.
 MAX_LOOK_UPS = 4
 
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 
 
 class UpstreamPool(HTTPConnectionPool):
-    """The idle connections to upstreams; one that its server has closed is not used again.
+    """The idle connections to upstreams, without those that their servers have closed.
 
     What may be repeated is repeated by :class:`UpstreamConnection`: Twisted's pool would repeat a
     DELETE too, and might take another connection that is closed.
@@ -64,47 +64,37 @@ class UpstreamPool(HTTPConnectionPool):
     maxPersistentPerHost = MAX_IDLE
 
     def getConnection(self, key: Any, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
-        afresh = partial(self._connection, key, endpoint, lambda connection: not connection.used)
-        return self._connection(key, endpoint, lambda connection: not connection.is_stale(), afresh)
+        return Deferred.fromCoroutine(self._connection(key, endpoint))
 
-    def _connection(
-        self,
-        key: Any,
-        endpoint: IStreamClientEndpoint,
-        fit: Callable[[UpstreamConnection], bool],
-        afresh: Callable[[], Deferred[UpstreamConnection]] | None = None,
-    ) -> Deferred[UpstreamConnection]:
+    async def _connection(
+        self, key: Any, endpoint: IStreamClientEndpoint, new: bool = False
+    ) -> UpstreamConnection:
         while True:
-            connected: Any = HTTPConnectionPool.getConnection(self, key, endpoint)
-            # One that was kept is there at once.
-            connection = getattr(getattr(connected, "result", None), "transport", None)
-            if connection is None:
-                return connected.addCallback(_connection_of)  # type: ignore[no-any-return]
-            if fit(connection):
-                connection.afresh = afresh
-                return connected.addCallback(_connection_of)  # type: ignore[no-any-return]
+            client: Any = await HTTPConnectionPool.getConnection(self, key, endpoint)
+            connection: UpstreamConnection = client.transport
+            if not connection.used:
+                return connection
+            if not new and not connection.is_stale():
+                connection.reconnect = lambda: Deferred.fromCoroutine(
+                    self._connection(key, endpoint, new=True)
+                )
+                return connection
             connection.abortConnection()
-
-
-def _connection_of(protocol: Any) -> UpstreamConnection:
-    connection: UpstreamConnection = protocol.transport
-    return connection
 
 
 def connection_pool(reactor: Any) -> UpstreamPool:
     """The idle connections to upstreams."""
     pool: Any = UpstreamPool
-    made: UpstreamPool = pool(reactor)
-    return made
+    return pool(reactor)  # type: ignore[no-any-return]
 
 
 @implementer(IStreamClientEndpoint)
-class _Endpoint:
-    """Connects to one server within a time, over TLS if *trust* is given.
+class _ServerEndpoint:
+    """Connects to one server within *timeout* seconds, over TLS if *trust* is given.
 
     The connection is wrapped in an :class:`UpstreamConnection`.
 
-    A numeric address needs no resolver, which works in threads.
+    A numeric address is not looked up, which would take a thread.
     """
 
     def __init__(
@@ -117,18 +107,18 @@ class _Endpoint:
         resolver: Resolver,
     ) -> None:
         self._reactor = reactor
-        self._place = host, port
+        self._address = host, port
         self._timeout = timeout
         self._resolver = resolver
         self._verifier: Any = None if trust is None else Verifier(trust, host)
 
     def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
-        """:raises UpstreamTls: if it is not the server that it should be."""
+        """:raises UpstreamTls: if the certificate of the server is not valid for it."""
         connecting = Deferred.fromCoroutine(self._connect(factory))
-        return connecting.addTimeout(self._timeout, self._reactor, _too_slow)
+        return connecting.addTimeout(self._timeout, self._reactor, _raise_timeout)
 
-    async def _addressed(self) -> Any:
-        host, port = self._place
+    async def _endpoint(self) -> Any:
+        host, port = self._address
         if isIPAddress(host):
             return TCP4ClientEndpoint(self._reactor, host, port, timeout=self._timeout)
         if isIPv6Address(host):
@@ -136,12 +126,12 @@ class _Endpoint:
         reactor = Resolved(self._reactor, await self._resolver.addresses(host))
         # Not the name itself: it may have an underscore, which IDNA does not know.
         return HostnameEndpoint(
-            reactor, "name", port, timeout=self._timeout, attemptDelay=ATTEMPT_DELAY
+            reactor, "name", port, timeout=self._timeout, attemptDelay=ATTEMPT_DELAY_SECONDS
         )
 
     async def _connect(self, factory: IProtocolFactory) -> Any:
         wrapping: Any = UpstreamConnectionFactory
-        endpoint = await self._addressed()
+        endpoint = await self._endpoint()
         if self._verifier is not None:
             endpoint = wrapClientTLS(self._verifier, endpoint)
         # HostnameEndpoint, cancelled, says that there is no such name.
@@ -153,7 +143,7 @@ class _Endpoint:
             except CancelledError:
                 raise
             except Exception as error:
-                raise handshake_failure(error, connection.distrust) from None
+                raise handshake_failure(error, connection.certificate_error) from None
             try:
                 self._verifier.check(connection.getHandle())
             except BaseException:
@@ -162,17 +152,13 @@ class _Endpoint:
         return connection.wrappedProtocol
 
 
-def _too_slow(result: object, seconds: float) -> object:
+def _raise_timeout(result: object, seconds: float) -> object:
     raise ConnectTimeout
 
 
 @implementer(IAgent)
 class UpstreamAgent:
-    """Sends requests to one server, over TLS where its URL says https.
-
-    Agent takes a URL apart and writes another one; ProxyAgent sends what it is given. So that a
-    target reaches the server as the client wrote it, this is a ProxyAgent that sends no origin.
-    """
+    """Sends requests to one server, over TLS where its URL says https, with targets verbatim."""
 
     def __init__(
         self,
@@ -187,10 +173,10 @@ class UpstreamAgent:
         secure = url.scheme == "https"
         trust = tls_context(authorities, system=authorities is None) if secure else None
         host, port = as_uri(url).host, url.port or 80
-        resolver = Resolver(reactor, most=1)
-        endpoint = _Endpoint(reactor, host, port, connect_timeout, trust, resolver)
+        resolver = Resolver(reactor, max_running=1)
+        endpoint = _ServerEndpoint(reactor, host, port, connect_timeout, trust, resolver)
         self._host = self._origin.partition(b"://")[2]
-        self._agent = ProxyAgent(endpoint, reactor=reactor, pool=pool)
+        self._agent = TargetAgent(endpoint, reactor, pool)
 
     def request(
         self,
@@ -208,13 +194,12 @@ class UpstreamAgent:
             raise BadRequest("The request target is not valid.")
         fields = headers if headers is not None else Headers()
         fields.setRawHeaders(b"Host", [self._host])
-        answer: Deferred[IResponse] = self._agent.request(method, target, fields, bodyProducer)
-        return answer
+        return self._agent.request(method, target, fields, bodyProducer)
 
 
 @implementer(IAgentEndpointFactory)
-class _Endpoints:
-    """Connects to whatever server a URL names, over TLS where it says https."""
+class _ServerEndpoints:
+    """Makes endpoints for the servers of any URLs, with TLS for https."""
 
     def __init__(self, reactor: Any, timeout: float, authorities: str | None) -> None:
         self._reactor = reactor
@@ -226,7 +211,7 @@ class _Endpoints:
     def endpointForURI(self, uri: URI) -> Any:
         host = uri.host.decode("ascii").strip("[]")
         trust = self._trust() if uri.scheme == b"https" else None
-        return _Endpoint(self._reactor, host, uri.port, self._timeout, trust, self._resolver)
+        return _ServerEndpoint(self._reactor, host, uri.port, self._timeout, trust, self._resolver)
 
 
 def agent_for_anywhere(
@@ -235,10 +220,10 @@ def agent_for_anywhere(
     connect_timeout: float = CONNECT_TIMEOUT,
     authorities: str | None = None,
 ) -> IAgent:
-    """An agent that asks any server, with no cookies, redirects or compression.
+    """An agent for any server, without cookies, redirects or compression.
 
     :param authorities: a PEM file with those to trust, besides the system's.
     """
-    endpoints = _Endpoints(reactor, connect_timeout, authorities)
+    endpoints = _ServerEndpoints(reactor, connect_timeout, authorities)
     agent: IAgent = Agent.usingEndpointFactory(reactor, endpoints, pool)
     return agent

@@ -13,38 +13,36 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 #: Bytes read and written at a time: as much as Twisted sends in one turn of the reactor.
-PIECE = 128 * 1024
-
-_NOTHING = bytes(PIECE)
+PIECE_BYTES = 128 * 1024
 
 
 @implementer(IBodyProducer)
 class Upload:
-    """A body that is in a file, which is closed whatever happens.
+    """A body from a file, which is closed at the end, however the request ends.
 
     FileBodyProducer, which treq would use, takes at least three turns of the reactor, and holds
-    an answer back that comes while it still sends. This has sent what the socket has taken.
+    an answer back that comes while it still sends. This has ended when the socket has taken all.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.length = self._left = file.seek(0, os.SEEK_END)
+        self.length = self.bytes_left = file.seek(0, os.SEEK_END)
         file.seek(0)
         self._paused = False
-        self._sent: Deferred[None] = Deferred(lambda _: self.stopProducing())
-        self._consumer: IConsumer | None = None
-        #: Called whenever the upstream has taken something.
-        self.progressed: Callable[[], None] = _ignored
+        self._completed: Deferred[None] = Deferred(lambda _: self.stopProducing())
+        self.consumer: IConsumer | None = None
+        #: Called whenever the upstream has taken some of it.
+        self.progressed: Callable[[], None] = _ignore
 
     @property
     def finished(self) -> bool:
         """Whether nothing more is to be sent."""
-        return self._sent.called
+        return self._completed.called
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        self._consumer = consumer
+        self.consumer = consumer
         self._produce(consumer)
-        return self._sent
+        return self._completed
 
     def pauseProducing(self) -> None:
         self._paused = True
@@ -52,48 +50,45 @@ class Upload:
     def resumeProducing(self) -> None:
         self._paused = False
         self.progressed()
-        if self._consumer is not None:
-            self._produce(self._consumer)
+        if self.consumer is not None:
+            self._produce(self.consumer)
 
     def stopProducing(self) -> None:
-        self._consumer = None
+        self.consumer = None
         self._file.close()
 
-    def skip(self) -> None:
-        """Nobody wants the rest: say that it has been sent."""
-        consumer = self._consumer
-        self.stopProducing()
-        while self._left and consumer is not None:
-            self._write(consumer, _NOTHING[: self._left])
-        if not self._sent.called:
-            self._sent.callback(None)
+    def write(self, consumer: IConsumer, piece: bytes) -> None:
+        """Write the next *piece* of the body."""
+        self.bytes_left -= len(piece)
+        consumer.write(piece)
+
+    def complete(self) -> None:
+        """Report that the body has been sent."""
+        if not self._completed.called:
+            self._completed.callback(None)
 
     def _produce(self, consumer: IConsumer) -> None:
-        while self._left and not self._paused:
+        while self.bytes_left and not self._paused:
             try:
-                piece = self._file.read(PIECE)
+                piece = self._file.read(PIECE_BYTES)
                 if not piece:
                     raise OSError("the file has become shorter")
             except (OSError, ValueError):
                 self.stopProducing()
-                self._sent.errback()
+                self._completed.errback()
                 return
-            self._write(consumer, piece)
-        if not self._paused and not self._sent.called:
+            self.write(consumer, piece)
+        if not self._paused and not self.finished:
             self.stopProducing()
-            self._sent.callback(None)
-
-    def _write(self, consumer: IConsumer, piece: bytes) -> None:
-        self._left -= len(piece)
-        consumer.write(piece)
+            self.complete()
 
 
-class WholeBody(Upload):
-    """A body that is in memory."""
+class BytesUpload(Upload):
+    """A body from memory."""
 
     def __init__(self, body: bytes) -> None:
         Upload.__init__(self, BytesIO(body))
 
 
-def _ignored() -> None:
+def _ignore() -> None:
     pass

@@ -11,45 +11,48 @@ from twisted.internet.interfaces import IReactorTime
 
 from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamBroke, UpstreamRefused
-from llamaproxy.errorshapes import words_of
+from llamaproxy.errorshapes import error_text
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.relay import Relay
 from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
 
 #: The most bytes of one JSON answer that are kept in memory.
-MAX_ANSWER = 64 * 1024 * 1024
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
-#: Is handed each chunk, and None for ``[DONE]``; returns None, or until when to send no more.
+#: Is called with each chunk, and with None for ``[DONE]``; returns None, or a Deferred until which
+#: no more may be delivered.
 ChunkHandler = Callable[[Json | None], Deferred[None] | None]
 
 
 async def relay_chunks(
-    response: Any, clock: IReactorTime, silence: float, take: ChunkHandler
+    response: Any, clock: IReactorTime, silence: float, handle: ChunkHandler
 ) -> None:
-    """Hand the chunks in the body of *response* to *take*, in the turn in which they come.
+    """Call *handle* with each chunk in the body of *response*, in the turn in which it comes.
 
     That is a function call for each chunk and not a step of a coroutine, because a daemon with
-    hundreds of streams spends most of its time here. A server that answers with one JSON object
-    gives that object; what it is, its first bytes say, and not its ``Content-Type``.
+    hundreds of streams spends most of its time here. An answer of one JSON object is one chunk;
+    its first bytes decide what it is, not its ``Content-Type``.
+
+    :param silence: seconds without a byte after which the stream is given up.
 
     :raises UpstreamRefused: for an error event.
     :raises ProxyError: if the stream breaks off, or is no stream of JSON objects.
     """
     decoder = EventDecoder()
-    begun, whole = b"", WholeText()
+    prefix, json_text = b"", BoundedText()
     is_json: bool | None = None
     any_event = done = False
 
     def deliver(data: bytes) -> Deferred[None] | None:
-        nonlocal begun, is_json
+        nonlocal prefix, is_json
         if is_json is None:
-            begun += data
-            data = begun.lstrip(_BLANK)
+            prefix += data
+            data = prefix.lstrip(_BLANK)
             if not data:
                 return None
             is_json = looks_like_json(data)
         if is_json:
-            whole.add(data)
+            json_text.add(data)
             return None
         return deliver_events(data)
 
@@ -61,31 +64,31 @@ async def relay_chunks(
             if _is_done(event):
                 # The HTTP message has not ended yet; its last bytes are about to come.
                 done = True
-                take(None)
+                handle(None)
                 relay.release()
                 break
             if event.data:
                 # One event may be too much for the client, and the next show it nothing (S11).
-                full = take(_chunk(event)) or full
+                full = handle(_chunk(event)) or full
         return full
 
     relay = Relay(deliver, clock, silence)
     response.deliverBody(relay)
     await relay.finished
     if is_json:
-        answer = completion_in(whole.text())
+        answer = completion_in(json_text.text())
         if not answer.get("choices"):
             raise UpstreamBroke("Llama Stack answered without choices.")
-        take(answer)
+        handle(answer)
     elif not done:
         for event in decoder.finish():
             any_event = True
-            take(None if _is_done(event) else _chunk(event))
+            handle(None if _is_done(event) else _chunk(event))
         if not any_event:
             raise UpstreamBroke("Llama Stack answered with neither events nor JSON.")
 
 
-#: What may stand before an answer: blanks, and a byte order mark (RFC 8259 section 8.1).
+#: Bytes that may precede an answer: blanks, and a byte order mark (RFC 8259 section 8.1).
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 
 
@@ -94,7 +97,7 @@ def looks_like_json(text: bytes) -> bool:
     return text.lstrip(_BLANK)[:1] in (b"{", b"[")
 
 
-class WholeText:
+class BoundedText:
     """The bytes of an answer, up to a limit."""
 
     def __init__(self) -> None:
@@ -104,17 +107,17 @@ class WholeText:
     def add(self, data: bytes) -> None:
         """:raises UpstreamBroke: if they are too many."""
         self._size += len(data)
-        if self._size > MAX_ANSWER:
-            raise UpstreamBroke(f"Llama Stack's answer is larger than {MAX_ANSWER} bytes.")
+        if self._size > MAX_ANSWER_BYTES:
+            raise UpstreamBroke(f"Llama Stack's answer is larger than {MAX_ANSWER_BYTES} bytes.")
         self._parts.append(data)
 
     def text(self) -> bytes:
-        """All of them."""
+        """All bytes so far."""
         return b"".join(self._parts)
 
 
 def completion_in(text: bytes) -> Json:
-    """The completion that *text* is.
+    """The completion in the JSON *text*.
 
     :raises UpstreamRefused: if it reports an error.
     :raises UpstreamBroke: if it is no JSON object.
@@ -130,7 +133,7 @@ def completion_in(text: bytes) -> Json:
 
 
 def _unlisted(value: object) -> object:
-    """What a list of one has in it, which is how Gemini sends its errors; else *value* itself."""
+    """The element of a list of one, which is how Gemini sends its errors; else *value* itself."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
@@ -172,7 +175,7 @@ def _chunk(event: Event) -> Json:
 
 
 def without_error(chunk: Json) -> Json:
-    """*chunk* itself, unless it reports an error, in whatever way servers do that.
+    """*chunk* itself, unless it reports an error, in any of the shapes that servers use.
 
     Up to 0.4 a refused streaming request is a 200 with one event whose message begins with the
     real status ("400: Error code: 400 - ...", recorded); later ones carry it in ``code``.
@@ -183,8 +186,10 @@ def without_error(chunk: Json) -> Json:
         error = chunk if flat else next(filter(None, map(chunk.get, _ERRORS)), None)
     if not error:
         return chunk
-    codes = [each.get(key) for each in (error, chunk) if isinstance(each, dict) for key in _CODES]
-    for status in (*codes, words_of(error)[:3]):
+    codes = [
+        value.get(key) for value in (error, chunk) if isinstance(value, dict) for key in _CODES
+    ]
+    for status in (*codes, error_text(error)[:3]):
         if isinstance(status, str | int) and _STATUS.fullmatch(str(status)):
             raise UpstreamRefused(int(status), chunk)
     raise UpstreamRefused(502, chunk)

@@ -22,9 +22,9 @@ from llamaproxy.errors import (
     UpstreamRefused,
 )
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.bodies import WholeBody
+from llamaproxy.upstream.bodies import BytesUpload
 from llamaproxy.upstream.chunks import (
-    MAX_ANSWER,
+    MAX_ANSWER_BYTES,
     ChunkHandler,
     chunks_in,
     completion_in,
@@ -32,23 +32,23 @@ from llamaproxy.upstream.chunks import (
     relay_chunks,
 )
 from llamaproxy.upstream.client_context import ClientContext
-from llamaproxy.upstream.failures import answered, redirect_target
+from llamaproxy.upstream.failures import redirect_target, response_within
 from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.urls import as_uri, bare, read_url
 
-#: Bytes of an answer to a question of the proxy's own: a list of tools, a tool's result.
-MAX_ASKED = 16 * 1024 * 1024
+#: The most bytes of an answer to a request of the proxy's own: a list of tools, a tool's result.
+MAX_JSON_BYTES = 16 * 1024 * 1024
 
-#: Bytes and seconds of silence for the body of an error, which says no more than its status does.
-_MAX_REFUSAL, _REFUSAL_TIMEOUT = 1024 * 1024, 10.0
+#: The most bytes, and seconds of silence, of the body of an error.
+_MAX_ERROR_BYTES, _ERROR_TIMEOUT = 1024 * 1024, 10.0
 
-#: Seconds for what a browser would have asked.
+#: Seconds for a CORS preflight request.
 PREFLIGHT_TIMEOUT = 2.0
 
 
 class _ReadyURL(EncodedURL):
-    """A URL encoded once and for all: treq would have it done again for every request."""
+    """A URL that is encoded already: treq would encode it again for every request."""
 
     _ready: str
 
@@ -60,8 +60,8 @@ class _ReadyURL(EncodedURL):
 
 
 @contextmanager
-def _about(url: _ReadyURL) -> Iterator[None]:
-    """Let errors within say which URL they are about."""
+def _located_at(url: _ReadyURL) -> Iterator[None]:
+    """Note *url* as the place of errors raised within (``ProxyError.where``, for the log)."""
     try:
         yield
     except ProxyError as error:
@@ -95,9 +95,9 @@ def _with_query(url: _ReadyURL, query: bytes) -> _ReadyURL:
 
 @attrs.frozen
 class LlamaStackClient:
-    """Asks a Llama Stack server for completions and other JSON, within limits.
+    """Requests JSON and completions of a Llama Stack server, within limits of size and time.
 
-    *timeout* is the seconds to the first byte of an answer, and of silence after it.
+    *timeout*: seconds to the first byte of an answer, and of silence after it.
     """
 
     _http: HTTPClient
@@ -113,12 +113,12 @@ class LlamaStackClient:
 
     @property
     def clock(self) -> IReactorTime:
-        """The clock by which the server is waited for."""
+        """The clock of all time limits."""
         return self._clock
 
     @property
     def timeout(self) -> float:
-        """Seconds that the server is given to begin an answer."""
+        """Seconds to the first byte of an answer."""
         return self._timeout
 
     async def ask(
@@ -129,9 +129,11 @@ class LlamaStackClient:
         body: bytes | None = None,
         query: dict[str, str] | None = None,
         timeout: float | None = None,
-        limit: int = MAX_ASKED,
+        limit: int = MAX_JSON_BYTES,
     ) -> Json:
-        """One JSON object of at most *limit* bytes for one request.
+        """The JSON object, of at most *limit* bytes, that the server answers.
+
+        :param timeout: seconds; None for the client's own.
 
         :raises UpstreamRefused: if the status is not 2xx.
         :raises ProxyError: if there is no usable answer.
@@ -141,28 +143,28 @@ class LlamaStackClient:
         headers = caller.headers()
         if body is not None:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
-        sent = None if body is None else WholeBody(body)
-        with _about(url):
-            response = await self._send(method, url, headers, sent, seconds)
+        upload = None if body is None else BytesUpload(body)
+        with _located_at(url):
+            response = await self._send(method, url, headers, upload, seconds)
             answer = await self._json(response, seconds, limit)
         if not isinstance(answer, dict):
             raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
         return answer
 
     async def preflight(self, path: str, origin: bytes) -> Headers:
-        """The fields with which the server answers what browsers ask before a POST to *path*.
+        """The fields of the answer to a CORS preflight for a POST to *path* by a page of *origin*.
 
         :raises ProxyError: if there is no answer.
         """
-        question = {
+        preflight_fields = {
             b"Origin": [origin],
             b"Access-Control-Request-Method": [b"POST"],
             b"Access-Control-Request-Headers": [b"content-type"],
         }
-        headers = Headers({name: list(values) for name, values in question.items()})
+        headers = Headers({name: list(values) for name, values in preflight_fields.items()})
         url = _url(self._base, path)
         response = await self._send("OPTIONS", url, headers, None, PREFLIGHT_TIMEOUT)
-        await self._body(response, PREFLIGHT_TIMEOUT, _MAX_REFUSAL)
+        await self._body(response, PREFLIGHT_TIMEOUT, _MAX_ERROR_BYTES)
         fields: Headers = response.headers
         return fields
 
@@ -170,12 +172,13 @@ class LlamaStackClient:
         self,
         path: str,
         caller: ClientContext,
-        body: WholeBody,
+        body: BytesUpload,
         on_fields: Callable[[Headers], None],
     ) -> IResponse:
-        """The beginning of a completion, to be read with :meth:`completion` or :meth:`relay`.
+        """Request a completion: a response to read with :meth:`completion` or :meth:`relay`.
 
-        All of the client's fields go along. *on_fields* is told those of the answer.
+        All of the client's fields are sent along. *on_fields* is called with those of the answer,
+        of whatever status.
 
         :raises UpstreamRefused: for an error status.
         :raises ProxyError: if there is no answer.
@@ -183,12 +186,12 @@ class LlamaStackClient:
         url = _with_query(_url(self._base, path), caller.query)
         headers = caller.chat_headers()
         headers.setRawHeaders(b"Content-Type", [b"application/json"])
-        with _about(url):
+        with _located_at(url):
             response = await self._send("POST", url, headers, body, self._timeout)
             self._secret.hide_in_fields(response.headers)
             on_fields(response.headers)
             if not 200 <= response.code < 300:
-                await self._json(response, self._timeout, _MAX_REFUSAL)
+                await self._json(response, self._timeout, _MAX_ERROR_BYTES)
         return response
 
     async def completion(self, response: IResponse) -> Json | list[Json | None]:
@@ -197,7 +200,7 @@ class LlamaStackClient:
         :raises UpstreamRefused: for an error in it.
         :raises ProxyError: if it is none.
         """
-        text = await self._body(response, self._timeout, MAX_ANSWER)
+        text = await self._body(response, self._timeout, MAX_ANSWER_BYTES)
         try:
             if text.strip() and not looks_like_json(text):
                 return chunks_in(text)
@@ -205,28 +208,33 @@ class LlamaStackClient:
         except UpstreamRefused as error:
             raise self._secret.refusal(error) from None
 
-    async def relay(self, response: IResponse, take: ChunkHandler) -> None:
-        """Hand the chunks of *response* to *take* as they come (see :func:`relay_chunks`)."""
+    async def relay(self, response: IResponse, handle: ChunkHandler) -> None:
+        """Hand the chunks of *response* to *handle* as they come (see :func:`relay_chunks`)."""
         try:
-            await relay_chunks(response, self._clock, self._timeout, take)
+            await relay_chunks(response, self._clock, self._timeout, handle)
         except UpstreamRefused as error:
             raise self._secret.refusal(error) from None
 
     async def _send(
-        self, method: str, url: _ReadyURL, headers: Headers, body: WholeBody | None, timeout: float
+        self,
+        method: str,
+        url: _ReadyURL,
+        headers: Headers,
+        body: BytesUpload | None,
+        timeout: float,
     ) -> IResponse:
         headers.setRawHeaders(b"Accept", [b"application/json, text/event-stream"])
         request = self._http.request(
             method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
         )
-        response: IResponse = await answered(request, self._clock, timeout, where=self._base)
+        response: IResponse = await response_within(request, self._clock, timeout, where=self._base)
         return response
 
     async def _json(self, response: Any, timeout: float, limit: int) -> Any:
         if response.code < 400:
             text = await self._body(response, timeout, limit)
         else:
-            text = await self._refusal(response, min(timeout, _REFUSAL_TIMEOUT))
+            text = await self._error_body(response, min(timeout, _ERROR_TIMEOUT))
         try:
             answer = jsontext.loads_anyhow(text)
         except ValueError:
@@ -242,10 +250,10 @@ class LlamaStackClient:
             )
         raise self._secret.refusal(UpstreamRefused(response.code, answer))
 
-    async def _refusal(self, response: Any, timeout: float) -> bytes:
-        """What an error says; nothing if it breaks off, for its status counts all the same."""
+    async def _error_body(self, response: Any, timeout: float) -> bytes:
+        """The body of an error; empty if it breaks off, for its status is enough."""
         try:
-            return await read_body(response, self._clock, timeout, _MAX_REFUSAL)
+            return await read_body(response, self._clock, timeout, _MAX_ERROR_BYTES)
         except ProxyError:
             return b""
 

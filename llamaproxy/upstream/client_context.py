@@ -1,4 +1,4 @@
-"""ClientContext: on whose behalf something is asked, and in which words servers want to hear it."""
+"""ClientContext: the fields of a client's request that are sent on, in each server's format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = Logger()
 #: Header fields: names in lower case, each with its values.
 Fields = tuple[tuple[bytes, tuple[bytes, ...]], ...]
 
-#: What one caller's lists and memories are kept apart by (DESIGN: T4).
+#: The fields that identify a caller: lists and memories are kept apart by them (DESIGN: T4).
 _CREDENTIALS = (
     *(b"authorization", b"api-key", b"x-api-key", b"cookie"),
     *(b"x-llamastack-provider-data", b"x-ogx-provider-data"),
@@ -29,14 +29,14 @@ _CREDENTIALS = (
 #: Those that are sent with a chat, like every other field, and with nothing else.
 _CHAT_ONLY = (b"api-key", b"x-api-key", b"cookie")
 
-#: In a field's place, which no field can take: what tells callers apart and is sent to nobody.
-_IDENTITY = b""
+#: A name that no field can have: under it stands the id of the caller's API key, which is not sent.
+_KEY_ID = b""
 
 #: The two spellings of the field for a server's providers; clients may use either.
 LLAMA_STACK_PROVIDER_DATA = b"x-llamastack-provider-data"
 OGX_PROVIDER_DATA = b"x-ogx-provider-data"
 
-#: Which of its chats Open WebUI asks for (a header that its operator configures).
+#: The id of a chat of Open WebUI (a header that its operator configures).
 _CHAT = b"x-openwebui-chat-id"
 
 #: Tracing fields, which travel with everything done for a request but identify nobody.
@@ -47,11 +47,11 @@ _PROVIDER_DATA = (LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA)
 
 @attrs.frozen
 class ClientContext:
-    """On whose behalf something is asked: the fields (DESIGN: T4) of one client request.
+    """What is sent on of one client's request (DESIGN: T4).
 
-    *credentials* are those of them, and an identity, that keep callers apart; *chat* is the
-    conversation that the request is part of, empty if it does not say; *query* goes along with
-    chat completions.
+    *credentials* are the fields that identify the caller, and the id of his API key; *chat* is the
+    id of the conversation, empty if it is not known; *query* is sent with chat completions, with
+    its question mark.
     """
 
     credentials: Fields = ()
@@ -60,21 +60,23 @@ class ClientContext:
     chat: str = ""
 
     query: bytes = b""
-    _unsent: frozenset[bytes] = frozenset({_IDENTITY})
+    _unsent: frozenset[bytes] = frozenset({_KEY_ID})
     _chat_fields: Fields = attrs.field(default=(), repr=False)
 
     @classmethod
     def of(
         cls,
         headers: Headers,
-        identity: bytes = b"",
+        key_id: bytes = b"",
         identity_names: Iterable[bytes] = (),
         chat_fields: Headers | None = None,
         query: bytes = b"",
     ) -> ClientContext:
-        """The caller who sent *headers*, with a key of that *identity*.
+        """The context of a request with *headers*.
 
-        :param identity_names: fields that tell callers apart, besides the usual ones.
+        :param key_id: of the API key that the request came with, empty for none.
+
+        :param identity_names: fields that identify callers, besides the usual ones.
 
         :param chat_fields: the fields to send with chat completions, beside *query*.
 
@@ -89,20 +91,20 @@ class ClientContext:
         for _, values in pick(_PROVIDER_DATA):
             for value in values:
                 check_provider_data(value)
-        known = ((_IDENTITY, (identity,)),) if identity else ()
+        key_field = ((_KEY_ID, (key_id,)),) if key_id else ()
         return cls(
-            known + pick((*_CREDENTIALS, *identity_names)),
+            key_field + pick((*_CREDENTIALS, *identity_names)),
             pick(_TRACING),
             chat=headers.getRawHeaders(_CHAT, [b""])[0].decode("latin-1").strip(),
             query=query,
-            unsent=frozenset({_IDENTITY, *_CHAT_ONLY}) - {*identity_names},
+            unsent=frozenset({_KEY_ID, *_CHAT_ONLY}) - {*identity_names},
             chat_fields=()
             if chat_fields is None
             else tuple((name, tuple(each)) for name, each in chat_fields.getAllRawHeaders()),
         )
 
     def for_listing(self) -> ClientContext:
-        """The same without what only one of the caller's chats is about."""
+        """The same without what belongs to a single chat."""
         return attrs.evolve(self, chat="", query=b"", chat_fields=(), tracing=())
 
     def chat_headers(self) -> Headers:
@@ -116,13 +118,13 @@ class ClientContext:
         return fields
 
     def headers(self) -> Headers:
-        """The fields to send along, and nothing else of the client's."""
+        """The fields to send with requests other than chat completions."""
         fields = self.credentials + self._tracing
         return Headers({name: list(values) for name, values in fields if name not in self._unsent})
 
     @property
     def tracing(self) -> tuple[tuple[str, str], ...]:
-        """The fields that identify the request but nobody."""
+        """The tracing fields, which identify the request and not the caller."""
         return tuple(
             (name.decode(), value.decode("latin-1"))
             for name, values in self._tracing
@@ -130,17 +132,17 @@ class ClientContext:
         )
 
     def mcp_headers(self, url: str) -> tuple[tuple[str, str], ...]:
-        """What is to be sent to the MCP server at *url*, and to nobody else."""
+        """The ``mcp_headers`` for the MCP server at *url*."""
         return tuple(
             (name, value)
-            for said, fields in _mcp_headers(self._provider_data()).items()
-            if _same_place(said, url)
+            for server, fields in _mcp_headers(self._provider_data()).items()
+            if _same_url(server, url)
             for name, value in sorted(fields.items())
         )
 
     def token(self, url: str) -> str | None:
-        """The bare token for the MCP server at *url*, if it has been taken apart."""
-        return next((token for said, token in self._tokens if _same_place(said, url)), None)
+        """The token for the MCP server at *url*, if :meth:`translated` has taken it out."""
+        return next((token for server, token in self._tokens if _same_url(server, url)), None)
 
     @property
     def has_tokens(self) -> bool:
@@ -148,61 +150,63 @@ class ClientContext:
         return bool(self._tokens)
 
     def translated(self, field: bytes, mcp_headers: str) -> ClientContext:
-        """The caller in a server's own words: provider data in *field*.
+        """The context in a server's format, with the provider data in *field*.
 
-        *mcp_headers* tells what becomes of those: ``kept``, ``dropped``, or ``apart``, which takes
-        ``Authorization`` out, to be had from :meth:`token`.
+        :param mcp_headers: ``kept`` or ``dropped``; or ``apart``, where each ``Authorization`` is
+            taken out of them, to be had from :meth:`token`.
         """
         provider_data = self._provider_data()
-        rest = tuple(pair for pair in self.credentials if pair[0] not in _PROVIDER_DATA)
-        if len(rest) == len(self.credentials):
+        other_credentials = tuple(
+            pair for pair in self.credentials if pair[0] not in _PROVIDER_DATA
+        )
+        if len(other_credentials) == len(self.credentials):
             return self
         if not provider_data:  # broken JSON, which all servers ignore (recorded)
-            return attrs.evolve(self, credentials=rest)
+            return attrs.evolve(self, credentials=other_credentials)
         tokens: list[tuple[str, str]] = []
-        kept = _mcp_headers(provider_data)
+        servers = _mcp_headers(provider_data)
         if mcp_headers == "dropped":
             provider_data.pop("mcp_headers", None)
-        elif mcp_headers == "apart" and kept:
-            for url, fields in kept.items():
+        elif mcp_headers == "apart" and servers:
+            for url, fields in servers.items():
                 for name in [name for name in fields if name.lower() == "authorization"]:
                     scheme, _, token = fields.pop(name).strip().partition(" ")
                     bearer = scheme.lower() == "bearer"
                     tokens.append((url, token.strip() if bearer else f"{scheme} {token}".strip()))
-            provider_data["mcp_headers"] = {url: each for url, each in kept.items() if each}
+            provider_data["mcp_headers"] = {url: each for url, each in servers.items() if each}
         if not provider_data:
-            return attrs.evolve(self, credentials=rest, tokens=tuple(tokens))
+            return attrs.evolve(self, credentials=other_credentials, tokens=tuple(tokens))
         text = json.dumps(provider_data).encode("ascii")
-        credentials = (*rest, (field, (text,)))
+        credentials = (*other_credentials, (field, (text,)))
         return attrs.evolve(self, credentials=credentials, tokens=tuple(tokens))
 
     def _provider_data(self) -> Json:
-        """The provider data in either spelling, together."""
-        found: Json = {}
+        """The provider data of both spellings of the field, merged."""
+        merged: Json = {}
         servers: Json = {}
         for name, values in self.credentials:
             for value in values if name in _PROVIDER_DATA else ():
                 try:
-                    said = jsontext.loads_anyhow(value)
+                    value_object = jsontext.loads_anyhow(value)
                 except ValueError:
                     continue
-                if isinstance(said, dict):
-                    found.update(said)
-                    servers.update(_mcp_headers(said))
-        return {**found, **({"mcp_headers": servers} if servers else {})}
+                if isinstance(value_object, dict):
+                    merged.update(value_object)
+                    servers.update(_mcp_headers(value_object))
+        return {**merged, **({"mcp_headers": servers} if servers else {})}
 
 
 def _mcp_headers(provider_data: Json) -> dict[str, dict[str, str]]:
     """Header fields by MCP URL."""
-    said = provider_data.get("mcp_headers")
+    servers = provider_data.get("mcp_headers")
     return {
         url: {name: value for name, value in fields.items() if isinstance(value, str)}
-        for url, fields in (said.items() if isinstance(said, dict) else ())
+        for url, fields in (servers.items() if isinstance(servers, dict) else ())
         if isinstance(fields, dict)
     }
 
 
-def _same_place(one: str, other: str) -> bool:
+def _same_url(one: str, other: str) -> bool:
     """Whether two URLs differ in no more than a slash at the end."""
     return one.strip().rstrip("/") == other.strip().rstrip("/")
 
@@ -210,7 +214,7 @@ def _same_place(one: str, other: str) -> bool:
 def check_provider_data(value: bytes) -> None:
     """:raises BadRequest: if an object in the JSON *value* has a name twice.
 
-    Whoever may write a part of it, such as the user name in a template, could say who he is.
+    A caller who can write a part of it, such as his user name, could pretend to be another.
     """
     try:
         jsontext.check_unique_names(value.decode("utf-8", "replace"))
@@ -229,33 +233,37 @@ def without_mcp_headers(fields: Headers) -> None:
         values = fields.getRawHeaders(name)
         if not values:
             continue
-        kept = []
+        remaining = []
         for value in values:
             check_provider_data(value)
             try:
-                said = jsontext.loads_anyhow(value)
+                value_object = jsontext.loads_anyhow(value)
             except ValueError:
                 continue
-            if isinstance(said, dict) and "mcp_headers" in said:
-                del said["mcp_headers"]
-                value = json.dumps(said).encode("ascii") if said else b""
+            if isinstance(value_object, dict) and "mcp_headers" in value_object:
+                del value_object["mcp_headers"]
+                value = json.dumps(value_object).encode("ascii") if value_object else b""
             if value:
-                kept.append(value)
-        if kept:
-            fields.setRawHeaders(name, kept)
+                remaining.append(value)
+        if remaining:
+            fields.setRawHeaders(name, remaining)
         else:
             fields.removeHeader(name)
 
 
 @attrs.frozen
 class ClientContextReader:
-    """Reads from requests who asks: *trusted* proxies are believed, *identity_names* noted."""
+    """Makes the contexts of requests.
+
+    *trusted* are the proxies whose ``X-Forwarded-*`` are believed; *identity_names* the fields that
+    identify callers, besides the usual ones.
+    """
 
     _trusted: TrustedProxies = TRUST_NOBODY
     _identity_names: tuple[bytes, ...] = ()
 
-    def of(self, request: Request, identity: bytes) -> ClientContext:
-        """The caller who sent *request*, with a key of that *identity*.
+    def of(self, request: Request, key_id: bytes) -> ClientContext:
+        """The context of *request*, which came with the API key of that *key_id*.
 
         :raises BadRequest: as :meth:`ClientContext.of`.
         """
@@ -266,7 +274,7 @@ class ClientContextReader:
         uri: bytes = request.uri
         return ClientContext.of(
             request.requestHeaders,
-            identity,
+            key_id,
             self._identity_names,
             chat_fields(fields),
             b"".join(uri.partition(b"?")[1:]),

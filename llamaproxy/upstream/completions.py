@@ -1,4 +1,4 @@
-"""Completions: chat completions asked of whatever generation the upstream is."""
+"""Completions: chat completions of the upstream, at the path of its generation."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from twisted.web.iweb import IResponse
 from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused, UpstreamUnavailable
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.bodies import WholeBody
+from llamaproxy.upstream.bodies import BytesUpload
 from llamaproxy.upstream.chunks import ChunkHandler
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.dialect import Detector, ServerDialect
 
-#: Is told the fields of each answer as soon as they are there.
+#: Is called with the fields of each answer as soon as they are there.
 OnFields = Callable[[Headers], None]
 
 
 @attrs.frozen
 class Completions:
-    """Asks for completions, where this upstream serves them."""
+    """Makes :class:`ClientCompletions`."""
 
     _client: LlamaStackClient
     _detector: Detector
 
     async def preflight(self, origin: bytes) -> Headers:
-        """What the upstream says to a page of *origin* that wants to ask for a completion.
+        """The upstream's answer to a CORS preflight for a completion, by a page of *origin*.
 
-        :raises ProxyError: if it says nothing.
+        :raises ProxyError: if there is none.
         """
-        served = await self._detector.generation()
-        return await self._client.preflight(_path(served), origin)
+        dialect = await self._detector.generation()
+        return await self._client.preflight(_path(dialect), origin)
 
     def for_client(self, caller: ClientContext, on_fields: OnFields) -> ClientCompletions:
-        """The completions of one client's request, whose fields and query go along."""
+        """Completions for the client's request *caller*, whose fields and query are sent along."""
         return ClientCompletions(self._client, self._detector, caller, on_fields)
 
 
 @attrs.frozen
 class ClientCompletions:
-    """Asks for completions on behalf of one client."""
+    """Requests completions on behalf of one client."""
 
     _client: LlamaStackClient
     _detector: Detector
@@ -51,50 +51,52 @@ class ClientCompletions:
     _on_fields: OnFields
 
     async def complete(self, body: Json) -> Json | list[Json | None]:
-        """A whole completion, or the chunks of one from a server that streams without being asked.
+        """A completion, or the chunks of one from a server that streams without being asked.
 
         :raises ProxyError: if there is none.
         """
-        response = await self._served(body)
+        response = await self._open(body)
         return await self._client.completion(response)
 
-    async def stream(self, body: Json, take: ChunkHandler) -> None:
-        """Hand a completion's chunks to *take* as they come.
+    async def stream(self, body: Json, handle: ChunkHandler) -> None:
+        """Call *handle* with each chunk of a completion as it comes.
 
         :raises ProxyError: if the stream is refused or breaks off.
         """
-        response = await self._served(body)
-        await self._client.relay(response, take)
+        response = await self._open(body)
+        await self._client.relay(response, handle)
 
-    async def _served(self, body: Json) -> IResponse:
+    async def _open(self, body: Json) -> IResponse:
         """The successful answer to *body*, at the path where completions are served."""
-        served = await self._detector.generation()
+        dialect = await self._detector.generation()
         try:
-            return await self._ask(served, body)
+            return await self._open_at(dialect, body)
         except UpstreamRefused as error:
-            served = await self._moved(served, error)
-            return await self._ask(served, body)
+            dialect = await self._moved_to(dialect, error)
+            return await self._open_at(dialect, body)
         except UpstreamUnavailable:
             self._detector.forget()
             raise
 
-    async def _ask(self, served: ServerDialect, body: Json) -> IResponse:
-        asking = served.completing(self._caller)
+    async def _open_at(self, dialect: ServerDialect, body: Json) -> IResponse:
+        caller = dialect.completing(self._caller)
         # Serialised anew where it is asked twice: it may be large, and is not kept meanwhile.
         return await self._client.open(
-            _path(served), asking, WholeBody(jsontext.dumps(body)), self._on_fields
+            _path(dialect), caller, BytesUpload(jsontext.dumps(body)), self._on_fields
         )
 
-    async def _moved(self, before: ServerDialect, error: UpstreamRefused) -> ServerDialect:
-        """What serves the route now, if *error* says that it is not where it was (any more).
+    async def _moved_to(self, previous: ServerDialect, error: UpstreamRefused) -> ServerDialect:
+        """The dialect of the upstream now, if *error* means that the path is not served (any more).
 
         The server has not acted on the request then.
+
+        :raises UpstreamRefused: *error*, if it means something else.
         """
         if error.missing_route:
             self._detector.forget()
-            now = await self._detector.generation()
-            if _path(now) != _path(before):
-                return now
+            current = await self._detector.generation()
+            if _path(current) != _path(previous):
+                return current
         raise error
 
 

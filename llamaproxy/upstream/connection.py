@@ -1,4 +1,4 @@
-"""UpstreamConnection: a connection, between its transport and Twisted's HTTP client."""
+"""UpstreamConnection: stands between a transport and Twisted's HTTP client."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.upstream.bodies import Upload
+from llamaproxy.upstream.failures import upstream_error
 from llamaproxy.upstream.response_head import (
     END_OF_HEAD,
     MAX_HEAD,
@@ -24,42 +25,43 @@ from llamaproxy.upstream.response_head import (
     ResponseHead,
     read_response_head,
 )
+from llamaproxy.upstream.twisted_client import end_upload, is_idle, set_tunnel
 
 #: Methods that may be asked once more (RFC 9110 section 9.2.2), if they came without a body.
 #: DELETE is idempotent too, but its second answer may be another one.
 _REPEATABLE = (b"GET", b"HEAD", b"OPTIONS")
 
-#: What every head begins with.
+#: The first bytes of every head.
 _PREFIX = b"HTTP/1."
 
-#: What a chunked body ends with, unless it has trailers; after those a connection is in doubt, for
-#: the head of another message would end like them.
-_LAST = b"\r\n0\r\n\r\n"
+#: The end of a chunked body without trailers. After trailers a connection is not used again, for
+#: the head of another response would end like them.
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
 
 @implementer(IHandshakeListener)
 class UpstreamConnection(ProtocolWrapper):
-    """Takes requests as Twisted's client does, and lets it hear of valid answers alone.
+    """Sends requests with Twisted's client, which receives valid responses only.
 
-    Each head is read here and handed on without what Twisted reads wrong: the fields are put into
-    the response when it is there. Of a body, only the length is noted.
+    Each head is parsed here, and only its status and framing are passed to that client; the fields
+    are put into the response when it is there. Of a body, only the length is counted.
     """
 
     def __init__(self, factory: Any, within: IProtocol) -> None:
         ProtocolWrapper.__init__(self, factory, within)
         #: Whether a request has been made already.
         self.used = False
-        #: Called to repeat a request on a connection that nobody has used.
-        self.afresh: Callable[[], Deferred[UpstreamConnection]] | None = None
-        #: What is wrong with the certificate of the other side.
-        self.distrust = ""
+        #: Returns a connection that has not been used, to repeat a request on.
+        self.reconnect: Callable[[], Deferred[UpstreamConnection]] | None = None
+        #: What is wrong with the certificate of the server.
+        self.certificate_error = ""
         self._secured: Deferred[None] | None = None
         self._method = b""
         self._upgrade = False
         self._head: ResponseHead | None = None
-        self._begun = b""
-        self._heard = False
-        self._left = 0
+        self._head_bytes = b""
+        self._received_any = False
+        self._body_left = 0
         self._tail = b""
         self._upload: Any = None
         self._muted = False
@@ -68,34 +70,35 @@ class UpstreamConnection(ProtocolWrapper):
 
     def request(self, request: Any) -> Deferred[IResponse]:
         """Send *request*; once more, elsewhere, if this connection turns out to be closed."""
-        kept, self.used = self.used, True
+        reused, self.used = self.used, True
         self._method = request.method
         self._upgrade = request.headers.hasHeader(b"upgrade")
         self._head = None
-        self._begun = b""
-        self._heard = False
+        self._head_bytes = b""
+        self._received_any = False
         protocol: Any = self.wrappedProtocol
         answer: Deferred[IResponse] = protocol.request(request)
         answer.addCallback(self._complete)
-        if kept and request.bodyProducer is None and request.method in _REPEATABLE:
-            answer.addErrback(self._again, request)
+        if reused and request.bodyProducer is None and request.method in _REPEATABLE:
+            answer.addErrback(self._repeat, request)
         return answer
 
     @property
     def idle(self) -> bool:
         """Whether no request is under way."""
-        protocol: Any = self.wrappedProtocol
-        return protocol is None or protocol.state == "QUIESCENT"
+        return self.wrappedProtocol is None or is_idle(self.wrappedProtocol)
 
     def is_stale(self) -> bool:
-        """Whether no request must be sent here: closed, or something came that nobody asked for.
+        """Whether no request must be sent here: closed, or bytes came after the last response.
 
-        The reactor may not have seen it yet, so the socket is asked.
+        The reactor may not have seen it yet, so the socket itself is read.
         """
         head = self._head
         if head is not None:
-            whole = _LAST.endswith(self._tail) if head.length is None else self._left == 0
-            if not whole or self.disconnecting:
+            complete = (
+                _LAST_CHUNK.endswith(self._tail) if head.length is None else self._body_left == 0
+            )
+            if not complete or self.disconnecting:
                 return True
         try:
             self._tcp.getHandle().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -127,7 +130,7 @@ class UpstreamConnection(ProtocolWrapper):
 
     def loseConnection(self) -> None:
         if self._muted or not self.idle:
-            # What is still to be sent or read is of no use, and may never come.
+            # What is still to be sent or read is not needed, and may never come.
             self.abortConnection()
             return
         ProtocolWrapper.loseConnection(self)
@@ -143,7 +146,7 @@ class UpstreamConnection(ProtocolWrapper):
     # --- for a tunnel, once the protocol has been switched
 
     def send(self, data: bytes) -> None:
-        """Send what the client has sent."""
+        """Send bytes of the client's."""
         ProtocolWrapper.write(self, data)
 
     def hold_back(self, client: Any) -> None:
@@ -153,9 +156,9 @@ class UpstreamConnection(ProtocolWrapper):
     # --- for the transport
 
     def handshakeCompleted(self) -> None:
-        waiting, self._secured = self._secured, None
-        if waiting is not None:
-            waiting.callback(None)
+        handshake, self._secured = self._secured, None
+        if handshake is not None:
+            handshake.callback(None)
 
     def dataReceived(self, data: bytes) -> None:
         if self.disconnecting:
@@ -165,23 +168,23 @@ class UpstreamConnection(ProtocolWrapper):
         if self._head is None:
             self._read_head(data)
             return
-        self._left -= len(data)
-        self._tail = data[-len(_LAST) :]
+        self._body_left -= len(data)
+        self._tail = data[-len(_LAST_CHUNK) :]
         if self._head.until_close:
             # The client could not tell an end from a broken connection.
             data = _framed(data)
         self._deliver(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        waiting, self._secured = self._secured, None
+        handshake, self._secured = self._secured, None
         if self.wrappedProtocol is None:
             return
         if self._head is not None and self._head.until_close and reason.check(ConnectionDone):
             if not self.disconnecting:
                 self._deliver(b"0\r\n\r\n")
         ProtocolWrapper.connectionLost(self, reason)
-        if waiting is not None:
-            waiting.errback(reason)
+        if handshake is not None:
+            handshake.errback(reason)
 
     # --- within
 
@@ -195,8 +198,8 @@ class UpstreamConnection(ProtocolWrapper):
         protocol.dataReceived(data)
 
     def _read_head(self, data: bytes) -> None:
-        self._heard = True
-        data = self._begun + data
+        self._received_any = True
+        data = self._head_bytes + data
         while end := END_OF_HEAD.search(data):
             try:
                 head = read_response_head(data[: end.end()], self._method, self._upgrade)
@@ -207,7 +210,7 @@ class UpstreamConnection(ProtocolWrapper):
             if not head.interim:
                 self._answer(head, data)
                 return
-        self._begun = data
+        self._head_bytes = data
         if len(data) > MAX_HEAD:
             self._refuse(f"has a head of more than {MAX_HEAD} bytes")
         elif not data.startswith(_PREFIX[: len(data)]):
@@ -217,44 +220,43 @@ class UpstreamConnection(ProtocolWrapper):
         self._secured = None
         self.abortConnection()
 
-    def _answer(self, head: ResponseHead, rest: bytes) -> None:
+    def _answer(self, head: ResponseHead, body: bytes) -> None:
         if isinstance(self._upload, Upload):
             self._stop_upload(self._upload)
             head.close = True
-        self._begun = b""
+        self._head_bytes = b""
         self._head = head
-        self._left = (head.length or 0) - len(rest)
-        self._tail = rest[-len(_LAST) :]
+        self._body_left = (head.length or 0) - len(body)
+        self._tail = body[-len(_LAST_CHUNK) :]
         self._deliver(head.for_client())
         # By now the client may have left, or, after an answer without a body, asked again.
-        if rest and head.length != 0 and not self.disconnecting:
-            self._deliver(_framed(rest) if head.until_close else rest)
+        if body and head.length != 0 and not self.disconnecting:
+            self._deliver(_framed(body) if head.until_close else body)
 
     def _complete(self, response: IResponse) -> IResponse:
         if self._head is not None:
             for name, values in self._head.fields.items():
                 response.headers.setRawHeaders(name, values)
             if self._head.switches:
-                switched: Any = response
-                switched.code, switched.tunnel = 101, self
+                set_tunnel(response, self)
         return response
 
     def _stop_upload(self, upload: Upload) -> None:
-        """The answer is there: let the client read it, and never mind the rest of the request."""
+        """End the request early: Twisted's client delivers no response while it is sending."""
         self.unregisterProducer()
         self._muted = True
-        upload.skip()
+        end_upload(upload)
 
     def _refuse(self, why: str) -> None:
         self.abortConnection()
         failure = Failure(UpstreamBroke(f"Llama Stack's answer {why}."))
         ProtocolWrapper.connectionLost(self, failure)
 
-    def _again(self, failure: Failure, request: Any) -> Any:
-        reasons = getattr(failure.value, "reasons", ())
-        if self._heard or self.afresh is None or any(r.check(CancelledError) for r in reasons):
+    def _repeat(self, failure: Failure, request: Any) -> Any:
+        cancelled = isinstance(upstream_error(failure), CancelledError)
+        if self._received_any or self.reconnect is None or cancelled:
             return failure
-        return self.afresh().addCallback(lambda connection: connection.request(request))
+        return self.reconnect().addCallback(lambda connection: connection.request(request))
 
 
 class UpstreamConnectionFactory(WrappingFactory[UpstreamConnection]):

@@ -1,4 +1,4 @@
-"""Which server is this, and which paths does it serve?
+"""ServerDialect: the paths and formats of each server generation; Detector: which one it is.
 
 The table is that of docs/upstreams.md: measured on Llama Stack 0.2.12 to 0.7.3 and OGX 0.8.0 to
 1.5.0. Nothing outside this module compares versions.
@@ -28,17 +28,17 @@ from llamaproxy.upstream.client_context import (
 #: Seconds for ``GET /v1/version``: a busy server has been seen to stall for 11 s.
 DETECTION_TIMEOUT = 15.0
 
-#: Bytes of its answer, which is asked for anew as long as it is none.
-_MAX_VERSION = 64 * 1024
+#: The most bytes of its answer.
+_MAX_VERSION_BYTES = 64 * 1024
 
 #: Characters of a version, which the log repeats.
-_MAX_WORDS = 100
+_MAX_VERSION_LENGTH = 100
 
-#: Seconds between two doubts that are raised by paths that turn out not to be there.
+#: Seconds between two detections because of paths that were not found.
 DOUBT_INTERVAL = 10.0
 
-#: Refusals below 500 that say nothing about the server: too slow, too early, too often.
-_PASSING = (408, 425, 429)
+#: Statuses below 500 that are no answer to the question: too slow, too early, too often.
+_TRANSIENT = (408, 425, 429)
 
 #: Paths at which a server calls MCP servers for its client.
 _CALLS_MCP = re.compile(rb"/v1/(?:openai/v1/)?(?:tools|tool-runtime|toolgroups|responses|agents)\b")
@@ -77,7 +77,7 @@ class ServerDialect:
     mcp_headers: str = "dropped"
 
     def caller(self, caller: ClientContext) -> ClientContext:
-        """*caller* in the words of this generation (DESIGN: T4)."""
+        """*caller* in the format of this generation (DESIGN: T4)."""
         return caller.translated(self.provider_data, self.mcp_headers)
 
     def completing(self, caller: ClientContext) -> ClientContext:
@@ -94,7 +94,7 @@ class ServerDialect:
         return f"version {self.version}" if self.version else "a plain OpenAI server"
 
     def upstream_path(self, method: bytes, path: bytes) -> bytes:
-        """Where a client's *path* (no query) is served by this generation.
+        """The path at which this generation serves a client's *path* (both without a query).
 
         ``/openai/v1/…`` never existed at the root of any server. ``GET /v1/models`` up to 0.3 is
         a list of another shape, while ``POST /v1/models`` registers a model: only the list moves.
@@ -144,16 +144,16 @@ PLAIN_OPENAI = ServerDialect(version="", openai_prefix="/v1", tool_runtime=False
 
 @attrs.define
 class Detector:
-    """Finds out the upstream's generation once, and again after :meth:`forget`.
+    """Detects the upstream's generation once, and again after :meth:`forget`.
 
-    One question serves all who wait for the answer.
+    However many wait for it, one request is made.
     """
 
     _client: LlamaStackClient
-    known: ServerDialect | None = None
+    detected: ServerDialect | None = None
     _last: ServerDialect | None = None
     _doubted_at: float = -DOUBT_INTERVAL
-    _asking: SharedCall[ServerDialect] = attrs.Factory(SharedCall)
+    _detection: SharedCall[ServerDialect] = attrs.Factory(SharedCall)
     _log: ClassVar[Logger] = Logger()
 
     async def generation(self) -> ServerDialect:
@@ -161,31 +161,31 @@ class Detector:
 
         :raises ProxyError: if the upstream gives no answer at all.
         """
-        if self.known is not None:
-            return self.known
-        return await self._asking.result(self._detect)
+        if self.detected is not None:
+            return self.detected
+        return await self._detection.result(self._detect)
 
     async def confirmed(self) -> ServerDialect:
-        """The same, asked for anew, while others go on with what is known.
+        """The same, detected anew, while others go on with what was detected before.
 
         :raises ProxyError: as :meth:`generation`.
         """
-        return await self._asking.result(self._detect)
+        return await self._detection.result(self._detect)
 
     def doubt(self) -> None:
-        """Perhaps the server was replaced: ask again when next needed, though not all the time."""
+        """Detect again when next needed, at most every :data:`DOUBT_INTERVAL` seconds."""
         now = self._client.clock.seconds()
         if now - self._doubted_at >= DOUBT_INTERVAL:
             self._doubted_at = now
-            self.known = None
+            self.detected = None
 
     def forget(self) -> None:
-        """The answers no longer fit, or the server went away: ask again when next needed."""
-        self.known = None
+        """Detect again when next needed: the server went away, or serves other paths now."""
+        self.detected = None
 
     async def _detect(self) -> ServerDialect:
         try:
-            found = await self._ask()
+            dialect = await self._ask()
         except (UpstreamRefused, UpstreamBroke) as error:
             # Trouble that may pass (a server that starts, a gateway): ask again next time.
             guess = self._last or PLAIN_OPENAI
@@ -195,11 +195,11 @@ class Detector:
                 reason=str(error),
             )
             return guess
-        self.known = found
-        if found != self._last:
-            self._log.info("the upstream is {name}", name=found.name)
-        self._last = found
-        return found
+        self.detected = dialect
+        if dialect != self._last:
+            self._log.info("the upstream is {name}", name=dialect.name)
+        self._last = dialect
+        return dialect
 
     async def _ask(self) -> ServerDialect:
         try:
@@ -208,10 +208,10 @@ class Detector:
                 "/v1/version",
                 ClientContext(),
                 timeout=min(DETECTION_TIMEOUT, self._client.timeout),
-                limit=_MAX_VERSION,
+                limit=_MAX_VERSION_BYTES,
             )
         except UpstreamRefused as error:
-            if error.status >= 500 or error.status in _PASSING:
+            if error.status >= 500 or error.status in _TRANSIENT:
                 raise
             # Llama Stack needs no credentials here, so 401 is somebody else's server.
             return PLAIN_OPENAI
@@ -219,4 +219,4 @@ class Detector:
             if self._last is None:
                 raise
             return self._last
-        return generation_of(str(answer.get("version") or "")[:_MAX_WORDS])
+        return generation_of(str(answer.get("version") or "")[:_MAX_VERSION_LENGTH])

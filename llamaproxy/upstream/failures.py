@@ -1,4 +1,4 @@
-"""What an HTTP client reports, in this proxy's own words; and the time limit to an answer."""
+"""Failures of the HTTP client as the proxy's errors, and the time limit to a response."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ def upstream_error(failure: Failure) -> BaseException:
         return UpstreamBroke("Llama Stack closed the connection before it answered.")
     if isinstance(error, TimeoutError | ConnectTimeout):
         return UpstreamTimeout("Llama Stack did not accept a connection in time.")
-    known = isinstance(error, ConnectError | DNSLookupError)
-    reason = (type(error).__doc__ or "").strip() if known else ""
+    described = isinstance(error, ConnectError | DNSLookupError)
+    reason = (type(error).__doc__ or "").strip() if described else ""
     return UpstreamUnavailable(
         f"Llama Stack could not be reached: {reason or type(error).__name__}"
     )
 
 
-async def answered(
+async def response_within(
     request: Deferred[Any],
     clock: IReactorTime,
     seconds: float,
     upload: Upload | None = None,
     where: str = "",
 ) -> Any:
-    """Wait for the headers of a response, for at most *seconds*.
+    """The response to *request*, whose head must come within *seconds*.
 
-    While there is an *upload*, that is the time in which the upstream must take some of it.
-    *where* is the server's URL, which the log is told if there are none.
+    While there is an *upload*, they count from the last time that the upstream has taken some of
+    it. *where* is the server's URL, for the log.
 
-    :raises ProxyError: if there are none.
+    :raises ProxyError: if there is no response.
     """
     timed_out = False
 
@@ -93,7 +93,7 @@ async def answered(
 
 
 def redirect_target(headers: Headers) -> str:
-    """Where the answer with *headers* redirects to, without what may be secret in it."""
-    place = headers.getRawHeaders(b"location", [b""])[0].decode("latin-1")
-    bare = "".join(c if c.isprintable() else "?" for c in place.partition("?")[0])
-    return bare.rpartition("@")[2][:200] or "nowhere"
+    """The ``Location`` of a redirect, without user and query, which may be secret; for messages."""
+    location = headers.getRawHeaders(b"location", [b""])[0].decode("latin-1")
+    text = "".join(c if c.isprintable() else "?" for c in location.partition("?")[0])
+    return text.rpartition("@")[2][:200] or "nowhere"

@@ -34,15 +34,15 @@ _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-
 
 #: What goes with a chat is written anew: fields about the bytes of its body do not fit the new one
 #: (RFC 9110 sections 8.4 and 14.5, RFC 9530), and its answer must be readable here.
-_OF_THE_BODY = frozenset(
+_BODY_FIELDS = frozenset(
     {
         *(b"content-encoding", b"content-md5", b"content-digest", b"repr-digest", b"digest"),
         *(b"content-range", b"content-type", b"accept-encoding"),
     }
 )
 
-#: The same of an answer; and those that would lead a client past the proxy, or are its own to say.
-_OF_THE_ANSWER = _OF_THE_BODY | {
+#: The same of an answer; and those that would lead a client past the proxy, or that it sets itself.
+_RESPONSE_ONLY = _BODY_FIELDS | {
     *(b"content-length", b"etag", b"last-modified", b"accept-ranges", b"alt-svc", b"date"),
     *(b"x-request-id", b"location", b"content-location"),
 }
@@ -51,19 +51,19 @@ _NOT_FORWARDED = HOP_BY_HOP | _NEVER_FORWARDED | _REWRITTEN | _FORWARDED
 
 
 class TrustedProxies:
-    """The networks of proxies that tell the truth in ``X-Forwarded-*``."""
+    """The networks of proxies whose ``X-Forwarded-*`` are believed."""
 
     def __init__(self, networks: Iterable[IPv4Network | IPv6Network], local: bool = False) -> None:
         """:param local: whether clients of a Unix socket, who have no address, are trusted."""
         self._networks = tuple(networks)
         self._local = local
         # Clients come again; parsing their addresses costs more than all the rest.
-        self._known = lru_cache(maxsize=1024)(self._contains)
+        self._is_trusted = lru_cache(maxsize=1024)(self._contains)
 
     def __contains__(self, client: str | None) -> bool:
         if client is None:
             return self._local
-        return bool(self._networks) and self._known(client)
+        return bool(self._networks) and self._is_trusted(client)
 
     def _contains(self, client: str) -> bool:
         try:
@@ -86,52 +86,52 @@ def forwarded(headers: Headers) -> Headers:
 def forwarded_for(
     headers: Headers, client: str | None, secure: bool, trusted: bool = False
 ) -> Headers:
-    """The same, and ``X-Forwarded-*``: who asked, by which scheme, for which host.
+    """The same, and ``X-Forwarded-*``: the client's address, the scheme and the host.
 
-    What the client says there itself is not believed unless it is *trusted*. There is no ``Via``
+    Those of the client itself are replaced unless it is *trusted*. There is no ``Via``
     (RFC 9110 section 7.6.3 asks for one): nobody reads it, and servers stop compressing for it.
     """
     fields = forwarded(headers)
-    said = headers.getRawHeaders if trusted else _nothing
-    way = list(said(b"x-forwarded-for") or ())
+    client_values = headers.getRawHeaders if trusted else _no_values
+    addresses = list(client_values(b"x-forwarded-for") or ())
     if client is not None:
-        way.append(client.encode("ascii", "replace"))
-    if way:
-        fields.setRawHeaders(b"X-Forwarded-For", [b", ".join(way)])
-    scheme = said(b"x-forwarded-proto") or [b"https" if secure else b"http"]
+        addresses.append(client.encode("ascii", "replace"))
+    if addresses:
+        fields.setRawHeaders(b"X-Forwarded-For", [b", ".join(addresses)])
+    scheme = client_values(b"x-forwarded-proto") or [b"https" if secure else b"http"]
     fields.setRawHeaders(b"X-Forwarded-Proto", scheme)
-    host = said(b"x-forwarded-host") or headers.getRawHeaders(b"host")
+    host = client_values(b"x-forwarded-host") or headers.getRawHeaders(b"host")
     if host:
         fields.setRawHeaders(b"X-Forwarded-Host", host)
     return fields
 
 
-def _nothing(name: bytes) -> None:
+def _no_values(name: bytes) -> None:
     return None
 
 
 def _without(headers: Headers, dropped: frozenset[bytes]) -> Headers:
-    kept = Headers()
+    remaining = Headers()
     nominations = headers.getRawHeaders(b"connection")
     if nominations:
         tokens = b",".join(nominations).split(b",")
         dropped = dropped.union(token.strip().lower() for token in tokens)
     for name, values in headers.getAllRawHeaders():
         if name.lower() not in dropped:
-            kept.setRawHeaders(name, values)
-    return kept
+            remaining.setRawHeaders(name, values)
+    return remaining
 
 
 def chat_fields(forwarded_fields: Headers) -> Headers:
     """Those of the fields that are forwarded which go with a chat completion (DESIGN: L8)."""
-    kept = Headers()
+    selected = Headers()
     for name, values in forwarded_fields.getAllRawHeaders():
         lower = name.lower()
-        if lower not in _OF_THE_BODY and not lower.startswith(b"x-llamaproxy-"):
-            kept.setRawHeaders(name, values)
-    return kept
+        if lower not in _BODY_FIELDS and not lower.startswith(b"x-llamaproxy-"):
+            selected.setRawHeaders(name, values)
+    return selected
 
 
 def answer_fields(headers: Headers) -> Headers:
     """The fields of the upstream's answer to a chat that its client gets (DESIGN: L8)."""
-    return _without(headers, HOP_BY_HOP | _OF_THE_ANSWER)
+    return _without(headers, HOP_BY_HOP | _RESPONSE_ONLY)

@@ -1,8 +1,8 @@
-"""InflatingAgent: answers as they are, though a server compresses what nobody asked it to compress.
+"""InflatingAgent: inflates the answers of servers that compress them without being asked to.
 
-A few kilobytes may become gigabytes: they are inflated in steps, each handed on before the next,
-and one in a turn of the reactor: what is handed on may show nothing to a client who could be too
-slow for it.
+A few kilobytes may become gigabytes, so they are inflated in steps. Each is delivered before the
+next, and there is one in a turn of the reactor: a step may write nothing to a client, who then
+cannot slow it down.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CODINGS = {b"gzip": 47, b"x-gzip": 47, b"deflate": 47}
 
 @implementer(IAgent)
 class InflatingAgent:
-    """Asks as the agent within, for nothing compressed, and inflates what is."""
+    """Sends requests by the agent within, for uncompressed answers, and inflates those that are."""
 
     def __init__(self, within: IAgent, clock: IReactorTime) -> None:
         self._within = within
@@ -89,7 +89,7 @@ class _InflatedResponse(proxyForInterface(IResponse)):  # type: ignore[misc]
 
 @implementer(IPushProducer)
 class Inflater(Protocol):
-    """Hands an inflated body on to the protocol within, no faster than that takes it."""
+    """Delivers an inflated body to the protocol within, no faster than that takes it."""
 
     def __init__(self, within: IProtocol, clock: IReactorTime, window_bits: int = 47) -> None:
         self._within = within
@@ -98,7 +98,7 @@ class Inflater(Protocol):
         self._next: IDelayedCall | None = None
         self._zlib = zlib.decompressobj(window_bits)
         self._raw_allowed = True
-        self._rest = b""
+        self._compressed = b""
         self._paused = self._busy = False
         self._end: Failure | None = None
         self._ended = False
@@ -107,7 +107,7 @@ class Inflater(Protocol):
         self._within.makeConnection(cast(Any, self))
 
     def dataReceived(self, data: bytes) -> None:
-        self._rest += data
+        self._compressed += data
         self._inflate()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -129,7 +129,7 @@ class Inflater(Protocol):
         self.loseConnection()
 
     def loseConnection(self) -> None:
-        self._rest = b""
+        self._compressed = b""
         self._ended = True
         if self._next is not None:
             self._next.cancel()
@@ -141,7 +141,7 @@ class Inflater(Protocol):
     # --- within
 
     def _go_on(self) -> None:
-        """Take what has come, and more if that is all."""
+        """Inflate what has come, and let more come if that is all."""
         self._inflate()
         if self._end is None and not (self._paused or self._ended or self._next or self._busy):
             cast(Any, self.transport).resumeProducing()
@@ -153,38 +153,38 @@ class Inflater(Protocol):
     def _inflate(self) -> None:
         if self._busy or self._next is not None:  # resumed by what it is being given; or waiting
             return
-        if self._raw_allowed and len(self._rest) < 2 and self._end is None:
+        if self._raw_allowed and len(self._compressed) < 2 and self._end is None:
             return  # two bytes tell what it is
         self._busy = True
         try:
-            if self._rest and not self._paused and not self._ended:
+            if self._compressed and not self._paused and not self._ended:
                 self._step()
         except zlib.error:
-            broken = UpstreamBroke("The answer is not compressed as it says.")
+            error = UpstreamBroke("The answer is not compressed as it says.")
             self._ended = True
             cast(Any, self.transport).loseConnection()
-            self._within.connectionLost(Failure(broken))
+            self._within.connectionLost(Failure(error))
         finally:
             self._busy = False
-        if self._rest and not self._paused and not self._ended:
+        if self._compressed and not self._paused and not self._ended:
             self._next = self._clock.callLater(0, self._step_later)
             if self._end is None:
                 cast(Any, self.transport).pauseProducing()
-        if self._end is not None and not self._ended and not self._rest:
+        if self._end is not None and not self._ended and not self._compressed:
             self._ended = True
-            whole = self._zlib.eof or not self._end.check(ResponseDone, PotentialDataLoss)
-            self._within.connectionLost(self._end if whole else Failure(UpstreamBroke()))
+            complete = self._zlib.eof or not self._end.check(ResponseDone, PotentialDataLoss)
+            self._within.connectionLost(self._end if complete else Failure(UpstreamBroke()))
 
     def _step(self) -> None:
         try:
-            data = self._zlib.decompress(self._rest, STEP)
+            data = self._zlib.decompress(self._compressed, STEP)
         except zlib.error:
             if not self._raw_allowed:
                 raise
             # RFC 9110 section 8.4.1.2: some send "deflate" without zlib's head.
             self._zlib = zlib.decompressobj(-15)
-            data = self._zlib.decompress(self._rest, STEP)
+            data = self._zlib.decompress(self._compressed, STEP)
         self._raw_allowed = False
-        self._rest = b"" if self._zlib.eof else self._zlib.unconsumed_tail
+        self._compressed = b"" if self._zlib.eof else self._zlib.unconsumed_tail
         if data:
             self._within.dataReceived(data)

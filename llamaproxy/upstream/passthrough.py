@@ -21,7 +21,7 @@ from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.client_context import address_of, without_mcp_headers
 from llamaproxy.upstream.dialect import Detector
-from llamaproxy.upstream.failures import answered
+from llamaproxy.upstream.failures import response_within
 from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, forwarded_for
 from llamaproxy.upstream.relay import ResponseRelay
 from llamaproxy.upstream.secrets import Secret
@@ -36,21 +36,21 @@ with warnings.catch_warnings():
 
 _NO_SECRET = Secret()
 
-#: Paths that nobody need know the server's version for.
+#: Paths that are the same in every version of the server.
 _SAME_EVERYWHERE = (b"/v1/version", b"/v1/health")
 
 _ABSOLUTE = re.compile(rb"(https?)://(?:[^/?#@]*@)?([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def _authority(scheme: bytes, authority: bytes) -> bytes:
-    """A host and its port; behind which scheme a server sees itself depends on what it is told."""
+    """*authority* in lower case and with a port, the default of *scheme* where it has none."""
     default = b":443" if scheme.lower() == b"https" else b":80"
     host = authority.lower()
     return host if re.search(rb":[0-9]+$", host) else host + default
 
 
 def _common_end(one: bytes, other: bytes) -> int:
-    """How many bytes at their ends two paths have in common."""
+    """The length of the longest common suffix of two paths, in bytes."""
     pairs = zip(reversed(one), reversed(other), strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -58,9 +58,9 @@ def _common_end(one: bytes, other: bytes) -> int:
 class LlamaStackResource(ReverseProxyResource):
     """Forwards requests to Llama Stack and relays the answers, byte for byte, unbuffered.
 
-    Of the stock resource it keeps the place in the tree: requests go through a shared
-    :class:`twisted.web.client.Agent` with the target as the client wrote it, repeated fields stay
-    repeated, hop-by-hop fields stay behind, and neither side is read faster than the other.
+    Requests go through a shared :class:`twisted.web.iweb.IAgent`, with the target as the client
+    wrote it and all end-to-end fields, repeated ones too. Neither side is read faster than the
+    other reads. Of the stock resource, only its place in the tree is used.
     """
 
     isLeaf = True
@@ -83,7 +83,7 @@ class LlamaStackResource(ReverseProxyResource):
 
         :param secret: the key that the server is asked with, which it may repeat in its errors.
 
-        :param cors: is told what the server lets pages do.
+        :param cors: learns the CORS fields of the server's answers.
         """
         ReverseProxyResource.__init__(self, "", 0, b"")
         self._agent = agent
@@ -100,7 +100,7 @@ class LlamaStackResource(ReverseProxyResource):
         self._cors = CorsMemory() if cors is None else cors
 
     def render(self, request: ProxyRequest) -> int:
-        """Forward *request*; its answer is relayed when it comes."""
+        """Forward *request*, and relay the answer."""
         return request.respond(self._forward(request))
 
     async def _forward(self, request: ProxyRequest) -> int | None:
@@ -111,8 +111,8 @@ class LlamaStackResource(ReverseProxyResource):
         if response.code >= 400:
             self._secret.hide_in_fields(response.headers)
         origin = origin_in(request.requestHeaders)
-        self._cors.answered(origin, response.headers, request.responseHeaders)
-        _pass_on(response, request)
+        self._cors.learn_from_answer(origin, response.headers, request.responseHeaders)
+        _copy_fields(response, request)
         # Where there cannot be a body, its length says nothing about the one that there could be.
         bodiless = request.method == b"HEAD" or response.code in NO_BODY_CODES
         if response.length is not UNKNOWN_LENGTH and not bodiless:
@@ -142,8 +142,8 @@ class LlamaStackResource(ReverseProxyResource):
         target: bytes = request.uri
         if not target.startswith(b"/"):
             raise BadRequest("The request target must begin with '/'.")
-        asked, mark, query = target.partition(b"?")
-        path, tools = asked, False
+        client_path, mark, query = target.partition(b"?")
+        path, tools = client_path, False
         if path.startswith((b"/v1/", b"/openai/v1/")) and path not in _SAME_EVERYWHERE:
             generation = await self._detector.generation()
             path = generation.upstream_path(request.method, path)
@@ -162,45 +162,52 @@ class LlamaStackResource(ReverseProxyResource):
             # An error must be readable, for the key may be in it.
             fields.setRawHeaders(b"Accept-Encoding", [b"identity"])
         target = self._url + path + mark + query
-        sent: Any = self._agent.request(request.method, target, fields, body)
-        response: IResponse = await answered(
-            sent, self._clock, self._timeout, body, self._url.decode("ascii")
+        pending: Any = self._agent.request(request.method, target, fields, body)
+        response: IResponse = await response_within(
+            pending, self._clock, self._timeout, body, self._url.decode("ascii")
         )
-        if response.code == 404 and path != asked:
+        if response.code == 404 and path != client_path:
             # Perhaps the server was replaced by one of another generation.
             self._detector.doubt()
-        self._bring_home(response.headers, fields, asked, path)
+        self._rewrite_redirects(response.headers, fields, client_path, path)
         return response
 
-    def _bring_home(self, answer: Headers, sent: Headers, asked: bytes, path: bytes) -> None:
-        """Have redirects of the server's to itself lead the way that the client came.
+    def _rewrite_redirects(
+        self, response_fields: Headers, request_fields: Headers, client_path: bytes, path: bytes
+    ) -> None:
+        """Make the server's redirects to itself redirect to this proxy.
 
-        :param sent: the fields that were sent, which say what the client has called this proxy.
+        :param request_fields: those sent, whose ``X-Forwarded-*`` have the proxy's address.
 
-        :param asked: the path that the client asked for; *path* is what became of it.
+        :param client_path: the path of the client's request; *path* is that of the server's.
         """
         for name in (b"location", b"content-location"):
-            places = answer.getRawHeaders(name)
-            if places:
-                come = [self._way_here(place, sent, asked, path) for place in places]
-                answer.setRawHeaders(name, come)
+            locations = response_fields.getRawHeaders(name)
+            if locations:
+                rewritten = [
+                    self._client_location(place, request_fields, client_path, path)
+                    for place in locations
+                ]
+                response_fields.setRawHeaders(name, rewritten)
 
-    def _way_here(self, place: bytes, sent: Headers, asked: bytes, path: bytes) -> bytes:
-        match = _ABSOLUTE.fullmatch(place)
+    def _client_location(
+        self, location: bytes, request_fields: Headers, client_path: bytes, path: bytes
+    ) -> bytes:
+        match = _ABSOLUTE.fullmatch(location)
         if match is None or _authority(*match.groups()[:2]) != self._authority:
-            return place
+            return location
         target = match[3].removeprefix(self._base)
-        rest = _common_end(asked, path)
-        if path != asked and target.startswith(path[: len(path) - rest]):
-            target = asked[: len(asked) - rest] + target[len(path) - rest :]
-        hosts = sent.getRawHeaders(b"x-forwarded-host")
+        common = _common_end(client_path, path)
+        if path != client_path and target.startswith(path[: len(path) - common]):
+            target = client_path[: len(client_path) - common] + target[len(path) - common :]
+        hosts = request_fields.getRawHeaders(b"x-forwarded-host")
         if not hosts:
             return target or b"/"
-        scheme = (sent.getRawHeaders(b"x-forwarded-proto") or [b"http"])[0]
+        scheme = (request_fields.getRawHeaders(b"x-forwarded-proto") or [b"http"])[0]
         return b"%b://%b%b" % (scheme, hosts[0], target)
 
 
-def _pass_on(response: IResponse, request: ProxyRequest) -> None:
+def _copy_fields(response: IResponse, request: ProxyRequest) -> None:
     """Give *request* the fields of *response*.
 
     ``Server`` and ``Date``, which Twisted Web has set by itself, are the upstream's to say, and a

@@ -18,16 +18,16 @@ from llamaproxy.errors import BodyTooLarge, UpstreamBroke, UpstreamTimeout
 from llamaproxy.upstream.secrets import Hider
 
 #: Bytes that may wait for a slow reader before the sender is paused.
-HIGH_WATER = 64 * 1024
+HIGH_WATER_BYTES = 64 * 1024
 
-#: Seconds in which a body of which nobody wants more may still end by itself.
+#: Seconds in which a body that is not needed any more may still end by itself.
 DRAIN_SECONDS = 1.0
 
 _SILENT = "Llama Stack stopped sending in the middle of its answer."
 
 
 class Watchdog:
-    """Calls back when it has not been fed for some time.
+    """Calls *callback* when :meth:`feed` was not called for *seconds*.
 
     Feeding only notes the time: one delayed call serves however many events there are.
     """
@@ -46,11 +46,11 @@ class Watchdog:
             self._call = self._clock.callLater(self._seconds, self._check)
 
     def feed(self) -> None:
-        """All is well for now."""
+        """Begin to count anew."""
         self._fed = self._clock.seconds()
 
     def stop(self) -> None:
-        """Never call back again, unless started again."""
+        """Do not call back, until started again."""
         if self._call is not None:
             self._call.cancel()
             self._call = None
@@ -86,7 +86,7 @@ class BodyStream(Protocol):
             return
         self._chunks.append(data)
         self._size += len(data)
-        if self._size > HIGH_WATER and not self._paused:
+        if self._size > HIGH_WATER_BYTES and not self._paused:
             self._paused = True
             self._producer.pauseProducing()
         self._wake()
@@ -121,14 +121,14 @@ class BodyStream(Protocol):
         return data
 
     async def aclose(self) -> None:
-        """Want no more: the connection is closed unless the body has ended."""
+        """Close the connection, unless the body has ended."""
         self._silence.stop()
         if self._end is None and not self._draining:
             self._end = UpstreamBroke()
             self._producer.loseConnection()
 
     def drain(self) -> None:
-        """Want no more, but expect the end at once: throw away what comes until then."""
+        """Drop what comes until the end, for at most :data:`DRAIN_SECONDS`."""
         self._draining = True
         if self._end is None:
             self._drain.start()
@@ -164,11 +164,11 @@ def body_of(response: Any, clock: IReactorTime, silence: float) -> BodyStream:
 
 @implementer(IPushProducer)
 class Relay(Protocol):
-    """Hands a response body on as it comes, in the same turn of the reactor.
+    """Delivers a response body as it comes, in the same turn of the reactor.
 
-    *deliver* is given the bytes; what it returns is None, or a Deferred until which nothing more
-    may come. ``finished`` fires when the body has ended well, or fails: with what *deliver* raised,
-    with :class:`UpstreamBroke` for a body that was cut short, with :class:`UpstreamTimeout` after
+    *deliver* is called with bytes; it returns None, or a Deferred until which no more may come.
+    ``finished`` fires when the body has ended, or fails: with what *deliver* raised, with
+    :class:`UpstreamBroke` for a body that was cut short, with :class:`UpstreamTimeout` after
     *silence* seconds in which the upstream sent nothing though it could have. Cancelling it closes
     the upstream connection.
     """
@@ -206,9 +206,9 @@ class Relay(Protocol):
         self._end(None if clean else Failure(UpstreamBroke()))
 
     def release(self) -> None:
-        """Call the body finished, and expect its end at once: throw away what comes until then.
+        """Finish now, and drop what comes until the body's end, for at most :data:`DRAIN_SECONDS`.
 
-        A connection that is read to its end can be used again.
+        The connection of a body that was read to its end can be used again.
         """
         self._end(None)
         self._silence = Watchdog(self._clock, DRAIN_SECONDS, self.stopProducing)
@@ -245,7 +245,7 @@ class ResponseRelay(Relay):
     def __init__(
         self, request: Request, clock: IReactorTime, silence: float, hider: Hider | None = None
     ) -> None:
-        """:param hider: takes out what the client is not to see."""
+        """:param hider: masks a secret in the body."""
         write: Any = request.write
         deliver = write if hider is None else lambda data: write(hider.feed(data))
         Relay.__init__(self, deliver, clock, silence)
@@ -265,7 +265,7 @@ class ResponseRelay(Relay):
 
 
 async def read_body(response: Any, clock: IReactorTime, silence: float, limit: int) -> bytes:
-    """The whole body of *response*.
+    """The body of *response*, which may be silent for *silence* seconds.
 
     :raises BodyTooLarge: if it has more than *limit* bytes.
     """

@@ -1,7 +1,7 @@
-"""Resolver: the addresses of names, asked for once for all who wait, in few threads.
+"""Resolver: looks up the addresses of names, in few threads.
 
-The reactor asks the system, in one of its ten threads, which nobody can call back: a name that is
-slow to resolve must not take them all, or nobody's name would be resolved any more.
+The reactor calls the system's resolver in one of its ten threads, which cannot be cancelled: names
+that are slow to resolve must not take them all.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
-#: Seconds for which the addresses of a name, and that there are none, are not asked for again.
+#: Seconds for which addresses are kept, and for which it is that there are none.
 FRESH_SECONDS, MISSING_SECONDS = 5.0, 1.0
 
-#: Names of which that is known.
+#: Names that are kept.
 MAX_NAMES = 256
 
 Addresses = tuple[Any, ...]
@@ -38,14 +38,14 @@ class _Answer:
 
 
 class Resolver:
-    """Looks names up, each by one thread at a time, and all of them by *most* together."""
+    """Looks names up, each in one thread at a time, and at most *max_running* at a time."""
 
-    def __init__(self, reactor: Any, most: int) -> None:
+    def __init__(self, reactor: Any, max_running: int) -> None:
         self._reactor = reactor
-        self._most = most
+        self._max_running = max_running
         self._answers: OrderedDict[str, _Answer] = OrderedDict()
-        #: Who waits for each name. That of a look-up is here until it ends, though nobody waits.
-        self._waiting: dict[str, list[Deferred[Addresses]]] = {}
+        #: The requests for each name; empty for a look-up under way that nobody waits for any more.
+        self._waiters: dict[str, list[Deferred[Addresses]]] = {}
         self._queue: deque[str] = deque()
         self._running: set[str] = set()
 
@@ -59,15 +59,15 @@ class Resolver:
             waiter: Deferred[Addresses] = succeed(answer.addresses)
         else:
             waiter = Deferred(lambda waiter: self._leave(name, waiter))
-            if name not in self._waiting:
-                self._waiting[name] = []
+            if name not in self._waiters:
+                self._waiters[name] = []
                 self._queue.append(name)
-            self._waiting[name].append(waiter)
+            self._waiters[name].append(waiter)
             self._start()
         return waiter.addCallback(_at_least_one, name)
 
     def _start(self) -> None:
-        while self._queue and len(self._running) < self._most:
+        while self._queue and len(self._running) < self._max_running:
             name = self._queue.popleft()
             self._running.add(name)
             receiver = _Receiver(partial(self._ended, name))
@@ -80,19 +80,19 @@ class Resolver:
         self._answers.move_to_end(name)
         if len(self._answers) > MAX_NAMES:
             self._answers.popitem(last=False)
-        waiting = self._waiting.pop(name)
+        waiters = self._waiters.pop(name)
         self._start()
-        for waiter in waiting:
+        for waiter in waiters:
             if not waiter.called:  # else: it has left just now, because of another
                 waiter.callback(addresses)
 
     def _leave(self, name: str, waiter: Deferred[Addresses]) -> None:
-        waiting = self._waiting.get(name, [])
-        if waiter in waiting:
-            waiting.remove(waiter)
-        if not waiting and name in self._queue:
+        waiters = self._waiters.get(name, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
+        if not waiters and name in self._queue:
             self._queue.remove(name)
-            del self._waiting[name]
+            del self._waiters[name]
 
 
 def _at_least_one(addresses: Addresses, name: str) -> Addresses:
@@ -120,7 +120,7 @@ class _Receiver:
 
 @implementer(IReactorPluggableNameResolver)
 class Resolved:
-    """A reactor to whom every name has the same *addresses*, and which knows them already."""
+    """A reactor that resolves every name to *addresses*, at once."""
 
     def __init__(self, reactor: Any, addresses: Addresses) -> None:
         self._reactor = reactor

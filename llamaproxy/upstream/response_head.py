@@ -1,7 +1,7 @@
-"""Heads of responses, checked before anything acts on them. Pure.
+"""Heads of responses, parsed strictly (RFC 9112). Pure.
 
-Twisted's client would take much that is no HTTP, keep what ``Connection`` nominates, and use a
-connection again that is about to close.
+Twisted's client accepts much that is no HTTP, keeps the fields that ``Connection`` nominates, and
+uses a connection again that is about to close.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 class BadHead(ValueError):
-    """What is wrong with a head, in words that follow "The answer"."""
+    """What is wrong with a head: a predicate that follows "The answer"."""
 
 
 @attrs.define
@@ -54,12 +54,12 @@ class ResponseHead:
 
     @property
     def interim(self) -> bool:
-        """Whether the real answer is still to come (RFC 9110 section 15.2)."""
+        """Whether another response follows (RFC 9110 section 15.2)."""
         return self.status.startswith(b"1") and not self.switches
 
     @property
     def switches(self) -> bool:
-        """Whether what follows is no HTTP any more (RFC 9110 section 7.8)."""
+        """Whether another protocol follows (RFC 9110 section 7.8)."""
         return self.status == b"101"
 
     def for_client(self) -> bytes:
@@ -79,17 +79,17 @@ class ResponseHead:
 def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> ResponseHead:
     """The head *raw* of an answer to a request of *method*, which may have asked for an *upgrade*.
 
-    :raises BadHead: if it is not valid, or its body's end would be anybody's guess.
+    :raises BadHead: if it is not valid, or leaves open where the body ends.
     """
     match = _HEAD.fullmatch(raw)
     if match is None:
         raise BadHead("has a malformed head")
     minor, status, phrase, lines = match.groups()
-    found = _FIELD.findall(lines)
-    if len(found) > MAX_FIELDS:
+    field_lines = _FIELD.findall(lines)
+    if len(field_lines) > MAX_FIELDS:
         raise BadHead(f"has more than {MAX_FIELDS} header fields")
     fields: dict[bytes, list[bytes]] = {}
-    for name, value in found:
+    for name, value in field_lines:
         if b"\n" in value:
             value = b" ".join(line.strip(b" \t\r") for line in value.split(b"\n"))
         fields.setdefault(name.lower(), []).append(value.strip(b" \t"))
@@ -103,8 +103,8 @@ def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> Resp
         return ResponseHead(status, phrase or b"", {})
     options: list[bytes] = []
     if b"connection" in fields:
-        said = b",".join(fields[b"connection"]).lower().split(b",")
-        options = [option.strip(b" \t") for option in said]
+        tokens = b",".join(fields[b"connection"]).lower().split(b",")
+        options = [option.strip(b" \t") for option in tokens]
     length = _length(fields)
     chunked = b"transfer-encoding" in fields
     fields.pop(b"content-length", None)
@@ -132,17 +132,17 @@ def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> Resp
 
 def _length(fields: dict[bytes, list[bytes]]) -> int | None:
     """The length that a head announces (RFC 9112 section 6.3)."""
-    said = fields.get(b"content-length")
+    lengths = fields.get(b"content-length")
     codings = fields.get(b"transfer-encoding")
     if codings is not None:
-        if said is not None:
+        if lengths is not None:
             raise BadHead("has both a Content-Length and a Transfer-Encoding")
         if len(codings) > 1 or codings[0].lower() != b"chunked":
             raise BadHead("has an unknown transfer coding")
         return None
-    if said is None:
+    if lengths is None:
         return None
-    values = {value.strip(b" \t") for value in b",".join(said).split(b",")}
+    values = {value.strip(b" \t") for value in b",".join(lengths).split(b",")}
     if len(values) > 1 or not _LENGTH.fullmatch(value := values.pop()):
         raise BadHead("has an invalid Content-Length")
     return int(value)

@@ -1,4 +1,4 @@
-"""Secret: a key of ours that an upstream may repeat, and that nobody else is to see. Pure.
+"""Secret: the operator's key for the upstream, masked where the upstream repeats it. Pure.
 
 OpenAI's own answer to a wrong key has the key in it.
 """
@@ -18,42 +18,42 @@ class Secret:
 
     key: bytes = attrs.field(default=b"", repr=False)
 
-    def hidden_in(self, text: bytes) -> bytes:
+    def masked(self, text: bytes) -> bytes:
         """*text* with as many asterisks in the key's place."""
         return text.replace(self.key, b"*" * len(self.key)) if self.key else text
 
     def refusal(self, error: UpstreamRefused) -> UpstreamRefused:
         """*error* without the key."""
         text = jsontext.dumps(error.body)
-        hidden = self.hidden_in(text)
+        hidden = self.masked(text)
         return error if hidden == text else UpstreamRefused(error.status, jsontext.loads(hidden))
 
     def hide_in_fields(self, headers: Headers) -> None:
-        """Take the key out of header fields."""
+        """Mask the key in header fields."""
         for name, values in list(headers.getAllRawHeaders()) if self.key else ():
             if any(self.key in value for value in values):
-                headers.setRawHeaders(name, [self.hidden_in(value) for value in values])
+                headers.setRawHeaders(name, [self.masked(value) for value in values])
 
     def hider(self) -> Hider:
-        """What takes the key out of a text that comes in parts."""
+        """A masker for a text that comes in parts."""
         return Hider(self)
 
 
 class Hider:
-    """Holds back as much of a text as may be the beginning of a secret."""
+    """Masks a secret in a text that comes in parts: delays what may be the beginning of it."""
 
     def __init__(self, secret: Secret) -> None:
         self._secret = secret
-        self._held = b""
+        self._pending = b""
 
     def feed(self, data: bytes) -> bytes:
-        """What can be shown of the text so far, and has not been."""
-        text = self._secret.hidden_in(self._held + data)
+        """The next part of the masked text."""
+        text = self._secret.masked(self._pending + data)
         keep = min(len(self._secret.key) - 1, len(text))
-        self._held = text[len(text) - keep :] if keep > 0 else b""
-        return text[: len(text) - len(self._held)]
+        self._pending = text[len(text) - keep :] if keep > 0 else b""
+        return text[: len(text) - len(self._pending)]
 
     def finish(self) -> bytes:
-        """The rest."""
-        held, self._held = self._held, b""
-        return held
+        """The last part."""
+        pending, self._pending = self._pending, b""
+        return pending

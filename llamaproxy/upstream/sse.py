@@ -43,8 +43,8 @@ class EventDecoder:
     def __init__(self, limit: int = 16 * 1024 * 1024) -> None:
         """:param limit: the most bytes that one event may have."""
         self._limit = limit
-        #: The number of the last event, and the milliseconds to wait before coming back, if the
-        #: peer has said so; events without data say it too.
+        #: The id of the last event, and the reconnection time in milliseconds, None if there was
+        #: none; events without data have them too.
         self.last_id: bytes | None = None
         self.retry: int | None = None
         self._line: list[bytes] = []
@@ -78,7 +78,7 @@ class EventDecoder:
         self._after_cr = chunk.endswith(b"\r")
         if b"\r" in chunk:
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        *lines, rest = chunk.split(b"\n")
+        *lines, incomplete = chunk.split(b"\n")
         events: list[Event] = []
         for line in lines:
             self._grow(len(line))
@@ -86,9 +86,9 @@ class EventDecoder:
                 line = b"".join([*self._line, line])
                 self._line.clear()
             self._read(line, events)
-        if rest:
-            self._grow(len(rest))
-            self._line.append(rest)
+        if incomplete:
+            self._grow(len(incomplete))
+            self._line.append(incomplete)
         return events
 
     def finish(self) -> list[Event]:
@@ -104,8 +104,8 @@ class EventDecoder:
     def _is_one_event(self, chunk: bytes) -> bool:
         """Whether *chunk* is one event of one line, as nearly all are that model servers send."""
         end = len(chunk) - 2
-        whole = chunk.find(b"\n") == end and chunk.endswith(b"\n") and b"\r" not in chunk
-        return whole and end < self._limit
+        one_line = chunk.find(b"\n") == end and chunk.endswith(b"\n") and b"\r" not in chunk
+        return one_line and end < self._limit
 
     def _grow(self, size: int) -> None:
         self._size += size

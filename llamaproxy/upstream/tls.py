@@ -1,4 +1,4 @@
-"""Verifier: TLS towards upstreams: whom to trust, and what is wrong with the others."""
+"""TLS towards upstreams: trusted authorities, and the verification of certificates."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from zope.interface import implementer
 
 from llamaproxy.errors import UpstreamTls
 
-_UNKNOWN = "its certificate is from an authority that is not trusted"
+_UNKNOWN_AUTHORITY = "its certificate is from an authority that is not trusted"
 
 #: OpenSSL's X509_V_ERR codes in words.
-_DISTRUST = {
+_CERTIFICATE_ERRORS = {
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
     18: "its certificate is signed by itself and not trusted",
-    19: _UNKNOWN,
-    20: _UNKNOWN,
-    21: _UNKNOWN,
+    19: _UNKNOWN_AUTHORITY,
+    20: _UNKNOWN_AUTHORITY,
+    21: _UNKNOWN_AUTHORITY,
     23: "its certificate has been revoked",
 }
 
@@ -42,9 +42,9 @@ def tls_context(authorities: str | None, system: bool) -> Context:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class Verifier:
-    """Makes TLS connections to one host, and checks that it is that host.
+    """Makes TLS connections to one host, and verifies its certificate.
 
-    Twisted's own does the same, but does not tell what is wrong with a certificate.
+    Twisted's own creator of connections does not report what is wrong with a certificate.
     """
 
     def __init__(self, context: Context, host: str) -> None:
@@ -55,13 +55,15 @@ class Verifier:
     def clientConnectionForTLS(self, protocol: Any) -> Connection:
         upstream = protocol.wrappedProtocol
 
-        def judged(_: object, certificate: object, error: int, depth: int, ok: int) -> bool:
+        def verify(_: object, certificate: object, error: int, depth: int, ok: int) -> bool:
             if not ok:
-                upstream.distrust = _DISTRUST.get(error, f"its certificate is invalid ({error})")
+                upstream.certificate_error = _CERTIFICATE_ERRORS.get(
+                    error, f"its certificate is invalid ({error})"
+                )
             return bool(ok)
 
         connection = Connection(self._context, None)
-        connection.set_verify(VERIFY_PEER, judged)
+        connection.set_verify(VERIFY_PEER, verify)
         if not self._numeric:
             # Numeric addresses are no names (RFC 6066 section 3).
             connection.set_tlsext_host_name(self._host.encode("ascii"))
@@ -77,15 +79,15 @@ class Verifier:
 
 
 def insecure(why: str) -> UpstreamTls:
-    """The failure that a client is told of."""
+    """The error of a connection that is not secure; *why* is a clause for its message."""
     return UpstreamTls(f"Llama Stack could not be reached securely: {why}.")
 
 
-def handshake_failure(error: BaseException, distrust: str) -> UpstreamTls:
-    """Why a handshake came to nothing; *distrust* is what the certificate was found to be."""
-    if distrust:
-        return insecure(distrust)
-    said = error.args[0] if isinstance(error, Error) and error.args else None
-    if isinstance(said, list) and said:
-        return insecure(f"the TLS handshake failed ({said[0][-1]})")
+def handshake_failure(error: BaseException, certificate_error: str) -> UpstreamTls:
+    """The error for a handshake that failed, with *certificate_error* if that is not empty."""
+    if certificate_error:
+        return insecure(certificate_error)
+    reasons = error.args[0] if isinstance(error, Error) and error.args else None
+    if isinstance(reasons, list) and reasons:
+        return insecure(f"the TLS handshake failed ({reasons[0][-1]})")
     return insecure("it closed the connection during the TLS handshake")

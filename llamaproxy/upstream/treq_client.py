@@ -1,4 +1,4 @@
-"""The HTTP client: treq, as no browser would ask, and with the operator's key."""
+"""The HTTP client: treq without what it does like a browser, and the operator's key."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from llamaproxy.upstream.inflate import InflatingAgent
 @implementer(IAgent)
 @attrs.frozen
 class AuthorizedAgent:
-    """Asks as the agent within, with one key for every request but OPTIONS.
+    """Sends requests by the agent within, with the operator's key in all but OPTIONS.
 
-    Those may be the preflight of anybody. The key is put into the fields that it is given.
+    Those may be preflights of any page. *headers* are changed by it.
     """
 
     _within: IAgent
@@ -41,16 +41,16 @@ class AuthorizedAgent:
 
 
 def treq_client(agent: IAgent, clock: IReactorTime) -> HTTPClient:
-    """A treq client that is no browser: it keeps no cookie that one caller could get of another.
+    """A treq client without cookies, which one caller could get of another.
 
-    Nor does it ask for anything compressed: treq would inflate it without any limit.
+    Answers are inflated within limits, which treq itself does not have.
     """
     inflating: Any = InflatingAgent(agent, clock)
     return HTTPClient(inflating, cookiejar=_NoCookies())
 
 
 class _NoCookies(IndexableCookieJar):
-    """A jar that nothing is put into: a policy that allows no domain would still read them all."""
+    """A jar that stays empty, and parses nothing."""
 
     def add_cookie_header(self, request: Any) -> None:
         pass

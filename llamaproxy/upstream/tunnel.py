@@ -11,12 +11,12 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy.upstream.relay import ResponseRelay
 
-#: What both heads of a switch have.
+#: The fields of request and response that switch protocols (RFC 9110 section 7.8).
 _SWITCH = {b"Connection": [b"Upgrade"], b"Upgrade": [b"websocket"]}
 
 
 def wants_websocket(request: Request) -> bool:
-    """Whether the client asks to go on with a WebSocket (RFC 6455 section 4.1)."""
+    """Whether *request* opens a WebSocket (RFC 6455 section 4.1)."""
     fields = request.requestHeaders.getRawHeaders
     options = b",".join(fields(b"connection", [])).lower().split(b",")
     protocols = [value.strip().lower() for value in fields(b"upgrade", [])]
@@ -29,7 +29,7 @@ def wants_websocket(request: Request) -> bool:
 
 
 def ask_to_switch(fields: Headers) -> None:
-    """Have the fields of a request ask for it, though they belong to one connection."""
+    """Put the fields that open a WebSocket into those of a forwarded request."""
     for name, values in _SWITCH.items():
         fields.setRawHeaders(name, list(values))
 
@@ -49,7 +49,7 @@ class TunnelRelay(ResponseRelay):
         self._response = response
 
     def start(self) -> None:
-        """Answer the client, and relay from now on."""
+        """Send 101 to the client, and begin to relay."""
         request, response = self._request, self._response
         channel: Any = request.channel
         request.setResponseCode(101)

@@ -1,4 +1,4 @@
-"""URLs of servers, read as people write them and written as HTTP wants them. Pure."""
+"""URLs of servers: parsed leniently, encoded for HTTP. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from hyperlink import DecodedURL, EncodedURL
 
-#: What stands in for an address while a URL is encoded.
+#: The host of a URL while it is encoded.
 _STAND_IN = "address"
 
 
@@ -41,8 +41,8 @@ def origin_of(url: DecodedURL) -> bytes:
 
 
 def bare(url: str) -> str:
-    """*url* as a log may show it: without a user, a query or a fragment, where secrets may be."""
-    scheme, separator, rest = url.partition("://")
-    place = re.split("[?#]", rest, maxsplit=1)[0]
-    authority, slash, path = place.partition("/")
+    """*url* for the log: without user, query and fragment, which may be secret."""
+    scheme, separator, remainder = url.partition("://")
+    location = re.split("[?#]", remainder, maxsplit=1)[0]
+    authority, slash, path = location.partition("/")
     return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"

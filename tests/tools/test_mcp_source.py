@@ -559,7 +559,7 @@ def test_a_lost_upstream_is_asked_again_what_it_is() -> None:
     world.stack.on("GET /v1beta/connectors", hang_up)
     with pytest.raises(ProxyError):
         world.list()
-    assert world.upstream.detector.known is None
+    assert world.upstream.detector.detected is None
 
 
 def test_a_long_list_is_whole_all_the_same() -> None:

@@ -354,4 +354,4 @@ def test_after_a_failure_the_upstream_is_asked_again_what_it_is() -> None:
         source.upstream.result(source.upstream.detector.generation())
         with pytest.raises((ProxyError, ToolUnknown)):
             source.upstream.result(work())
-        assert source.upstream.detector.known is None
+        assert source.upstream.detector.detected is None

@@ -9,7 +9,8 @@ import pytest
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 
-from llamaproxy.upstream.bodies import PIECE, Upload, WholeBody
+from llamaproxy.upstream.bodies import PIECE_BYTES, BytesUpload, Upload
+from llamaproxy.upstream.twisted_client import end_upload
 
 
 class Consumer:
@@ -36,7 +37,7 @@ def uploading(size: int, room: int) -> tuple[Upload, BytesIO, Any, list[Any]]:
     return upload, file, consumer, ends
 
 
-@pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1])
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1])
 def test_what_is_taken_at_once_is_sent_at_once(size: int) -> None:
     upload, file, consumer, ends = uploading(size, room=10)
     assert upload.length == sum(map(len, consumer.taken)) == size
@@ -45,7 +46,7 @@ def test_what_is_taken_at_once_is_sent_at_once(size: int) -> None:
 
 
 def test_nothing_is_read_ahead_of_the_consumer() -> None:
-    upload, file, consumer, ends = uploading(3 * PIECE, room=1)
+    upload, file, consumer, ends = uploading(3 * PIECE_BYTES, room=1)
     assert len(consumer.taken) == 1
     progress: list[int] = []
     upload.progressed = lambda: progress.append(len(consumer.taken))
@@ -58,17 +59,19 @@ def test_nothing_is_read_ahead_of_the_consumer() -> None:
 
 
 def test_a_body_in_memory_is_sent_in_one_piece() -> None:
-    body = WholeBody(b"whole")
+    body = BytesUpload(b"whole")
     consumer: Any = Consumer(body, 10)
     assert body.startProducing(consumer).called
     assert consumer.taken == [b"whole"]
 
 
 def test_the_rest_of_an_upload_that_nobody_wants_is_not_read() -> None:
-    upload, file, consumer, ends = uploading(3 * PIECE + 5, room=1)
-    upload.skip()
+    upload, file, consumer, ends = uploading(3 * PIECE_BYTES + 5, room=1)
+    end_upload(upload)
     assert file.closed
-    assert sum(map(len, consumer.taken)) == 3 * PIECE + 5, "what was announced is still counted"
+    assert sum(map(len, consumer.taken)) == 3 * PIECE_BYTES + 5, (
+        "what was announced is still counted"
+    )
     assert ends == [None]
     upload.resumeProducing()
     assert ends == [None]
@@ -76,7 +79,7 @@ def test_the_rest_of_an_upload_that_nobody_wants_is_not_read() -> None:
 
 @pytest.mark.parametrize("end", ["stop", "cancel"])
 def test_an_upload_that_is_stopped_closes_its_file(end: str) -> None:
-    file = BytesIO(b"x" * PIECE)
+    file = BytesIO(b"x" * PIECE_BYTES)
     upload = Upload(file)
     consumer: Any = Consumer(upload, 1)
     sending = upload.startProducing(consumer)
@@ -94,7 +97,7 @@ def test_an_upload_that_is_stopped_closes_its_file(end: str) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_a_failure() -> None:
-    upload, file, consumer, ends = uploading(2 * PIECE, room=1)
+    upload, file, consumer, ends = uploading(2 * PIECE_BYTES, room=1)
     file.close()
     upload.resumeProducing()
     assert isinstance(ends[0], Failure)

@@ -35,10 +35,10 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.bodies import Upload, WholeBody
+from llamaproxy.upstream.bodies import BytesUpload, Upload
 from llamaproxy.upstream.chunks import chunks_in, completion_in
 from llamaproxy.upstream.client_context import ClientContext
-from llamaproxy.upstream.failures import answered, upstream_error
+from llamaproxy.upstream.failures import response_within, upstream_error
 from tests.support import (
     Answer,
     FakeStack,
@@ -70,7 +70,7 @@ def ask(*answers: Answer) -> Any:
 
 
 async def chunks_of(upstream: Upstream, into: list[Json | None]) -> list[Json | None]:
-    response = await upstream.client.open("/x", ClientContext(), WholeBody(b"{}"), lambda _: None)
+    response = await upstream.client.open("/x", ClientContext(), BytesUpload(b"{}"), lambda _: None)
     await upstream.client.relay(response, into.append)
     return into
 
@@ -199,7 +199,7 @@ def test_a_refusal_keeps_its_status_whatever_its_body_does(status: int, body: An
 
     for opening in (False, True):
         stack, upstream = asking(refuse)
-        client, whole = upstream.client, WholeBody(b"{}")
+        client, whole = upstream.client, BytesUpload(b"{}")
         waiting: Deferred[Any] = Deferred.fromCoroutine(
             client.open("/x", ClientContext(), whole, lambda fields: None)
             if opening
@@ -484,14 +484,14 @@ def test_a_failure_has_one_meaning(error: Exception, kind: type[ProxyError]) -> 
 def test_cancellation_stays_cancellation(error: Exception) -> None:
     clock = Clock()
     with pytest.raises(CancelledError):
-        outcome(Deferred.fromCoroutine(answered(fail(error), clock, 5)))
+        outcome(Deferred.fromCoroutine(response_within(fail(error), clock, 5)))
     assert clock.getDelayedCalls() == []
 
 
 def test_a_connection_that_takes_too_long_is_a_timeout() -> None:
     connecting: Deferred[Any] = Deferred(lambda d: d.errback(ConnectingCancelledError(None)))
     clock = Clock()
-    waiting = Deferred.fromCoroutine(answered(connecting, clock, 5))
+    waiting = Deferred.fromCoroutine(response_within(connecting, clock, 5))
     clock.advance(5)
     with pytest.raises(UpstreamTimeout):
         outcome(waiting)
@@ -501,7 +501,7 @@ def test_an_upload_that_goes_on_is_given_more_time() -> None:
     answering: Deferred[Any] = Deferred()
     upload = Upload(BytesIO(b"x"))
     clock = Clock()
-    waiting = Deferred.fromCoroutine(answered(answering, clock, 5, upload))
+    waiting = Deferred.fromCoroutine(response_within(answering, clock, 5, upload))
     for _ in range(4):
         clock.advance(4)
         upload.resumeProducing()

@@ -16,7 +16,7 @@ from twisted.internet.testing import MemoryReactorClock
 
 from llamaproxy.errors import UpstreamTimeout
 from llamaproxy.upstream.agent import UpstreamAgent, connection_pool
-from llamaproxy.upstream.failures import answered
+from llamaproxy.upstream.failures import response_within
 from tests.support import outcome
 from tests.test_sockets import (
     Asked,
@@ -334,7 +334,7 @@ class Connecting:
         url = DecodedURL.from_text(f"http://{host}:8321")
         agent = UpstreamAgent(clock, url, connection_pool(clock), connect_timeout=7)
         request = agent.request(b"GET", f"http://{host}:8321/x".encode())
-        self.waiting = Deferred.fromCoroutine(answered(request, clock, 600))
+        self.waiting = Deferred.fromCoroutine(response_within(request, clock, 600))
         self.clock = clock
 
 

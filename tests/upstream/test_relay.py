@@ -15,7 +15,7 @@ from twisted.web.http import PotentialDataLoss
 from llamaproxy.errors import BodyTooLarge, UpstreamBroke, UpstreamTimeout
 from llamaproxy.upstream.relay import (
     DRAIN_SECONDS,
-    HIGH_WATER,
+    HIGH_WATER_BYTES,
     BodyStream,
     Relay,
     ResponseRelay,
@@ -179,11 +179,11 @@ def test_the_end_reaches_one_who_waits(reason: Failure, end: type[Exception]) ->
 
 def test_the_connection_is_paused_while_nobody_reads() -> None:
     body = Reading()
-    body.stream.dataReceived(b"x" * HIGH_WATER)
+    body.stream.dataReceived(b"x" * HIGH_WATER_BYTES)
     assert not body.connection.paused
     body.stream.dataReceived(b"x")
     assert body.connection.paused
-    assert len(outcome(body.next())) == HIGH_WATER + 1
+    assert len(outcome(body.next())) == HIGH_WATER_BYTES + 1
     assert not body.connection.paused
 
 
@@ -238,7 +238,7 @@ def test_draining_lets_the_body_end_by_itself() -> None:
     body = Reading()
     body.stream.drain()
     body.close()
-    body.stream.dataReceived(b"x" * HIGH_WATER * 2)
+    body.stream.dataReceived(b"x" * HIGH_WATER_BYTES * 2)
     assert not body.connection.paused
     body.stream.connectionLost(DONE)
     body.clock.advance(DRAIN_SECONDS * 2)
@@ -255,7 +255,7 @@ def test_draining_ends_after_a_moment() -> None:
 
 def test_draining_a_paused_connection_lets_it_go_on() -> None:
     body = Reading()
-    body.stream.dataReceived(b"x" * HIGH_WATER * 2)
+    body.stream.dataReceived(b"x" * HIGH_WATER_BYTES * 2)
     assert body.connection.paused
     body.stream.drain()
     assert not body.connection.paused

@@ -70,7 +70,7 @@ class Names(Clock):
 
 def test_one_look_up_serves_all_who_wait_and_those_who_come_soon() -> None:
     names = Names()
-    resolver = Resolver(names, most=4)
+    resolver = Resolver(names, max_running=4)
     waiting = [resolver.addresses("a") for _ in range(5)]
     names.end("a", HERE, THERE)
     assert [outcome(each) for each in waiting] == [(HERE, THERE)] * 5
@@ -84,7 +84,7 @@ def test_one_look_up_serves_all_who_wait_and_those_who_come_soon() -> None:
 
 def test_that_there_is_no_address_is_known_for_a_moment() -> None:
     names = Names()
-    resolver = Resolver(names, most=4)
+    resolver = Resolver(names, max_running=4)
     waiting = [resolver.addresses("a")]
     names.end("a")
     waiting.append(resolver.addresses("a"))
@@ -100,7 +100,7 @@ def test_that_there_is_no_address_is_known_for_a_moment() -> None:
 
 def test_one_who_leaves_leaves_the_others_alone() -> None:
     names = Names()
-    resolver = Resolver(names, most=4)
+    resolver = Resolver(names, max_running=4)
     leaving, staying = resolver.addresses("a"), resolver.addresses("a")
     leaving.cancel()
     with pytest.raises(CancelledError):
@@ -111,7 +111,7 @@ def test_one_who_leaves_leaves_the_others_alone() -> None:
 
 def test_a_look_up_that_nobody_waits_for_any_more_counts_until_it_ends() -> None:
     names = Names()
-    resolver = Resolver(names, most=1)
+    resolver = Resolver(names, max_running=1)
     for _ in range(10):
         waiting = resolver.addresses("slow")
         waiting.addErrback(lambda failure: failure.trap(CancelledError) and None)
@@ -125,7 +125,7 @@ def test_a_look_up_that_nobody_waits_for_any_more_counts_until_it_ends() -> None
 
 def test_names_that_wait_take_their_turn_unless_nobody_wants_them_any_more() -> None:
     names = Names()
-    resolver = Resolver(names, most=2)
+    resolver = Resolver(names, max_running=2)
     waiting = {name: resolver.addresses(name) for name in "abcde"}
     assert set(names.receivers) == {"a", "b"}
     waiting["c"].addErrback(lambda failure: failure.trap(CancelledError) and None)
@@ -140,12 +140,12 @@ def test_names_that_wait_take_their_turn_unless_nobody_wants_them_any_more() -> 
 
 def test_what_is_known_of_names_is_bounded() -> None:
     names = Names()
-    resolver = Resolver(names, most=1)
+    resolver = Resolver(names, max_running=1)
     for number in range(MAX_NAMES + 2):
         resolver.addresses(str(number))
         names.end(str(number), HERE)
     assert len(resolver._answers) == MAX_NAMES
-    assert resolver._waiting == {}
+    assert resolver._waiters == {}
 
 
 _STEPS = st.tuples(st.sampled_from(["ask", "leave", "end", "time"]), st.sampled_from("abcdef"))
@@ -173,7 +173,7 @@ def test_whatever_happens_there_are_no_more_than_so_many_and_everybody_is_answer
     while names.receivers:
         names.end(next(iter(names.receivers)), HERE)
     assert all(outcome(each) == (HERE,) for _, each in waiting)
-    assert resolver._waiting == {} and not resolver._queue
+    assert resolver._waiters == {} and not resolver._queue
 
 
 # --- with the reactor's own threads

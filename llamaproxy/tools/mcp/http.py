@@ -21,17 +21,17 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.tools.mcp import messages
-from llamaproxy.upstream.bodies import WholeBody
-from llamaproxy.upstream.failures import answered, redirect_target
+from llamaproxy.upstream.bodies import BytesUpload
+from llamaproxy.upstream.failures import redirect_target, response_within
 from llamaproxy.upstream.headers import HOP_BY_HOP
 from llamaproxy.upstream.relay import BodyStream, body_of, read_body
 from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
 from llamaproxy.upstream.urls import read_url
 
-#: Seconds: whoever asks has a limit of his own, so a silent server needs none.
+#: Seconds without a limit of this module: callers have limits of their own.
 NO_LIMIT = 7 * 86400.0
 
-#: Seconds for what nobody waits for: notifications, goodbyes.
+#: Seconds for notifications and for the end of a session.
 CLEANUP_SECONDS = 5.0
 
 #: The most bytes of all messages of one streamed answer.
@@ -40,8 +40,8 @@ MAX_STREAM = 4 * messages.MAX_MESSAGE
 #: The most bytes of an error's body.
 _MAX_REFUSAL = 64 * 1024
 
-#: Fields that are ours to write, whatever a caller's ``mcp_headers`` say.
-_OURS = HOP_BY_HOP | {
+#: Header fields that a caller's ``mcp_headers`` cannot set.
+_RESERVED_FIELDS = HOP_BY_HOP | {
     *(b"host", b"content-length", b"content-type", b"content-encoding", b"accept"),
     *(b"accept-encoding", b"expect", b"cookie", b"last-event-id"),
 }
@@ -61,23 +61,23 @@ class HttpRefused(McpBroke):
     def __init__(self, http_status: int, text: str = "", target: str = "") -> None:
         self.http_status = http_status
         self.text = text
-        wants = (
+        hint = (
             ": it wants credentials, or others (mcp_headers in X-LlamaStack-Provider-Data)"
             if http_status in (401, 403)
             else f": a redirect to {target}, which is not followed"
             if 300 <= http_status < 400
             else ""
         )
-        super().__init__(f"The MCP server answered with HTTP status {http_status}{wants}.")
+        super().__init__(f"The MCP server answered with HTTP status {http_status}{hint}.")
 
 
 def permitted(fields: Iterable[tuple[str, str]]) -> Fields:
-    """Those of a caller's *fields* that can be sent to an MCP server."""
+    """Those of a caller's *fields* that may be sent to an MCP server."""
     return tuple(
         (name, value)
         for name, value in fields
         if messages.TOKEN.fullmatch(name)
-        and not {name.lower().encode()} & _OURS
+        and not {name.lower().encode()} & _RESERVED_FIELDS
         and not name.lower().startswith("mcp-")
         and value.isprintable()
     )
@@ -89,17 +89,17 @@ def content_type(response: IResponse) -> bytes:
     return values[0].partition(b";")[0].strip().lower()
 
 
-class EventStream:
-    """The events of a response, in their order."""
+class McpEventReader:
+    """The events in the body of a response, in their order, as an async iterator."""
 
     def __init__(self, body: BodyStream, decoder: EventDecoder, limit: int) -> None:
         """:param limit: the most bytes of the whole stream."""
         self._body = body
         self._decoder = decoder
-        self._left = limit
+        self._bytes_left = limit
         self._events: deque[Event] = deque()
 
-    def __aiter__(self) -> EventStream:
+    def __aiter__(self) -> McpEventReader:
         return self
 
     async def __anext__(self) -> Event:
@@ -112,8 +112,8 @@ class EventStream:
                 part = await self._body.__anext__()
             except ProxyError as error:
                 raise Interrupted(str(_translated(error))) from None
-            self._left -= len(part)
-            if self._left < 0:
+            self._bytes_left -= len(part)
+            if self._bytes_left < 0:
                 raise McpBroke("The MCP server sent more than it may in one answer.")
             try:
                 self._events.extend(self._decoder.feed(part))
@@ -122,11 +122,11 @@ class EventStream:
         return self._events.popleft()
 
     def drain(self) -> None:
-        """Want no more, but expect the end at once: the connection can be used again then."""
+        """Drop what comes until the end, which is near: the connection can be used again then."""
         self._body.drain()
 
     async def aclose(self) -> None:
-        """Want no more: the connection is closed unless the stream has ended."""
+        """Close the connection, unless the stream has ended."""
         await self._body.aclose()
 
 
@@ -147,7 +147,7 @@ class McpHttp:
         url: str | None = None,
         seconds: float = NO_LIMIT,
     ) -> IResponse:
-        """The head of an answer.
+        """A response as soon as its head is there, within *seconds*.
 
         :raises McpBroke: if there is none.
         """
@@ -156,11 +156,11 @@ class McpHttp:
             headers.setRawHeaders(name, [value.encode("utf-8", "replace")])
         if body is not None:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
-        sent = None if body is None else WholeBody(body)
+        producer = None if body is None else BytesUpload(body)
         target = _target(url or self.url)
         try:
-            request = self._agent.request(method, target, headers, sent)
-            response: IResponse = await answered(request, self.clock, seconds)
+            request = self._agent.request(method, target, headers, producer)
+            response: IResponse = await response_within(request, self.clock, seconds)
         except ProxyError as error:
             raise _translated(error) from None
         return response
@@ -176,52 +176,52 @@ class McpHttp:
             raise _translated(error) from None
 
     def leave(self, response: IResponse) -> None:
-        """Want nothing of *response*, whose connection is closed for it."""
+        """Close the connection of *response*, whose body is not read."""
         Deferred.fromCoroutine(body_of(response, self.clock, NO_LIMIT).aclose())
 
     async def discard(self, response: IResponse) -> None:
-        """Read the rest of *response* for nobody, so that its connection can be used again."""
+        """Read the body of *response* and drop it, so that its connection can be used again."""
         await self.body(response, _MAX_REFUSAL, CLEANUP_SECONDS)
 
     async def refusal(self, response: IResponse) -> McpBroke:
-        """What *response*, which is no success, says."""
+        """The error that *response*, whose status is no success, reports."""
         try:
-            text = await self.body(response, _MAX_REFUSAL, CLEANUP_SECONDS)
+            body = await self.body(response, _MAX_REFUSAL, CLEANUP_SECONDS)
         except McpBroke:
-            text = b""
+            body = b""
         try:
-            [message] = messages.read(text)
+            [message] = messages.parse(body)
         except (McpBroke, ValueError):
             message = {}
         if "jsonrpc" in message and isinstance(message.get("error"), dict):
             return messages.RpcError(message["error"], response.code)
-        words = text.decode("utf-8", "replace")
-        return HttpRefused(response.code, words, redirect_target(response.headers))
+        text = body.decode("utf-8", "replace")
+        return HttpRefused(response.code, text, redirect_target(response.headers))
 
     def events(
         self, response: IResponse, decoder: EventDecoder, limit: int = MAX_STREAM
-    ) -> EventStream:
+    ) -> McpEventReader:
         """The events of *response*; iterate inside :func:`contextlib.aclosing`."""
-        return EventStream(body_of(response, self.clock, NO_LIMIT), decoder, limit)
+        return McpEventReader(body_of(response, self.clock, NO_LIMIT), decoder, limit)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait *seconds*."""
         await pause(self.clock, seconds)
 
 
 async def pause(clock: IReactorTime, seconds: float = 0) -> None:
-    """Wait, if only until the reactor has done everything else."""
-    waiting: Deferred[None] = Deferred(lambda _: call.cancel())
-    call = clock.callLater(seconds, waiting.callback, None)
-    await waiting
+    """Wait *seconds*, at least for the next turn of the reactor."""
+    delay: Deferred[None] = Deferred(lambda _: call.cancel())
+    call = clock.callLater(seconds, delay.callback, None)
+    await delay
 
 
 def _target(url: str) -> bytes:
     """:raises McpBroke: if *url* is none."""
     try:
         parsed = read_url(url)
-        fit = parsed.scheme in ("http", "https") and bool(parsed.host) and _URL.fullmatch(url)
-        if not fit or parsed.port is None or not 0 < parsed.port < 65536:
+        valid = parsed.scheme in ("http", "https") and bool(parsed.host) and _URL.fullmatch(url)
+        if not valid or parsed.port is None or not 0 < parsed.port < 65536:
             raise ValueError
     except ValueError:
         raise McpBroke("The MCP server's address is no URL.") from None
@@ -230,7 +230,7 @@ def _target(url: str) -> bytes:
 
 
 def _translated(error: ProxyError) -> McpBroke:
-    """*error*, which speaks of Llama Stack, in words about an MCP server."""
+    """The error about an MCP server for *error* of the HTTP client, which is about Llama Stack."""
     if isinstance(error, McpBroke):
         return error
     if isinstance(error, UpstreamTimeout):

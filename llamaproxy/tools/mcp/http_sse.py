@@ -19,7 +19,7 @@ from llamaproxy.tools.mcp.http import (
     McpHttp,
     content_type,
 )
-from llamaproxy.tools.mcp.streamable import SessionLost
+from llamaproxy.tools.mcp.transport import SessionLost
 from llamaproxy.upstream.sse import Event, EventDecoder
 from llamaproxy.upstream.urls import as_uri, origin_of, read_url
 
@@ -30,24 +30,24 @@ class HttpSse:
     revision = ""
 
     def __init__(self, http: McpHttp, on_message: Callable[[Json], None]) -> None:
-        """:param on_message: is told of what the server says of its own accord."""
+        """:param on_message: is called with each message of the server's that is no response."""
         self._http = http
         self._on_message = on_message
         self._endpoint: Deferred[str] | str = Deferred()
-        self._waiting: dict[object, Deferred[Json]] = {}
-        self._reading: Deferred[None] | None = None
+        self._pending: dict[object, Deferred[Json]] = {}
+        self._reader: Deferred[None] | None = None
         self.alive = True
 
     async def open(self) -> None:
-        """Begin to listen, and learn where to send messages.
+        """Open the event stream, and wait for the URL for messages (its ``endpoint`` event).
 
         :raises McpBroke: if this is no server of that kind.
         """
-        told = Deferred[str]()
-        self._endpoint = told
-        self._reading = Deferred.fromCoroutine(self._read())
-        self._reading.addErrback(lambda _: None)
-        self._endpoint = await told
+        endpoint = Deferred[str]()
+        self._endpoint = endpoint
+        self._reader = Deferred.fromCoroutine(self._read())
+        self._reader.addErrback(lambda _: None)
+        self._endpoint = await endpoint
 
     async def ask(self, message: Json, fields: Fields = ()) -> Json:
         """The result of a request.
@@ -57,36 +57,36 @@ class HttpSse:
         """
         if not self.alive:
             raise SessionLost()
-        waiting: Deferred[Json] = Deferred()
-        self._waiting[message["id"]] = waiting
+        response: Deferred[Json] = Deferred()
+        self._pending[message["id"]] = response
         try:
             await self._post(message, fields, NO_LIMIT)
-            return messages.result_in(await waiting)
+            return messages.result_in(await response)
         except (HttpRefused, messages.RpcError) as error:
             if error.http_status != 404:
                 raise
             await self.close()
             raise SessionLost() from None
         finally:
-            self._waiting.pop(message["id"], None)
-            waiting.addErrback(lambda _: {})
+            self._pending.pop(message["id"], None)
+            response.addErrback(lambda _: {})
 
     async def tell(self, message: Json, fields: Fields = ()) -> None:
-        """Send what has no answer."""
+        """Send a notification or a response."""
         await self._post(message, fields, CLEANUP_SECONDS)
 
     async def abandon(self, message: Json) -> None:
-        """Tell the server that the request *message* has been given up."""
+        """Notify the server that the request *message* is cancelled."""
         await self.tell(messages.cancelled(message))
 
     async def listen(self) -> None:
-        """There is one stream for everything."""
+        """Do nothing: the one stream is read anyhow."""
 
     async def close(self) -> None:
         """End the session."""
         self.alive = False
-        if self._reading is not None:
-            self._reading.cancel()
+        if self._reader is not None:
+            self._reader.cancel()
 
     async def _post(self, message: Json, fields: Fields, seconds: float) -> None:
         assert isinstance(self._endpoint, str)
@@ -110,8 +110,8 @@ class HttpSse:
             decoder = EventDecoder(messages.MAX_MESSAGE)
             async with aclosing(self._http.events(response, decoder, 2**62)) as events:
                 async for event in events:
-                    self._heard(event)
-                    if not self.alive:  # closed by whoever has heard it
+                    self._receive(event)
+                    if not self.alive:  # closed by what received it
                         return
         except CancelledError:
             raise
@@ -119,42 +119,42 @@ class HttpSse:
             reason = error
         finally:
             self.alive = False
-            waiting = list(self._waiting.values())
-            self._waiting.clear()
+            pending = list(self._pending.values())
+            self._pending.clear()
             if isinstance(self._endpoint, Deferred) and not self._endpoint.called:
                 self._endpoint.errback(reason)
-            for each in waiting:
+            for each in pending:
                 each.errback(reason)
 
-    def _heard(self, event: Event) -> None:
+    def _receive(self, event: Event) -> None:
         if event.event == b"endpoint":
             if isinstance(self._endpoint, Deferred) and not self._endpoint.called:
-                self._endpoint.callback(self._place(event.data))
+                self._endpoint.callback(self._endpoint_url(event.data))
             return
         if event.event not in (b"", b"message") or not event.data.strip():
             return
         if isinstance(self._endpoint, Deferred):
-            return  # nothing has been asked yet, and there is no place for replies
-        for message in messages.read_event(event.data):
-            waiting = None
-            number = messages.answers(message)
-            if messages.is_answer(message) and isinstance(number, str | int):
-                waiting = self._waiting.pop(number, None)
-            elif messages.is_refusal(message) and len(self._waiting) == 1:
-                waiting = self._waiting.popitem()[1]
-            if waiting is not None:
-                waiting.callback(message)
+            return  # nothing has been requested yet, and there is no URL for responses
+        for message in messages.parse_event(event.data):
+            response = None
+            request_id = messages.response_id(message)
+            if messages.is_response(message) and isinstance(request_id, str | int):
+                response = self._pending.pop(request_id, None)
+            elif messages.is_error_without_id(message) and len(self._pending) == 1:
+                response = self._pending.popitem()[1]
+            if response is not None:
+                response.callback(message)
             else:
                 self._on_message(message)
 
-    def _place(self, said: bytes) -> str:
-        """Where to send messages: credentials go along, so it must be of the same origin."""
+    def _endpoint_url(self, reference: bytes) -> str:
+        """The absolute URL for messages: of the same origin, for credentials are sent to it."""
         try:
-            here = read_url(self._http.url)
-            there = here.click(said.decode("utf-8"))
-            place = as_uri(there.replace(fragment="")).to_text()
+            base = read_url(self._http.url)
+            endpoint = base.click(reference.decode("utf-8"))
+            url = as_uri(endpoint.replace(fragment="")).to_text()
         except ValueError:
             raise McpBroke("The MCP server named an endpoint that is no URL.") from None
-        if origin_of(there) != origin_of(here):
+        if origin_of(endpoint) != origin_of(base):
             raise McpBroke("The MCP server named an endpoint of another server.")
-        return place
+        return url

@@ -15,11 +15,11 @@ from llamaproxy.jsontext import Json
 #: HTTP+SSE transport speak.
 REVISIONS = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 
-#: What a revision looks like. One that is not known here differs in what is not used here: so far,
-#: lists and calls have been the same in all that begin with a handshake.
+#: The form of a revision. A later one than those above is accepted too: lists and calls have been
+#: the same in all revisions that begin with a handshake.
 REVISION = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
-#: The revision without handshake and sessions: every request says all that the server must know.
+#: The revision without handshake and sessions; each request has all that a server must know.
 STATELESS = "2026-07-28"
 
 METHOD_NOT_FOUND = -32601
@@ -38,10 +38,10 @@ _MAX_BATCH = 1000
 
 CLIENT: Json = {"name": "llamaproxy", "version": __version__}
 
-#: What a field may be called (RFC 9110, 5.6.2).
+#: A name of a header field (RFC 9110 section 5.6.2).
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 
-#: Header fields that stand in ``_meta`` too.
+#: Header fields that are repeated in ``_meta``.
 _TRACED = ("traceparent", "tracestate")
 
 _META = "io.modelcontextprotocol/"
@@ -51,13 +51,13 @@ class RpcError(McpBroke):
     """The MCP server answered with an error."""
 
     def __init__(self, error: object, http_status: int = 200) -> None:
-        said: Json = error if isinstance(error, dict) else {}
-        self.rpc_code = said.get("code")
-        self.data = said.get("data")
+        fields: Json = error if isinstance(error, dict) else {}
+        self.rpc_code = fields.get("code")
+        self.data = fields.get("data")
         self.http_status = http_status
-        words = str(said.get("message") or "it does not say why")[:2000]
-        self.said = "".join(each if each.isprintable() else " " for each in words)
-        super().__init__(f"The MCP server answered with an error: {self.said}")
+        text = str(fields.get("message") or "it does not say why")[:2000]
+        self.rpc_message = "".join(each if each.isprintable() else " " for each in text)
+        super().__init__(f"The MCP server answered with an error: {self.rpc_message}")
 
 
 def traced(message: Json, fields: Iterable[tuple[str, str]]) -> Json:
@@ -66,37 +66,37 @@ def traced(message: Json, fields: Iterable[tuple[str, str]]) -> Json:
     A server that answers in another process than the one that was asked sees no header fields
     (SEP-414, "OpenTelemetry trace context in _meta").
     """
-    known = {name: value for name, value in fields if name in _TRACED}
-    if not known:
+    trace = {name: value for name, value in fields if name in _TRACED}
+    if not trace:
         return message
     params = message["params"]
-    return {**message, "params": {**params, "_meta": {**params.get("_meta", {}), **known}}}
+    return {**message, "params": {**params, "_meta": {**params.get("_meta", {}), **trace}}}
 
 
-def request(number: int, method: str, params: Json | None = None) -> Json:
-    """A request; its answer carries *number* too."""
-    return {"jsonrpc": "2.0", "id": number, "method": method, "params": params or {}}
+def request(request_id: int, method: str, params: Json | None = None) -> Json:
+    """A request; its response has the same *request_id*."""
+    return {"jsonrpc": "2.0", "id": request_id, "method": method, "params": params or {}}
 
 
 def notification(method: str, params: Json | None = None) -> Json:
-    """What needs no answer."""
+    """A notification, which has no response."""
     return {"jsonrpc": "2.0", "method": method, **({"params": params} if params else {})}
 
 
-def initialize(number: int) -> Json:
-    """The handshake: the newest revision is asked for, the server says what it will be."""
+def initialize(request_id: int) -> Json:
+    """The request that begins the handshake; it proposes the newest revision."""
     params = {"protocolVersion": REVISIONS[0], "capabilities": {}, "clientInfo": CLIENT}
-    return request(number, "initialize", params)
+    return request(request_id, "initialize", params)
 
 
 def cancelled(message: Json) -> Json:
-    """What tells the server that nobody waits for the answer to *message* any more."""
+    """The notification that the request *message* is cancelled (MCP 2025-11-25, "Cancellation")."""
     params = {"requestId": message["id"], "reason": "nobody waits for the answer any more"}
     return notification("notifications/cancelled", params)
 
 
 def self_contained(message: Json) -> Json:
-    """*message* as the stateless revision wants it."""
+    """*message* with what the stateless revision requires of every request."""
     meta = {
         f"{_META}protocolVersion": STATELESS,
         f"{_META}clientInfo": CLIENT,
@@ -107,7 +107,7 @@ def self_contained(message: Json) -> Json:
 
 
 def reply_to(message: Json) -> Json | None:
-    """What a server's own *message* is answered with, None if it is no request."""
+    """The response to a request *message* of a server's, None if it is no request."""
     if "method" not in message or not isinstance(message.get("id"), str | int):
         return None
     answer: Json = {"jsonrpc": "2.0", "id": message["id"]}
@@ -116,57 +116,62 @@ def reply_to(message: Json) -> Json | None:
     return {**answer, "error": {"code": METHOD_NOT_FOUND, "message": "Method not found"}}
 
 
-def read_event(text: bytes) -> list[Json]:
+def parse_event(text: bytes) -> list[Json]:
     """The messages in an event; what is none, such as ``ping`` or ``[DONE]``, is ignored."""
     try:
-        return read(text)
+        return parse(text)
     except McpBroke:
         return []
 
 
-def read(text: bytes) -> list[Json]:
+def parse(text: bytes) -> list[Json]:
     """The messages in *text*: one, or a batch of them.
 
     :raises McpBroke: if it is something else.
     """
     try:
-        said = jsontext.loads_anyhow(text)
+        value = jsontext.loads_anyhow(text)
     except ValueError:
         raise McpBroke("The MCP server sent something that is not JSON.") from None
-    batch = said if isinstance(said, list) else [said]
+    batch = value if isinstance(value, list) else [value]
     if len(batch) > _MAX_BATCH or not all(isinstance(message, dict) for message in batch):
         raise McpBroke("The MCP server sent something that is not a JSON-RPC message.")
     return batch
 
 
-def is_answer(message: Json, number: object = None) -> bool:
-    """Whether *message* is an answer, and if a *number* is given, the one to that request."""
+def is_response(message: Json, request_id: object = None) -> bool:
+    """Whether *message* is a response, and if *request_id* is not None, the one to that request."""
     if "method" in message or not ("result" in message or "error" in message):
         return False
-    return number is None or answers(message) == number
+    return request_id is None or response_id(message) == request_id
 
 
-def answers(message: Json) -> object:
-    """The number of the request that *message* answers; some servers make a text of it."""
-    number = message.get("id")
-    if isinstance(number, str) and len(number) < 16 and number.isascii() and number.isdigit():
-        return int(number)
-    return number
+def response_id(message: Json) -> object:
+    """The id of the request that the response *message* is for; some servers make a text of it."""
+    request_id = message.get("id")
+    if (
+        isinstance(request_id, str)
+        and len(request_id) < 16
+        and request_id.isascii()
+        and request_id.isdigit()
+    ):
+        return int(request_id)
+    return request_id
 
 
-def is_refusal(message: Json) -> bool:
+def is_error_without_id(message: Json) -> bool:
     """Whether *message* is an error that does not say which request it is about."""
     return "method" not in message and message.get("id") is None and bool(message.get("error"))
 
 
-def result_in(answer: Json, http_status: int = 200) -> Json:
-    """The result that an *answer* has.
+def result_in(response: Json, http_status: int = 200) -> Json:
+    """The result in a *response*.
 
     :raises RpcError: if it has an error instead.
     """
-    if answer.get("error") is not None:
-        raise RpcError(answer["error"], http_status)
-    result = answer.get("result")
+    if response.get("error") is not None:
+        raise RpcError(response["error"], http_status)
+    result = response.get("result")
     if not isinstance(result, dict):
         raise McpBroke("The MCP server sent a result that is not an object.")
     return result
@@ -174,19 +179,23 @@ def result_in(answer: Json, http_status: int = 200) -> Json:
 
 def parameter_fields(schema: Json, arguments: Json) -> tuple[tuple[str, str], ...]:
     """The arguments that a tool's *schema* wants repeated in header fields (``x-mcp-header``)."""
-    found: list[tuple[str, str]] = []
+    fields: list[tuple[str, str]] = []
     properties = schema.get("properties")
-    for name, each in properties.items() if isinstance(properties, dict) else ():
-        if not isinstance(each, dict) or name not in arguments:
+    for name, property_schema in properties.items() if isinstance(properties, dict) else ():
+        if not isinstance(property_schema, dict) or name not in arguments:
             continue
         value: Any = arguments[name]
-        called = each.get("x-mcp-header")
+        header_name = property_schema.get("x-mcp-header")
         if isinstance(value, dict):
-            found += parameter_fields(each, value)
-        elif isinstance(called, str) and isinstance(value, str | int) and TOKEN.fullmatch(called):
-            said = str(value).lower() if isinstance(value, bool) else str(value)
-            found.append((f"Mcp-Param-{called}", field_value(said)))
-    return tuple(found)
+            fields += parameter_fields(property_schema, value)
+        elif (
+            isinstance(header_name, str)
+            and isinstance(value, str | int)
+            and TOKEN.fullmatch(header_name)
+        ):
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            fields.append((f"Mcp-Param-{header_name}", field_value(text)))
+    return tuple(fields)
 
 
 def field_value(value: str) -> str:

@@ -1,4 +1,4 @@
-"""SessionPool: the conversations with MCP servers, one for each server, caller and chat."""
+"""SessionPool: the sessions with MCP servers, one for each server, caller and chat."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ from llamaproxy.upstream.client_context import ClientContext
 #: Seconds after which a session that nobody uses is closed.
 IDLE_TIMEOUT = 300.0
 
-#: The part of all sessions that one caller may have.
+#: One caller may have an eighth of all sessions, and at least eight.
 _SHARE = 8
 
 
-def _nothing() -> None:
-    """Nobody wants to know."""
+def _ignore() -> None:
+    """The default for *changed*."""
 
 
 @attrs.frozen
 class _Key:
-    """What a session is for: servers keep state in them, so no two callers or chats share one."""
+    """Whose a session is: servers keep state in them, so no two callers or chats share one.
+
+    *owner* are the caller's credentials; *chat* is empty for listings.
+    """
 
     url: str
     owner: object
@@ -50,10 +53,11 @@ class SessionPool:
 
     _agent: IAgent
     _clock: IReactorTime
-    _changed: Callable[[], None] = _nothing
+    _changed: Callable[[], None] = _ignore
     _max_sessions: int = 1024
     _sessions: OrderedDict[_Key, Session] = attrs.field(init=False, factory=OrderedDict)
-    _held: Counter[object] = attrs.field(init=False, factory=Counter)
+    #: Sessions by owner.
+    _counts: Counter[object] = attrs.field(init=False, factory=Counter)
     _sweep: IDelayedCall | None = attrs.field(init=False, default=None)
     _log: ClassVar[Logger] = Logger()
 
@@ -71,7 +75,7 @@ class SessionPool:
             http = McpHttp(self._agent, self._clock, url, fields)
             session = self._sessions[key] = Session(http, self._changed, listens=not chat)
             session.used_at = self._clock.seconds()
-            self._held[key.owner] += 1
+            self._counts[key.owner] += 1
         self._sessions.move_to_end(key)
         if self._sweep is None:
             self._sweep = self._clock.callLater(IDLE_TIMEOUT, self._close_idle)
@@ -84,7 +88,7 @@ class SessionPool:
             self._sweep = None
         sessions = list(self._sessions.values())
         self._sessions.clear()
-        self._held.clear()
+        self._counts.clear()
         await all_of(session.close() for session in sessions)
 
     def _make_room(self, owner: object) -> None:
@@ -93,10 +97,10 @@ class SessionPool:
         :raises McpBroke: if there is none.
         """
         share = max(_SHARE, self._max_sessions // _SHARE)
-        if self._held[owner] >= share:
+        if self._counts[owner] >= share:
             self._drop_idle([key for key in self._sessions if key.owner == owner])
         elif len(self._sessions) >= self._max_sessions:
-            [(largest, _)] = self._held.most_common(1)
+            [(largest, _)] = self._counts.most_common(1)
             keys = sorted(self._sessions, key=lambda key: key.owner != largest)
             self._drop_idle(keys)
 
@@ -109,9 +113,9 @@ class SessionPool:
 
     def _drop(self, key: _Key) -> None:
         session = self._sessions.pop(key)
-        self._held[key.owner] -= 1
-        if not self._held[key.owner]:
-            del self._held[key.owner]
+        self._counts[key.owner] -= 1
+        if not self._counts[key.owner]:
+            del self._counts[key.owner]
         self._end(session)
 
     def _close_idle(self) -> None:
@@ -124,8 +128,8 @@ class SessionPool:
             self._sweep = self._clock.callLater(IDLE_TIMEOUT, self._close_idle)
 
     def _end(self, session: Session) -> None:
-        def broken(failure: Failure) -> None:
+        def log_failure(failure: Failure) -> None:
             if not failure.check(CancelledError, McpBroke):
                 self._log.failure("closing an MCP session broke", failure)
 
-        Deferred.fromCoroutine(session.close()).addErrback(broken)
+        Deferred.fromCoroutine(session.close()).addErrback(log_failure)

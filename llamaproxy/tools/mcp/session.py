@@ -1,10 +1,10 @@
-"""Session: one conversation with an MCP server, in the transport and revision that it speaks."""
+"""Session: requests to one MCP server, for one caller, in one session of MCP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from itertools import count
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -14,18 +14,10 @@ from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import McpBroke, McpTimeout
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
+from llamaproxy.tools.mcp.handshake import Handshake
 from llamaproxy.tools.mcp.http import CLEANUP_SECONDS, Fields, HttpRefused, McpHttp
-from llamaproxy.tools.mcp.http_sse import HttpSse
-from llamaproxy.tools.mcp.streamable import (
-    OldTransport,
-    SessionLost,
-    Stateless,
-    Streamable,
-)
+from llamaproxy.tools.mcp.transport import SessionLost, Transport
 from llamaproxy.upstream.urls import bare
-
-#: What servers of the old transport say to a POST (the official clients try it on any 4xx).
-_TRY_OLD = (400, 403, 404, 405, 406, 410, 411, 415, 422, 426, 501)
 
 #: Seconds to begin a conversation.
 OPEN_TIMEOUT = 10.0
@@ -33,40 +25,30 @@ OPEN_TIMEOUT = 10.0
 #: The most tools of one server, and the most pages of its list.
 MAX_TOOLS, MAX_PAGES = 10_000, 1000
 
-#: The most things done at a time for a server that nobody waits for; more are left undone.
-_MAX_ERRANDS = 16
-
-
-class Transport(Protocol):
-    """One way of carrying messages; all are in the two modules of that name."""
-
-    alive: bool
-    revision: str
-
-    async def ask(self, message: Json, fields: Fields = ()) -> Json: ...
-    async def tell(self, message: Json, fields: Fields = ()) -> None: ...
-    async def abandon(self, message: Json) -> None: ...
-    async def listen(self) -> None: ...
-    async def close(self) -> None: ...
+#: The most messages that are sent at a time to a server without waiting; more are not sent.
+_MAX_BACKGROUND = 16
 
 
 @attrs.define(eq=False)
 class Session:
-    """Asks an MCP server; begins, and begins again when the server has forgotten, by itself."""
+    """Lists and calls the tools of an MCP server.
+
+    The session is opened for the first request, and opened again when the server has forgotten it.
+    """
 
     _http: McpHttp
     _changed: Callable[[], None]
     #: Whether to hear of changes; that takes a connection of its own.
     _listens: bool = True
-    #: How many requests are under way, and when the last one ended.
+    #: How many requests are under way, and when the last one ended, in clock seconds.
     busy: int = 0
     used_at: float = 0.0
     _transport: Transport | None = None
-    #: Whether the server may not know the session any more, which a call does not find out.
-    _doubtful: bool = False
+    #: Whether the server may have forgotten the session, which a call does not find out.
+    _maybe_lost: bool = False
     _opening: SharedCall[Transport] = attrs.Factory(SharedCall)
-    _numbers: count[int] = attrs.Factory(lambda: count(1))
-    _errands: set[Deferred[None]] = attrs.Factory(set)
+    _ids: count[int] = attrs.Factory(lambda: count(1))
+    _background: set[Deferred[None]] = attrs.Factory(set)
     _listening: Deferred[None] | None = None
     #: Whether the server says that it has tools.
     _has_tools: bool = True
@@ -79,18 +61,18 @@ class Session:
 
         :raises McpBroke: if there is no list at all.
         """
-        old = self._transport
+        previous = self._transport
         try:
-            return await self._listed(fields)
+            return await self._list_pages(fields)
         except McpBroke:
             # A server that was restarted refuses what it does not know in many ways.
-            if old is None or self._transport is not old:
+            if previous is None or self._transport is not previous:
                 raise
-            await self._forget(old)
-            return await self._listed(fields)
+            await self._forget(previous)
+            return await self._list_pages(fields)
 
-    async def _listed(self, fields: Fields) -> list[Json]:
-        found: list[Json] = []
+    async def _list_pages(self, fields: Fields) -> list[Json]:
+        tools: list[Json] = []
         cursors: set[str] = set()
         params: Json = {}
         await self._opened()
@@ -100,28 +82,28 @@ class Session:
             try:
                 page = await self._ask("tools/list", params, fields)
             except McpBroke as error:
-                if not found:
+                if not tools:
                     raise
                 self._incomplete(str(error))
-                return found
-            listed = page.get("tools")
-            if not isinstance(listed, list):
-                if found:
-                    return found
+                return tools
+            page_tools = page.get("tools")
+            if not isinstance(page_tools, list):
+                if tools:
+                    return tools
                 raise McpBroke("The MCP server sent a list without tools.")
-            found += [tool for tool in listed if isinstance(tool, dict)]
+            tools += [tool for tool in page_tools if isinstance(tool, dict)]
             cursor = page.get("nextCursor")
-            if len(found) > MAX_TOOLS:
+            if len(tools) > MAX_TOOLS:
                 break
             if not isinstance(cursor, str) or not cursor:
-                return found
+                return tools
             if cursor in cursors:
                 self._incomplete("its list goes round in circles")
-                return found
+                return tools
             cursors.add(cursor)
             params = {"cursor": cursor}
         self._incomplete(f"it lists more than {MAX_TOOLS}")
-        return found[:MAX_TOOLS]
+        return tools[:MAX_TOOLS]
 
     def _incomplete(self, reason: str) -> None:
         self._log.warn(
@@ -146,15 +128,15 @@ class Session:
         try:
             return await self._ask("tools/call", params, fields, schema)
         except McpBroke as error:
-            self._doubtful = self._doubtful or not _is_passing(error)
+            self._maybe_lost = self._maybe_lost or not _is_passing(error)
             raise
 
     async def close(self) -> None:
-        """Say goodbye, to a server that has been spoken to."""
+        """End the session, at the server too if it was opened; background work is cancelled."""
         self._opening.cancel()
         transport, self._transport = self._transport, None
-        for errand in list(self._errands):
-            errand.cancel()
+        for running in list(self._background):
+            running.cancel()
         if self._listening is not None:
             self._listening.cancel()
         if transport is not None and transport.alive:
@@ -182,7 +164,7 @@ class Session:
     async def _exchange(
         self, transport: Transport, method: str, params: Json, fields: Fields, schema: Json | None
     ) -> Json:
-        message = messages.traced(messages.request(next(self._numbers), method, params), fields)
+        message = messages.traced(messages.request(next(self._ids), method, params), fields)
         if schema is not None and transport.revision == messages.STATELESS:
             fields += messages.parameter_fields(schema, params["arguments"])
         try:
@@ -192,137 +174,74 @@ class Session:
             raise
 
     async def _opened(self) -> Transport:
-        if self._transport is not None and self._transport.alive and not self._doubtful:
+        if self._transport is not None and self._transport.alive and not self._maybe_lost:
             return self._transport
         return await self._opening.result(self._open)
 
     async def _open(self) -> Transport:
-        old = self._transport
-        if old is not None and old.alive:  # it is in doubt
-            kept = await self._still_known(old)
-            self._doubtful = False
-            if kept:
-                return old
-            await self._forget(old)
-        self._doubtful = False
+        previous = self._transport
+        if previous is not None and previous.alive:  # it is in doubt
+            still_known = await self._still_known(previous)
+            self._maybe_lost = False
+            if still_known:
+                return previous
+            await self._forget(previous)
+        self._maybe_lost = False
         if self._listening is not None:
             self._listening.cancel()
-        greeted: tuple[Transport, Json] = await self._limited(self._greet(), OPEN_TIMEOUT)
-        transport, capabilities = greeted
+        handshake = Handshake(self._http, lambda: next(self._ids), self._receive)
+        opened: tuple[Transport, Json] = await self._limited(handshake.open(), OPEN_TIMEOUT)
+        transport, capabilities = opened
         self._transport = transport
         tools = capabilities.get("tools")
         # One that says nothing of what it can do may have them all the same.
         self._has_tools = tools is not None or not capabilities
         if isinstance(tools, dict) and tools.get("listChanged") and self._listens:
             self._listening = Deferred.fromCoroutine(transport.listen())
-            self._listening.addErrback(self._deaf)
+            self._listening.addErrback(self._listening_ended)
         return transport
 
     async def _still_known(self, transport: Transport) -> bool:
         """Whether the server knows the session of *transport*."""
         if transport.revision == messages.STATELESS:
             return True
-        ping = messages.request(next(self._numbers), "ping")
+        ping = messages.request(next(self._ids), "ping")
         try:
             await self._limited(transport.ask(ping), CLEANUP_SECONDS)
         except messages.RpcError as error:
             return error.rpc_code == messages.METHOD_NOT_FOUND or _is_passing(error)
         except McpTimeout:
-            return self.busy > 1  # a server may do one thing at a time, in this very session
+            return self.busy > 1  # a server may serve one request of a session at a time
         except McpBroke as error:
             return _is_passing(error)
         return transport.alive
 
-    async def _greet(self) -> tuple[Transport, Json]:
-        """A transport that the server understands, and what the server can do."""
-        streamable = Streamable(self._http, lambda message: self._hear(streamable, message))
-        try:
-            return await self._initialized(streamable)
-        except messages.RpcError as error:
-            if error.rpc_code in messages.NO_HANDSHAKE:
-                discovered = await self._discovered()
-                if discovered is not None:
-                    return discovered
-            status = error.http_status
-            reason: McpBroke = error
-        except HttpRefused as error:
-            status = error.http_status
-            reason = error
-        except OldTransport as error:
-            status, reason = 405, error
-        finally:
-            if not streamable.revision:
-                streamable.stop()
-        if status not in _TRY_OLD:
-            raise reason
-        old = HttpSse(self._http, lambda message: self._hear(old, message))
-        try:
-            await self._open_old(old, reason)
-            return await self._initialized(old)
-        finally:
-            if not old.revision:
-                await old.close()
-
-    async def _open_old(self, old: HttpSse, reason: McpBroke) -> None:
-        """:raises McpBroke: *reason*, if the server does not speak the old transport either."""
-        try:
-            await old.open()
-        except McpBroke as error:
-            self._log.debug("nor does HTTP+SSE work: {reason}", reason=str(error))
-            raise reason from None
-
-    async def _initialized(self, transport: Transport) -> tuple[Transport, Json]:
-        result = await transport.ask(messages.initialize(next(self._numbers)))
-        revision = result.get("protocolVersion")
-        if not isinstance(revision, str) or not messages.REVISION.fullmatch(revision):
-            raise McpBroke("The MCP server names no revision of MCP.")
-        transport.revision = revision
-        try:
-            await transport.tell(messages.notification("notifications/initialized"))
-        except McpBroke as error:  # it has said all that it has to say before
-            self._log.debug("a server will not be told: {reason}", reason=str(error))
-        capabilities = result.get("capabilities")
-        return transport, capabilities if isinstance(capabilities, dict) else {}
-
-    async def _discovered(self) -> tuple[Transport, Json] | None:
-        """The same without a handshake, None if the server does not speak that revision."""
-        transport = Stateless(self._http, lambda message: self._hear(transport, message))
-        try:
-            result = await transport.ask(messages.request(next(self._numbers), "server/discover"))
-        except McpBroke:
-            return None
-        revisions = result.get("supportedVersions")
-        if not isinstance(revisions, list) or messages.STATELESS not in revisions:
-            return None
-        capabilities = result.get("capabilities")
-        return transport, capabilities if isinstance(capabilities, dict) else {}
-
-    def _hear(self, transport: Transport, message: Json) -> None:
-        """What the server says of its own accord: requests are answered, the rest is noted."""
+    def _receive(self, transport: Transport, message: Json) -> None:
+        """Take a *message* that is no response: a request of the server's, or a notification."""
         if message.get("method") == "notifications/tools/list_changed":
             self._changed()
         reply = messages.reply_to(message)
         if reply is not None:
             self._run(transport.tell(reply))
 
-    def _run(self, errand: Coroutine[Any, Any, None]) -> None:
-        """Do what nobody waits for; a server that causes too much of it is its own loss."""
-        if len(self._errands) >= _MAX_ERRANDS:
-            errand.close()
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do *work* without waiting for it, unless the server has caused too much of it already."""
+        if len(self._background) >= _MAX_BACKGROUND:
+            work.close()
             return
-        running = Deferred.fromCoroutine(self._limited(errand, CLEANUP_SECONDS))
-        self._errands.add(running)
+        running = Deferred.fromCoroutine(self._limited(work, CLEANUP_SECONDS))
+        self._background.add(running)
         running.addErrback(lambda failure: failure.trap(McpBroke, CancelledError) and None)
-        running.addBoth(lambda _: self._errands.discard(running))
+        running.addBoth(lambda _: self._background.discard(running))
 
-    def _deaf(self, failure: Any) -> None:
+    def _listening_ended(self, failure: Any) -> None:
         failure.trap(McpBroke, CancelledError)
 
     async def _limited(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
-        waiting = Deferred.fromCoroutine(work)
-        waiting.addTimeout(seconds, self._http.clock)
+        running = Deferred.fromCoroutine(work)
+        running.addTimeout(seconds, self._http.clock)
         try:
-            return await waiting
+            return await running
         except TimeoutError:
             raise McpTimeout(f"The MCP server did not answer within {seconds:g} s.") from None
 

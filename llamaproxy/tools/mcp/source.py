@@ -1,4 +1,4 @@
-"""McpSource: the tools of MCP servers that are called by ourselves; and which servers those are."""
+"""McpSource: tools of MCP servers that the proxy calls itself; FixedServers, Connectors: which."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ _log = Logger()
 
 _PATIENT = Patience()
 
-#: Characters of what is too short for a secret.
-_SHORT = 6
+#: The fewest characters of a header value that is treated as a secret.
+_MIN_SECRET = 6
 
-#: Seconds in which a server must say which MCP servers it knows.
+#: Seconds for the list of the MCP servers that an upstream knows.
 _CONNECTORS_TIMEOUT = 4.0
 
 
@@ -59,7 +59,7 @@ class McpServers(Protocol):
     async def named(self, caller: ClientContext) -> Mapping[str, str]:
         """Their URLs by name.
 
-        :raises ProxyError: if that cannot be told.
+        :raises ProxyError: if they cannot be listed.
         """
 
 
@@ -82,10 +82,12 @@ class Connectors:
 
     async def named(self, caller: ClientContext) -> Mapping[str, str]:
         generation = await self._detector.generation()
-        asking = generation.caller(caller)
+        upstream_caller = generation.caller(caller)
         for path in generation.connectors:
             try:
-                answer = await self._client.ask("GET", path, asking, timeout=_CONNECTORS_TIMEOUT)
+                answer = await self._client.ask(
+                    "GET", path, upstream_caller, timeout=_CONNECTORS_TIMEOUT
+                )
             except UpstreamRefused as error:
                 if error.missing_route:
                     continue
@@ -125,8 +127,8 @@ def _urls(answer: Json) -> dict[str, str]:
 class McpSource:
     """The tools of MCP servers. Implements :class:`ToolSource`.
 
-    Each server is a group. What a caller's ``mcp_headers`` say for a server's URL, and nothing
-    else that identifies him, is sent to that server; *headers* are the operator's, by URL.
+    Each server is a group. Of a caller's credentials a server gets the ``mcp_headers`` for its URL
+    and nothing else; *headers* are the operator's header fields by URL.
     """
 
     _servers: McpServers
@@ -156,31 +158,38 @@ class McpSource:
         fields = self._fields(tool.endpoint, caller)
         try:
             session = self._sessions.session(tool.endpoint, fields, caller, caller.chat)
-            result = await session.call(tool.name, arguments, tool.parameters, caller.tracing)
+            call_result = await session.call(tool.name, arguments, tool.parameters, caller.tracing)
         except RpcError as error:
-            words = _hidden(error.said, fields)
-            if error.rpc_code in (INVALID_PARAMS, METHOD_NOT_FOUND) and _gone(tool, error.said):
-                raise ToolUnknown(f"Error: {words}") from None
+            text = _redacted(error.rpc_message, fields)
+            if error.rpc_code in (INVALID_PARAMS, METHOD_NOT_FOUND) and _means_unknown_tool(
+                tool, error.rpc_message
+            ):
+                raise ToolUnknown(f"Error: {text}") from None
             raise ToolFailed(
-                f"Error: {words}", f"the MCP server answered with error {error.rpc_code}"
+                f"Error: {text}", f"the MCP server answered with error {error.rpc_code}"
             ) from None
         except HttpRefused as error:
             raise ToolFailed(f"Error: {error}", f"HTTP status {error.http_status}") from None
-        if result.get("resultType", "complete") != "complete":
+        if call_result.get("resultType", "complete") != "complete":
             raise ToolFailed("Error: the tool wants to ask a person, which it cannot do here.")
-        found = result_of(
-            result.get("content"), result.get("isError") is True, result.get("structuredContent")
+        result = result_of(
+            call_result.get("content"),
+            call_result.get("isError") is True,
+            call_result.get("structuredContent"),
         )
-        if found.is_error and _gone(tool, found.text):
-            raise ToolUnknown(found.text)
-        return found
+        if result.is_error and _means_unknown_tool(tool, result.text):
+            raise ToolUnknown(result.text)
+        return result
 
     def _fields(self, url: str, caller: ClientContext) -> Fields:
-        """What is sent to the server at *url*: the operator's fields, or the caller's in place."""
-        own = caller.mcp_headers(url)
-        names = {name.lower() for name, _ in own}
-        given = self._headers.get(url, ())
-        return (*((n, value) for n, value in given if n.lower() not in names), *own)
+        """Header fields for the server at *url*: the operator's, replaced by the caller's."""
+        caller_fields = caller.mcp_headers(url)
+        names = {name.lower() for name, _ in caller_fields}
+        operator_fields = self._headers.get(url, ())
+        return (
+            *((n, value) for n, value in operator_fields if n.lower() not in names),
+            *caller_fields,
+        )
 
     async def _group(
         self, name: str, url: str, caller: ClientContext, patience: Patience
@@ -190,7 +199,7 @@ class McpSource:
         seconds = 0.9 * patience.seconds
         try:
             session = self._sessions.session(url, self._fields(url, caller), caller)
-            listing = Deferred.fromCoroutine(self._listed(session, name, url, caller))
+            listing = Deferred.fromCoroutine(self._definitions(session, name, url, caller))
             listing.addTimeout(seconds, self._clock)
             tools = await listing
         except CancelledError:
@@ -206,7 +215,7 @@ class McpSource:
             return McpBroke("The MCP server's tools could not be understood.")
         return list({tool.name: tool for tool in tools}.values())
 
-    async def _listed(
+    async def _definitions(
         self, session: Session, name: str, url: str, caller: ClientContext
     ) -> list[ToolDefinition]:
         """The tools that can be offered; other work goes on while a long list is looked at."""
@@ -215,13 +224,13 @@ class McpSource:
         return [tool for tool in tools if tool is not None]
 
 
-def _hidden(words: str, fields: Fields) -> str:
-    """*words* without what was sent in *fields*: secrets that a server may repeat."""
+def _redacted(text: str, fields: Fields) -> str:
+    """*text* without what was sent in *fields*: secrets that a server may repeat."""
     for _, value in fields:
         for secret in {value, value.rpartition(" ")[2]}:
-            if len(secret) >= _SHORT:
-                words = words.replace(secret, "***")
-    return words
+            if len(secret) >= _MIN_SECRET:
+                text = text.replace(secret, "***")
+    return text
 
 
 def _at(url: str, error: ProxyError) -> ProxyError:
@@ -230,14 +239,14 @@ def _at(url: str, error: ProxyError) -> ProxyError:
     return error
 
 
-def _gone(tool: ToolDefinition, words: str) -> bool:
-    """Whether a server says in *words* that there is no such tool: it has run nothing then.
+def _means_unknown_tool(tool: ToolDefinition, text: str) -> bool:
+    """Whether the error *text* of a server means that there is no such tool: it has run none then.
 
-    The texts are those of the SDKs; there is no error code for it.
+    The texts are those of the official SDKs; MCP has no error code for it.
     """
-    said = words.removeprefix("Error: ").removeprefix("MCP error -32602: ").rstrip(".").lower()
+    message = text.removeprefix("Error: ").removeprefix("MCP error -32602: ").rstrip(".").lower()
     name = tool.name.lower()
-    return said in (
+    return message in (
         *(f"unknown tool: {name}", f"unknown tool '{name}'", f"unknown tool {name}"),
         *(f"tool {name} not found", f"tool '{name}' not found", f"tool not found: {name}"),
     )

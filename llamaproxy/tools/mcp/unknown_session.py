@@ -1,4 +1,4 @@
-"""In which words MCP servers say that they do not know a session. Pure."""
+"""Error texts with which MCP servers report an unknown session. Pure."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import re
 
 from llamaproxy import jsontext
 from llamaproxy.errors import McpBroke
-from llamaproxy.errorshapes import words_of
+from llamaproxy.errorshapes import error_text
 from llamaproxy.tools.mcp.http import HttpRefused
 from llamaproxy.tools.mcp.messages import RpcError
 
 
 def means_unknown_session(error: McpBroke) -> bool:
-    """Whether the words of *error* can mean nothing but that there is no such session.
+    """Whether the text of *error* can mean nothing but that there is no such session.
 
-    Nothing was done then. They are those of the official SDKs for Python, TypeScript, Go, Java, C#
-    and Rust, and of fastmcp; a tool may well speak of a session too, which may have expired after
-    it has acted.
+    The server has not acted on the request then. The texts are those of the official SDKs for
+    Python, TypeScript, Go, Java, C# and Rust, and of fastmcp. Other texts with a session in them
+    may be a tool's, which may have acted before.
     """
-    said = re.sub(r"[^a-z ]", "", _words(error).strip().lower().removeprefix("bad request"))
-    return " ".join(said.split()) in _LOST_WORDS
+    text = re.sub(r"[^a-z ]", "", _error_text(error).strip().lower().removeprefix("bad request"))
+    return " ".join(text.split()) in _UNKNOWN_SESSION_TEXTS
 
 
 #: Characters of a refusal that are looked at.
-_MAX_WORDS = 1000
+_MAX_TEXT = 1000
 
-_LOST_WORDS = frozenset(
+_UNKNOWN_SESSION_TEXTS = frozenset(
     {
         *("session not found", "session not found or expired", "no valid session id provided"),
         *("no valid session id", "invalid session id", "invalid or missing session id"),
@@ -37,10 +37,10 @@ _LOST_WORDS = frozenset(
 )
 
 
-def _words(error: McpBroke) -> str:
+def _error_text(error: McpBroke) -> str:
     if not isinstance(error, HttpRefused):
-        return error.said if isinstance(error, RpcError) else ""
+        return error.rpc_message if isinstance(error, RpcError) else ""
     try:
-        return words_of(jsontext.loads(error.text))
+        return error_text(jsontext.loads(error.text))
     except ValueError:
-        return error.text[:_MAX_WORDS]
+        return error.text[:_MAX_TEXT]

@@ -1,0 +1,195 @@
+"""CallerLists: the tools that each caller can see, listed once for all of his chats."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import ClassVar
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from llamaproxy.deferreds import SharedCall
+from llamaproxy.errors import ProxyError
+from llamaproxy.events import GroupListed, ListRefreshed, Tell, tell_nobody
+from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.failure_memory import FailureMemory, is_slow
+from llamaproxy.tools.offers import ListedTools, Offer, Offers
+from llamaproxy.tools.source import FIRST_WAIT, LISTING_TIMEOUT, Listing, Patience, ToolSource
+from llamaproxy.upstream.client_context import ClientContext
+
+#: Seconds between two changes that are acted on at once.
+_CHANGE_INTERVAL = 10.0
+
+#: Callers whose lists are then fetched, the latest; those of others are only stale.
+_MAX_RECENT = 16
+
+#: Seconds that a first listing is given beyond what its groups are.
+_GRACE_SECONDS = 0.5
+
+_EMPTY_OFFER = Offer()
+
+
+@attrs.define
+class _CachedList:
+    """What one caller's credentials can see, and until when that is fresh, in clock seconds."""
+
+    listed: ListedTools | None = None
+    listed_at: float = 0.0
+    stale_at: float = 0.0
+
+    @property
+    def offer(self) -> Offer:
+        return _EMPTY_OFFER if self.listed is None else self.listed.offer
+
+
+@attrs.define
+class CallerLists:
+    """Lists the tools of a source, and keeps the list of each caller; there may be thousands.
+
+    *ttl*: seconds for which a list is fresh; *max_callers*: how many callers' lists are kept.
+    """
+
+    _source: ToolSource
+    _clock: IReactorTime
+    _ttl: float
+    _offers: Offers
+    _max_callers: int
+    _tell: Tell = tell_nobody
+    #: By digests of credentials, the latest last.
+    _lists: OrderedDict[bytes, _CachedList] = attrs.field(init=False, factory=OrderedDict)
+    #: The listings under way.
+    _refreshes: dict[bytes, SharedCall[Offer]] = attrs.field(init=False, factory=dict)
+    #: The callers listed last, whose lists are fetched when something has changed.
+    _recent: OrderedDict[bytes, ClientContext] = attrs.field(init=False, factory=OrderedDict)
+    _failures: FailureMemory = attrs.field(init=False)
+    _changed_at: float = attrs.field(init=False, default=-_CHANGE_INTERVAL)
+    _stopped: bool = attrs.field(init=False, default=False)
+    _log: ClassVar[Logger] = Logger()
+
+    @_failures.default
+    def _no_failures(self) -> FailureMemory:
+        return FailureMemory(self._clock)
+
+    async def offer(self, caller: ClientContext) -> Offer:
+        """All tools that *caller* can see; an old list while a new one is fetched.
+
+        The first chat of a caller waits for at most :data:`FIRST_WAIT` seconds and is offered
+        nothing if nothing has been listed by then (DESIGN: L22, T3).
+        """
+        cached = self._cached(_key(caller))
+        if self._clock.seconds() < cached.stale_at and cached.listed_at >= self._changed_at:
+            return cached.offer
+        if cached.listed is not None:
+            self._start_refresh(caller, Patience(down=self._failures.down()))
+            return cached.offer
+        patience = Patience(FIRST_WAIT, self._failures.down())
+        listing = Deferred.fromCoroutine(self.refreshed(caller, patience))
+        try:
+            # The source itself gives up on what is slow; this is for all of it.
+            return await listing.addTimeout(FIRST_WAIT + _GRACE_SECONDS, self._clock)
+        except TimeoutError:
+            return cached.offer
+
+    async def refreshed(self, caller: ClientContext, patience: Patience | None = None) -> Offer:
+        """The same, listed anew."""
+        key = _key(caller)
+        limits = Patience() if patience is None else patience
+        return await self._refresh_of(key).result(lambda: self._refresh(key, caller, limits))
+
+    def changed(self) -> None:
+        """Make all lists stale, and fetch those of recent callers, though not all the time."""
+        now = self._clock.seconds()
+        previous, self._changed_at = self._changed_at, now
+        if now - previous >= _CHANGE_INTERVAL:
+            for caller in list(self._recent.values()):
+                self._start_refresh(caller, Patience())
+
+    def stop(self) -> None:
+        """Cancel the listings under way, and start no more in the background."""
+        self._stopped = True
+        for refresh in list(self._refreshes.values()):
+            refresh.cancel()
+
+    def _cached(self, key: bytes) -> _CachedList:
+        cached = self._lists.setdefault(key, _CachedList())
+        self._lists.move_to_end(key)
+        while len(self._lists) > self._max_callers:
+            self._lists.popitem(last=False)
+        return cached
+
+    def _start_refresh(self, caller: ClientContext, patience: Patience) -> None:
+        if not self._stopped:
+            key = _key(caller)
+            self._refresh_of(key).start(lambda: self._refresh(key, caller, patience))
+
+    def _refresh_of(self, key: bytes) -> SharedCall[Offer]:
+        return self._refreshes.setdefault(key, SharedCall())
+
+    async def _refresh(self, key: bytes, caller: ClientContext, patience: Patience) -> Offer:
+        try:
+            return await self._list_again(self._cached(key), caller, patience)
+        finally:
+            del self._refreshes[key]
+            self._recent[key] = caller.for_listing()
+            self._recent.move_to_end(key)
+            while len(self._recent) > _MAX_RECENT:
+                self._recent.popitem(last=False)
+
+    async def _list_again(
+        self, cached: _CachedList, caller: ClientContext, patience: Patience
+    ) -> Offer:
+        started = self._clock.seconds()
+        listing = await self._listing(caller, patience)
+        now = self._clock.seconds()
+        previous_groups = cached.listed.groups if cached.listed is not None else {}
+        groups = dict(listing.groups)
+        for group in previous_groups if listing.rest is not None else listing.failures:
+            if group in previous_groups:  # DESIGN: T2, T3
+                groups.setdefault(group, previous_groups[group])
+        self._failures.note(listing, patience)
+        cached.listed_at = now
+        # The longer a failure takes, the less often it should be met.
+        cached.stale_at = now + (self._ttl if listing.rest is None else now - started)
+        if groups or listing.rest is None:
+            cached.listed = self._offers.of(groups)
+        self._tell(_refreshed_event(len(self._lists), listing, cached.listed))
+        if patience.seconds < LISTING_TIMEOUT and any(map(is_slow, listing.news(patience.down))):
+            # What was too slow for a first chat may be there for the next.
+            self._clock.callLater(0, self._start_refresh, caller.for_listing(), Patience())
+        return cached.offer
+
+    async def _listing(self, caller: ClientContext, patience: Patience) -> Listing:
+        """What the source lists, or why it lists nothing at all."""
+        try:
+            return await self._source.list_tools(caller, patience)
+        except CancelledError:
+            raise
+        except ProxyError as error:
+            return Listing({}, rest=error)
+        except Exception:
+            self._log.failure("listing the tools broke")
+            return Listing({}, rest=ProxyError())
+
+
+def _refreshed_event(callers: int, listing: Listing, listed: ListedTools | None) -> ListRefreshed:
+    """The event of a *listing* of which *listed* is offered, where *callers* have a list each."""
+    names: dict[str, list[str]] = {group: [] for group in listing.groups}
+    left_out: tuple[ToolDefinition, ...] = ()
+    if listed is not None:
+        left_out = listed.left_out
+        for name, tool in listed.offer.tools.items():
+            names.setdefault(tool.group, []).append(name)
+    groups = {
+        group: GroupListed(tuple(names[group]), next((t.endpoint for t in tools if t.endpoint), ""))
+        for group, tools in listing.groups.items()
+    }
+    left_out_names = tuple(f"{tool.group}/{tool.name}" for tool in left_out)
+    return ListRefreshed(callers, groups, listing.failures, listing.rest, left_out_names)
+
+
+def _key(caller: ClientContext) -> bytes:
+    """A digest of the credentials of *caller*, which themselves are not kept."""
+    return hashlib.blake2b(repr(caller.credentials).encode(), digest_size=16).digest()
