@@ -33,7 +33,7 @@ _KEY = re.compile(r"[!-~]+")
 #: Fields that every preflight has.
 _PREFLIGHT_FIELDS = (b"origin", b"access-control-request-method")
 
-#: What a value is that can be no key, such as Basic's.
+#: Stands for credentials that are no key, such as Basic's.
 _NO_KEY = b""
 
 
