@@ -21,7 +21,7 @@ from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.eventlog import log_event
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.toolstatus import ToolStatus
-from llamaproxy.chat.budget import BodyBudget
+from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory

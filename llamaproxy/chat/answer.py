@@ -9,8 +9,7 @@ from twisted.internet.defer import Deferred
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.deltas import texts_of
 from llamaproxy.chat.eventstream import EventStream
-from llamaproxy.chat.finish import check_reason, closing_reason, with_cut_off
-from llamaproxy.chat.joining import TEXTS, Blocks, HeldText, Identity, Texts
+from llamaproxy.chat.finish_reasons import check_reason, closing_reason, mark_cut_off
 from llamaproxy.chat.messages import (
     Completion,
     ToolCall,
@@ -21,8 +20,15 @@ from llamaproxy.chat.messages import (
     objects,
     read_calls,
 )
+from llamaproxy.chat.normalise import normalise
 from llamaproxy.chat.openwebui import Card, message_item, shown
-from llamaproxy.chat.shapes import straighten
+from llamaproxy.chat.round_merging import (
+    TEXT_KEYS,
+    CompletionHeader,
+    HeldContent,
+    ReasoningBlocks,
+    RoundTexts,
+)
 from llamaproxy.chat.stream import CONTROL_KEYS, RoundStream, completion_of
 from llamaproxy.errors import ProxyError, UpstreamBroke
 from llamaproxy.jsontext import Json
@@ -50,7 +56,11 @@ class UnaryAnswer:
     """Collects the rounds into one ``chat.completion``. Implements :class:`Answer`."""
 
     def __init__(
-        self, completions: ClientCompletions, identity: Identity, cards: bool, last_text_only: bool
+        self,
+        completions: ClientCompletions,
+        identity: CompletionHeader,
+        cards: bool,
+        last_text_only: bool,
     ) -> None:
         """:param last_text_only: whether the content must be the last round's alone (L15b)."""
         self._completions = completions
@@ -60,9 +70,9 @@ class UnaryAnswer:
         #: In the order of the calls, whichever ended first.
         self._results: dict[Card, ToolResult | None] = {}
         self._last: Json = {}
-        self._join = Texts()
+        self._join = RoundTexts()
         self._texts: dict[str, str] = {}
-        self._blocks = Blocks()
+        self._blocks = ReasoningBlocks()
         self._details: list[Json] = []
         self._usage: Any = None
         self._shown: list[Json] = []
@@ -70,8 +80,8 @@ class UnaryAnswer:
     async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
         answer = await self._completions.complete(body)
         if isinstance(answer, list):
-            answer = completion_of(answer, visibility.legacy)
-        straighten(answer, visibility.legacy)
+            answer = completion_of(answer, visibility.legacy_functions)
+        normalise(answer, visibility.legacy_functions)
         choices = objects(answer.get("choices"))
         if not choices:
             raise UpstreamBroke("Llama Stack answered without choices.")
@@ -90,7 +100,7 @@ class UnaryAnswer:
         message = {**as_object(choices[0].get("message")), "role": "assistant"}
         calls = read_calls(message.get("tool_calls"))
         shown = [call for call in calls if visibility.shows(call.name)]
-        shared = visibility.later or len(shown) < len(calls)
+        shared = visibility.after_server_calls or len(shown) < len(calls)
         self._shown = [
             {**call.entry, "id": call.id + visibility.mark}
             if shared or is_function(call.entry)
@@ -103,7 +113,7 @@ class UnaryAnswer:
         self._details += self._blocks.numbered(message.get("reasoning_details"))
         if calls:
             message["tool_calls"] = [call.entry for call in calls]
-        return Completion(message, with_cut_off(calls, choices[0].get("finish_reason")))
+        return Completion(message, mark_cut_off(calls, choices[0].get("finish_reason")))
 
     async def say(self, text: str) -> None:
         self._join.begin_round()
@@ -170,7 +180,7 @@ class StreamedAnswer:
     def __init__(
         self,
         completions: ClientCompletions,
-        identity: Identity,
+        identity: CompletionHeader,
         events: EventStream,
         include_usage: bool,
         cards: bool,
@@ -185,9 +195,9 @@ class StreamedAnswer:
         self._last_text_only = last_text_only
         self._roles: set[int] = set()
         self._round = RoundStream(CallVisibility(), self._roles)
-        self._held = HeldText()
-        self._join = Texts()
-        self._blocks = Blocks()
+        self._held = HeldContent()
+        self._join = RoundTexts()
+        self._blocks = ReasoningBlocks()
         self._usage: Any = None
         self._open: list[Card] = []
 
@@ -196,7 +206,7 @@ class StreamedAnswer:
         self._join.begin_round()
         self._blocks.begin_round()
         # With no tool to be run by the server, a round is the last.
-        self._held = HeldText(self._last_text_only and bool(visibility.server))
+        self._held = HeldContent(self._last_text_only and bool(visibility.server_tools))
         await self._completions.stream(body, self._take)
         for told in self._round.late():
             await self._send(told)
@@ -264,7 +274,7 @@ class StreamedAnswer:
         for choice in chunk["choices"]:
             delta = choice["delta"]
             if choice["index"] == 0:
-                for key in TEXTS:
+                for key in TEXT_KEYS:
                     text = delta.get(key)
                     if text and isinstance(text, str):
                         delta[key] = self._join.joined(key, text)

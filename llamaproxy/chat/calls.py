@@ -13,8 +13,8 @@ from typing import Any
 import attrs
 
 from llamaproxy import jsontext
-from llamaproxy.chat.calltext import CallText
-from llamaproxy.chat.finish import is_whole
+from llamaproxy.chat.arguments_buffer import ArgumentsBuffer
+from llamaproxy.chat.finish_reasons import is_complete_json
 from llamaproxy.chat.messages import (
     MAX_CALLS,
     ToolCall,
@@ -43,29 +43,29 @@ class CallVisibility:
     calls already, *legacy* that the client declared ``functions``, which came before tools.
     """
 
-    client: Collection[str] = ()
-    server: Collection[str] = ()
-    everything: bool = False
+    client_tools: Collection[str] = ()
+    server_tools: Collection[str] = ()
+    shows_all: bool = False
     mark: str = ""
-    later: bool = False
-    legacy: bool = False
-    _certain: frozenset[str] | None = None
+    after_server_calls: bool = False
+    legacy_functions: bool = False
+    _unambiguous: frozenset[str] | None = None
 
     def shows(self, name: str) -> bool:
         """Whether a call of *name* is the client's."""
-        return self.everything or name in self.client
+        return self.shows_all or name in self.client_tools
 
-    def knows(self, name: str) -> bool:
+    def is_complete_name(self, name: str) -> bool:
         """Whether *name* is certainly whole, and not the beginning of another name."""
-        if self._certain is None:
-            names = sorted({*self.client, *self.server})
+        if self._unambiguous is None:
+            names = sorted({*self.client_tools, *self.server_tools})
             # Whatever begins with a name stands right behind it.
-            self._certain = frozenset(
+            self._unambiguous = frozenset(
                 name
                 for name, after in zip_longest(names, names[1:], fillvalue="")
                 if not after.startswith(name)
             )
-        return name in self._certain
+        return name in self._unambiguous
 
 
 @attrs.define(eq=False)
@@ -77,7 +77,7 @@ class _Call:
     inner: Json = attrs.Factory(dict)
     id: str | None = None
     name: str = ""
-    text: CallText = attrs.Factory(CallText)
+    text: ArgumentsBuffer = attrs.Factory(ArgumentsBuffer)
     shown: bool | None = None
     index: int = 0
 
@@ -98,14 +98,14 @@ class CallReader:
 
     def __init__(self, visibility: CallVisibility, grow: Callable[[int], bool]) -> None:
         """:param grow: is told of characters to keep; says whether there is room."""
-        self._audience = visibility
+        self._visibility = visibility
         self._grow = grow
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._by_id: dict[str, _Call] = {}
         self._ids: set[str] = set()
         self._shown = 0
-        self._shared = visibility.later
+        self._shared = visibility.after_server_calls
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -151,7 +151,7 @@ class CallReader:
             text = self._added(call, inner.get(call.text_key))
             if call.shown is None:
                 # Held back only until its name is known.
-                if self._audience.knows(call.name) or (call.text.size and call.name):
+                if self._visibility.is_complete_name(call.name) or (call.text.size and call.name):
                     told += self._decide(call)
             elif call.shown and (text or extra):
                 told.append({"index": call.index, **extra, call.kind: {call.text_key: text}})
@@ -190,7 +190,7 @@ class CallReader:
     def _name(self, call: _Call, name: object) -> None:
         if not isinstance(name, str) or call.shown is not None or name == call.name:
             return
-        if name.startswith(call.name) and self._audience.knows(name):
+        if name.startswith(call.name) and self._visibility.is_complete_name(name):
             call.name = name
         elif len(call.name) < _MAX_NAME:
             call.name += name[:_MAX_NAME]
@@ -218,7 +218,7 @@ class CallReader:
                 another = call in touched or call.text.is_closed
             elif call.text.is_closed and text.strip() and not call.text.is_placeholder:
                 # A piece, under the same id, is one of the same arguments once more.
-                is_piece = same_id and not is_whole(text)
+                is_piece = same_id and not is_complete_json(text)
                 another = not is_piece and not call.text.repeats(text)
         if call is not None and name and call.shown is not None and name != call.name:
             another = True
@@ -234,7 +234,7 @@ class CallReader:
 
     def _decide(self, call: _Call) -> list[Json]:
         """The name is known: show all that has come of a client's call, nothing of another."""
-        call.shown = self._audience.shows(call.name)
+        call.shown = self._visibility.shows(call.name)
         if not call.shown:
             self._shared = True
             return []
@@ -244,7 +244,7 @@ class CallReader:
         shown_id = self._id_of(call)
         if call.kind == "function" or self._shared:
             # Other calls are untouched (L8b), unless there is something to remember.
-            shown_id += self._audience.mark
+            shown_id += self._visibility.mark
         head = {"index": call.index, "id": shown_id, "type": call.kind}
         return [{**head, **call.extra, call.kind: inner}]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from llamaproxy import jsontext
-from llamaproxy.chat.joining import TEXTS
-from llamaproxy.chat.messages import THOUGHTS, objects, text_of
+from llamaproxy.chat.messages import REASONING_TYPES, objects, text_of
+from llamaproxy.chat.round_merging import TEXT_KEYS
 from llamaproxy.jsontext import Json
 
 #: Keys of a block of ``reasoning_details`` that come in pieces (OpenRouter's API reference,
@@ -45,7 +45,7 @@ class MessageBuilder:
                 continue
             if isinstance(value, str):
                 self._add_text(key, value)
-            elif key in TEXTS and isinstance(value, list):
+            elif key in TEXT_KEYS and isinstance(value, list):
                 self._add_parts(key, value)
             elif key == "reasoning_details" and isinstance(value, list):
                 self._add_blocks(objects(value))
@@ -145,7 +145,7 @@ def thinking_of(content: object) -> str:
     found = []
     for part in objects(content):
         inner = part.get("thinking") or part.get("reasoning")
-        if not inner and part.get("type") in THOUGHTS:
+        if not inner and part.get("type") in REASONING_TYPES:
             inner = part.get("text") or part.get("summary")
         if isinstance(inner, str):
             found.append(inner)
@@ -157,7 +157,7 @@ def thinking_of(content: object) -> str:
 def texts_of(message: Json) -> Json:
     """What a message, or a delta of one, says as text, where it may be sent as parts."""
     texts = {}
-    for key in TEXTS:
+    for key in TEXT_KEYS:
         parts = message.get(key)
         if isinstance(parts, str):
             texts[key] = parts

@@ -13,13 +13,13 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
 from llamaproxy.chat.answer import StreamedAnswer, UnaryAnswer
-from llamaproxy.chat.budget import BodyBudget
+from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.eventstream import EventStream
-from llamaproxy.chat.joining import Identity
 from llamaproxy.chat.loop import ToolLoop
 from llamaproxy.chat.messages import as_object, parse_request, wants_json
 from llamaproxy.chat.openwebui import is_background_task
-from llamaproxy.chat.origin import check_coding, check_origin
+from llamaproxy.chat.request_checks import check_coding, check_origin
+from llamaproxy.chat.round_merging import CompletionHeader
 from llamaproxy.cors import CorsMemory, origin_in
 from llamaproxy.errors import ProxyError, ShuttingDown, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.events import ChatRecord, FirstByte, Tell, tell_nobody
@@ -90,7 +90,7 @@ class ChatCompletions:
     async def _respond(
         self, request: ProxyRequest, body: Json, caller: ClientContext, chat: ChatRecord
     ) -> bytes | None:
-        identity = Identity(body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
+        identity = CompletionHeader(body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
         cards = _field(request, b"x-openwebui-message-id") != ""
         completions = self._upstream.for_client(caller, _AnswerFields(request, self._cors).take)
         if body.get("stream"):
@@ -110,7 +110,7 @@ class ChatCompletions:
         body: Json,
         caller: ClientContext,
         completions: ClientCompletions,
-        identity: Identity,
+        identity: CompletionHeader,
         cards: bool,
         chat: ChatRecord,
     ) -> None:

@@ -11,7 +11,6 @@ from twisted.internet.defer import DeferredSemaphore
 from llamaproxy import jsontext
 from llamaproxy.chat.answer import Answer
 from llamaproxy.chat.calls import CallVisibility
-from llamaproxy.chat.choice import after_round, with_offered_names
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.messages import (
     Completion,
@@ -22,8 +21,9 @@ from llamaproxy.chat.messages import (
     tool_names,
     with_tools,
 )
+from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.chat.openwebui import without_old_cards
-from llamaproxy.chat.turns import new_mark
+from llamaproxy.chat.tool_choice import after_round, with_offered_names
 from llamaproxy.deferreds import all_of
 from llamaproxy.errors import ProxyError, ToolFailed
 from llamaproxy.events import (
@@ -129,7 +129,7 @@ class ToolLoop:
         client_tools = tool_names(body)
         body = {**body, "messages": self._memory.recall(caller, body["messages"])}
         visibility = CallVisibility(
-            client=client_tools, everything=True, legacy="functions" in body
+            client_tools=client_tools, shows_all=True, legacy_functions="functions" in body
         )
         await self._round(with_tools(body, []), visibility, answer, record)
 
@@ -151,8 +151,10 @@ class ToolLoop:
         names = NameIndex(offer.tools, client_tools)
         chat = _Chat(caller, offer, client_tools, answer, record, names, self._slots.for_chat())
         mark = new_mark() if offer.tools else ""
-        visibility = CallVisibility(client=client_tools, server=offer.tools.keys(), mark=mark)
-        visibility.legacy = "functions" in body
+        visibility = CallVisibility(
+            client_tools=client_tools, server_tools=offer.tools.keys(), mark=mark
+        )
+        visibility.legacy_functions = "functions" in body
         body = with_offered_names(body, client_tools, offer.named)
         body = with_tools(body, offer.definitions())
         messages = without_old_cards(body["messages"])
@@ -161,7 +163,7 @@ class ToolLoop:
         repeats = _Repeats()
         limit = None
         while limit is None:
-            visibility.later = record.rounds > 0
+            visibility.after_server_calls = record.rounds > 0
             completion = await self._round(body, visibility, answer, record)
             server_calls = [call for call in completion.calls if not visibility.shows(call.name)]
             client_calls = len(completion.calls) - len(server_calls)
@@ -204,7 +206,7 @@ class ToolLoop:
         if "tools" in body:
             body = {**body, "tool_choice": "none"}
         names = (*chat.client_tools, *chat.offer.tools)
-        visibility = CallVisibility(server=names)
+        visibility = CallVisibility(server_tools=names)
         completion = await self._round(body, visibility, chat.answer, chat.record)
         if not text_of(completion.message.get("content")).strip():
             await chat.answer.say(limit.excuse.format(rounds=self._max_rounds))

@@ -1,7 +1,7 @@
 """TurnMemory: what a client cannot bring back: the server's calls of a turn that it shared.
 
 A turn is known by the mark in the ids of the calls that were handed over, and by nothing that a
-client might write anew (DESIGN: L19, L20; :mod:`llamaproxy.chat.turns` puts it together).
+client might write anew (DESIGN: L19, L20; :mod:`llamaproxy.chat.mixed_turns` puts it together).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from llamaproxy import jsontext
-from llamaproxy.chat.turns import recalled
+from llamaproxy.chat.mixed_turns import restore_turns
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.client_context import ClientContext
 
@@ -74,7 +74,7 @@ class TurnMemory:
     def recall(self, caller: ClientContext, messages: list[Any]) -> list[Any]:
         """*messages* with what is remembered of them back in its places, and without any marks."""
         self._forget_old()
-        return recalled(messages, lambda mark: self._turn(caller, mark))
+        return restore_turns(messages, lambda mark: self._turn(caller, mark))
 
     def _turn(self, caller: ClientContext, mark: str) -> list[Json]:
         """The messages of a turn; none if it is forgotten, or another caller's."""

@@ -11,15 +11,15 @@ import attrs
 from llamaproxy import jsontext
 from llamaproxy.chat.calls import CallReader, CallVisibility
 from llamaproxy.chat.deltas import MessageBuilder, texts_of
-from llamaproxy.chat.finish import (
+from llamaproxy.chat.finish_reasons import (
     check_reason,
     closing_reason,
     finish_reason,
-    is_whole,
-    with_cut_off,
+    is_complete_json,
+    mark_cut_off,
 )
 from llamaproxy.chat.messages import Completion, as_object, merged_usage, number_of, objects
-from llamaproxy.chat.shapes import straighten
+from llamaproxy.chat.normalise import normalise
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
 
@@ -58,7 +58,7 @@ class _Choice:
 
     def finished(self) -> bool:
         """Whether the model has come to an end, be it only that of a call."""
-        return bool(self.finish or (self.calls and is_whole(self.calls.last_text)))
+        return bool(self.finish or (self.calls and is_complete_json(self.calls.last_text)))
 
     def missed(self, message: Json) -> Json:
         """What *message*, which is all of this, has that came in no delta: its text, its calls."""
@@ -84,7 +84,7 @@ class RoundStream:
 
     def __init__(self, visibility: CallVisibility, roles: set[int]) -> None:
         """:param roles: the choices whose role the client has been told, in any round."""
-        self._audience = visibility
+        self._visibility = visibility
         self._roles = roles
         self._choices: dict[int, _Choice] = {}
         self._first: int | None = None
@@ -108,7 +108,7 @@ class RoundStream:
             return None
         if str(chunk.get("type") or "").startswith("response."):
             return None
-        straighten(chunk, self._audience.legacy)
+        normalise(chunk, self._visibility.legacy_functions)
         for key in CONTROL_KEYS:
             chunk.pop(key, None)
         if isinstance(chunk.get("usage"), dict) and chunk["usage"]:
@@ -145,7 +145,7 @@ class RoundStream:
         message = choice.text.message()
         if calls:
             message["tool_calls"] = [call.entry for call in calls]
-        return Completion(message, with_cut_off(calls, choice.finish))
+        return Completion(message, mark_cut_off(calls, choice.finish))
 
     def late(self) -> list[Json]:
         """What becomes clear only at the end: calls of the client's whose names were in doubt."""
@@ -187,14 +187,14 @@ class RoundStream:
     def _index(self, choice: Json) -> int:
         """The number of *choice*: the one that has been asked for is 0, whatever it is called."""
         index = number_of(choice.get("index")) or 0
-        if self._audience.everything:
+        if self._visibility.shows_all:
             return max(0, index)
         if self._first is None:
             self._first = index
         return {self._first: 0, 0: self._first}.get(index, index)
 
     def _new_choice(self) -> _Choice:
-        return _Choice(MessageBuilder(self._grow), CallReader(self._audience, self._grow))
+        return _Choice(MessageBuilder(self._grow), CallReader(self._visibility, self._grow))
 
     def _read(self, choice: Json, chunk: Json) -> bool:
         """Make one choice of a chunk what the client may see; False if that is nothing."""
@@ -266,7 +266,7 @@ def completion_of(chunks: list[Json | None], legacy: bool = False) -> Json:
 
     :raises UpstreamBroke: if they break off in the middle.
     """
-    rounds = RoundStream(CallVisibility(everything=True, legacy=legacy), set())
+    rounds = RoundStream(CallVisibility(shows_all=True, legacy_functions=legacy), set())
     whole: Json = {}
     for chunk in chunks:
         for key, value in (chunk or {}).items():

@@ -14,8 +14,8 @@ from llamaproxy.jsontext import Json
 _IDENTITY: dict[str, Any] = {"id": str, "created": int | float, "model": str}
 
 
-#: Texts of a message that every round may add to.
-TEXTS = ("content", "reasoning_content", "reasoning")
+#: RoundTexts of a message that every round may add to.
+TEXT_KEYS = ("content", "reasoning_content", "reasoning")
 
 #: Bytes of a content that is held back.
 _MAX_HELD = 16 * 1024 * 1024
@@ -28,7 +28,7 @@ def separator(before: str) -> str:
     return "\n" if before.endswith("\n") else "\n\n"
 
 
-class Identity:
+class CompletionHeader:
     """Gives the ``id``, ``created`` and ``model`` of an answer: the first round's."""
 
     def __init__(self, model: object, new_id: str) -> None:
@@ -52,7 +52,7 @@ class Identity:
         return self._fields
 
 
-class Texts:
+class RoundTexts:
     """What the rounds have said so far, as far as the next round's text depends on it (S4)."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class Texts:
         return text
 
 
-class Blocks:
+class ReasoningBlocks:
     """Keeps blocks of reasoning apart that different rounds have given the same number."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Blocks:
         return pieces
 
 
-class HeldText:
+class HeldContent:
     """The content of a round that may not be the last: nobody is shown it until that is known.
 
     A word before it would break the parser of a client that wants JSON (L15b).

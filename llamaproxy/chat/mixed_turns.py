@@ -37,7 +37,7 @@ def split_id(call_id: object) -> tuple[Any, str]:
     return call_id, ""
 
 
-def recalled(messages: list[Any], turn_of: Callable[[str], list[Json]]) -> list[Any]:
+def restore_turns(messages: list[Any], turn_of: Callable[[str], list[Json]]) -> list[Any]:
     """*messages* with the turns that they came from back in their places, and without marks.
 
     *turn_of* gives what is remembered by a mark, nothing if that is forgotten. One pass finds what

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llamaproxy.chat.joining import TEXTS
 from llamaproxy.chat.messages import as_object, objects
+from llamaproxy.chat.round_merging import TEXT_KEYS
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.chunks import without_error
 
@@ -11,7 +11,7 @@ from llamaproxy.upstream.chunks import without_error
 _FUNCTIONS = ("function", "function_call", "tool", "tool_call", "tool_use")
 
 
-def straighten(answer: Json, legacy: bool = False) -> None:
+def normalise(answer: Json, legacy: bool = False) -> None:
     """Change *answer*, a completion or a chunk of one, where its server has shapes of its own.
 
     An error or the usage may stand inside a choice (OpenRouter, Moonshot), the usage under
@@ -43,10 +43,10 @@ def straighten(answer: Json, legacy: bool = False) -> None:
 
 
 def _straighten_message(message: Json, legacy: bool) -> None:
-    for key in ("tool_calls", *TEXTS):
+    for key in ("tool_calls", *TEXT_KEYS):
         if isinstance(message.get(key), dict):
             message[key] = [message[key]]
-        elif key in TEXTS and isinstance(message.get(key), list):
+        elif key in TEXT_KEYS and isinstance(message.get(key), list):
             parts = ({"type": "text", "text": p} if isinstance(p, str) else p for p in message[key])
             message[key] = [*parts]
     for entry in objects(message.get("tool_calls")):

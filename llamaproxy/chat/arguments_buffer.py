@@ -1,4 +1,4 @@
-"""CallText: the arguments of a call while a model writes them. Pure; each is read once."""
+"""ArgumentsBuffer: the arguments of a call while a model writes them. Pure; each is read once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OUTSIDE = re.compile(r'["{}\[\]]')
 _WITHIN = re.compile(r'["\\]')
 
 
-class CallText:
+class ArgumentsBuffer:
     """A text that grows, and knows whether the object in it has come to its end.
 
     What may yet turn out to be no part of it is held back: an empty object at the beginning, which
@@ -24,7 +24,7 @@ class CallText:
         self._scanned = 0
         self._depth = 0
         self._in_string = self._escaped = self._opened = False
-        self._held: CallText | None = None
+        self._held: ArgumentsBuffer | None = None
         #: What the object says, once it has been looked at; None where it is none.
         self._value: bytes | None = None
         self._looked_at = False
@@ -65,7 +65,7 @@ class CallText:
                 part = part[self._size :]
             if not self._may_be_void(part):
                 return self.append(part)
-            self._held = CallText()
+            self._held = ArgumentsBuffer()
         elif not self._size:
             if not part.strip():
                 return ""
