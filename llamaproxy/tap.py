@@ -125,7 +125,7 @@ def assemble(
         clock=clock,
         keep_alive=options["keep-alive"],
         bodies=BodyBudget(options["max-chat-bodies"]),
-        callers=ClientContextReader(options["trusted-proxies"], options["identity-headers"]),
+        clients=ClientContextReader(options["trusted-proxies"], options["identity-headers"]),
         cors=cors,
         tell=tell,
     )

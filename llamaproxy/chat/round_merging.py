@@ -1,4 +1,7 @@
-"""What makes one answer of several rounds: one identity, and texts that read as one. Pure."""
+"""What merges several rounds into one answer: one header, joined texts, numbered blocks. Pure.
+
+Where a class has ``begin_round``, it is called before the first part of a round.
+"""
 
 from __future__ import annotations
 
@@ -10,75 +13,76 @@ from llamaproxy.chat.messages import objects
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
 
-#: What is the first round's in the whole answer (L16).
-_IDENTITY: dict[str, Any] = {"id": str, "created": int | float, "model": str}
+#: The fields of a completion that are taken from the first round (L16).
+_HEADER_TYPES: dict[str, Any] = {"id": str, "created": int | float, "model": str}
 
 
 #: RoundTexts of a message that every round may add to.
 TEXT_KEYS = ("content", "reasoning_content", "reasoning")
 
-#: Bytes of a content that is held back.
+#: Bytes of chunks with content that may be held back.
 _MAX_HELD = 16 * 1024 * 1024
 
 
 def separator(before: str) -> str:
-    """What makes a blank line after *before*, the end of an earlier round's text (S4)."""
+    """The line ends that make a blank line after *before*, an earlier round's text (S4)."""
     if not before.strip() or before.endswith("\n\n"):
         return ""
     return "\n" if before.endswith("\n") else "\n\n"
 
 
 class CompletionHeader:
-    """Gives the ``id``, ``created`` and ``model`` of an answer: the first round's."""
+    """The ``id``, ``created`` and ``model`` that every part of an answer has: the first round's."""
 
     def __init__(self, model: object, new_id: str) -> None:
+        """:param model: the request's; with *new_id*, for an upstream that sends none."""
         self._fields: Json = {"id": new_id, "created": int(time.time()), "model": model or ""}
-        self._learnt: Json = {}
-        self._settled = False
+        self._adopted: Json = {}
+        self._final = False
 
-    def learn(self, said: Json) -> None:
-        """Take each field from the first thing of the upstream's that has it."""
-        if self._settled:
+    def adopt(self, completion: Json) -> None:
+        """Take the fields that are still missing from a completion of the upstream, or a chunk."""
+        if self._final:
             return
-        for key, kind in _IDENTITY.items():
-            if isinstance(said.get(key), kind) and said[key]:
-                self._learnt.setdefault(key, said[key])
+        for key, kind in _HEADER_TYPES.items():
+            if isinstance(completion.get(key), kind) and completion[key]:
+                self._adopted.setdefault(key, completion[key])
 
     def fields(self) -> Json:
-        """The fields; from now on they stay as they are."""
-        if not self._settled:
-            self._settled = True
-            self._fields |= self._learnt
+        """The fields, which do not change after the first time."""
+        if not self._final:
+            self._final = True
+            self._fields |= self._adopted
         return self._fields
 
 
 class RoundTexts:
-    """What the rounds have said so far, as far as the next round's text depends on it (S4)."""
+    """Joins the texts of rounds, by key, with a blank line between two rounds (S4)."""
 
     def __init__(self) -> None:
         self._ends: dict[str, str] = {}
         self._gaps: dict[str, str] = {}
 
     def begin_round(self) -> None:
-        """What is said from now on is another round's."""
+        """The texts from now on are another round's."""
         self._gaps = {key: gap for key, end in self._ends.items() if (gap := separator(end))}
 
     def forget(self, key: str) -> None:
-        """The texts of that *key* so far are not part of the answer."""
+        """Drop the texts of *key* so far from the answer."""
         self._ends.pop(key, None)
 
     def joined(self, key: str, text: str) -> str:
-        """*text*, with a blank line before it where an earlier round had a text of that *key*."""
+        """*text*, after a blank line if it is its round's first and an earlier round had one."""
         if text and self._gaps:
             text = self._gaps.pop(key, "") + text
-        # All that matters is whether anything was said, and how it ended.
+        # All that matters is whether there was any text but white space, and how it ended.
         before = self._ends.get(key, "")
         self._ends[key] = "." * bool(before.strip() or text.strip()) + (before + text)[-2:]
         return text
 
 
 class ReasoningBlocks:
-    """Keeps blocks of reasoning apart that different rounds have given the same number."""
+    """Renumbers ``reasoning_details``, whose ``index`` begins anew in each round (OpenRouter)."""
 
     def __init__(self) -> None:
         self._first = self._next = 0
@@ -88,7 +92,7 @@ class ReasoningBlocks:
         self._first = self._next
 
     def numbered(self, details: object) -> list[Json]:
-        """The pieces in a round's *details*, with numbers that no other round's have."""
+        """Copies of the pieces in the list *details*, with indices that no other round has."""
         pieces = [dict(piece) for piece in objects(details)]
         for piece in pieces:
             if isinstance(piece.get("index"), int):
@@ -98,36 +102,37 @@ class ReasoningBlocks:
 
 
 class HeldContent:
-    """The content of a round that may not be the last: nobody is shown it until that is known.
+    """Holds back the content of a round while another may follow.
 
-    A word before it would break the parser of a client that wants JSON (L15b).
+    The content of a client that wants JSON must be the last round's alone (L15b).
     """
 
     def __init__(self, holding: bool = False) -> None:
         self._holding = holding
         self._size = 0
+        #: The chunks with the content.
         self.chunks: list[Json] = []
 
     def without_text(self, chunk: Json) -> Json | None:
-        """What is left of *chunk* without its content; None for nothing.
+        """*chunk* without its content, which is changed; None if nothing is left.
 
-        :raises UpstreamBroke: if the content is more than can be held.
+        :raises UpstreamBroke: if more content than 16 MiB would be held back.
         """
         if not self._holding:
             return chunk
-        held, left = [], []
+        held, rest = [], []
         for choice in chunk["choices"]:
             delta = choice["delta"]
             content = delta.pop("content", None)
             if content:
-                told = {**choice, "delta": {"content": content}}
-                self._size += len(jsontext.dumps({**chunk, "choices": [told]})) + 200
-                held.append(told)
+                held_choice = {**choice, "delta": {"content": content}}
+                self._size += len(jsontext.dumps({**chunk, "choices": [held_choice]})) + 200
+                held.append(held_choice)
                 choice.pop("logprobs", None)
             if any(delta.values()):
-                left.append(choice)
+                rest.append(choice)
         if self._size > _MAX_HELD:
             raise UpstreamBroke("Llama Stack sent more text than can be held back.")
         if held:
             self.chunks.append({**chunk, "choices": held})
-        return {**chunk, "choices": left} if left else None
+        return {**chunk, "choices": rest} if rest else None

@@ -79,13 +79,13 @@ def test_the_object_is_read_once_however_often_it_is_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked_at: list[int] = []
-    plain = arguments_buffer._object_in
+    plain = arguments_buffer._canonical_json
 
     def counted(part: str) -> bytes | None:
         looked_at.append(len(part))
         return plain(part)
 
-    monkeypatch.setattr(arguments_buffer, "_object_in", counted)
+    monkeypatch.setattr(arguments_buffer, "_canonical_json", counted)
     text = ArgumentsBuffer()
     text.append_json(json.dumps({"k": "x" * 10_000, "n": {}}))
     for number in range(500):
