@@ -21,7 +21,7 @@ from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.eventlog import log_event
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.toolstatus import ToolStatus
-from llamaproxy.chat.budget import BodyBudget
+from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory
@@ -125,7 +125,7 @@ def assemble(
         clock=clock,
         keep_alive=options["keep-alive"],
         bodies=BodyBudget(options["max-chat-bodies"]),
-        callers=ClientContextReader(options["trusted-proxies"], options["identity-headers"]),
+        clients=ClientContextReader(options["trusted-proxies"], options["identity-headers"]),
         cors=cors,
         tell=tell,
     )

@@ -1,4 +1,4 @@
-"""One answer made of several rounds, whole or streamed: the loop does not know which."""
+"""Answer: what the rounds of a chat become for the client, either unary or streamed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from twisted.internet.defer import Deferred
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.deltas import texts_of
 from llamaproxy.chat.eventstream import EventStream
-from llamaproxy.chat.finish import check_reason, closing_reason, with_cut_off
-from llamaproxy.chat.joining import TEXTS, Blocks, HeldText, Identity, Texts
+from llamaproxy.chat.finish_reasons import check_reason, closing_reason, mark_cut_off
 from llamaproxy.chat.messages import (
     Completion,
     ToolCall,
@@ -21,8 +20,15 @@ from llamaproxy.chat.messages import (
     objects,
     read_calls,
 )
-from llamaproxy.chat.openwebui import Card, message_item, shown
-from llamaproxy.chat.shapes import straighten
+from llamaproxy.chat.normalise import normalise
+from llamaproxy.chat.openwebui import Card, item_event, message_item
+from llamaproxy.chat.round_merging import (
+    TEXT_KEYS,
+    CompletionHeader,
+    HeldContent,
+    ReasoningBlocks,
+    RoundTexts,
+)
 from llamaproxy.chat.stream import CONTROL_KEYS, RoundStream, completion_of
 from llamaproxy.errors import ProxyError, UpstreamBroke
 from llamaproxy.jsontext import Json
@@ -31,53 +37,63 @@ from llamaproxy.upstream.completions import ClientCompletions
 
 
 class Answer(Protocol):
-    """What the loop tells of its progress."""
+    """What the loop drives: it asks for rounds, and is told of the calls of server tools."""
 
     async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
-        """Ask the model for one round; calls that are not the visibility's are kept from it."""
+        """Ask the model for one round with the request *body*; *visibility* is the client's.
+
+        :raises ProxyError: if it fails.
+        """
 
     async def say(self, text: str) -> None:
-        """Add *text* to the answer, as if the model had said it."""
+        """Add *text* to the content, after a blank line."""
 
     async def show_call(self, call: ToolCall) -> Card:
-        """A server tool is about to run."""
+        """Show that a server tool is about to run."""
 
     async def show_result(self, card: Card, result: ToolResult) -> None:
-        """The tool of *card* has come to *result*."""
+        """Show the *result* of the call of *card*."""
 
 
 class UnaryAnswer:
-    """Collects the rounds into one ``chat.completion``. Implements :class:`Answer`."""
+    """Merges the rounds into one ``chat.completion``. Implements :class:`Answer`."""
 
     def __init__(
-        self, completions: ClientCompletions, identity: Identity, cards: bool, last_text_only: bool
+        self,
+        completions: ClientCompletions,
+        header: CompletionHeader,
+        cards: bool,
+        last_text_only: bool,
     ) -> None:
-        """:param last_text_only: whether the content must be the last round's alone (L15b)."""
+        """:param cards: whether ``output`` has Open WebUI's tool cards.
+
+        :param last_text_only: whether the content must be the last round's alone (L15b).
+        """
         self._completions = completions
-        self._identity = identity
+        self._header = header
         self._cards = cards
         self._last_text_only = last_text_only
-        #: In the order of the calls, whichever ended first.
+        #: In the order of the calls, not that of their results.
         self._results: dict[Card, ToolResult | None] = {}
-        self._last: Json = {}
-        self._join = Texts()
+        self._last_completion: Json = {}
+        self._join = RoundTexts()
         self._texts: dict[str, str] = {}
-        self._blocks = Blocks()
+        self._blocks = ReasoningBlocks()
         self._details: list[Json] = []
         self._usage: Any = None
-        self._shown: list[Json] = []
+        self._client_calls: list[Json] = []
 
     async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
         answer = await self._completions.complete(body)
         if isinstance(answer, list):
-            answer = completion_of(answer, visibility.legacy)
-        straighten(answer, visibility.legacy)
+            answer = completion_of(answer, visibility.legacy_functions)
+        normalise(answer, visibility.legacy_functions)
         choices = objects(answer.get("choices"))
         if not choices:
             raise UpstreamBroke("Llama Stack answered without choices.")
-        self._identity.learn(answer)
+        self._header.adopt(answer)
         self._usage = added_usage(self._usage, answer.get("usage"))
-        self._last = answer
+        self._last_completion = answer
         if self._last_text_only:
             self._texts.pop("content", None)
             self._join.forget("content")
@@ -89,25 +105,25 @@ class UnaryAnswer:
             check_reason(choice.get("finish_reason"), bool(objects(message.get("tool_calls"))))
         message = {**as_object(choices[0].get("message")), "role": "assistant"}
         calls = read_calls(message.get("tool_calls"))
-        shown = [call for call in calls if visibility.shows(call.name)]
-        shared = visibility.later or len(shown) < len(calls)
-        self._shown = [
+        client_calls = [call for call in calls if visibility.shows(call.name)]
+        server_called = visibility.after_server_calls or len(client_calls) < len(calls)
+        self._client_calls = [
             {**call.entry, "id": call.id + visibility.mark}
-            if shared or is_function(call.entry)
-            else call.entry  # untouched (L8b)
-            for call in shown
+            if server_called or is_function(call.entry)
+            else call.entry  # unchanged (L8b)
+            for call in client_calls
         ]
         for key, text in texts_of(message).items():
-            self._add(key, text)
+            self._add_text(key, text)
         self._blocks.begin_round()
         self._details += self._blocks.numbered(message.get("reasoning_details"))
         if calls:
             message["tool_calls"] = [call.entry for call in calls]
-        return Completion(message, with_cut_off(calls, choices[0].get("finish_reason")))
+        return Completion(message, mark_cut_off(calls, choices[0].get("finish_reason")))
 
     async def say(self, text: str) -> None:
         self._join.begin_round()
-        self._add("content", text)
+        self._add_text("content", text)
 
     async def show_call(self, call: ToolCall) -> Card:
         card = Card(call)
@@ -120,10 +136,10 @@ class UnaryAnswer:
     def result(self) -> Json:
         """The answer as one completion."""
         choices = [
-            self._choice(choice, place)
-            for place, choice in enumerate(objects(self._last["choices"]))
+            self._choice(choice, position)
+            for position, choice in enumerate(objects(self._last_completion["choices"]))
         ]
-        answer = {**self._last, **self._identity.fields(), "choices": choices}
+        answer = {**self._last_completion, **self._header.fields(), "choices": choices}
         answer.setdefault("object", "chat.completion")
         for key in (*CONTROL_KEYS, "output"):
             answer.pop(key, None)
@@ -137,17 +153,18 @@ class UnaryAnswer:
             answer["output"] = [*items, message_item(self._texts.get("content", ""))]
         return answer if self._usage is None else {**answer, "usage": self._usage}
 
-    def _choice(self, choice: Json, place: int) -> Json:
+    def _choice(self, choice: Json, position: int) -> Json:
+        """One choice of the last round, the first with what earlier rounds have added."""
         message = dict(as_object(choice.get("message")))
-        if place == 0:
+        if position == 0:
             message |= self._texts
             if self._details:
                 message["reasoning_details"] = self._details
-            if self._shown:
-                message["tool_calls"] = self._shown
+            if self._client_calls:
+                message["tool_calls"] = self._client_calls
             elif message.get("tool_calls"):
                 del message["tool_calls"]
-            calls = self._shown
+            calls = self._client_calls
         else:
             calls = [call.entry for call in read_calls(message.get("tool_calls"))]
             if calls:
@@ -157,10 +174,10 @@ class UnaryAnswer:
             choice.get("finish_reason"), [call.arguments for call in read_calls(calls)]
         )
         number = number_of(choice.get("index"))
-        index = place if number is None or len(self._last["choices"]) == 1 else number
+        index = position if number is None or len(self._last_completion["choices"]) == 1 else number
         return {**choice, "index": index, "message": message, "finish_reason": reason}
 
-    def _add(self, key: str, text: str) -> None:
+    def _add_text(self, key: str, text: str) -> None:
         self._texts[key] = self._texts.get(key, "") + self._join.joined(key, text)
 
 
@@ -170,7 +187,7 @@ class StreamedAnswer:
     def __init__(
         self,
         completions: ClientCompletions,
-        identity: Identity,
+        header: CompletionHeader,
         events: EventStream,
         include_usage: bool,
         cards: bool,
@@ -178,28 +195,28 @@ class StreamedAnswer:
     ) -> None:
         """:param last_text_only: whether the content must be the last round's alone (L15b)."""
         self._completions = completions
-        self._identity = identity
+        self._header = header
         self._events = events
         self._include_usage = include_usage
         self._cards = cards
         self._last_text_only = last_text_only
         self._roles: set[int] = set()
         self._round = RoundStream(CallVisibility(), self._roles)
-        self._held = HeldText()
-        self._join = Texts()
-        self._blocks = Blocks()
+        self._held_content = HeldContent()
+        self._join = RoundTexts()
+        self._blocks = ReasoningBlocks()
         self._usage: Any = None
-        self._open: list[Card] = []
+        self._running: list[Card] = []
 
     async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
         self._round = RoundStream(visibility, self._roles)
         self._join.begin_round()
         self._blocks.begin_round()
-        # With no tool to be run by the server, a round is the last.
-        self._held = HeldText(self._last_text_only and bool(visibility.server))
-        await self._completions.stream(body, self._take)
-        for told in self._round.late():
-            await self._send(told)
+        # Without server tools no round follows.
+        self._held_content = HeldContent(self._last_text_only and bool(visibility.server_tools))
+        await self._completions.stream(body, self._handle_chunk)
+        for held in self._round.held_chunks():
+            await self._send(held)
         completion = self._round.completion()
         self._usage = added_usage(self._usage, self._round.usage)
         return completion
@@ -213,18 +230,18 @@ class StreamedAnswer:
     async def show_call(self, call: ToolCall) -> Card:
         card = Card(call)
         if self._cards:
-            self._open.append(card)
-            await self._events.send(shown(card.call_item()))
+            self._running.append(card)
+            await self._events.send(item_event(card.call_item()))
         return card
 
     async def show_result(self, card: Card, result: ToolResult) -> None:
         if self._cards:
-            self._open.remove(card)
-            await self._events.send(shown(card.output_item(result)))
+            self._running.remove(card)
+            await self._events.send(item_event(card.output_item(result)))
 
     async def end(self) -> None:
-        """Send what belongs at the end of a stream."""
-        for chunk in self._held.chunks:
+        """Send the content held back, the finish reasons, the usage and ``[DONE]``."""
+        for chunk in self._held_content.chunks:
             await self._send(chunk)
         finish = self._round.finish_chunks()
         beside = self._round.beside_usage
@@ -237,39 +254,39 @@ class StreamedAnswer:
         self._events.finish()
 
     async def fail(self, error: ProxyError) -> None:
-        """End the stream with an error that the client can tell from an end (S7)."""
-        for card in list(self._open):
+        """Send the results of the cards still open, *error* as an event, and ``[DONE]`` (S7)."""
+        for card in list(self._running):
             await self.show_result(card, ToolResult.failure("the answer ended before the tool."))
-        # Nothing that an upstream has put beside it (S9).
+        # Without what an upstream has put beside it (S9).
         await self._events.send({"error": error.body["error"]})
         self._events.finish()
 
-    def _take(self, chunk: Json | None) -> Deferred[None] | None:
-        """One chunk of the upstream's, or None for its end (see :data:`ChunkHandler`)."""
+    def _handle_chunk(self, chunk: Json | None) -> Deferred[None] | None:
+        """Relay a chunk of the upstream's, None for ``[DONE]`` (see :data:`ChunkHandler`)."""
         if chunk is not None:
-            self._identity.learn(chunk)
-        told = self._round.feed(chunk)
-        if told is not None:
-            told = self._held.without_text(told)
-        if told is None:
+            self._header.adopt(chunk)
+        visible = self._round.feed(chunk)
+        if visible is not None:
+            visible = self._held_content.without_text(visible)
+        if visible is None:
             self._events.start()
             return None
-        return self._events.write(self._ours(told))
+        return self._events.write(self._merged(visible))
 
     async def _send(self, chunk: Json) -> None:
-        await self._events.send(self._ours(chunk))
+        await self._events.send(self._merged(chunk))
 
-    def _ours(self, chunk: Json) -> Json:
-        """*chunk*, changed into one of this answer's."""
+    def _merged(self, chunk: Json) -> Json:
+        """*chunk* of a round, which is changed, as one of the whole answer."""
         for choice in chunk["choices"]:
             delta = choice["delta"]
             if choice["index"] == 0:
-                for key in TEXTS:
+                for key in TEXT_KEYS:
                     text = delta.get(key)
                     if text and isinstance(text, str):
                         delta[key] = self._join.joined(key, text)
                 if isinstance(delta.get("reasoning_details"), list):
                     delta["reasoning_details"] = self._blocks.numbered(delta["reasoning_details"])
         chunk["object"] = "chat.completion.chunk"
-        chunk.update(self._identity.fields())
+        chunk.update(self._header.fields())
         return chunk

@@ -1,7 +1,7 @@
 """MessageBuilder: the message that the deltas of a streamed choice add up to. Pure.
 
-It is what the model is reminded of in the next round (DESIGN: L10), so nothing of it may be lost:
-text, reasoning as text, as parts, or as blocks with a signature, and whatever else may come.
+The message is sent back to the model in the next round (DESIGN: L10), so it keeps every field:
+text, reasoning as text, as parts, or as blocks with a signature, and fields not known here.
 """
 
 from __future__ import annotations
@@ -10,27 +10,27 @@ from collections.abc import Callable
 from typing import Any
 
 from llamaproxy import jsontext
-from llamaproxy.chat.joining import TEXTS
-from llamaproxy.chat.messages import THOUGHTS, objects, text_of
+from llamaproxy.chat.messages import REASONING_TYPES, objects, text_of
+from llamaproxy.chat.round_merging import TEXT_KEYS
 from llamaproxy.jsontext import Json
 
-#: Keys of a block of ``reasoning_details`` that come in pieces (OpenRouter's API reference,
+#: Keys of a block of ``reasoning_details`` whose texts come in pieces (OpenRouter's API reference,
 #: "Reasoning tokens"); pieces of one block have its type and index.
-_PIECES = ("text", "summary", "data")
+_PIECE_KEYS = ("text", "summary", "data")
 
-_NO_TEXT = ("role", "tool_calls")
+_IGNORED_KEYS = ("role", "tool_calls")
 
 
 class _Pieces(list[str]):
-    """A text of a block, in the pieces in which it came."""
+    """The pieces of one text of a block."""
 
 
 class MessageBuilder:
-    """Adds up the deltas of one choice, all but its calls."""
+    """Adds up the deltas of one choice, except for role and tool calls."""
 
-    def __init__(self, grow: Callable[[int], bool]) -> None:
-        """:param grow: is told of characters to keep; says whether there is room."""
-        self._grow = grow
+    def __init__(self, reserve: Callable[[int], bool]) -> None:
+        """:param reserve: takes a number of characters, and returns whether they may be kept."""
+        self._reserve = reserve
         self._fields: Json = {}
         self._sizes: dict[str, int] = {}
         #: In UTF-8: as many strings as there are tokens would take ten times the memory.
@@ -39,13 +39,13 @@ class MessageBuilder:
         self._blocks: dict[tuple[object, object], dict[str, Any]] = {}
 
     def add(self, delta: Json) -> None:
-        """Take in *delta*."""
+        """Add *delta*; what there is no room for is left out."""
         for key, value in delta.items():
-            if value is None or key in _NO_TEXT:
+            if value is None or key in _IGNORED_KEYS:
                 continue
             if isinstance(value, str):
                 self._add_text(key, value)
-            elif key in TEXTS and isinstance(value, list):
+            elif key in TEXT_KEYS and isinstance(value, list):
                 self._add_parts(key, value)
             elif key == "reasoning_details" and isinstance(value, list):
                 self._add_blocks(objects(value))
@@ -53,38 +53,38 @@ class MessageBuilder:
                 self._add_other(key, value)
 
     def _add_other(self, key: str, value: Any) -> None:
-        """Keep what is no text: lists add up, of anything else the last one counts."""
+        """Keep a value that is no text: lists are added up, any other replaces the one before."""
         size, before = len(key) + len(jsontext.dumps(value)), self._fields.get(key)
         if isinstance(value, list) and isinstance(before, list):
-            if self._grow(size):
+            if self._reserve(size):
                 before.extend(value)
-        elif self._grow(size - self._sizes.get(key, 0)):
+        elif self._reserve(size - self._sizes.get(key, 0)):
             self._sizes[key] = size
             self._fields[key] = list(value) if isinstance(value, list) else value
 
     def has(self, key: str) -> bool:
-        """Whether anything has come by *key*."""
-        return any(each.get(key) for each in (self._texts, self._parts, self._fields))
+        """Whether any delta had something under *key*."""
+        return any(values.get(key) for values in (self._texts, self._parts, self._fields))
 
-    def unsaid(self, message: Json) -> Json:
-        """What is new in *message*, which may begin with all that there has been so far."""
-        said = {
+    def new_in(self, message: Json) -> Json:
+        """What *message* adds, whose texts may begin with all that has come so far."""
+        known_sizes = {
             key: len(self._texts[key].decode("utf-8", "surrogatepass"))
             for key, text in message.items()
-            if isinstance(text, str) and self._begins(key, text)
+            if isinstance(text, str) and self._is_beginning(key, text)
         }
-        if not said:
+        if not known_sizes:
             return message
         rest = {k: v for k, v in message.items() if isinstance(v, str) or k == "tool_calls"}
-        return rest | {key: message[key][size:] for key, size in said.items()}
+        return rest | {key: message[key][size:] for key, size in known_sizes.items()}
 
-    def _begins(self, key: str, text: str) -> bool:
-        """Whether there is a text by *key*, and *text* begins with it."""
+    def _is_beginning(self, key: str, text: str) -> bool:
+        """Whether there is a text under *key*, and *text* begins with it."""
         before = self._texts.get(key)
         return bool(before) and text.encode("utf-8", "surrogatepass").startswith(before or b"")
 
     def message(self) -> Json:
-        """The message so far."""
+        """The message so far, without calls."""
         texts = {key: raw.decode("utf-8", "surrogatepass") for key, raw in self._texts.items()}
         message: Json = {"role": "assistant", "content": None, **self._fields, **texts}
         for key, parts in self._parts.items():
@@ -95,38 +95,38 @@ class MessageBuilder:
         return message
 
     def _add_text(self, key: str, text: str) -> None:
-        if self._grow(len(text) + (0 if key in self._texts else len(key) + 64)):
+        if self._reserve(len(text) + (0 if key in self._texts else len(key) + 64)):
             # A lone surrogate may be half of a pair that was split.
             self._texts.setdefault(key, bytearray()).extend(text.encode("utf-8", "surrogatepass"))
 
     def _add_parts(self, key: str, parts: list[Any]) -> None:
-        """Keep *parts* as such if there are others than text among them."""
+        """Keep *parts*; those of text are added up."""
         for part in objects(parts):
             if part.get("type") in (None, "text") and isinstance(part.get("text"), str):
                 self._add_text(key, part["text"])
-            elif self._grow(len(jsontext.dumps(part)) + 64):
+            elif self._reserve(len(jsontext.dumps(part)) + 64):
                 self._flush_text(key)
                 self._parts.setdefault(key, []).append(part)
 
     def _flush_text(self, key: str) -> None:
         text = self._texts.pop(key, None)
         if text:
-            words = text.decode("utf-8", "surrogatepass")
-            self._parts.setdefault(key, []).append({"type": "text", "text": words})
+            part = {"type": "text", "text": text.decode("utf-8", "surrogatepass")}
+            self._parts.setdefault(key, []).append(part)
 
     def _add_blocks(self, pieces: list[Json]) -> None:
         for piece in pieces:
-            if not self._grow(len(jsontext.dumps(piece)) + 64):
+            if not self._reserve(len(jsontext.dumps(piece)) + 64):
                 continue
             index, kind = piece.get("index"), str(piece.get("type"))
             if not isinstance(index, int):
                 # Without an index every piece of encrypted reasoning is a block of its own.
                 last = next(reversed(self._blocks), (None, None))
-                whole = last[0] != kind or piece.get("data") is not None
-                index = len(self._blocks) if whole else last[1]
+                begins_block = last[0] != kind or piece.get("data") is not None
+                index = len(self._blocks) if begins_block else last[1]
             block = self._blocks.setdefault((kind, index), {})
             for key, value in piece.items():
-                if key in _PIECES and isinstance(value, str):
+                if key in _PIECE_KEYS and isinstance(value, str):
                     if not isinstance(block.get(key), _Pieces):
                         block[key] = _Pieces()
                     block[key].append(value)
@@ -142,22 +142,22 @@ def _joined(block: dict[str, Any]) -> Json:
 
 def thinking_of(content: object) -> str:
     """The reasoning in the parts of a content (Mistral's API reference, "Reasoning")."""
-    found = []
+    texts = []
     for part in objects(content):
         inner = part.get("thinking") or part.get("reasoning")
-        if not inner and part.get("type") in THOUGHTS:
+        if not inner and part.get("type") in REASONING_TYPES:
             inner = part.get("text") or part.get("summary")
         if isinstance(inner, str):
-            found.append(inner)
+            texts.append(inner)
         elif inner:
-            found.append(text_of(inner))
-    return "".join(found)
+            texts.append(text_of(inner))
+    return "".join(texts)
 
 
 def texts_of(message: Json) -> Json:
-    """What a message, or a delta of one, says as text, where it may be sent as parts."""
+    """The texts of a message or a delta by :data:`TEXT_KEYS`; those sent as parts are joined."""
     texts = {}
-    for key in TEXTS:
+    for key in TEXT_KEYS:
         parts = message.get(key)
         if isinstance(parts, str):
             texts[key] = parts

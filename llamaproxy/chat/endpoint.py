@@ -1,4 +1,4 @@
-"""ChatCompletions: one HTTP request, unary or streamed, around the loop."""
+"""ChatCompletions: answers ``POST /v1/chat/completions``, unary or streamed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
 from llamaproxy.chat.answer import StreamedAnswer, UnaryAnswer
-from llamaproxy.chat.budget import BodyBudget
+from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.eventstream import EventStream
-from llamaproxy.chat.joining import Identity
 from llamaproxy.chat.loop import ToolLoop
 from llamaproxy.chat.messages import as_object, parse_request, wants_json
 from llamaproxy.chat.openwebui import is_background_task
-from llamaproxy.chat.origin import check_coding, check_origin
+from llamaproxy.chat.request_checks import check_coding, check_origin
+from llamaproxy.chat.round_merging import CompletionHeader
 from llamaproxy.cors import CorsMemory, origin_in
 from llamaproxy.errors import ProxyError, ShuttingDown, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.events import ChatRecord, FirstByte, Tell, tell_nobody
@@ -32,9 +32,9 @@ from llamaproxy.upstream.headers import answer_fields
 
 @attrs.frozen
 class ChatCompletions:
-    """Answers chat completion requests.
+    """Reads chat completion requests, has the loop answer them, and reports errors.
 
-    *keep_alive*: seconds between comments in a silent stream.
+    *keep_alive*: seconds of silence in a stream until a comment is sent.
     """
 
     _loop: ToolLoop
@@ -42,41 +42,41 @@ class ChatCompletions:
     _clock: IReactorTime
     _keep_alive: float
     _bodies: BodyBudget
-    _callers: ClientContextReader = attrs.Factory(ClientContextReader)
+    _clients: ClientContextReader = attrs.Factory(ClientContextReader)
     _cors: CorsMemory = attrs.Factory(CorsMemory)
     _tell: Tell = tell_nobody
     _log: ClassVar[Logger] = Logger()
 
     async def respond(self, request: ProxyRequest) -> bytes | None:
-        """The whole answer, or None if it has been streamed already.
+        """The body of a unary answer; None if it was streamed, and has been sent already.
 
-        :raises ProxyError: if nothing has been sent to the client yet.
+        :raises ProxyError: if the request fails before anything has been sent.
         """
         check_origin(request.requestHeaders)
         check_coding(request.requestHeaders)
-        caller = self._callers.of(request, request.identity)
+        client = self._clients.of(request, request.identity)
         chat = ChatRecord()
         content: Any = request.content
         try:
             content.seek(0)
             text = content.read()
-            content.close()  # it would be kept until the answer has ended
+            content.close()  # its memory would be held until the answer has ended
             with self._bodies.holding(text):
                 body = parse_request(text)
                 del text
-                return await self._respond(request, body, caller, chat)
+                return await self._respond(request, body, client, chat)
         except BaseException as error:
             if isinstance(error, ProxyError):
-                await self._ask_for_page(request, error)
+                await self._learn_cors(request, error)
             if chat.run:
-                # SDKs obey it: what a tool has done must not be done again (L15c).
+                # SDKs heed it: tools that have run must not be run again (L15c).
                 request.responseHeaders.setRawHeaders(b"X-Should-Retry", [b"false"])
             raise
         finally:
             request.note(**_counts(chat))
 
-    async def _ask_for_page(self, request: ProxyRequest, error: ProxyError) -> None:
-        """Find out whether a page may read *error*, if nothing is known of it."""
+    async def _learn_cors(self, request: ProxyRequest, error: ProxyError) -> None:
+        """Ask the upstream whether this request's page may read *error*, if it is not known."""
         origin = origin_in(request.requestHeaders)
         unreachable = isinstance(error, UpstreamUnavailable | UpstreamTimeout)
         if origin is None or origin in self._cors or unreachable or request.channel is None:
@@ -88,16 +88,16 @@ class ChatCompletions:
         self._cors.apply(origin, request.responseHeaders)
 
     async def _respond(
-        self, request: ProxyRequest, body: Json, caller: ClientContext, chat: ChatRecord
+        self, request: ProxyRequest, body: Json, client: ClientContext, chat: ChatRecord
     ) -> bytes | None:
-        identity = Identity(body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
+        header = CompletionHeader(body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
         cards = _field(request, b"x-openwebui-message-id") != ""
-        completions = self._upstream.for_client(caller, _AnswerFields(request, self._cors).take)
+        completions = self._upstream.for_client(client, _AnswerFields(request, self._cors).relay)
         if body.get("stream"):
-            await self._stream(request, body, caller, completions, identity, cards, chat)
+            await self._stream(request, body, client, completions, header, cards, chat)
             return None
-        answer = UnaryAnswer(completions, identity, cards, wants_json(body))
-        await self._answer(request, body, caller, answer, chat)
+        answer = UnaryAnswer(completions, header, cards, wants_json(body))
+        await self._answer(request, body, client, answer, chat)
         text = jsontext.dumps(answer.result())
         self._tell(FirstByte(chat))
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
@@ -108,9 +108,9 @@ class ChatCompletions:
         self,
         request: ProxyRequest,
         body: Json,
-        caller: ClientContext,
+        client: ClientContext,
         completions: ClientCompletions,
-        identity: Identity,
+        header: CompletionHeader,
         cards: bool,
         chat: ChatRecord,
     ) -> None:
@@ -119,16 +119,14 @@ class ChatCompletions:
         )
         options = as_object(body.get("stream_options"))
         include_usage = bool(options.get("include_usage"))
-        answer = StreamedAnswer(
-            completions, identity, events, include_usage, cards, wants_json(body)
-        )
+        answer = StreamedAnswer(completions, header, events, include_usage, cards, wants_json(body))
         try:
-            await self._answer(request, body, caller, answer, chat)
+            await self._answer(request, body, client, answer, chat)
             await answer.end()
         except CancelledError:
             if request.channel is None or not events.started:
                 raise
-            # The client is there: it is the daemon that cannot wait any longer.
+            # The client is still there, so it is the daemon that stops.
             await answer.fail(ShuttingDown())
         except Exception as error:
             if not events.started:
@@ -145,43 +143,43 @@ class ChatCompletions:
         self,
         request: ProxyRequest,
         body: Json,
-        caller: ClientContext,
+        client: ClientContext,
         answer: UnaryAnswer | StreamedAnswer,
         chat: ChatRecord,
     ) -> None:
-        wanted = _field(request, b"x-llamaproxy-tools")
-        plain = (
+        patterns = _field(request, b"x-llamaproxy-tools")
+        without_tools = (
             body.get("tool_choice") == "none"
             or (isinstance(body.get("n"), int) and body["n"] > 1)
-            or wanted.lower() == "none"
+            or patterns.lower() == "none"
             or _field(request, b"x-openwebui-task") != ""
             or is_background_task(body)
         )
-        if plain:
-            await self._loop.pass_on(body, caller, answer, chat)
+        if without_tools:
+            await self._loop.pass_on(body, client, answer, chat)
         else:
-            patterns = [word.strip() for word in wanted.split(",") if word.strip()]
-            await self._loop.run(body, caller, answer, patterns or None, chat)
+            listed = [word.strip() for word in patterns.split(",") if word.strip()]
+            await self._loop.run(body, client, answer, listed or None, chat)
 
 
 class _AnswerFields:
-    """Gives a client the fields of the upstream's last answer, until its own begins (L8)."""
+    """Relays the header fields of the upstream's answers until the client's has begun (L8)."""
 
     def __init__(self, request: ProxyRequest, cors: CorsMemory) -> None:
         self._request = request
         self._cors = cors
-        self._given: list[bytes] = []
+        self._relayed_names: list[bytes] = []
 
-    def take(self, headers: Headers) -> None:
-        """*headers* are those of the upstream's answer to the round that has begun."""
+    def relay(self, headers: Headers) -> None:
+        """Replace the fields of the round before by those in *headers*."""
         if self._request.startedWriting:
             return
         fields = self._request.responseHeaders
         self._cors.learn_from_answer(origin_in(self._request.requestHeaders), headers, fields)
-        for name in self._given:
+        for name in self._relayed_names:
             fields.removeHeader(name)
         relayed = list(answer_fields(headers).getAllRawHeaders())
-        self._given = [name for name, _ in relayed]
+        self._relayed_names = [name for name, _ in relayed]
         for name, values in relayed:
             fields.setRawHeaders(name, values)
 
@@ -193,7 +191,7 @@ def _field(request: ProxyRequest, name: bytes) -> str:
 
 
 def _counts(chat: ChatRecord) -> dict[str, int]:
-    """What the access line says of a chat; of one that was refused at once, nothing."""
+    """The fields of a chat for the access line; none before its first round."""
     counts = {"tools": chat.tools, "rounds": chat.rounds, "calls": chat.calls}
     if chat.failed:
         counts["failed"] = chat.failed

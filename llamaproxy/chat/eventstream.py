@@ -1,4 +1,4 @@
-"""EventStream: the client's side of a streamed answer."""
+"""EventStream: server-sent events to a client (WHATWG HTML standard, section 9.2)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from llamaproxy.upstream.sse import DONE, KEEP_ALIVE, encode_event
 
 @implementer(IPushProducer)
 class EventStream:
-    """Writes events to a client, no faster than it reads, and comments while there are none.
+    """Writes events to a client no faster than it reads, and comments in silences.
 
-    Nothing is sent before the first event or comment, so that a failure until then can be an
-    ordinary HTTP error (DESIGN: S6).
+    Not even the status is sent before the first event or comment, so that a failure until then can
+    be an ordinary HTTP error (DESIGN: S6).
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class EventStream:
         self._on_start = on_start
         self.started = False
         self._request = request
-        self._full = False
-        # One for each who waits: whoever is cancelled must not take the others along.
-        self._waiting: list[Deferred[None]] = []
-        self._quiet = Watchdog(clock, keep_alive, self._comment)
-        self._quiet.start()
+        self._paused = False
+        # One for each sender: cancelling one must not cancel others.
+        self._waiters: list[Deferred[None]] = []
+        self._silence = Watchdog(clock, keep_alive, self._comment)
+        self._silence.start()
 
     def start(self) -> None:
         """Send the status and the fields, once."""
@@ -57,48 +57,51 @@ class EventStream:
             self._on_start()
 
     def write(self, payload: Json) -> Deferred[None] | None:
-        """Send one event; None, or until when the client should be sent no more."""
+        """Send one event.
+
+        :returns: None, or what fires when the client has read enough to be sent more.
+        """
         self.start()
-        self._quiet.feed()
+        self._silence.feed()
         self._request.write(encode_event(jsontext.dumps(payload)))
-        if not self._full:
+        if not self._paused:
             return None
         waiter: Deferred[None] = Deferred()
-        self._waiting.append(waiter)
+        self._waiters.append(waiter)
         return waiter
 
     async def send(self, payload: Json) -> None:
-        """Send one event, and wait while the client does not read."""
-        full = self.write(payload)
-        if full is not None:
-            await full
+        """Send one event, and wait until the client can be sent more."""
+        writable = self.write(payload)
+        if writable is not None:
+            await writable
 
     def finish(self) -> None:
-        """Mark the end of the answer."""
+        """Send the end mark ``[DONE]``."""
         self.start()
         self._request.write(DONE)
 
     def close(self) -> None:
-        """Let go of the client, who may have gone already."""
-        self._quiet.stop()
+        """Stop the comments and the back-pressure; nothing is sent after this."""
+        self._silence.stop()
         if self.started and self._request.channel is not None:
             self._request.unregisterProducer()
 
     def pauseProducing(self) -> None:
-        self._full = True
+        self._paused = True
 
     def resumeProducing(self) -> None:
-        self._full = False
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
+        self._paused = False
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
             if not waiter.called:  # cancelled
                 waiter.callback(None)
 
     def stopProducing(self) -> None:
-        """The client has gone; the request's handler is cancelled for it."""
+        """The client has disconnected: the request's handler is cancelled elsewhere."""
 
     def _comment(self) -> None:
-        if not self._full:
+        if not self._paused:
             self.start()
             self._request.write(KEEP_ALIVE)
-        self._quiet.start()
+        self._silence.start()

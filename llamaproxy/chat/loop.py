@@ -1,4 +1,4 @@
-"""ToolLoop: complete, invoke, repeat, until there is an answer."""
+"""ToolLoop: asks the model and runs its calls of server tools, in rounds, until it answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from twisted.internet.defer import DeferredSemaphore
 from llamaproxy import jsontext
 from llamaproxy.chat.answer import Answer
 from llamaproxy.chat.calls import CallVisibility
-from llamaproxy.chat.choice import after_round, with_offered_names
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.messages import (
     Completion,
@@ -22,8 +21,9 @@ from llamaproxy.chat.messages import (
     tool_names,
     with_tools,
 )
+from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.chat.openwebui import without_old_cards
-from llamaproxy.chat.turns import new_mark
+from llamaproxy.chat.tool_choice import after_round, with_offered_names
 from llamaproxy.deferreds import all_of
 from llamaproxy.errors import ProxyError, ToolFailed
 from llamaproxy.events import (
@@ -43,26 +43,26 @@ from llamaproxy.tools.offers import Offer
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.client_context import ClientContext
 
-#: Server calls of one round that are run; a model that makes more is told so.
+#: Server calls of one round that are run; any more get an error as their result.
 _MAX_CALLS = 128
 
-#: Times that the same call may come to the same result in rounds that follow each other (L15).
+#: Rounds in a row in which the same call may have the same result (L15).
 _MAX_REPEATS = 3
 
 T = TypeVar("T")
 
-_Done = list[tuple[ToolCall, ToolResult]]
+_CallResults = list[tuple[ToolCall, ToolResult]]
 
 
 @attrs.define
 class _Repeats:
-    """Counts the calls that come to the same result round after round."""
+    """Counts in how many rounds in a row each call has had the same result."""
 
     _counts: dict[bytes, int] = attrs.Factory(dict)
 
-    def too_many(self, done: _Done) -> bool:
-        """Whether, with this round, a call has been repeated too often."""
-        keys = {jsontext.canonical([plain_name(c.name), _arguments(c), r.text]) for c, r in done}
+    def too_many(self, results: _CallResults) -> bool:
+        """Count the *results* of a round; whether a call has been repeated too often."""
+        keys = {jsontext.canonical([plain_name(c.name), _arguments(c), r.text]) for c, r in results}
         self._counts = {key: self._counts.get(key, 0) + 1 for key in keys}
         return max(self._counts.values(), default=0) >= _MAX_REPEATS
 
@@ -75,14 +75,14 @@ def _arguments(call: ToolCall) -> object:
 
 
 class CallSlots:
-    """How many server calls may be under way, of one chat and of all together; the rest wait."""
+    """Limits the server calls that run at the same time, of each chat and of all; others wait."""
 
     def __init__(self, per_chat: int, overall: int) -> None:
         self._per_chat = per_chat
         self._overall = DeferredSemaphore(overall)
 
     def for_chat(self) -> Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]:
-        """What runs the calls of one chat, each when its turn has come."""
+        """A function for one chat that runs a call when there is a slot, and returns its result."""
         chat = DeferredSemaphore(self._per_chat)
 
         async def run(call: Callable[[], Awaitable[T]]) -> T:
@@ -103,7 +103,7 @@ class CallSlots:
 class _Chat:
     """What stays the same in all rounds of one answer."""
 
-    caller: ClientContext
+    client: ClientContext
     offer: Offer
     client_tools: frozenset[str]
     answer: Answer
@@ -114,7 +114,7 @@ class _Chat:
 
 @attrs.frozen
 class ToolLoop:
-    """Answers a chat completion request in as many rounds as it takes."""
+    """Answers chat completion requests in up to *max_rounds* rounds with tools, and one without."""
 
     _catalogue: Catalogue
     _memory: TurnMemory
@@ -123,60 +123,65 @@ class ToolLoop:
     _tell: Tell = tell_nobody
 
     async def pass_on(
-        self, body: Json, caller: ClientContext, answer: Answer, record: ChatRecord
+        self, body: Json, client: ClientContext, answer: Answer, record: ChatRecord
     ) -> None:
-        """One round, as the client asked for it: no tool is offered, none is run (L4)."""
+        """Relay the request in a single round: no server tool is offered or run (L4).
+
+        :raises ProxyError: if it fails.
+        """
         client_tools = tool_names(body)
-        body = {**body, "messages": self._memory.recall(caller, body["messages"])}
+        body = {**body, "messages": self._memory.recall(client, body["messages"])}
         visibility = CallVisibility(
-            client=client_tools, everything=True, legacy="functions" in body
+            client_tools=client_tools, shows_all=True, legacy_functions="functions" in body
         )
         await self._round(with_tools(body, []), visibility, answer, record)
 
     async def run(
         self,
         body: Json,
-        caller: ClientContext,
+        client: ClientContext,
         answer: Answer,
         patterns: list[str] | None,
         record: ChatRecord,
     ) -> None:
-        """Rounds with the server's tools, narrowed to *patterns* if there are any (L5).
+        """Answer in rounds with server tools, only those that *patterns* match if given (L5).
 
-        :raises ProxyError: if there is no answer.
+        :raises ProxyError: if a round fails.
         """
         client_tools = tool_names(body)
-        offer = await self._catalogue.offer(caller, client_tools, patterns)
+        offer = await self._catalogue.offer(client, client_tools, patterns)
         record.tools = len(offer.tools)
         names = NameIndex(offer.tools, client_tools)
-        chat = _Chat(caller, offer, client_tools, answer, record, names, self._slots.for_chat())
+        chat = _Chat(client, offer, client_tools, answer, record, names, self._slots.for_chat())
         mark = new_mark() if offer.tools else ""
-        visibility = CallVisibility(client=client_tools, server=offer.tools.keys(), mark=mark)
-        visibility.legacy = "functions" in body
+        visibility = CallVisibility(
+            client_tools=client_tools, server_tools=offer.tools.keys(), mark=mark
+        )
+        visibility.legacy_functions = "functions" in body
         body = with_offered_names(body, client_tools, offer.named)
         body = with_tools(body, offer.definitions())
         messages = without_old_cards(body["messages"])
-        body["messages"] = self._memory.recall(caller, messages)
-        before = len(body["messages"])
+        body["messages"] = self._memory.recall(client, messages)
+        request_length = len(body["messages"])
         repeats = _Repeats()
         limit = None
         while limit is None:
-            visibility.later = record.rounds > 0
+            visibility.after_server_calls = record.rounds > 0
             completion = await self._round(body, visibility, answer, record)
             server_calls = [call for call in completion.calls if not visibility.shows(call.name)]
             client_calls = len(completion.calls) - len(server_calls)
-            done = await self._run_all(server_calls, chat)
-            if not client_calls and repeats.too_many(done):
+            results = await self._run_all(server_calls, chat)
+            if not client_calls and repeats.too_many(results):
                 limit = _REPETITION
             elif not client_calls and record.rounds == self._max_rounds:
                 limit = _ROUNDS
-            if limit is not None and done:
-                done = [(call, limit.noted(result)) for call, result in done]
-            called = {names.fuzzy_match(call.name) or call.name for call in completion.calls}
-            body = after_round(body, called, client_tools, offer.tools.keys())
-            body = follow_up(body, completion.message, [(c, r.text) for c, r in done])
+            if limit is not None and results:
+                results = [(call, limit.noted(result)) for call, result in results]
+            called_names = {names.fuzzy_match(call.name) or call.name for call in completion.calls}
+            body = after_round(body, called_names, client_tools, offer.tools.keys())
+            body = follow_up(body, completion.message, [(c, r.text) for c, r in results])
             if client_calls and (server_calls or record.rounds > 1):
-                self._memory.remember(caller, mark, body["messages"][before:])
+                self._memory.remember(client, mark, body["messages"][request_length:])
             if client_calls or not server_calls:
                 return
         await self._answer_without_tools(body, chat, limit)
@@ -184,7 +189,7 @@ class ToolLoop:
     async def _round(
         self, body: Json, visibility: CallVisibility, answer: Answer, record: ChatRecord
     ) -> Completion:
-        """What the model makes of *body*."""
+        """The model's answer to *body*; observers are told when the round begins and ends."""
         record.rounds += 1
         self._tell(RoundBegan(record))
         kind = "cancelled"
@@ -199,18 +204,18 @@ class ToolLoop:
             self._tell(RoundEnded(record, kind))
 
     async def _answer_without_tools(self, body: Json, chat: _Chat, limit: _Limit) -> None:
-        """One more round, in which the model must answer (L15)."""
+        """One more round, in which no tool may be called (L15)."""
         self._tell(LoopLimited(chat.record, limit.name))
         if "tools" in body:
             body = {**body, "tool_choice": "none"}
         names = (*chat.client_tools, *chat.offer.tools)
-        visibility = CallVisibility(server=names)
+        visibility = CallVisibility(server_tools=names)
         completion = await self._round(body, visibility, chat.answer, chat.record)
         if not text_of(completion.message.get("content")).strip():
-            await chat.answer.say(limit.excuse.format(rounds=self._max_rounds))
+            await chat.answer.say(limit.fallback.format(rounds=self._max_rounds))
 
-    async def _run_all(self, calls: list[ToolCall], chat: _Chat) -> _Done:
-        """Run *calls* at the same time; their results come back in the calls' order (L9)."""
+    async def _run_all(self, calls: list[ToolCall], chat: _Chat) -> _CallResults:
+        """Run *calls* at the same time, and return them with their results, in order (L9)."""
 
         async def run(call: ToolCall) -> ToolResult:
             card = await chat.answer.show_call(call)
@@ -219,13 +224,14 @@ class ToolLoop:
             return result
 
         results = await all_of(run(call) for call in calls[:_MAX_CALLS])
-        refused = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
-        results += [refused] * (len(calls) - len(results))
+        too_many = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
+        results += [too_many] * (len(calls) - len(results))
         chat.record.calls += len(calls)
         chat.record.failed += sum(result.is_error for result in results)
         return list(zip(calls, results, strict=True))
 
     async def _run(self, call: ToolCall, chat: _Chat) -> ToolResult:
+        """The result of one call; a failure is a result that the model can read (L12)."""
         if call.cut_off:
             return ToolResult.failure(
                 "the call was cut off before it was complete, so nothing was done. Make it again, "
@@ -234,8 +240,8 @@ class ToolLoop:
         name = chat.names.fuzzy_match(call.name) if is_function(call.entry) else None
         if name is None:
             self._tell(CallUnknown(chat.record))
-            near = chat.names.nearest(call.name)
-            hint = f"Did you mean {' or '.join(near)}?" if near else "Use one of the tools given."
+            nearest = " or ".join(chat.names.nearest(call.name))
+            hint = f"Did you mean {nearest}?" if nearest else "Use one of the tools given."
             return ToolResult.failure(f"there is no tool named {call.name[:64]!r}. {hint}")
         try:
             arguments = parse_arguments(call.arguments)
@@ -245,21 +251,25 @@ class ToolLoop:
         async def invoke() -> ToolResult:
             chat.record.run += 1
             tool = chat.offer.tools[name]
-            return await self._catalogue.invoke(tool, arguments, chat.caller, chat.record)
+            return await self._catalogue.invoke(tool, arguments, chat.client, chat.record)
 
         return await chat.in_slot(invoke)
 
 
 @attrs.frozen
 class _Limit:
-    """Why a loop is ended: its name in the log, and what the model and the user are told."""
+    """A limit that ends a loop.
+
+    *name* is its name in the log, *note* is added to the last results for the model, and *fallback*
+    is the answer if the model gives none.
+    """
 
     name: str
     note: str
-    excuse: str
+    fallback: str
 
     def noted(self, result: ToolResult) -> ToolResult:
-        """*result* with the note, which the model reads before its last answer."""
+        """*result* with the note behind its text."""
         return attrs.evolve(result, text=f"{result.text}\n\n[{self.note}]")
 
 

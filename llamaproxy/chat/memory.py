@@ -1,7 +1,7 @@
-"""TurnMemory: what a client cannot bring back: the server's calls of a turn that it shared.
+"""TurnMemory: the messages of mixed turns, which their clients are not shown and cannot send back.
 
-A turn is known by the mark in the ids of the calls that were handed over, and by nothing that a
-client might write anew (DESIGN: L19, L20; :mod:`llamaproxy.chat.turns` puts it together).
+A turn is found by the mark in the ids of its client calls, and by nothing else, as clients may
+rewrite the rest (DESIGN: L19, L20; :mod:`llamaproxy.chat.mixed_turns` restores it).
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from llamaproxy import jsontext
-from llamaproxy.chat.turns import recalled
+from llamaproxy.chat.mixed_turns import restore_turns
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.client_context import ClientContext
 
 
 @attrs.frozen
 class _Turn:
-    """What was said between a client's request and the calls that it was handed, as JSON."""
+    """The messages between a client's request and the answer with its calls, as JSON.
+
+    *owner*: the client's credentials; *used_at*: seconds on the clock.
+    """
 
     owner: object
     text: bytes
@@ -29,7 +32,7 @@ class _Turn:
 
 @attrs.define
 class _Share:
-    """What one caller has in the memory: its marks, the least used first, and their bytes."""
+    """What one owner has in the memory: its marks, least recently used first, and its bytes."""
 
     marks: OrderedDict[str, None] = attrs.Factory(OrderedDict)
     size: int = 0
@@ -37,10 +40,10 @@ class _Share:
 
 @attrs.define
 class TurnMemory:
-    """Remembers shared turns, bounded in entries, bytes and age.
+    """Remembers mixed turns, bounded in entries, bytes of JSON, and seconds since their last use.
 
-    *max_age*: seconds since a turn was last asked for. One caller's turns are never another's, and
-    where there is not enough room, whoever has the most gives way.
+    A client gets only its own turns. Where there is not enough room, the owner of the most entries
+    or bytes loses those that it has not used for longest.
     """
 
     _clock: IReactorTime
@@ -54,32 +57,32 @@ class TurnMemory:
     def __len__(self) -> int:
         return len(self._turns)
 
-    def remember(self, caller: ClientContext, mark: str, turn: list[Json]) -> None:
-        """Keep *turn*, the messages since the client asked, of which it was handed *mark*'s calls.
+    def remember(self, client: ClientContext, mark: str, turn: list[Json]) -> None:
+        """Keep *turn*: the messages after the client's request, whose client calls have *mark*.
 
-        Of these the last assistant message has all calls, and the server's have their results.
+        Its last assistant message has all calls; those of server tools have their results.
         """
         self._forget(mark)
         text = jsontext.dumps(turn)
-        owner = caller.credentials
+        owner = client.credentials
         share = self._shares.setdefault(owner, _Share())
         self._keep(mark, _Turn(owner, text, self._clock.seconds()), share)
         while len(self._turns) > self._max_entries:
-            largest = max(self._shares.values(), key=lambda each: len(each.marks))
+            largest = max(self._shares.values(), key=lambda share: len(share.marks))
             self._forget(next(iter(largest.marks)))
         while self._size > self._max_bytes:
-            largest = max(self._shares.values(), key=lambda each: each.size)
+            largest = max(self._shares.values(), key=lambda share: share.size)
             self._forget(next(iter(largest.marks)))
 
-    def recall(self, caller: ClientContext, messages: list[Any]) -> list[Any]:
-        """*messages* with what is remembered of them back in its places, and without any marks."""
-        self._forget_old()
-        return recalled(messages, lambda mark: self._turn(caller, mark))
+    def recall(self, client: ClientContext, messages: list[Any]) -> list[Any]:
+        """*messages* with the remembered turns restored, and without any marks."""
+        self._forget_expired()
+        return restore_turns(messages, lambda mark: self._turn(client, mark))
 
-    def _turn(self, caller: ClientContext, mark: str) -> list[Json]:
-        """The messages of a turn; none if it is forgotten, or another caller's."""
+    def _turn(self, client: ClientContext, mark: str) -> list[Json]:
+        """The messages of a turn; none if it is forgotten, or another client's."""
         turn = self._turns.get(mark)
-        if turn is None or turn.owner != caller.credentials:
+        if turn is None or turn.owner != client.credentials:
             return []
         self._forget(mark)
         share = self._shares.setdefault(turn.owner, _Share())
@@ -104,7 +107,7 @@ class TurnMemory:
         if not share.marks:
             del self._shares[turn.owner]
 
-    def _forget_old(self) -> None:
+    def _forget_expired(self) -> None:
         oldest = self._clock.seconds() - self._max_age
         while self._turns:
             mark, turn = next(iter(self._turns.items()))

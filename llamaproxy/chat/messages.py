@@ -1,6 +1,6 @@
-"""Requests and messages of OpenAI's chat completions. Pure.
+"""Requests, messages, tool calls and usage of OpenAI's chat completions, read and made. Pure.
 
-Bodies stay dictionaries: what llamaproxy has never heard of travels on (DESIGN: L8).
+Bodies stay dictionaries: fields that llamaproxy does not know are passed on (DESIGN: L8).
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from llamaproxy.jsontext import Json
 
 @attrs.frozen
 class ToolCall:
-    """One call that a model made; *arguments* is the text that it wrote.
+    """One call that a model made.
 
-    *cut_off* tells that the model was stopped before it had written all of it.
+    *arguments* is the text that the model wrote, JSON if it is right; *entry* the call as it stands
+    in the message; *cut_off* whether the model was stopped before it had written all of it (L12b).
     """
 
     id: str
@@ -32,14 +33,14 @@ class ToolCall:
 
 @attrs.frozen
 class Completion:
-    """What came of one round: the assistant message as it was said, and its calls."""
+    """The answer to one round: the assistant message, with every field it had, and its calls."""
 
     message: Json
     calls: list[ToolCall]
 
 
 def parse_request(text: bytes) -> Json:
-    """A request body, checked as far as llamaproxy depends on it.
+    """The request body in the JSON *text*, checked as far as llamaproxy depends on it.
 
     :raises BadRequest: if it is no chat completion request.
     """
@@ -59,12 +60,12 @@ def parse_request(text: bytes) -> Json:
 
 
 def as_object(value: object) -> Json:
-    """*value* if it is an object, an empty one if a peer sent anything else."""
+    """*value* if it is a JSON object, an empty one if a peer sent anything else."""
     return value if isinstance(value, dict) else {}
 
 
-#: Types of parts that are reasoning, whatever else they say (Mistral, Anthropic, Responses API).
-THOUGHTS = ("thinking", "reasoning", "redacted_thinking")
+#: Types of content parts that hold reasoning (Mistral, Anthropic, Responses API).
+REASONING_TYPES = ("thinking", "reasoning", "redacted_thinking")
 
 
 def objects(value: object) -> list[Json]:
@@ -83,21 +84,23 @@ def text_of(content: object) -> str:
     """The text in a message's content, a string or a list of parts; no reasoning among them."""
     if isinstance(content, str):
         return content
-    texts = (part.get("text") for part in objects(content) if part.get("type") not in THOUGHTS)
+    texts = (
+        part.get("text") for part in objects(content) if part.get("type") not in REASONING_TYPES
+    )
     return "".join(text for text in texts if isinstance(text, str))
 
 
 def tool_names(body: Json) -> frozenset[str]:
     """The names of the tools that the client declared, functions or not (L8b)."""
-    names = (details(tool).get("name") for tool in objects(body.get("tools")))
+    names = (payload_of(tool).get("name") for tool in objects(body.get("tools")))
     return frozenset(name for name in names if isinstance(name, str))
 
 
-def details(entry: Json) -> Json:
-    """What a tool, a call or a choice says of itself, under the name of its type.
+def payload_of(entry: Json) -> Json:
+    """The object under the key that a tool, a call or a tool choice names as its ``type``.
 
-    That is ``function``, ``custom``, or what may come (OpenAI's API reference, "Create chat
-    completion", ``tools``); some clients say it flat, as in the Responses API.
+    That is ``function``, ``custom``, or a type to come (OpenAI's API reference, "Create chat
+    completion", ``tools``). Some clients send it flat, as in the Responses API: then it is *entry*.
     """
     kind = entry.get("type")
     for key in (kind, "function", "custom"):
@@ -121,35 +124,38 @@ def with_tools(body: Json, definitions: list[Json]) -> Json:
 
 
 def follow_up(body: Json, message: Json, results: Iterable[tuple[ToolCall, str]]) -> Json:
-    """*body* for the next round: what the model said, and what its calls came to (L9, L10)."""
-    told = [{"role": "tool", "tool_call_id": call.id, "content": text} for call, text in results]
-    return {**body, "messages": [*body["messages"], message, *told]}
+    """*body* for the next round, with the model's *message* and its calls' results (L9, L10)."""
+    tool_messages = [
+        {"role": "tool", "tool_call_id": call.id, "content": text} for call, text in results
+    ]
+    return {**body, "messages": [*body["messages"], message, *tool_messages]}
 
 
-#: Calls of one round that are looked at; a model that makes more has lost its way.
+#: Calls that one message may have; a model that makes more has lost its way.
 MAX_CALLS = 1000
 
 
 def read_calls(entries: object) -> list[ToolCall]:
-    """The calls of a message, each whole and with an id of its own (S8).
+    """The calls in the ``tool_calls`` of a message, each with an id of its own (S8).
 
-    :raises UpstreamBroke: if there are absurdly many.
+    :raises UpstreamBroke: if there are more than :data:`MAX_CALLS`.
     """
     calls: list[ToolCall] = []
-    seen: set[str] = set()
-    if len(found := objects(entries)) > MAX_CALLS:
+    ids: set[str] = set()
+    call_entries = objects(entries)
+    if len(call_entries) > MAX_CALLS:
         raise too_many_calls()
-    for entry in found:
+    for entry in call_entries:
         call_id = entry.get("id")
-        if not isinstance(call_id, str) or not call_id or call_id in seen:
+        if not isinstance(call_id, str) or not call_id or call_id in ids:
             call_id = new_call_id()
-        seen.add(call_id)
+        ids.add(call_id)
         calls.append(_read_call({**entry, "id": call_id}))
     return calls
 
 
 def _read_call(entry: Json) -> ToolCall:
-    inner = details(entry)
+    inner = payload_of(entry)
     name = inner["name"] if isinstance(inner.get("name"), str) else ""
     if is_function(entry):
         arguments = arguments_text(inner.get("arguments"))
@@ -161,12 +167,12 @@ def _read_call(entry: Json) -> ToolCall:
 
 
 def is_function(entry: Json) -> bool:
-    """Whether a call is one of a function: what has another type is the client's to understand."""
+    """Whether a call is of a function; calls of other types are only ever the client's (L8b)."""
     return (entry.get("type") or "function") == "function" and "custom" not in entry
 
 
 def too_many_calls() -> UpstreamBroke:
-    """The failure of a round whose calls nobody could want to be run."""
+    """The error for a round with more than :data:`MAX_CALLS` calls."""
     return UpstreamBroke(f"The model made more than {MAX_CALLS} calls at once.")
 
 
@@ -183,9 +189,9 @@ def new_call_id() -> str:
 
 
 def merged_usage(before: Json | None, more: Json) -> Json:
-    """The usage of one round, of which a stream may tell a part at a time; what comes last counts.
+    """The usage of one round that a stream sends in several objects; a later value replaces others.
 
-    A total that is not told again is that of the parts (the gateways of Anthropic's events).
+    A total that is not sent again is the sum of the parts (gateways to Anthropic's API).
     """
     if before is None:
         return more
@@ -196,15 +202,15 @@ def merged_usage(before: Json | None, more: Json) -> Json:
             merged[key] = merged_usage(inner, value)
         elif value is not None:
             merged[key] = value
-    parts = [merged.get("prompt_tokens"), merged.get("completion_tokens")]
+    counts = [merged.get("prompt_tokens"), merged.get("completion_tokens")]
     if "total_tokens" in before and more.get("total_tokens") is None:
-        if all(isinstance(part, int) for part in parts):
-            merged["total_tokens"] = sum(part for part in parts if isinstance(part, int))
+        if all(isinstance(count, int) for count in counts):
+            merged["total_tokens"] = sum(count for count in counts if isinstance(count, int))
     return merged
 
 
 def added_usage(total: Any, more: Any) -> Any:
-    """The sum of two ``usage`` objects, whatever counts they hold (L16)."""
+    """The sum of the ``usage`` objects of two rounds, number by number (L16)."""
     if isinstance(total, dict) and isinstance(more, dict):
         keys = [*total, *(key for key in more if key not in total)]
         return {key: added_usage(total.get(key), more.get(key)) for key in keys}

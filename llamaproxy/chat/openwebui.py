@@ -1,4 +1,4 @@
-"""What is Open WebUI's own. Pure (observed: Open WebUI 0.12.4)."""
+"""Open WebUI's tool cards, background tasks and old card markup (seen in 0.12.4). Pure."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.arguments import parse_arguments
 from llamaproxy.tools.results import ToolResult
 
-#: The page puts an item without an index before the last one, and one with a large index at the
-#: end, which is where it belongs: behind the text that came before it (seen in 0.12.4).
-_AT_THE_END = 1 << 20
+#: ``output_index`` of every item: the page puts an item with a large one at the end, behind the
+#: text that came before it, and one without any before the last item (seen in 0.12.4).
+_LAST_INDEX = 1 << 20
 
-#: How the prompts of its background tasks begin (titles, tags, follow-up questions).
-_TASK_MARK = "### Task:"
+#: What the prompts of its background tasks begin with (titles, tags, follow-up questions).
+_TASK_PREFIX = "### Task:"
 
-#: How versions before 0.10 wrote tool cards into the text of an answer.
+#: What versions before 0.10 put around tool cards in the text of an answer.
 _CARD_BEGIN = '<details type="tool_calls"'
 _CARD_END = "</details>"
 
 
 def is_background_task(body: Json) -> bool:
-    """Whether *body* has the shape of a background task: one user message, and little else.
+    """Whether *body* looks like a background task: one user message with such a prompt, no tools.
 
-    The prompts can be edited by an administrator; the exact mark is the header
-    ``X-OpenWebUI-Task``.
+    Administrators can edit the prompts; the field ``X-OpenWebUI-Task`` is certain.
     """
     messages = objects(body["messages"])
     return (
         len(messages) == 1
         and messages[0].get("role") == "user"
-        and text_of(messages[0].get("content")).lstrip().startswith(_TASK_MARK)
+        and text_of(messages[0].get("content")).lstrip().startswith(_TASK_PREFIX)
         and not body.get("stream")
         and not body.get("tools")
     )
@@ -84,9 +83,9 @@ class Card:
         return item
 
 
-def shown(item: Json) -> Json:
+def item_event(item: Json) -> Json:
     """*item* as an event of a chat completion's stream."""
-    return {"type": "response.output_item.added", "output_index": _AT_THE_END, "item": item}
+    return {"type": "response.output_item.added", "output_index": _LAST_INDEX, "item": item}
 
 
 def message_item(text: str) -> Json:
@@ -123,15 +122,15 @@ def _without_cards(message: Any) -> Any:
 
 
 def _stripped(text: str) -> str:
-    kept: list[str] = []
+    pieces: list[str] = []
     at = 0
     while (begin := text.find(_CARD_BEGIN, at)) >= 0:
         end = text.find(_CARD_END, begin + len(_CARD_BEGIN))
         if end < 0:
             break
-        kept.append(text[at:begin])
+        pieces.append(text[at:begin])
         at = _after_newlines(text, end + len(_CARD_END))
-    return "".join([*kept, text[at:]])
+    return "".join([*pieces, text[at:]])
 
 
 def _after_newlines(text: str, at: int) -> int:

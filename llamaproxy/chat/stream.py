@@ -1,7 +1,8 @@
-"""RoundStream: one streamed completion taken apart: what the client sees, what the loop needs.
+"""RoundStream: reads one streamed completion, for the client and for the loop. Pure.
 
-Pure: chunks go in, chunks come out. Whatever odd things model servers do to a stream (DESIGN:
-S8) is put right here, in :mod:`llamaproxy.chat.calls` and :mod:`llamaproxy.chat.deltas`.
+Each chunk becomes the one that the client is shown; at the end there is the whole completion. What
+servers do differently (DESIGN: S8) is put right here, in :mod:`llamaproxy.chat.calls` and in
+:mod:`llamaproxy.chat.deltas`.
 """
 
 from __future__ import annotations
@@ -11,104 +12,107 @@ import attrs
 from llamaproxy import jsontext
 from llamaproxy.chat.calls import CallReader, CallVisibility
 from llamaproxy.chat.deltas import MessageBuilder, texts_of
-from llamaproxy.chat.finish import (
+from llamaproxy.chat.finish_reasons import (
     check_reason,
     closing_reason,
     finish_reason,
-    is_whole,
-    with_cut_off,
+    is_complete_json,
+    mark_cut_off,
 )
 from llamaproxy.chat.messages import Completion, as_object, merged_usage, number_of, objects
-from llamaproxy.chat.shapes import straighten
+from llamaproxy.chat.normalise import normalise
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
 
-#: Top-level keys that some clients act on: only their own server may fill them (S9).
+#: Top-level keys that Open WebUI acts on: only its own server may fill them (S9).
 CONTROL_KEYS = ("event", "selected_model_id", "sources")
 
-#: Characters of a round that are remembered for the next one: what a model says before it calls
-#: tools is short, and a stream without end must not fill the memory.
+#: Characters of a round that are kept for the next one: a model writes little before it calls
+#: tools, and a stream without end must not fill the memory.
 _MAX_REMEMBERED = 4 * 1024 * 1024
 
-#: Bytes of the usage, and of what stands beside it.
+#: Bytes of JSON of the usage, and of the fields beside it.
 _MAX_USAGE = 64 * 1024
 
-#: Choices of one completion that are looked at.
+#: Choices that one completion may have.
 _MAX_CHOICES = 128
 
 _CHOICE_KEYS = ("index", "delta", "message", "finish_reason")
 
-#: What stands beside a delta and is about its tokens, not about the end of the choice.
+#: Keys of a choice that are about the tokens of its delta, not about its end.
 _TOKEN_KEYS = ("logprobs", "token_ids")
 
-#: What every chunk has; anything else beside the usage is worth showing.
+#: Keys that every chunk has; any other one beside the usage is shown.
 _COMMON_KEYS = ("id", "object", "created", "model", "choices", "usage")
 
 
 @attrs.define
 class _Choice:
-    """One of a completion's choices while it comes in."""
+    """One of a completion's choices while it is received.
+
+    *beside_finish* are the fields beside its finish reason, *beside_size* bytes as JSON.
+    """
 
     text: MessageBuilder
     calls: CallReader
-    finish: str | None = None
+    finish_reason: str | None = None
     beside_finish: Json = attrs.Factory(dict)
     beside_size: int = 0
     has_deltas: bool = False
 
-    def finished(self) -> bool:
-        """Whether the model has come to an end, be it only that of a call."""
-        return bool(self.finish or (self.calls and is_whole(self.calls.last_text)))
+    def has_finished(self) -> bool:
+        """Whether there is a finish reason, or at least the last call is complete."""
+        return bool(self.finish_reason or (self.calls and is_complete_json(self.calls.last_text)))
 
-    def missed(self, message: Json) -> Json:
-        """What *message*, which is all of this, has that came in no delta: its text, its calls."""
-        missed = {} if self.text.has("content") else {"content": message.get("content")}
-        return missed if self.calls else {**missed, "tool_calls": message.get("tool_calls")}
+    def missing_from_deltas(self, message: Json) -> Json:
+        """The content and the calls of the complete *message*, if no delta had any."""
+        missing = {} if self.text.has("content") else {"content": message.get("content")}
+        return missing if self.calls else {**missing, "tool_calls": message.get("tool_calls")}
 
-    def whole(self, index: int) -> Json:
+    def unary(self, index: int) -> Json:
         """The choice as a completion that is not streamed has it."""
         message = self.text.message()
         if self.calls:
-            message["tool_calls"] = [call.entry for call in self.calls.finished()]
-        reason = {"message": message, "finish_reason": self.finish}
-        return {**self.beside_finish, "index": index, **reason}
+            message["tool_calls"] = [call.entry for call in self.calls.tool_calls()]
+        fields = {"index": index, "message": message, "finish_reason": self.finish_reason}
+        return {**self.beside_finish, **fields}
 
     @property
     def closing_reason(self) -> str:
-        """The finish reason that the client is told."""
-        return closing_reason(self.finish, self.calls.shown_texts)
+        """The finish reason for the client."""
+        return closing_reason(self.finish_reason, self.calls.shown_texts)
 
 
 class RoundStream:
-    """Reads the chunks of one completion."""
+    """Reads the chunks of one streamed completion."""
 
     def __init__(self, visibility: CallVisibility, roles: set[int]) -> None:
-        """:param roles: the choices whose role the client has been told, in any round."""
-        self._audience = visibility
+        """:param roles: the indices of the choices whose role has been sent; added to here."""
+        self._visibility = visibility
         self._roles = roles
         self._choices: dict[int, _Choice] = {}
-        self._first: int | None = None
+        self._first_index: int | None = None
         self._ended = False
-        self._remembered = 0
-        #: The last chunk: what stands beside its choices is on those that are made up, too.
-        self._last: Json = {}
+        self._reserved = 0
+        #: Its fields are those of chunks that are made here.
+        self._last_chunk: Json = {}
         self.usage: Json | None = None
-        #: What the server says beside the usage, such as llama.cpp's ``timings``.
+        #: The fields beside the usage, such as llama.cpp's ``timings``.
         self.beside_usage: Json = {}
 
     def feed(self, chunk: Json | None) -> Json | None:
-        """What the client may see of *chunk*, which is changed; finish reasons are kept back.
+        """Read *chunk*, which is changed; None stands for ``[DONE]``.
 
-        None stands for ``[DONE]``.
-
-        :raises UpstreamBroke: for a chunk that nobody could want.
+        :returns: what the client is shown of it, without finish reasons; None for nothing.
+        :raises UpstreamBroke: for too many choices, too many calls or too long ones.
+        :raises UpstreamRefused: for an error inside a choice.
         """
         if chunk is None:
             self._ended = True
             return None
         if str(chunk.get("type") or "").startswith("response."):
             return None
-        straighten(chunk, self._audience.legacy)
+        normalise(chunk, self._visibility.legacy_functions)
         for key in CONTROL_KEYS:
             chunk.pop(key, None)
         if isinstance(chunk.get("usage"), dict) and chunk["usage"]:
@@ -124,37 +128,37 @@ class RoundStream:
         choices = chunk.get("choices")
         if not isinstance(choices, list):
             return None
-        told = [choice for choice in objects(choices) if self._read(choice, chunk)]
-        chunk["choices"] = told
+        visible = [choice for choice in objects(choices) if self._read(choice, chunk)]
+        chunk["choices"] = visible
         # Without an id a chunk could not be shown before the answer has one.
-        return chunk if told or (not choices and chunk.get("id")) else None
+        return chunk if visible or (not choices and chunk.get("id")) else None
 
     def completion(self) -> Completion:
-        """The first choice, whole.
+        """The message and the calls of the first choice, at the end of the stream.
 
-        :raises UpstreamBroke: if the stream ended before the model did (S7).
+        :raises UpstreamBroke: if the stream ended before the model did, or with an error (S7).
         """
         choice = self._choices.get(0) or self._new_choice()
-        choice.calls.settle()
-        calls = choice.calls.finished()
+        choice.calls.flush()
+        calls = choice.calls.tool_calls()
         choices = self._choices.values() or [choice]
-        if not self._ended and not all(each.finished() for each in choices):
+        if not self._ended and not all(choice.has_finished() for choice in choices):
             raise UpstreamBroke("Llama Stack ended its answer in the middle.")
-        for each in choices:
-            check_reason(each.finish, bool(each.calls))
+        for other in choices:
+            check_reason(other.finish_reason, bool(other.calls))
         message = choice.text.message()
         if calls:
             message["tool_calls"] = [call.entry for call in calls]
-        return Completion(message, with_cut_off(calls, choice.finish))
+        return Completion(message, mark_cut_off(calls, choice.finish_reason))
 
-    def late(self) -> list[Json]:
-        """What becomes clear only at the end: calls of the client's whose names were in doubt."""
+    def held_chunks(self) -> list[Json]:
+        """Chunks with what was held back of calls of the client, for the end of the stream."""
         chunks = []
         for index, choice in self._choices.items():
-            deltas = choice.calls.settle()
+            deltas = choice.calls.flush()
             if deltas:
-                told = {"index": index, "delta": {"tool_calls": deltas}, "finish_reason": None}
-                chunks.append({**self._last, "choices": [told]})
+                held = {"index": index, "delta": {"tool_calls": deltas}, "finish_reason": None}
+                chunks.append({**self._last_chunk, "choices": [held]})
         return chunks
 
     def finish_chunks(self) -> list[Json]:
@@ -163,18 +167,18 @@ class RoundStream:
         for index, choice in sorted(self._choices.items()) or [(0, self._new_choice())]:
             delta = {} if index in self._roles else {"role": "assistant"}
             self._roles.add(index)
-            told = {**choice.beside_finish, "index": index, "delta": delta}
-            told["finish_reason"] = choice.closing_reason
-            chunks.append({**self._last, "choices": [told]})
+            last = {**choice.beside_finish, "index": index, "delta": delta}
+            last["finish_reason"] = choice.closing_reason
+            chunks.append({**self._last_chunk, "choices": [last]})
         return chunks
 
-    def whole_choices(self) -> list[Json]:
+    def unary_choices(self) -> list[Json]:
         """The choices of a completion that is not streamed.
 
         :raises UpstreamBroke: as :meth:`completion`.
         """
         self.completion()
-        return [choice.whole(index) for index, choice in sorted(self._choices.items())]
+        return [choice.unary(index) for index, choice in sorted(self._choices.items())]
 
     def _choice(self, index: int) -> _Choice:
         choice = self._choices.get(index)
@@ -185,24 +189,24 @@ class RoundStream:
         return choice
 
     def _index(self, choice: Json) -> int:
-        """The number of *choice*: the one that has been asked for is 0, whatever it is called."""
+        """The index of *choice*: 0 for the first that comes, whatever its server calls it."""
         index = number_of(choice.get("index")) or 0
-        if self._audience.everything:
+        if self._visibility.shows_all:
             return max(0, index)
-        if self._first is None:
-            self._first = index
-        return {self._first: 0, 0: self._first}.get(index, index)
+        if self._first_index is None:
+            self._first_index = index
+        return {self._first_index: 0, 0: self._first_index}.get(index, index)
 
     def _new_choice(self) -> _Choice:
-        return _Choice(MessageBuilder(self._grow), CallReader(self._audience, self._grow))
+        return _Choice(MessageBuilder(self._reserve), CallReader(self._visibility, self._reserve))
 
     def _read(self, choice: Json, chunk: Json) -> bool:
-        """Make one choice of a chunk what the client may see; False if that is nothing."""
+        """Read one choice of *chunk*, and make it what the client is shown; False for nothing."""
         choice["index"] = index = self._index(choice)
         state = self._choice(index)
-        self._last = chunk
+        self._last_chunk = chunk
         delta = choice["delta"] = self._delta(choice, state)
-        said_role = bool(delta.get("role"))
+        has_role = bool(delta.get("role"))
         state.text.add(delta)
         delta |= texts_of(delta)
         entries = delta.pop("tool_calls", None)
@@ -213,65 +217,67 @@ class RoundStream:
         elif entries is not None:
             delta["tool_calls"] = entries
         delta.pop("role", None)
-        if index not in self._roles and (said_role or any(delta.values())):
+        if index not in self._roles and (has_role or any(delta.values())):
             delta["role"] = "assistant"
             self._roles.add(index)
-        return self._settle_finish(choice, state, any(delta.values()), bool(entries))
+        return self._hold_finish(choice, state, any(delta.values()), bool(entries))
 
     def _delta(self, choice: Json, state: _Choice) -> Json:
-        """What *choice* adds: its delta, or its whole message where no delta has come."""
-        whole = as_object(choice.pop("message", None))
+        """What *choice* adds: its delta, or what is new in a complete message."""
+        message = as_object(choice.pop("message", None))
         delta = as_object(choice.get("delta"))
         if any(value for key, value in delta.items() if key != "role"):
             state.has_deltas = True
-        elif whole and not state.has_deltas:
-            # Some servers call their deltas so; but some repeat all of them, at the end or always.
-            return state.text.unsaid(whole)
-        elif whole:
-            return state.missed(whole)
+        elif message and not state.has_deltas:
+            # Some servers send deltas as messages; some send all so far, at the end or always.
+            return state.text.new_in(message)
+        elif message:
+            return state.missing_from_deltas(message)
         return delta
 
-    def _settle_finish(self, choice: Json, state: _Choice, shown: bool, called: bool) -> bool:
-        """Keep a finish reason back, and what stands beside it; whether *choice* is worth showing.
+    def _hold_finish(self, choice: Json, state: _Choice, shown: bool, called: bool) -> bool:
+        """Hold back the finish reason of *choice* and the fields beside it.
 
-        :param shown: whether its delta is.
-
-        :param called: whether its delta had calls, about whose tokens the client is told nothing.
+        :param shown: whether its delta is shown.
+        :param called: whether its delta had calls, whose tokens are not shown.
+        :returns: whether the choice is shown.
         """
         beside = {k: v for k, v in choice.items() if k not in _CHOICE_KEYS}
         tokens = any(beside.get(key) for key in _TOKEN_KEYS) and not called
         reason = finish_reason(choice.get("finish_reason"))
         choice["finish_reason"] = None
         if reason:
-            state.finish = reason
-            # What is about the tokens is told once.
+            state.finish_reason = reason
+            # What is about the tokens is shown once.
             beside = {k: None if shown and k in _TOKEN_KEYS else v for k, v in beside.items()}
             size = _size(beside)
-            if self._grow(size - state.beside_size):
+            if self._reserve(size - state.beside_size):
                 state.beside_finish, state.beside_size = beside, size
             return shown
         return shown or tokens
 
-    def _grow(self, size: int) -> bool:
-        self._remembered += size
-        return self._remembered <= _MAX_REMEMBERED
+    def _reserve(self, size: int) -> bool:
+        """Count *size* more characters that are kept; False if there is no room for them."""
+        self._reserved += size
+        return self._reserved <= _MAX_REMEMBERED
 
 
 def _size(value: Json) -> int:
+    """The bytes of *value* as JSON."""
     return len(jsontext.dumps(value))
 
 
 def completion_of(chunks: list[Json | None], legacy: bool = False) -> Json:
-    """The completion that the *chunks* of a stream add up to, which nobody had asked for (S8).
+    """The completion that *chunks* add up to, for a stream in answer to a unary request (S8).
 
     :raises UpstreamBroke: if they break off in the middle.
     """
-    rounds = RoundStream(CallVisibility(everything=True, legacy=legacy), set())
-    whole: Json = {}
+    stream = RoundStream(CallVisibility(shows_all=True, legacy_functions=legacy), set())
+    completion: Json = {}
     for chunk in chunks:
         for key, value in (chunk or {}).items():
-            if not whole.get(key):
-                whole[key] = value
-        rounds.feed(chunk)
-    whole |= {"object": "chat.completion", "choices": rounds.whole_choices()}
-    return whole if rounds.usage is None else {**whole, "usage": rounds.usage}
+            if not completion.get(key):
+                completion[key] = value
+        stream.feed(chunk)
+    completion |= {"object": "chat.completion", "choices": stream.unary_choices()}
+    return completion if stream.usage is None else {**completion, "usage": stream.usage}

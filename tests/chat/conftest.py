@@ -1,13 +1,21 @@
-"""Nobody is left behind by a test: a stream that it leaves open is one that its client leaves."""
+"""What tests of chats share: unary and streamed chats, and an end of those still open."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
+from tests.chat.script import Ask, Chat
 from tests.support import Exchange, Proxy
+
+
+@pytest.fixture(params=[False, True], ids=["whole", "streamed"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Asks for a chat (:mod:`tests.chat.script`), unary and streamed: rules hold for both."""
+    return partial(Chat, stream=request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import attrs
 import pytest
 from twisted.web.http import Request
 
-from llamaproxy.chat.turns import split_id, without_marks
+from llamaproxy.chat.mixed_turns import split_id, without_marks
 from tests.support import (
     Answer,
     Exchange,

@@ -58,7 +58,7 @@ def test_a_stream_without_end_does_not_fill_the_memory(
 ) -> None:
     monkeypatch.setattr(stream, "_MAX_REMEMBERED", LIMIT)
     monkeypatch.setattr(stream, "_MAX_USAGE", LIMIT)
-    reading = RoundStream(CallVisibility(client=("own",)), set())
+    reading = RoundStream(CallVisibility(client_tools=("own",)), set())
     with suppress(UpstreamBroke):
         for number in range(500):
             reading.feed(FLOODS[kind](number))
@@ -72,7 +72,7 @@ def test_a_stream_without_end_does_not_fill_the_memory(
 
 def test_arguments_that_are_sent_anew_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "_MAX_REMEMBERED", LIMIT)
-    reading = RoundStream(CallVisibility(client=("own",)), set())
+    reading = RoundStream(CallVisibility(client_tools=("own",)), set())
     text = json.dumps({"k": "x" * 5000})
     for end in range(10, len(text) + 10, 10):
         reading.feed(of_call(0, id="c1", function={"name": "own", "arguments": text[:end]}))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llamaproxy.chat import calltext, openwebui
+from llamaproxy.chat import arguments_buffer, openwebui
 from llamaproxy.chat.calls import CallReader, CallVisibility
 from llamaproxy.chat.messages import MAX_CALLS
 from llamaproxy.chat.openwebui import without_old_cards
@@ -129,7 +129,7 @@ def test_a_round_with_thousands_of_calls_is_no_round(stream: bool) -> None:
 
 def test_a_thousand_calls_in_one_event_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     names = CountedNames(f"tool{n}" for n in range(1000))
-    reader = CallReader(CallVisibility(client=names), lambda size: True)
+    reader = CallReader(CallVisibility(client_tools=names), lambda size: True)
     deltas = [
         {"function": {"name": f"tool{n % 1000}", "arguments": f'{{"n": {n}}}'}} for n in range(1000)
     ]
@@ -164,8 +164,8 @@ def test_a_name_in_each_of_thousands_of_deltas_costs_no_more_than_one(
             return found
 
     for name in ("_OUTSIDE", "_WITHIN"):
-        monkeypatch.setattr(calltext, name, Counted(getattr(calltext, name)))
-    reader = CallReader(CallVisibility(server=["act"]), lambda size: True)
+        monkeypatch.setattr(arguments_buffer, name, Counted(getattr(arguments_buffer, name)))
+    reader = CallReader(CallVisibility(server_tools=["act"]), lambda size: True)
     for n in range(5000):
         piece = '{"text": "' if n == 0 else "x" * 10
         reader.read([{"index": 0, "id": "c", "function": {"name": "act", "arguments": piece}}])

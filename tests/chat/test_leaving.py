@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.chat.connections import Connections
 from tests.chat.streams import both, client_tool, nothing_left, stack_with
-from tests.chat.test_streaming import Connections
 from tests.support import (
     CHAT,
     INVOKE,

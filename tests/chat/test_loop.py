@@ -1,34 +1,17 @@
-"""The tool loop, through the front door; every rule both whole and streamed."""
+"""The tool loop, through the front door: what the model is asked, and what the client sees."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.chat.streams import (
-    both,
-    client_tool,
-    finish_of,
-    joined,
-    message_of,
-    names_of,
-    nothing_left,
-    own_ids,
-    said,
-    stack_with,
-)
+from tests.chat.script import Ask, Chat, calls, live, streamed
+from tests.chat.streams import client_tool, names_of, said
 from tests.support import (
-    CHAT,
-    INVOKE,
-    Exchange,
-    FakeStack,
-    Proxy,
     answer,
-    begin_events,
     call,
     calling,
     chunk,
@@ -45,88 +28,55 @@ from tests.support import (
 
 Json = dict[str, Any]
 
-
-def asked(stack: FakeStack) -> list[Json]:
-    """The bodies of the completions that the model was asked for."""
-    return [each.json() for each in stack.asked_for(CHAT)]
-
-
-def invoked(stack: FakeStack) -> list[tuple[str, Json]]:
-    """The tools that were run, with their arguments."""
-    bodies = [each.json() for each in stack.asked_for(INVOKE)]
-    return [(body["tool_name"], body["kwargs"]) for body in bodies]
-
-
-def text_of(exchange: Exchange) -> str | None:
-    """The content of an answer."""
-    return message_of(exchange).get("content")
+OWN = client_tool("own")
 
 
 # --- injection
 
 
-@both
-def test_the_clients_tools_come_first_then_the_servers_by_group_and_name(stream: bool) -> None:
+def test_the_clients_tools_come_first_then_the_servers_by_group_and_name(ask: Ask) -> None:
     """DESIGN: L1."""
-    stack = FakeStack()
-    listed = [tool("zeta", "a"), tool("alpha", "b"), tool("mid", "a"), tool("beta", "b")]
-    stack.on("GET /v1/tools", answer({"data": listed}))
-    stack.on(CHAT, saying("Hi."))
-    theirs = [client_tool("z_own"), client_tool("a_own")]
-    Proxy(stack).chat(stream=stream, tools=theirs)
-    (body,) = asked(stack)
+    server = [tool("zeta", "a"), tool("alpha", "b"), tool("mid", "a"), tool("beta", "b")]
+    client = [client_tool("z_own"), client_tool("a_own")]
+    (body,) = ask(server=server, tools=client).requests
     assert names_of(body) == ["z_own", "a_own", "mid", "zeta", "alpha", "beta"]
-    assert body["tools"][:2] == theirs
+    assert body["tools"][:2] == client
 
 
 def test_the_order_does_not_depend_on_that_of_the_list() -> None:
     listed = [tool(name, group) for group in "ab" for name in (f"{group}1", f"{group}2")]
-    orders = []
-    for data in (listed, listed[::-1]):
-        stack = FakeStack()
-        stack.on("GET /v1/tools", answer({"data": data}))
-        stack.on(CHAT, saying("Hi."))
-        Proxy(stack).chat()
-        orders.append(names_of(asked(stack)[0]))
-    assert orders[0] == orders[1]
+    first, second = (Chat(server=tools).offered for tools in (listed, listed[::-1]))
+    assert first and first == second
 
 
-@both
-def test_of_two_tools_of_one_name_the_clients_wins(stream: bool) -> None:
+def test_of_two_tools_of_one_name_the_clients_wins(ask: Ask) -> None:
     """DESIGN: L2."""
-    stack = stack_with("clock", "dice")
-    stack.on(CHAT, calling("clock"))
-    exchange = Proxy(stack).chat(stream=stream, tools=[client_tool("clock")])
-    assert names_of(asked(stack)[0]) == ["clock", "dice"]
-    assert [c["function"]["name"] for c in message_of(exchange)["tool_calls"]] == ["clock"]
-    assert finish_of(exchange) == "tool_calls"
-    assert invoked(stack) == []
+    chat = ask(calling("clock"), server=["clock", "dice"], tools=[client_tool("clock")])
+    assert names_of(chat.requests[0]) == ["clock", "dice"]
+    assert chat.called == ["clock"]
+    assert chat.finish_reason == "tool_calls"
+    assert chat.invoked == []
 
 
-@both
-@pytest.mark.parametrize("tools", [None, [], ...], ids=["null", "empty", "absent"])
-def test_without_any_tools_nothing_is_said_of_tools(stream: bool, tools: Any) -> None:
+@pytest.mark.parametrize("body", [{"tools": None}, {"tools": []}, {}])
+def test_without_any_tools_nothing_is_said_of_tools(ask: Ask, body: Json) -> None:
     """DESIGN: L3."""
-    stack = stack_with()
-    stack.on(CHAT, saying("Hi."))
-    body = {} if tools is ... else {"tools": tools}
-    Proxy(stack).chat(body, stream=stream, tool_choice="auto", parallel_tool_calls=True)
-    assert not {"tools", "tool_choice", "parallel_tool_calls"} & asked(stack)[0].keys()
+    chat = ask(server=[], body=body, tool_choice="auto", parallel_tool_calls=True)
+    assert not _ABOUT_TOOLS & chat.requests[0].keys()
 
 
-@both
-def test_tools_that_are_not_objects_travel_on(stream: bool) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, saying("Hi."))
-    exchange = Proxy(stack).chat(stream=stream, tools=[None, "x", {}], messages=[None, 1, {}])
-    assert text_of(exchange) == "Hi."
-    (body,) = asked(stack)
+_ABOUT_TOOLS = {"tools", "tool_choice", "parallel_tool_calls"}
+
+
+def test_tools_that_are_not_objects_travel_on(ask: Ask) -> None:
+    chat = ask(tools=[None, "x", {}], messages=[None, 1, {}])
+    assert chat.text == "Hi."
+    (body,) = chat.requests
     assert body["tools"][:3] == [None, "x", {}]
     assert body["messages"] == [None, 1, {}]
 
 
 _TASK = {"messages": [{"role": "user", "content": "### Task:\nGenerate a title"}]}
-
 
 _UNWANTED: list[tuple[Json, dict[str, str]]] = [
     ({"tool_choice": "none"}, {}),
@@ -141,23 +91,19 @@ _UNWANTED: list[tuple[Json, dict[str, str]]] = [
     ("body", "fields"),
     [
         *_UNWANTED,
-        *((body | {"tools": [client_tool("own")]}, fields) for body, fields in _UNWANTED),
+        *((body | {"tools": [OWN]}, fields) for body, fields in _UNWANTED),
         (_TASK, {}),
         (_TASK | {"stream": False, "tools": []}, {}),
     ],
 )
 def test_nothing_is_injected_where_nothing_is_wanted(body: Json, fields: dict[str, str]) -> None:
     """DESIGN: L4."""
-    stack = stack_with("clock")
-    stack.on(CHAT, saying("Hi."))
     sent = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "x": 1} | body
-    assert text_of(Proxy(stack).chat(sent, fields)) == "Hi."
+    chat = Chat(body=sent, fields=fields)
+    assert chat.text == "Hi."
     unchanged = {key: value for key, value in sent.items() if key not in _ABOUT_TOOLS}
-    assert asked(stack) == [sent if body.get("tools") else unchanged]
-    assert stack.asked_for("GET /v1/tools") == []
-
-
-_ABOUT_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
+    assert chat.requests == [sent if body.get("tools") else unchanged]
+    assert chat.stack.asked_for("GET /v1/tools") == []
 
 
 @pytest.mark.parametrize(
@@ -171,31 +117,23 @@ _ABOUT_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
         ({}, {"X-OpenWebUI-Task": ""}),
         ({}, {"X-OpenWebUI-Task": "  "}),
         (_TASK | {"stream": True}, {}),
-        (_TASK | {"tools": [client_tool("own")]}, {}),
+        (_TASK | {"tools": [OWN]}, {}),
     ],
 )
 def test_everything_else_gets_the_tools(body: Json, fields: dict[str, str]) -> None:
     """DESIGN: L4."""
-    stack = stack_with("clock")
-    stack.on(CHAT, saying("Hi."))
-    Proxy(stack).chat(body, fields)
-    assert names_of(asked(stack)[0])[-1] == "clock"
+    assert names_of(Chat(body=body, fields=fields).requests[0])[-1] == "clock"
 
 
-@both
-def test_calls_in_an_answer_without_injection_are_the_clients(stream: bool) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, calling("anything"))
-    exchange = Proxy(stack).chat(
-        {"tools": [client_tool("own")]}, {"X-Llamaproxy-Tools": "none"}, stream=stream
-    )
-    assert [c["function"]["name"] for c in message_of(exchange)["tool_calls"]] == ["anything"]
-    assert finish_of(exchange) == "tool_calls"
-    assert invoked(stack) == [] and len(asked(stack)) == 1
+def test_calls_in_an_answer_without_injection_are_the_clients(ask: Ask) -> None:
+    chat = ask(calling("anything"), tools=[OWN], fields={"X-Llamaproxy-Tools": "none"})
+    assert chat.called == ["anything"]
+    assert chat.finish_reason == "tool_calls"
+    assert chat.invoked == [] and len(chat.requests) == 1
 
 
 @pytest.mark.parametrize(
-    ("wanted", "names"),
+    ("patterns", "names"),
     [
         ("alpha", ["alpha"]),
         ("alpha, beta", ["alpha", "beta"]),
@@ -207,34 +145,24 @@ def test_calls_in_an_answer_without_injection_are_the_clients(stream: bool) -> N
         ("ALPHA", None),
     ],
 )
-def test_the_servers_tools_can_be_narrowed(wanted: str, names: list[str] | None) -> None:
+def test_the_servers_tools_can_be_narrowed(patterns: str, names: list[str] | None) -> None:
     """DESIGN: L5."""
-    stack = FakeStack()
-    listed = [tool("alpha"), tool("beta"), tool("zeta", "mcp::web")]
-    stack.on("GET /v1/tools", answer({"data": listed}))
-    stack.on(CHAT, saying("Hi."))
-    Proxy(stack).chat(fields={"X-Llamaproxy-Tools": wanted})
-    (body,) = asked(stack)
-    assert (names_of(body) if "tools" in body else None) == names
+    server = [tool("alpha"), tool("beta"), tool("zeta", "mcp::web")]
+    chat = Chat(server=server, fields={"X-Llamaproxy-Tools": patterns})
+    assert len(chat.requests) == 1 and chat.offered == names
 
 
-@both
-def test_a_name_that_no_model_may_say_is_rewritten_both_ways(stream: bool) -> None:
+def test_a_name_that_no_model_may_say_is_rewritten_both_ways(ask: Ask) -> None:
     """DESIGN: L6."""
-    stack = stack_with("web.search/now!")
-    proxy = Proxy(stack)
-    stack.on(CHAT, saying("Hi."))
-    proxy.chat(stream=stream)
-    (offered,) = names_of(asked(stack)[0])
+    chat = ask(server=["web.search/now!"], results=["it"])
+    (offered,) = names_of(chat.requests[0])
     assert offered.replace("_", "").replace("-", "").isalnum() and len(offered) <= 64
-    stack.on(CHAT, calling(offered), saying("Found."))
-    stack.on(INVOKE, tool_result("it"))
-    assert text_of(proxy.chat(stream=stream)) == "Found."
-    assert invoked(stack) == [("web.search/now!", {})]
+    chat.again(calling(offered), saying("Found."))
+    assert chat.text == "Found."
+    assert chat.invoked == [("web.search/now!", {})]
 
 
-@both
-def test_both_generations_of_schemas_are_offered(stream: bool) -> None:
+def test_both_generations_of_schemas_are_offered(ask: Ask) -> None:
     """DESIGN: L7."""
     old = {
         "identifier": "old",
@@ -246,172 +174,136 @@ def test_both_generations_of_schemas_are_offered(stream: bool) -> None:
         ],
     }
     schema = {"type": "object", "$defs": {"x": {}}, "properties": {"n": {"$ref": "#/$defs/x"}}}
-    stack = FakeStack()
-    stack.on("GET /v1/tools", answer({"data": [old, tool("new", "b", input_schema=schema)]}))
-    stack.on(CHAT, saying("Hi."))
-    Proxy(stack).chat(stream=stream)
-    first, second = (entry["function"] for entry in asked(stack)[0]["tools"])
-    assert first["parameters"]["required"] == ["city"]
-    assert first["parameters"]["properties"]["city"] == {"type": "string"}
-    assert first["parameters"]["properties"]["tags"]["items"] == {}
-    assert second["parameters"] == schema
+    chat = ask(server=[old, tool("new", "b", input_schema=schema)])
+    first, second = (entry["function"]["parameters"] for entry in chat.requests[0]["tools"])
+    assert first["required"] == ["city"]
+    assert first["properties"]["city"] == {"type": "string"}
+    assert first["properties"]["tags"]["items"] == {}
+    assert second == schema
 
 
-@both
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_unknown_fields_travel_both_ways(stream: bool) -> None:
     """DESIGN: L8."""
-    stack = stack_with("clock")
     more: Json = {"system_fingerprint": "fp", "metrics": [{"m": 1}], "service_tier": None}
-    text = {"content": "Hi.", "annotations": [{"a": 1}], "x_message": {"y": [1]}}
-    whole = completion(text, **more)
+    message = {"content": "Hi.", "annotations": [{"a": 1}], "x_message": {"y": [1]}}
+    whole = completion(message, **more)
     whole["choices"][0]["stop_reason"] = 7
-    streamed = chunk({"role": "assistant", **text}, "stop", **more)
-    stack.on(CHAT, events(streamed) if stream else answer(whole))
+    only_chunk = chunk({"role": "assistant", **message}, "stop", **more)
     sent = {"chat_id": "c", "top_k": 3, "messages": [{"role": "user", "content": "", "z": None}]}
-    exchange = Proxy(stack).chat(sent, stream=stream)
-    (body,) = asked(stack)
+    chat = Chat(events(only_chunk) if stream else answer(whole), body=sent, stream=stream)
+    (body,) = chat.requests
     assert {key: body[key] for key in sent} == sent
-    message = message_of(exchange)
-    assert message == {"role": "assistant", **text}
+    assert chat.message == {"role": "assistant", **message}
     if stream:
-        assert all(more.items() <= each.items() for each in exchange.events()[:-1])
+        assert all(more.items() <= each.items() for each in chat.events[:-1])
     else:
-        assert exchange.json() == whole
+        assert chat.exchange.json() == whole
 
 
 def test_unknown_fields_beside_a_finish_reason_travel_back() -> None:
-    stack = stack_with("clock")
+    fields = {"stop_reason": 128009, "content_filter_results": {"hate": "safe"}}
     last = chunk({}, "stop")
-    last["choices"][0] |= {"stop_reason": 128009, "content_filter_results": {"hate": "safe"}}
-    stack.on(CHAT, events(chunk({"role": "assistant", "content": "Hi."}), last))
-    exchange = Proxy(stack).chat(stream=True)
-    choice = exchange.events()[-2]["choices"][0]
+    last["choices"][0] |= fields
+    chat = streamed(events(chunk({"role": "assistant", "content": "Hi."}), last))
+    choice = chat.events[-2]["choices"][0]
     assert choice["finish_reason"] == "stop"
-    assert choice["stop_reason"] == 128009
-    assert choice["content_filter_results"] == {"hate": "safe"}
+    assert fields.items() <= choice.items()
 
 
 def test_text_that_is_no_unicode_travels_too() -> None:
-    stack = stack_with()
-    stack.on(CHAT, answer(completion({"content": "\ud800 \N{SNOWMAN}"})))
-    exchange = Proxy(stack).chat(messages=[{"role": "user", "content": "\udc00"}], seed=10**30)
-    assert text_of(exchange) == "\ud800 \N{SNOWMAN}"
-    assert asked(stack)[0]["messages"][0]["content"] == "\udc00"
-    assert asked(stack)[0]["seed"] == 10**30
+    message = {"role": "user", "content": "\udc00"}
+    chat = Chat(said({"content": "\ud800 \N{SNOWMAN}"}), messages=[message], seed=10**30)
+    assert chat.text == "\ud800 \N{SNOWMAN}"
+    assert chat.requests[0]["messages"][0]["content"] == "\udc00"
+    assert chat.requests[0]["seed"] == 10**30
 
 
 # --- rounds
 
 
-@both
-def test_tools_are_run_until_the_model_answers(stream: bool) -> None:
-    stack = stack_with("clock", "dice")
-    stack.on(CHAT, calling("clock", {"zone": "UTC"}), calling("dice"), saying("Noon, and a six."))
-    stack.on(INVOKE, tool_result("12:00"), tool_result("6"))
-    proxy = Proxy(stack)
-    exchange = proxy.chat(stream=stream)
-    assert message_of(exchange) == {"role": "assistant", "content": "Noon, and a six."}
-    assert finish_of(exchange) == "stop"
-    assert invoked(stack) == [("clock", {"zone": "UTC"}), ("dice", {})]
-    rounds = asked(stack)
-    assert [m["role"] for m in rounds[2]["messages"]] == [
-        "user", "assistant", "tool", "assistant", "tool",
-    ]  # fmt: skip
-    assert [m["content"] for m in rounds[2]["messages"] if m["role"] == "tool"] == ["12:00", "6"]
-    assert rounds[0]["tools"] == rounds[1]["tools"] == rounds[2]["tools"]
-    assert nothing_left(proxy, stack)
+def test_tools_are_run_until_the_model_answers(ask: Ask) -> None:
+    chat = ask(
+        calling("clock", {"zone": "UTC"}), calling("dice"), saying("Noon, and a six."),
+        server=["clock", "dice"], results=["12:00", "6"],
+    )  # fmt: skip
+    assert chat.message == {"role": "assistant", "content": "Noon, and a six."}
+    assert chat.finish_reason == "stop"
+    assert chat.invoked == [("clock", {"zone": "UTC"}), ("dice", {})]
+    first, second, third = chat.requests
+    roles = [message["role"] for message in third["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant", "tool"]
+    assert [content for _, content in chat.results] == ["12:00", "6"]
+    assert first["tools"] == second["tools"] == third["tools"]
+    assert chat.nothing_left
 
 
-@both
-def test_the_calls_of_a_round_run_at_the_same_time_and_come_back_in_order(stream: bool) -> None:
+def test_the_calls_of_a_round_run_at_the_same_time_and_come_back_in_order(ask: Ask) -> None:
     """DESIGN: L9."""
-    stack = stack_with("a", "b", "c")
-    made = [call(name, {}, f"call_{name}") for name in "cab"]
-    stack.on(CHAT, turn(None, made), saying("Done."))
-    stack.on(INVOKE, nothing)
-    proxy = Proxy(stack)
-    exchange = proxy.chat(stream=stream)
-    assert [name for name, _ in invoked(stack)] == ["c", "a", "b"]
-    for waiting in stack.open[::-1]:
-        tool_result(read(waiting).json()["tool_name"])(waiting)
-    proxy.settle()
-    results = [m for m in asked(stack)[1]["messages"] if m["role"] == "tool"]
-    assert [(m["tool_call_id"], m["content"]) for m in results] == [
-        ("call_c", "c"), ("call_a", "a"), ("call_b", "b"),
-    ]  # fmt: skip
-    assert text_of(exchange) == "Done."
+    entries = [call(name, {}, f"call_{name}") for name in "cab"]
+    chat = ask(calls(*entries), saying("Done."), server="abc", results=[nothing])
+    assert [name for name, _ in chat.invoked] == ["c", "a", "b"]
+    for request in chat.stack.open[::-1]:
+        tool_result(read(request).json()["tool_name"])(request)
+    chat.proxy.settle()
+    assert chat.results == [("call_c", "c"), ("call_a", "a"), ("call_b", "b")]
+    assert chat.text == "Done."
 
 
-@both
-def test_what_the_model_said_is_sent_back_whole(stream: bool) -> None:
+def test_the_models_message_is_sent_back_with_every_field(ask: Ask) -> None:
     """DESIGN: L10."""
-    stack = stack_with("clock")
     message = {
         "content": "Let me see.",
         "reasoning_content": "The user wants the time.",
         "x_signature": {"s": 1},
         "tool_calls": [call("clock", {}, "c1"), call("clock", {"a": 1}, "c2")],
     }
-    stack.on(CHAT, said(message, "tool_calls"), saying("Noon."))
-    stack.on(INVOKE, tool_result("12:00"))
-    Proxy(stack).chat(stream=stream)
-    sent = {k: v for k, v in asked(stack)[1]["messages"][1].items() if v is not None}
+    chat = ask(said(message, "tool_calls"), saying("Noon."))
+    sent = {k: v for k, v in chat.requests[1]["messages"][1].items() if v is not None}
     assert sent == {"role": "assistant", **message}
 
 
-@both
-def test_null_fields_in_a_message_do_no_harm(stream: bool) -> None:
-    stack = stack_with("clock")
-    nulls = {"refusal": None, "annotations": None, "audio": None, "function_call": None}
-    message = {"role": None, "content": None, **nulls, "tool_calls": [call("clock")]}
-    stack.on(
-        CHAT,
-        said(message, "tool_calls"),
-        said({"role": None, "content": "Noon.", "tool_calls": None, **nulls}),
+def test_null_fields_in_a_message_do_no_harm(ask: Ask) -> None:
+    keys = ("role", "content", "tool_calls", "refusal", "annotations", "audio", "function_call")
+    nulls: Json = dict.fromkeys(keys)
+    chat = ask(
+        said({**nulls, "tool_calls": [call("clock")]}, "tool_calls"),
+        said({**nulls, "content": "Noon."}),
     )
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack).chat(stream=stream)
-    assert message_of(exchange) == {"role": "assistant", "content": "Noon."}
-    assert asked(stack)[1]["messages"][1]["role"] == "assistant"
+    assert chat.message == {"role": "assistant", "content": "Noon."}
+    assert chat.requests[1]["messages"][1]["role"] == "assistant"
 
 
-@both
+def named(name: str) -> Json:
+    """A ``tool_choice`` of one tool."""
+    return {"type": "function", "function": {"name": name}}
+
+
 @pytest.mark.parametrize(
     ("choice", "later"),
     [
         ("required", "required"),
         ("auto", "auto"),
         (None, None),
-        ({"type": "function", "function": {"name": "clock"}}, "auto"),
-        (
-            {"type": "function", "function": {"name": "own"}},
-            {"type": "function", "function": {"name": "own"}},
-        ),
+        (named("clock"), "auto"),
+        (named("own"), named("own")),
     ],
 )
-def test_a_forced_call_is_forced_once(stream: bool, choice: Any, later: Any) -> None:
+def test_a_forced_call_is_forced_once(ask: Ask, choice: Any, later: Any) -> None:
     """DESIGN: L11."""
-    stack = stack_with("clock")
-    stack.on(CHAT, calling("clock"), calling("clock", {"a": 1}), saying("Noon."))
-    stack.on(INVOKE, tool_result("12:00"))
-    Proxy(stack).chat(stream=stream, tool_choice=choice, tools=[client_tool("own")])
-    assert [body["tool_choice"] for body in asked(stack)] == [choice, later, later]
+    rounds = [calling("clock"), calling("clock", {"a": 1}), saying("Noon.")]
+    chat = ask(*rounds, tool_choice=choice, tools=[OWN])
+    assert [body["tool_choice"] for body in chat.requests] == [choice, later, later]
 
 
-@both
-def test_a_choice_may_name_a_tool_by_its_real_name_or_by_the_rewritten_one(stream: bool) -> None:
+def test_a_choice_may_name_a_tool_by_its_real_name_or_by_the_rewritten_one(ask: Ask) -> None:
     """DESIGN: L11."""
-    stack = stack_with("web.search")
-    stack.on(CHAT, saying("Hi."))
-    proxy = Proxy(stack)
-    proxy.chat(stream=stream, tool_choice={"type": "function", "function": {"name": "web.search"}})
-    (offered,) = names_of(asked(stack)[0])
-    chosen = {"type": "function", "function": {"name": offered}}
-    proxy.chat(stream=stream, tool_choice=chosen)
-    assert [body["tool_choice"] for body in asked(stack)] == [chosen, chosen]
+    chat = ask(server=["web.search"], tool_choice=named("web.search"))
+    (offered,) = names_of(chat.requests[0])
+    chat.again(tool_choice=named(offered))
+    assert chat.choices == [named(offered)] * 2
 
 
-@both
 @pytest.mark.parametrize(
     "choice",
     [
@@ -422,16 +314,12 @@ def test_a_choice_may_name_a_tool_by_its_real_name_or_by_the_rewritten_one(strea
         7,
     ],
 )
-def test_an_odd_choice_is_the_upstreams_to_judge(stream: bool, choice: Any) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, calling("clock"), saying("Noon."))
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack).chat(stream=stream, tool_choice=choice)
-    assert asked(stack)[0]["tool_choice"] == choice
-    assert text_of(exchange) == "Noon."
+def test_an_odd_choice_is_the_upstreams_to_judge(ask: Ask, choice: Any) -> None:
+    chat = ask(calling("clock"), saying("Noon."), tool_choice=choice)
+    assert chat.choices[0] == choice
+    assert chat.text == "Noon."
 
 
-@both
 @pytest.mark.parametrize(
     ("arguments", "understood"),
     [
@@ -447,19 +335,23 @@ def test_an_odd_choice_is_the_upstreams_to_judge(stream: bool, choice: Any) -> N
     ],
 )
 def test_arguments_are_understood_with_some_patience(
-    stream: bool, arguments: Any, understood: Json
+    ask: Ask, arguments: Any, understood: Json
 ) -> None:
-    stack = stack_with("clock")
-    made = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": arguments}}
-    stack.on(CHAT, said({"content": None, "tool_calls": [made]}, "tool_calls"), saying("Noon."))
-    stack.on(INVOKE, tool_result("12:00"))
-    assert text_of(Proxy(stack).chat(stream=stream)) == "Noon."
-    assert invoked(stack) == [("clock", understood)]
+    entry = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": arguments}}
+    chat = ask(said({"content": None, "tool_calls": [entry]}, "tool_calls"), saying("Noon."))
+    assert chat.text == "Noon."
+    assert chat.invoked == [("clock", understood)]
 
 
-@both
+def check_failed_alone(chat: Chat, words: str) -> None:
+    """Of two calls of one round, ``bad`` and ``good``, one has failed, and the model knows why."""
+    results = dict(chat.results)
+    assert results["good"] == "fine"
+    assert results["bad"].startswith("Error") and words in results["bad"]
+
+
 @pytest.mark.parametrize(
-    ("name", "arguments", "word"),
+    ("name", "arguments", "words"),
     [
         ("clock", "not json", "valid JSON"),
         ("clock", "[1]", "object"),
@@ -469,24 +361,21 @@ def test_arguments_are_understood_with_some_patience(
     ],
 )
 def test_a_hopeless_call_is_explained_to_the_model(
-    stream: bool, name: str, arguments: str, word: str
+    ask: Ask, name: str, arguments: str, words: str
 ) -> None:
     """DESIGN: L12."""
-    stack = stack_with("clock")
-    made = [call(name, arguments, "bad"), call("clock", {}, "good")]
-    stack.on(CHAT, turn(None, made), saying("Sorry."))
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack).chat(stream=stream)
-    assert exchange.status == 200
-    assert message_of(exchange) == {"role": "assistant", "content": "Sorry."}
-    results = {m["tool_call_id"]: m["content"] for m in asked(stack)[1]["messages"][2:]}
-    assert results["good"] == "12:00"
-    assert results["bad"].startswith("Error") and word in results["bad"]
+    entries = [call(name, arguments, "bad"), call("clock", {}, "good")]
+    chat = ask(calls(*entries), saying("Sorry."), results=["fine"])
+    assert chat.exchange.status == 200
+    assert chat.message == {"role": "assistant", "content": "Sorry."}
+    check_failed_alone(chat, words)
 
 
-@both
+BAD_AND_GOOD = calls(call("bad", {}, "bad"), call("good", {}, "good"))
+
+
 @pytest.mark.parametrize(
-    ("failure", "word"),
+    ("failure", "words"),
     [
         (answer({"detail": "scripted"}, 500), "scripted"),
         (answer({"detail": "who are you"}, 401), "who are you"),
@@ -495,45 +384,30 @@ def test_a_hopeless_call_is_explained_to_the_model(
         (hang_up, ""),
     ],
 )
-def test_a_failing_tool_fails_alone(stream: bool, failure: Any, word: str) -> None:
+def test_a_failing_tool_fails_alone(ask: Ask, failure: Any, words: str) -> None:
     """DESIGN: L13."""
-    stack = stack_with("bad", "good")
-    made = [call("bad", {}, "bad"), call("good", {}, "good")]
-    stack.on(CHAT, turn(None, made), saying("Well."))
-    stack.on(INVOKE, failure, tool_result("fine"))
-    assert text_of(Proxy(stack).chat(stream=stream)) == "Well."
-    results = {m["tool_call_id"]: m["content"] for m in asked(stack)[1]["messages"][2:]}
-    assert results["good"] == "fine"
-    assert results["bad"].startswith("Error") and word in results["bad"]
+    chat = ask(BAD_AND_GOOD, saying("Well."), server=["bad", "good"], results=[failure, "fine"])
+    assert chat.text == "Well."
+    check_failed_alone(chat, words)
 
 
-@both
-def test_a_slow_tool_is_stopped_and_the_others_are_not(stream: bool) -> None:
+def test_a_slow_tool_is_stopped_and_the_others_are_not(ask: Ask) -> None:
     """DESIGN: L13."""
-    stack = stack_with("slow", "quick")
-    made = [call("slow", {}, "slow"), call("quick", {}, "quick")]
-    stack.on(CHAT, turn(None, made), saying("Well."))
-    stack.on(INVOKE, nothing, tool_result("fine"))
-    proxy = Proxy(stack)
-    exchange = proxy.chat(stream=stream)
-    proxy.advance(59.9)
-    assert len(asked(stack)) == 1 and len(stack.open) == 1
-    proxy.advance(0.2)
-    assert text_of(exchange) == "Well."
-    results = {m["tool_call_id"]: m["content"] for m in asked(stack)[1]["messages"][2:]}
-    assert results["quick"] == "fine"
-    assert results["slow"].startswith("Error") and "60" in results["slow"]
-    assert nothing_left(proxy, stack)
+    chat = ask(BAD_AND_GOOD, saying("Well."), server=["bad", "good"], results=[nothing, "fine"])
+    chat.wait(59.9)
+    assert len(chat.requests) == 1 and len(chat.stack.open) == 1
+    chat.wait(0.2)
+    assert chat.text == "Well."
+    check_failed_alone(chat, "60")
+    assert chat.nothing_left
 
 
-@both
-def test_a_long_result_keeps_its_head_and_tail(stream: bool) -> None:
+def test_a_long_result_keeps_its_head_and_tail(ask: Ask) -> None:
     """DESIGN: L14."""
-    stack = stack_with("book")
-    stack.on(CHAT, calling("book"), saying("Read."))
-    stack.on(INVOKE, tool_result("A" * 500 + "B" * 5000 + "C" * 500))
-    assert text_of(Proxy(stack, max_result=1000).chat(stream=stream)) == "Read."
-    text = asked(stack)[1]["messages"][-1]["content"]
+    long = "A" * 500 + "B" * 5000 + "C" * 500
+    chat = ask(calling("clock"), saying("Read."), results=[long], proxy={"max_result": 1000})
+    assert chat.text == "Read."
+    ((_, text),) = chat.results
     assert text.startswith("A" * 500) and text.endswith("C" * 500)
     assert "5000" in text and "B" not in text.replace("bytes", "")
 
@@ -541,259 +415,189 @@ def test_a_long_result_keeps_its_head_and_tail(stream: bool) -> None:
 # --- the end of a loop
 
 
-@both
-def test_after_ten_rounds_the_model_must_answer_without_tools(stream: bool) -> None:
+def test_after_ten_rounds_the_model_must_answer_without_tools(ask: Ask) -> None:
     """DESIGN: L15."""
-    stack = stack_with("clock")
-    stack.on(CHAT, *(calling("clock", {"n": n}) for n in range(10)), saying("Enough."))
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack).chat(stream=stream)
-    rounds = asked(stack)
-    assert len(rounds) == 11 and len(invoked(stack)) == 10
-    assert [body.get("tool_choice") for body in rounds] == [None] * 10 + ["none"]
-    assert rounds[10]["tools"] == rounds[0]["tools"]
-    assert message_of(exchange) == {"role": "assistant", "content": "Enough."}
-    assert finish_of(exchange) == "stop"
+    chat = ask(*(calling("clock", {"n": n}) for n in range(10)), saying("Enough."))
+    assert len(chat.requests) == 11 and len(chat.invoked) == 10
+    assert chat.choices == [None] * 10 + ["none"]
+    assert chat.requests[10]["tools"] == chat.requests[0]["tools"]
+    assert chat.message == {"role": "assistant", "content": "Enough."}
+    assert chat.finish_reason == "stop"
 
 
-@both
 @pytest.mark.parametrize("reason", ["tool_calls", "stop", None])
 def test_calls_made_even_then_are_dropped_and_one_sentence_stands_in(
-    stream: bool, reason: str | None
+    ask: Ask, reason: str | None
 ) -> None:
     """DESIGN: L15."""
-    stack = stack_with("clock")
     last = said({"content": None, "tool_calls": [call("clock", {"n": 3})]}, reason)
-    stack.on(CHAT, calling("clock", {"n": 1}), calling("clock", {"n": 2}), last)
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack, max_rounds=2).chat(stream=stream, tools=[client_tool("own")])
-    message = message_of(exchange)
-    assert "tool_calls" not in message
-    assert message["content"].count(".") == 1, "one sentence"
-    assert finish_of(exchange) == "stop"
-    assert len(invoked(stack)) == 2
+    rounds = [calling("clock", {"n": 1}), calling("clock", {"n": 2}), last]
+    chat = ask(*rounds, tools=[OWN], proxy={"max_rounds": 2})
+    assert "tool_calls" not in chat.message
+    assert chat.message["content"].count(".") == 1, "one sentence"
+    assert chat.finish_reason == "stop"
+    assert len(chat.invoked) == 2
 
 
-@both
-def test_the_sentence_stands_behind_what_was_said_before(stream: bool) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, turn("Let me see.", [call("clock")]))
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack, max_rounds=1).chat(stream=stream)
-    content = message_of(exchange)["content"]
+def test_the_sentence_stands_behind_the_text_before(ask: Ask) -> None:
+    chat = ask(turn("Let me see.", [call("clock")]), proxy={"max_rounds": 1})
     # The last round said the same once more, and its call is dropped.
-    assert content == "Let me see.\n\nLet me see."
+    assert chat.text == "Let me see.\n\nLet me see."
 
 
-@both
-def test_the_sentence_has_a_role_even_if_nothing_else_was_said(stream: bool) -> None:
-    stack = stack_with("clock")
-    made = {"index": 0, **call("clock")}
-    roleless = [chunk({"tool_calls": [made]}), chunk({}, "tool_calls")]
-    whole = answer(completion({"content": None, "tool_calls": [call("clock")]}, "tool_calls"))
-    stack.on(CHAT, events(*roleless) if stream else whole)
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack, max_rounds=1).chat(stream=stream)
-    assert message_of(exchange)["role"] == "assistant"
-    assert message_of(exchange)["content"]
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_the_sentence_has_a_role_even_if_there_is_nothing_else(stream: bool) -> None:
+    entry = {"index": 0, **call("clock")}
+    roleless = events(chunk({"tool_calls": [entry]}), chunk({}, "tool_calls"))
+    chat = Chat(roleless if stream else calling("clock"), stream=stream, proxy={"max_rounds": 1})
+    assert chat.message["role"] == "assistant"
+    assert chat.message["content"]
 
 
-@both
-def test_the_same_call_with_the_same_result_ends_the_loop_after_three(stream: bool) -> None:
+def test_the_same_call_with_the_same_result_ends_the_loop_after_three(ask: Ask) -> None:
     """DESIGN: L15."""
-    stack = stack_with("clock")
     same = ['{"a": 1, "b": 2}', '{"b":2,"a":1}', "{'a': 1, 'b': 2}"]
-    stack.on(CHAT, *(calling("clock", text) for text in same), saying("It is noon."))
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack).chat(stream=stream)
-    assert text_of(exchange) == "It is noon."
-    rounds = asked(stack)
-    assert len(rounds) == 4
-    assert rounds[3]["tool_choice"] == "none"
+    chat = ask(*(calling("clock", text) for text in same), saying("It is noon."))
+    assert chat.text == "It is noon."
+    assert len(chat.requests) == 4
+    assert chat.choices[3] == "none"
 
 
-@both
 @pytest.mark.parametrize("differing", ["result", "arguments"])
-def test_the_same_call_is_no_repetition_if_something_differs(stream: bool, differing: str) -> None:
-    stack = stack_with("clock")
+def test_the_same_call_is_no_repetition_if_something_differs(ask: Ask, differing: str) -> None:
     varied = differing == "arguments"
-    stack.on(
-        CHAT, *(calling("clock", {"n": n if varied else 0}) for n in range(5)), saying("Noon.")
-    )
-    stack.on(INVOKE, *(tool_result("same" if varied else f"{n}") for n in range(5)))
-    assert text_of(Proxy(stack).chat(stream=stream)) == "Noon."
-    assert [body.get("tool_choice") for body in asked(stack)] == [None] * 6
+    rounds = [calling("clock", {"n": n if varied else 0}) for n in range(5)]
+    results = ["same" if varied else f"{n}" for n in range(5)]
+    chat = ask(*rounds, saying("Noon."), results=results)
+    assert chat.text == "Noon."
+    assert chat.choices == [None] * 6
 
 
-@both
-def test_only_repetitions_in_a_row_count(stream: bool) -> None:
-    stack = stack_with("clock", "dice")
+def test_only_repetitions_in_a_row_count(ask: Ask) -> None:
     names = ["clock", "clock", "dice", "clock", "clock"]
-    stack.on(CHAT, *(calling(name) for name in names), saying("Noon."))
-    stack.on(INVOKE, tool_result("same"))
-    assert text_of(Proxy(stack).chat(stream=stream)) == "Noon."
-    assert len(invoked(stack)) == 5
+    chat = ask(*map(calling, names), saying("Noon."), server=["clock", "dice"], results=["same"])
+    assert chat.text == "Noon."
+    assert len(chat.invoked) == 5
 
 
-@both
-def test_a_model_that_calls_unknown_tools_for_ever_is_stopped_too(stream: bool) -> None:
-    stack = stack_with()
-    stack.on(CHAT, calling("nosuch"))
-    exchange = Proxy(stack).chat(stream=stream)
-    assert len(asked(stack)) == 4
-    assert message_of(exchange)["content"]
-    assert not {"tools", "tool_choice"} & asked(stack)[-1].keys()
+def test_a_model_that_calls_unknown_tools_for_ever_is_stopped_too(ask: Ask) -> None:
+    chat = ask(calling("nosuch"), server=[])
+    assert len(chat.requests) == 4
+    assert chat.message["content"]
+    assert not {"tools", "tool_choice"} & chat.requests[-1].keys()
 
 
-@both
 @pytest.mark.parametrize("reason", ["stop", "length", "", None, "TOOL_CALLS", "function_call"])
-def test_a_call_counts_whatever_the_finish_reason_says(stream: bool, reason: str | None) -> None:
+def test_a_call_counts_whatever_the_finish_reason_says(ask: Ask, reason: str | None) -> None:
     """DESIGN: L15."""
-    stack = stack_with("clock")
-    stack.on(CHAT, said({"content": "", "tool_calls": [call("clock")]}, reason), saying("Noon."))
-    stack.on(INVOKE, tool_result("12:00"))
-    assert text_of(Proxy(stack).chat(stream=stream)) == "Noon."
-    assert len(invoked(stack)) == 1
+    chat = ask(said({"content": "", "tool_calls": [call("clock")]}, reason), saying("Noon."))
+    assert chat.text == "Noon."
+    assert len(chat.invoked) == 1
 
 
-@both
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_usage_is_the_sum_and_the_identity_the_first_rounds(stream: bool) -> None:
     """DESIGN: L16."""
-    stack = stack_with("clock")
     usages: list[Json] = [
         {"prompt_tokens": 1, "total_tokens": 3, "prompt_tokens_details": {"cached_tokens": 1}},
         {"prompt_tokens": 10, "total_tokens": 30, "prompt_tokens_details": None},
         {"prompt_tokens": 100, "total_tokens": 300, "prompt_tokens_details": {"cached_tokens": 5}},
     ]
-    heads = [{"id": f"id{n}", "created": n, "model": f"m{n}"} for n in (1, 2, 3)]
-    first, second, third = (
-        usage if stream else {**head, "usage": usage}
-        for usage, head in zip(usages, heads, strict=True)
+    total = {"prompt_tokens": 111, "total_tokens": 333, "prompt_tokens_details": {"cached_tokens": 6}}  # noqa: E501  # fmt: skip
+    heads: list[Json] = [{"id": f"id{n}", "created": n, "model": f"m{n}"} for n in (1, 2, 3)]
+    deltas: list[Json] = [{"tool_calls": [{"index": 0, **call("clock", {"n": n})}]} for n in "ab"]
+    deltas.append({"content": "Noon."})
+    chat = Chat(
+        *(
+            events(
+                chunk({"role": "assistant", **delta}, "stop", **head),
+                {**chunk({}, **head), "choices": [], "usage": usage},
+            )
+            if stream
+            else answer(completion(delta, "stop", **head, usage=usage))
+            for delta, head, usage in zip(deltas, heads, usages, strict=True)
+        ),
+        stream=stream,
+        stream_options={"include_usage": True},
     )
     if stream:
-
-        def streamed(delta: Json, head: Json, usage: Json) -> Any:
-            said = chunk({"role": "assistant", **delta}, "stop", **head)
-            return events(said, {**chunk({}, **head), "choices": [], "usage": usage})
-
-        made: list[Json] = [{"tool_calls": [{"index": 0, **call("clock", {"n": n})}]} for n in "ab"]
-        made.append({"content": "Noon."})
-        stack.on(CHAT, *map(streamed, made, heads, usages))
+        assert chat.joined.usage == total
+        assert chat.joined.identity == {**heads[0], "object": "chat.completion.chunk"}
     else:
-        stack.on(
-            CHAT,
-            calling("clock", {"n": 1}, **first),
-            calling("clock", {"n": 2}, **second),
-            saying("Noon.", **third),
-        )
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack).chat(stream=stream, stream_options={"include_usage": True})
-    total = {"prompt_tokens": 111, "total_tokens": 333, "prompt_tokens_details": {"cached_tokens": 6}}  # noqa: E501  # fmt: skip
-    if stream:
-        whole = joined(exchange.events())
-        assert whole.usage == total
-        assert whole.identity == {**heads[0], "object": "chat.completion.chunk"}
-    else:
-        body = exchange.json()
+        body = chat.exchange.json()
         assert body["usage"] == total
         assert {key: body[key] for key in heads[0]} == heads[0]
 
 
-@both
-def test_a_round_without_usage_does_no_harm(stream: bool) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, calling("clock"), saying("Noon.", usage={"total_tokens": 3}))
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack).chat(stream=stream, stream_options={"include_usage": True})
-    usage = joined(exchange.events()).usage if stream else exchange.json()["usage"]
-    assert usage == {"total_tokens": 3}
+def test_a_round_without_usage_does_no_harm(ask: Ask) -> None:
+    usage = {"total_tokens": 3}
+    include = {"include_usage": True}
+    chat = ask(calling("clock"), saying("Noon.", usage=usage), stream_options=include)
+    assert chat.usage == usage
 
 
-@both
-def test_the_last_round_is_free_of_a_forced_call(stream: bool) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, calling("clock"), saying("Noon."))
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack, max_rounds=1).chat(stream=stream, tool_choice="required")
-    assert text_of(exchange) == "Noon."
-    assert [body["tool_choice"] for body in asked(stack)] == ["required", "none"]
+def test_the_last_round_is_free_of_a_forced_call(ask: Ask) -> None:
+    rounds = [calling("clock"), saying("Noon.")]
+    chat = ask(*rounds, proxy={"max_rounds": 1}, tool_choice="required")
+    assert chat.text == "Noon."
+    assert chat.choices == ["required", "none"]
 
 
-@both
-def test_calls_with_the_same_id_are_told_apart(stream: bool) -> None:
-    stack = stack_with("clock", "dice")
-    made = [call("clock", {}, "same"), call("dice", {}, "same")]
-    stack.on(CHAT, turn(None, made), turn(None, made), saying("Done."))
-    stack.on(INVOKE, tool_result("12:00"), tool_result("6"))
-    assert text_of(Proxy(stack).chat(stream=stream)) == "Done."
-    for sent in (asked(stack)[1]["messages"][1:4], asked(stack)[2]["messages"][4:7]):
+def test_calls_with_the_same_id_are_told_apart(ask: Ask) -> None:
+    twice = calls(call("clock", {}, "same"), call("dice", {}, "same"))
+    chat = ask(twice, twice, saying("Done."), server=["clock", "dice"], results=["12:00", "6"])
+    assert chat.text == "Done."
+    second, third = chat.requests[1:]
+    for sent in (second["messages"][1:4], third["messages"][4:7]):
         ids = [entry["id"] for entry in sent[0]["tool_calls"]]
         assert len(set(ids)) == 2
         assert [message["tool_call_id"] for message in sent[1:]] == ids
 
 
-@both
-def test_a_model_that_makes_too_many_calls_is_told_so(stream: bool) -> None:
-    stack = stack_with("clock")
-    made = [call("clock", {"n": n}, f"c{n}") for n in range(130)]
-    stack.on(CHAT, turn(None, made), saying("Done."))
-    stack.on(INVOKE, tool_result("12:00"))
-    assert text_of(Proxy(stack).chat(stream=stream)) == "Done."
-    results = [message["content"] for message in asked(stack)[1]["messages"][2:]]
+def test_a_model_that_makes_too_many_calls_is_told_so(ask: Ask) -> None:
+    entries = [call("clock", {"n": n}, f"c{n}") for n in range(130)]
+    chat = ask(calls(*entries), saying("Done."))
+    assert chat.text == "Done."
+    results = [content for _, content in chat.results]
     assert len(results) == 130
-    assert len(invoked(stack)) == results.count("12:00") < 130
+    assert len(chat.invoked) == results.count("12:00") < 130
     assert results[-1].startswith("Error")
 
 
 # --- client tools
 
 
-@both
-def test_calls_of_the_clients_own_tools_are_handed_over(stream: bool) -> None:
+def test_calls_of_the_clients_own_tools_are_handed_over(ask: Ask) -> None:
     """DESIGN: L18."""
-    stack = stack_with("clock")
-    made = [call("own", {"a": 1}, "c1"), call("other", {}, "c2")]
-    stack.on(CHAT, turn("Please.", made))
-    exchange = Proxy(stack).chat(stream=stream, tools=[client_tool("own"), client_tool("other")])
-    assert own_ids(message_of(exchange)) == {
-        "role": "assistant", "content": "Please.", "tool_calls": made,
-    }  # fmt: skip
-    assert finish_of(exchange) == "tool_calls"
-    assert len(asked(stack)) == 1 and invoked(stack) == []
+    entries = [call("own", {"a": 1}, "c1"), call("other", {}, "c2")]
+    chat = ask(turn("Please.", entries), tools=[OWN, client_tool("other")])
+    message = {"role": "assistant", "content": "Please.", "tool_calls": entries}
+    assert chat.own_message == message
+    assert chat.finish_reason == "tool_calls"
+    assert len(chat.requests) == 1 and chat.invoked == []
 
 
-@both
-def test_a_mixed_round_runs_ours_and_hands_over_only_theirs(stream: bool) -> None:
-    stack = stack_with("clock")
-    made = [call("clock", {}, "c0"), call("own", {"a": 1}, "c1"), call("clock", {"z": 1}, "c2")]
-    stack.on(CHAT, turn("Wait.", made))
-    stack.on(INVOKE, tool_result("12:00"))
-    proxy = Proxy(stack)
-    exchange = proxy.chat(stream=stream, tools=[client_tool("own")])
-    assert own_ids(message_of(exchange)) == {
-        "role": "assistant", "content": "Wait.", "tool_calls": [made[1]],
-    }  # fmt: skip
-    assert finish_of(exchange) == "tool_calls"
-    assert sorted(invoked(stack), key=str) == [("clock", {"z": 1}), ("clock", {})]
-    assert len(asked(stack)) == 1
+def test_a_mixed_round_runs_server_calls_and_hands_over_only_client_calls(ask: Ask) -> None:
+    entries = [call("clock", {}, "c0"), call("own", {"a": 1}, "c1"), call("clock", {"z": 1}, "c2")]
+    chat = ask(turn("Wait.", entries), tools=[OWN])
+    message = {"role": "assistant", "content": "Wait.", "tool_calls": [entries[1]]}
+    assert chat.own_message == message
+    assert chat.finish_reason == "tool_calls"
+    assert sorted(chat.invoked, key=str) == [("clock", {"z": 1}), ("clock", {})]
+    assert len(chat.requests) == 1
 
 
-@both
-def test_client_calls_can_come_after_rounds_of_server_tools(stream: bool) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, turn("First.", [call("clock")]), turn("Then.", [call("own", {}, "c1")]))
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack).chat(stream=stream, tools=[client_tool("own")])
-    message = message_of(exchange)
-    assert message["content"] == "First.\n\nThen."
-    assert [c["id"] for c in own_ids(message)["tool_calls"]] == ["c1"]
-    assert finish_of(exchange) == "tool_calls"
+def test_client_calls_can_come_after_rounds_of_server_tools(ask: Ask) -> None:
+    rounds = [turn("First.", [call("clock")]), turn("Then.", [call("own", {}, "c1")])]
+    chat = ask(*rounds, tools=[OWN])
+    assert chat.text == "First.\n\nThen."
+    assert [entry["id"] for entry in chat.own_message["tool_calls"]] == ["c1"]
+    assert chat.finish_reason == "tool_calls"
 
 
 # --- tools that cannot be listed
 
 
-@both
 @pytest.mark.parametrize(
     "failure",
     [
@@ -805,34 +609,22 @@ def test_client_calls_can_come_after_rounds_of_server_tools(stream: bool) -> Non
         hang_up,
     ],
 )
-def test_a_chat_goes_on_though_no_tools_can_be_listed(stream: bool, failure: Any) -> None:
+def test_a_chat_goes_on_though_no_tools_can_be_listed(ask: Ask, failure: Any) -> None:
     """DESIGN: L22."""
-    stack = FakeStack()
-    stack.on("GET /v1/tools", failure)
-    stack.on("GET /v1/toolgroups", failure)
-    stack.on(CHAT, saying("Hi."))
-    proxy = Proxy(stack)
-    assert text_of(proxy.chat(stream=stream, tool_choice="auto")) == "Hi."
-    assert not {"tools", "tool_choice"} & asked(stack)[0].keys()
-    counted = proxy.metrics.registry.get_sample_value("llamaproxy_tool_listing_failures_total")
-    assert counted and counted >= 1
+    chat = ask(server=failure, tool_choice="auto")
+    assert chat.text == "Hi."
+    assert not {"tools", "tool_choice"} & chat.requests[0].keys()
+    registry = chat.proxy.metrics.registry
+    assert (registry.get_sample_value("llamaproxy_tool_listing_failures_total") or 0) >= 1
 
 
-@both
-def test_a_chat_waits_no_longer_than_ten_seconds_a_list(stream: bool) -> None:
-    stack = FakeStack()
-    stack.on("GET /v1/tools", nothing)
-    stack.on("GET /v1/toolgroups", nothing)
-    stack.on(CHAT, saying("Hi."))
-    proxy = Proxy(stack)
-    exchange = proxy.chat(stream=stream)
-    proxy.advance(10)
-    proxy.advance(10)
-    assert text_of(exchange) == "Hi."
+def test_a_chat_waits_no_longer_than_ten_seconds_a_list(ask: Ask) -> None:
+    chat = ask(server=nothing)
+    chat.wait(10, times=2)
+    assert chat.text == "Hi."
     # Once more, for chats to come, and with more patience.
-    proxy.advance(15)
-    proxy.advance(15)
-    assert nothing_left(proxy, stack)
+    chat.wait(15, times=2)
+    assert chat.nothing_left
 
 
 # --- one answer, two ways
@@ -852,8 +644,8 @@ def _scripts(draw: st.DrawFn) -> list[Json]:
     rounds = []
     for place in range(draw(st.integers(0, 3))):
         names = draw(st.lists(st.sampled_from(["clock", "nosuch"]), min_size=1, max_size=2))
-        made = [call(n, {"round": place}, f"c{place}{i}") for i, n in enumerate(names)]
-        message: Json = {"content": draw(_text), "tool_calls": made}
+        entries = [call(n, {"round": place}, f"c{place}{i}") for i, n in enumerate(names)]
+        message: Json = {"content": draw(_text), "tool_calls": entries}
         if draw(st.booleans()):
             message["reasoning_content"] = draw(_text)
         rounds.append(message)
@@ -865,23 +657,21 @@ def _scripts(draw: st.DrawFn) -> list[Json]:
     return [*rounds, last]
 
 
-def answers(script: list[Json], reason: str | None, max_rounds: int) -> list[Any]:
-    """What comes of a model that speaks as *script* says: whole, and streamed."""
-    found = []
-    for stream in (False, True):
-        stack = stack_with("clock")
-        stack.on(CHAT, *(said(message, reason) for message in script))
-        stack.on(INVOKE, tool_result("12:00"))
-        proxy = Proxy(stack, max_rounds=max_rounds)
-        exchange = proxy.chat(stream=stream, tools=[client_tool("own")])
-        shown = own_ids(message_of(exchange))
-        message = {key: value for key, value in shown.items() if value != ""}
-        rounds = [
-            [{k: v for k, v in m.items() if v not in (None, "")} for m in body["messages"]]
-            for body in asked(stack)
-        ]
-        found.append((message, finish_of(exchange), rounds))
-    return found
+def outcome(script: list[Json], reason: str | None, max_rounds: int, stream: bool) -> Any:
+    """What comes of a model that sends the messages of *script*."""
+    rounds = [said(message, reason) for message in script]
+    chat = Chat(*rounds, stream=stream, tools=[OWN], proxy={"max_rounds": max_rounds})
+    message = {key: value for key, value in chat.own_message.items() if value != ""}
+    requests = [
+        [{k: v for k, v in m.items() if v not in (None, "")} for m in body["messages"]]
+        for body in chat.requests
+    ]
+    return message, chat.finish_reason, requests
+
+
+def check_the_same(script: list[Json], reason: str, max_rounds: int) -> None:
+    unary, streaming = (outcome(script, reason, max_rounds, stream) for stream in (False, True))
+    assert unary == streaming
 
 
 _reasons = st.sampled_from(["stop", "tool_calls", "length", "content_filter", "STOP"])
@@ -892,8 +682,7 @@ _reasons = st.sampled_from(["stop", "tool_calls", "length", "content_filter", "S
 def test_the_streamed_answer_is_the_whole_answer(
     script: list[Json], reason: str, max_rounds: int
 ) -> None:
-    whole, streamed = answers(script, reason, max_rounds)
-    assert whole == streamed
+    check_the_same(script, reason, max_rounds)
 
 
 @pytest.mark.parametrize(
@@ -913,21 +702,15 @@ def test_the_streamed_answer_is_the_whole_answer(
 def test_the_streamed_answer_is_the_whole_answer_where_it_once_was_not(
     script: list[Json], reason: str, max_rounds: int
 ) -> None:
-    whole, streamed = answers(script, reason, max_rounds)
-    assert whole == streamed
+    check_the_same(script, reason, max_rounds)
 
 
 def test_a_stream_may_be_answered_slowly_and_is_the_same() -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, begin_events)
-    proxy = Proxy(stack)
-    exchange = proxy.chat(stream=True)
+    chat = live()
     for piece in ("It ", "is ", "noon."):
-        stack.open[-1].write(b"data: " + json.dumps(chunk({"content": piece})).encode() + b"\n\n")
-        proxy.settle()
-        assert exchange.text().endswith(piece), "a delta is relayed the moment it arrives"
-    stack.open[-1].write(b"data: " + json.dumps(chunk({}, "stop")).encode() + b"\n\n")
-    stack.open[-1].finish()
-    proxy.settle()
-    assert text_of(exchange) == "It is noon."
-    assert nothing_left(proxy, stack)
+        chat.sends(chunk({"content": piece}))
+        assert chat.exchange.text().endswith(piece), "a delta is relayed the moment it arrives"
+    chat.sends(chunk({}, "stop"))
+    chat.ends()
+    assert chat.text == "It is noon."
+    assert chat.nothing_left

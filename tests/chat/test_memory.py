@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from llamaproxy.chat.memory import TurnMemory
-from llamaproxy.chat.turns import new_mark, without_marks
+from llamaproxy.chat.mixed_turns import new_mark, without_marks
 from llamaproxy.upstream.client_context import ClientContext
 from tests.chat.streams import both, client_tool, finish_of, message_of, own_ids, said, stack_with
 from tests.support import (

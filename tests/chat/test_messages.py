@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamaproxy.chat.choice import chosen_name, with_choice, with_free_choice
-from llamaproxy.chat.finish import finish_reason
+from llamaproxy.chat.finish_reasons import finish_reason
 from llamaproxy.chat.messages import (
     added_usage,
     follow_up,
@@ -21,6 +20,7 @@ from llamaproxy.chat.messages import (
     tool_names,
     with_tools,
 )
+from llamaproxy.chat.tool_choice import chosen_name, with_choice, with_free_choice
 from llamaproxy.errors import BadRequest
 from tests.chat.streams import client_tool
 

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.sse import KEEP_ALIVE
+from tests.chat.connections import Connections
 from tests.chat.streams import (
     both,
     client_tool,
@@ -28,7 +29,6 @@ from tests.chat.streams import (
     nothing_left,
     stack_with,
 )
-from tests.chat.test_streaming import Connections
 from tests.support import (
     CHAT,
     INVOKE,

@@ -52,7 +52,7 @@ def told(
     """What the loop is told of a stream, and what the client is."""
     stream = RoundStream(CallVisibility(tuple(client), SERVER, everything), set())
     seen = [seen for each in chunks if (seen := stream.feed(each)) is not None]
-    seen += stream.late()
+    seen += stream.held_chunks()
     completion = stream.completion()
     ended = [{**_HEAD, **each} for each in [*seen, *stream.finish_chunks()]]
     return completion, joined([*ended, "[DONE]"]), seen
@@ -234,7 +234,7 @@ def test_nothing_that_an_upstream_can_send_breaks_the_reader(chunks: list[Json])
     stream = RoundStream(CallVisibility(CLIENT, SERVER), set())
     for each in [*chunks, chunk({}, "stop")]:
         json.dumps(stream.feed(each))
-    json.dumps([stream.late(), stream.finish_chunks()])
+    json.dumps([stream.held_chunks(), stream.finish_chunks()])
     with suppress(UpstreamBroke):
         json.dumps(stream.completion().message)
 

@@ -1,25 +1,25 @@
-"""Other shapes of a completion's parts, put into OpenAI's, whole or streamed (DESIGN: S8). Pure."""
+"""Puts other servers' forms of completions and chunks into OpenAI's (DESIGN: S8). Pure."""
 
 from __future__ import annotations
 
-from llamaproxy.chat.joining import TEXTS
 from llamaproxy.chat.messages import as_object, objects
+from llamaproxy.chat.round_merging import TEXT_KEYS
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.chunks import without_error
 
-#: Words of servers' for the type of a call, in lower case.
-_FUNCTIONS = ("function", "function_call", "tool", "tool_call", "tool_use")
+#: What servers call the type ``function`` of a call, in lower case.
+_FUNCTION_TYPES = ("function", "function_call", "tool", "tool_call", "tool_use")
 
 
-def straighten(answer: Json, legacy: bool = False) -> None:
-    """Change *answer*, a completion or a chunk of one, where its server has shapes of its own.
+def normalise(answer: Json, legacy: bool = False) -> None:
+    """Change *answer*, a completion or a chunk of one, into the form of OpenAI's API reference.
 
     An error or the usage may stand inside a choice (OpenRouter, Moonshot), the usage under
     ``x_groq`` (Groq); a list of one may be that one; a call may be a ``function_call``, which
     came before the list of calls, or say flat what belongs under ``function``.
 
-    :param legacy: whether the client asked in the words of then, and wants such calls itself.
-    :raises UpstreamRefused: for an error.
+    :param legacy: whether the client sent ``functions``, and so expects a ``function_call``.
+    :raises UpstreamRefused: for an error inside a choice.
     """
     if isinstance(answer.get("choices"), dict):
         answer["choices"] = [answer["choices"]]
@@ -36,21 +36,21 @@ def straighten(answer: Json, legacy: bool = False) -> None:
         if choice.get("error"):
             without_error({"error": choice["error"]})
         for key in ("delta", "message"):
-            _straighten_message(as_object(choice.get(key)), legacy)
+            _normalise_message(as_object(choice.get(key)), legacy)
         reason = choice.get("finish_reason")
         if not legacy and isinstance(reason, str) and reason.lower() == "function_call":
             choice["finish_reason"] = "tool_calls"
 
 
-def _straighten_message(message: Json, legacy: bool) -> None:
-    for key in ("tool_calls", *TEXTS):
+def _normalise_message(message: Json, legacy: bool) -> None:
+    for key in ("tool_calls", *TEXT_KEYS):
         if isinstance(message.get(key), dict):
             message[key] = [message[key]]
-        elif key in TEXTS and isinstance(message.get(key), list):
+        elif key in TEXT_KEYS and isinstance(message.get(key), list):
             parts = ({"type": "text", "text": p} if isinstance(p, str) else p for p in message[key])
-            message[key] = [*parts]
+            message[key] = list(parts)
     for entry in objects(message.get("tool_calls")):
-        _straighten_call(entry)
+        _normalise_call(entry)
     call = message.get("function_call")
     if isinstance(call, dict) and not legacy:
         del message["function_call"]
@@ -58,13 +58,13 @@ def _straighten_message(message: Json, legacy: bool) -> None:
             message["tool_calls"] = [{"index": 0, "type": "function", "function": call}]
 
 
-def _straighten_call(call: Json) -> None:
+def _normalise_call(call: Json) -> None:
     kind, function = call.get("type"), call.get("function")
-    if isinstance(kind, str) and kind.lower() in _FUNCTIONS:
+    if isinstance(kind, str) and kind.lower() in _FUNCTION_TYPES:
         call["type"] = kind = "function"
     if not isinstance(function, dict) and "custom" not in call and kind in (None, "", "function"):
-        said = {key: call.pop(key) for key in ("name", "arguments") if key in call}
+        flat = {key: call.pop(key) for key in ("name", "arguments") if key in call}
         if isinstance(function, str) and function:
-            said.setdefault("name", function)
-        if said:
-            call["function"] = said
+            flat.setdefault("name", function)
+        if flat:
+            call["function"] = flat

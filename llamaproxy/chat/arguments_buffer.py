@@ -1,4 +1,4 @@
-"""CallText: the arguments of a call while a model writes them. Pure; each is read once."""
+"""ArgumentsBuffer: the arguments of a streamed tool call. Pure; each character is read once."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import re
 
 from llamaproxy import jsontext
 
-#: What matters outside of a string, and within, to whoever counts brackets.
+#: What counting brackets has to look at, outside of a JSON string and within.
 _OUTSIDE = re.compile(r'["{}\[\]]')
 _WITHIN = re.compile(r'["\\]')
 
 
-class CallText:
-    """A text that grows, and knows whether the object in it has come to its end.
+class ArgumentsBuffer:
+    """Adds up the pieces of a JSON text, and knows whether the object in it has ended.
 
-    What may yet turn out to be no part of it is held back: an empty object at the beginning, which
-    some servers send whatever follows, and what comes behind the end of the object.
+    Two kinds of pieces are held back until it is clear whether they belong to the text: ``{}`` at
+    its beginning, which some servers send whatever follows, and an object behind its end, which
+    may be the same once more.
     """
 
     def __init__(self) -> None:
@@ -24,22 +25,22 @@ class CallText:
         self._scanned = 0
         self._depth = 0
         self._in_string = self._escaped = self._opened = False
-        self._held: CallText | None = None
-        #: What the object says, once it has been looked at; None where it is none.
-        self._value: bytes | None = None
-        self._looked_at = False
+        self._held: ArgumentsBuffer | None = None
+        #: The canonical JSON of the object once it has been parsed; None if it is none.
+        self._canonical: bytes | None = None
+        self._parsed = False
 
     def __str__(self) -> str:
-        return self.settled if self._held is None else self.settled + str(self._held)
+        return self.confirmed if self._held is None else self.confirmed + str(self._held)
 
     @property
     def size(self) -> int:
-        """The characters that are kept."""
+        """The number of characters, with those that are held back."""
         return self._size if self._held is None else self._size + self._held.size
 
     @property
-    def settled(self) -> str:
-        """All but what is held back."""
+    def confirmed(self) -> str:
+        """The text without what is held back."""
         if len(self._parts) > 1:
             self._scan()
             self._parts = ["".join(self._parts)]
@@ -47,25 +48,25 @@ class CallText:
         return self._parts[0] if self._parts else ""
 
     def append(self, part: str) -> str:
-        """Take *part* in."""
+        """Add *part*, and return it."""
         if part:
             self._parts.append(part)
             self._size += len(part)
         return part
 
     def append_json(self, part: str) -> str:
-        """Take in *part* of an object; what is new in it and not held back comes back.
+        """Add *part* of an object, and return what is new in it and not held back.
 
         Some servers send all of the text so far with each delta, or all of it once more at the
-        end, in one piece or in several, or in another spelling. No JSON object can go on with its
-        own beginning, or behind its end, so that is what this must be then.
+        end, in one piece or several, perhaps spelt otherwise. As no JSON object goes on with its
+        own beginning, or behind its end, such a part is taken for a repetition.
         """
         if self._held is None:
-            if self._size <= len(part) and part.startswith("{") and part.startswith(self.settled):
+            if self._size <= len(part) and part.startswith("{") and part.startswith(self.confirmed):
                 part = part[self._size :]
-            if not self._may_be_void(part):
+            if not self._must_wait(part):
                 return self.append(part)
-            self._held = CallText()
+            self._held = ArgumentsBuffer()
         elif not self._size:
             if not part.strip():
                 return ""
@@ -75,32 +76,32 @@ class CallText:
             return self.append(self.release() + part)
         self._held.append(part)
         if self._size and self._held.is_closed:
-            again = self.release()
-            return "" if self.repeats(again) else self._spoilt(again)
+            held_back = self.release()
+            return "" if self.repeats(held_back) else self._append_behind_end(held_back)
         return ""
 
     def release(self) -> str:
-        """What has been held back, which is held no more, and is not yet a part of the text."""
+        """Forget what has been held back, and return it for :meth:`append`."""
         held, self._held = self._held, None
         return "" if held is None else str(held)
 
     def repeats(self, part: str) -> bool:
-        """Whether *part* says all of this once more, if in another spelling.
+        """Whether *part* is the same object as the text, spelt in whatever way.
 
-        The object itself is read once, however often it is asked for.
+        The text is parsed once, however often this is called.
         """
-        if not self._is_over:
+        if not self._has_ended:
             return False
-        if len(part) == self._size and part == self.settled:
+        if len(part) == self._size and part == self.confirmed:
             return True
-        if not self._looked_at:
-            self._looked_at = True
-            self._value = _object_in(self.settled)
-        return self._value is not None and _object_in(part) == self._value
+        if not self._parsed:
+            self._parsed = True
+            self._canonical = _canonical_json(self.confirmed)
+        return self._canonical is not None and _canonical_json(part) == self._canonical
 
     @property
     def is_closed(self) -> bool:
-        """Whether each bracket of an object has been closed."""
+        """Whether every bracket has been closed, outside of a string."""
         if self._held is not None:
             return self.is_placeholder
         self._scan()
@@ -108,21 +109,22 @@ class CallText:
 
     @property
     def is_placeholder(self) -> bool:
-        """Whether there is nothing but an empty object, which may stand for what follows."""
+        """Whether there is nothing but ``{}``, held back for what may follow."""
         return self._held is not None and not self._size
 
     @property
-    def _is_over(self) -> bool:
+    def _has_ended(self) -> bool:
         return self._held is None and self.is_closed and self._opened
 
-    def _may_be_void(self, part: str) -> bool:
+    def _must_wait(self, part: str) -> bool:
+        """Whether *part* has to be held back."""
         if not self._size:
             return part.strip() == "{}"
-        return part.lstrip().startswith("{") and self._is_over
+        return part.lstrip().startswith("{") and self._has_ended
 
-    def _spoilt(self, part: str) -> str:
-        """Take in *part* behind the end of the object, which nothing can repeat any more."""
-        self._looked_at, self._value = True, None
+    def _append_behind_end(self, part: str) -> str:
+        """Add *part* behind the end of the object; nothing is a repetition from now on."""
+        self._parsed, self._canonical = True, None
         return self.append(part)
 
     def _scan(self) -> None:
@@ -142,7 +144,7 @@ class CallText:
         self._scanned = len(self._parts)
 
 
-def _object_in(text: str) -> bytes | None:
+def _canonical_json(text: str) -> bytes | None:
     try:
         return jsontext.canonical(jsontext.loads_exactly(text))
     except ValueError:

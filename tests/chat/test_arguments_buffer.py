@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamaproxy.chat import calltext
-from llamaproxy.chat.calltext import CallText
+from llamaproxy.chat import arguments_buffer
+from llamaproxy.chat.arguments_buffer import ArgumentsBuffer
 
 _values = st.dictionaries(
     st.sampled_from(["k", "naïve", '"', "}"]),
@@ -29,7 +29,7 @@ def in_pieces(text: str, size: int) -> list[str]:
 
 def read(parts: list[str]) -> tuple[str, str]:
     """The text that *parts* come to, and what a client is told of it."""
-    text = CallText()
+    text = ArgumentsBuffer()
     told = "".join(text.append_json(part) for part in parts)
     whole = str(text)
     return whole, told + text.append(text.release())
@@ -69,7 +69,7 @@ def test_nothing_else_is_lost(parts: list[str]) -> None:
 
 
 def test_an_empty_object_is_held_until_it_is_known_to_be_all() -> None:
-    text = CallText()
+    text = ArgumentsBuffer()
     assert text.append_json("{}") == ""
     assert text.append_json('{"k"') == '{"k"'
     assert str(text) == '{"k"'
@@ -79,14 +79,14 @@ def test_the_object_is_read_once_however_often_it_is_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looked_at: list[int] = []
-    plain = calltext._object_in
+    plain = arguments_buffer._canonical_json
 
     def counted(part: str) -> bytes | None:
         looked_at.append(len(part))
         return plain(part)
 
-    monkeypatch.setattr(calltext, "_object_in", counted)
-    text = CallText()
+    monkeypatch.setattr(arguments_buffer, "_canonical_json", counted)
+    text = ArgumentsBuffer()
     text.append_json(json.dumps({"k": "x" * 10_000, "n": {}}))
     for number in range(500):
         text.append_json(compact({"n": number % 2}))

@@ -1,50 +1,52 @@
-"""``tool_choice``: which calls it asks for, and when it has got them (DESIGN: L11). Pure."""
+"""``tool_choice``: the names in it, and what is left of it in later rounds (DESIGN: L11). Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from llamaproxy.chat.messages import as_object, details, objects
+from llamaproxy.chat.messages import as_object, objects, payload_of
 from llamaproxy.errors import BadRequest
 from llamaproxy.jsontext import Json
 
 
 def chosen_name(body: Json) -> str | None:
-    """The tool that ``tool_choice`` names."""
+    """The name of the one tool that ``tool_choice`` asks for; None if it is of another kind."""
     choice = body.get("tool_choice")
-    name = details(choice).get("name") if isinstance(choice, dict) else None
+    name = payload_of(choice).get("name") if isinstance(choice, dict) else None
     return name if isinstance(name, str) else None
 
 
 def allowed_names(body: Json) -> list[str]:
-    """The tools that a ``tool_choice`` of type ``allowed_tools`` lists."""
-    names = (details(tool).get("name") for tool in objects(_allowed(body).get("tools")))
+    """The names of the tools that a ``tool_choice`` of type ``allowed_tools`` lists."""
+    names = (payload_of(tool).get("name") for tool in objects(_allowed(body).get("tools")))
     return [name for name in names if isinstance(name, str)]
 
 
-def with_choice(body: Json, renamed: Callable[[str], str]) -> Json:
-    """*body* with each name in its ``tool_choice`` replaced by what *renamed* makes of it."""
+def with_choice(body: Json, rename: Callable[[str], str]) -> Json:
+    """*body* with each name in its ``tool_choice`` replaced by *rename* of it."""
     choice = body.get("tool_choice")
     if not isinstance(choice, dict):
         return body
     if chosen_name(body) is not None:
-        return {**body, "tool_choice": _renamed(choice, renamed)}
+        return {**body, "tool_choice": _renamed(choice, rename)}
     allowed = _allowed(body)
     if isinstance(allowed.get("tools"), list):
         tools = [
-            _renamed(tool, renamed) if isinstance(tool, dict) else tool for tool in allowed["tools"]
+            _renamed(tool, rename) if isinstance(tool, dict) else tool for tool in allowed["tools"]
         ]
         choice = {**choice, "allowed_tools": {**allowed, "tools": tools}}
     return {**body, "tool_choice": choice}
 
 
-def _renamed(entry: Json, renamed: Callable[[str], str]) -> Json:
-    inner = details(entry)
+def _renamed(entry: Json, rename: Callable[[str], str]) -> Json:
+    inner = payload_of(entry)
     name = inner.get("name")
     if not isinstance(name, str):
         return entry
-    named = {**inner, "name": renamed(name)}
-    return named if inner is entry else {k: named if v is inner else v for k, v in entry.items()}
+    payload = {**inner, "name": rename(name)}
+    return (
+        payload if inner is entry else {k: payload if v is inner else v for k, v in entry.items()}
+    )
 
 
 def _allowed(body: Json) -> Json:
@@ -53,7 +55,7 @@ def _allowed(body: Json) -> Json:
 
 
 def forces_a_call(body: Json) -> bool:
-    """Whether ``tool_choice`` demands a call, of whichever tool: ``any`` is Mistral's word."""
+    """Whether ``tool_choice`` demands a call of any tool: ``required``, or Mistral's ``any``."""
     choice = body.get("tool_choice")
     mode = choice.get("type") if isinstance(choice, dict) else choice
     return (_allowed(body).get("mode") or mode) in ("required", "any")
@@ -71,12 +73,12 @@ def with_free_choice(body: Json) -> Json:
 def with_offered_names(
     body: Json, client_tools: Collection[str], offered: Callable[[str], list[str]]
 ) -> Json:
-    """*body* whose choice names server tools as the model knows them.
+    """*body* whose choice names server tools by the names under which the model is offered them.
 
-    *offered* gives the names under which tools of one real name are offered; the client's own
-    tools, and names that nobody has, stay.
+    *offered* gives these for the real name of a tool; the names of the client's own tools, and
+    those of no tool at all, stay.
 
-    :raises BadRequest: if two server tools have that name: neither may stand in for the other.
+    :raises BadRequest: if several server tools have that real name.
     """
 
     def renamed(name: str) -> str:
@@ -92,18 +94,20 @@ def with_offered_names(
 
 
 def after_round(
-    body: Json, called: Collection[str], client_tools: Collection[str], offered: Collection[str]
+    body: Json,
+    called_names: Collection[str],
+    client_tools: Collection[str],
+    server_tools: Collection[str],
 ) -> Json:
-    """*body* for the next round: a choice that has been satisfied forces no more.
+    """*body* for the next round: a ``tool_choice`` that has been satisfied is set to ``auto``.
 
-    *called* are the names that the model has called, *offered* those of the server's tools. With
-    tools of the client's own to choose from, only a call of theirs satisfies a choice of
-    whichever tool.
+    *called_names* are those that the model has called. A choice of any tool is satisfied by a call
+    of one of the client's tools if it allows any of them, otherwise by any call.
     """
     name = chosen_name(body)
     if name is not None:
-        return with_free_choice(body) if name in offered and name in called else body
-    if not called or not forces_a_call(body):
+        return with_free_choice(body) if name in server_tools and name in called_names else body
+    if not called_names or not forces_a_call(body):
         return body
     choosable = {*client_tools} & {*allowed_names(body)} if _allowed(body) else {*client_tools}
-    return body if choosable and choosable.isdisjoint(called) else with_free_choice(body)
+    return body if choosable and choosable.isdisjoint(called_names) else with_free_choice(body)

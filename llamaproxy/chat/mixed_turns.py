@@ -1,8 +1,8 @@
-"""Turns that client and server share: the marks they are known by, and how they are made whole.
+"""Mixed turns, with calls of client and server tools: their marks, and how they are restored.
 
-In a round with calls of both kinds the client is handed only its own. When it returns with their
-results, the model must see the whole turn again: its own message, with the server's calls and
-results in their places, and the rounds before it in the same answer (DESIGN: L19). Pure.
+The client is shown only its own calls of a turn. When it sends their results, the model must see
+the turn as it was: its message with all of its calls, the server's results in their places, and
+the rounds before it in the same answer (DESIGN: L19). Pure.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _MARK_LENGTH = len(_MARK) + 14
 
 
 def new_mark() -> str:
-    """What the ids of the calls of one answer end in: nobody can guess it."""
+    """A mark, which the ids of the client's calls of one answer end in; it cannot be guessed."""
     return _MARK + "".join(secrets.choice(_LETTERS) for _ in range(_MARK_LENGTH - len(_MARK)))
 
 
 def split_id(call_id: object) -> tuple[Any, str]:
-    """The model's own id of a call, and its mark; an id without one is left alone."""
+    """The id that the model gave a call, and the mark behind it, empty if there is none."""
     if isinstance(call_id, str) and len(call_id) >= _MARK_LENGTH:
         mark = call_id[-_MARK_LENGTH:]
         random = mark[len(_MARK) :]
@@ -37,39 +37,39 @@ def split_id(call_id: object) -> tuple[Any, str]:
     return call_id, ""
 
 
-def recalled(messages: list[Any], turn_of: Callable[[str], list[Json]]) -> list[Any]:
-    """*messages* with the turns that they came from back in their places, and without marks.
+def restore_turns(messages: list[Any], turn_of: Callable[[str], list[Json]]) -> list[Any]:
+    """*messages* with each mixed turn in place of what the client sent of it, and without marks.
 
-    *turn_of* gives what is remembered by a mark, nothing if that is forgotten. One pass finds what
-    the client brought back of each turn, another puts it together.
+    *turn_of* gives the messages of the turn with that mark, none if it is forgotten. Two passes:
+    one collects what the client sent of each turn, the other restores the turns.
     """
-    halves = _client_halves(messages)
-    whole: list[Any] = []
-    unmarked: dict[str, int] = {}  # where each name was last called under an id without a mark
-    question = -1
+    parts = _client_parts(messages)
+    restored: list[Any] = []
+    unmarked: dict[str, int] = {}  # where a name was last called under an id without a mark
+    user_message = -1
     for number, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
         mark = _mark_of(message)
-        half = halves.get(mark)
+        part = parts.get(mark)
         if role == "user":
-            question = number
+            user_message = number
         elif role == "assistant":
             entries = objects(message.get("tool_calls"))
             unmarked |= {_name(e): number for e in entries if not split_id(e.get("id"))[1]}
-        if half is not None and number == half.first:
+        if part is not None and number == part.first:
             turn = turn_of(mark)
             # Open WebUI replays the server's calls by itself, in the same message or before (W3).
-            replayed = any(unmarked.get(name, -1) > question for name in _server_names(turn))
-            half.restored = bool(turn) and not replayed
-            if half.restored:
-                whole += _put_together(turn, half)
-        if half is None or not half.restored:
-            whole.append(without_marks(message))
-    return whole
+            replayed = any(unmarked.get(name, -1) > user_message for name in _server_names(turn))
+            part.restored = bool(turn) and not replayed
+            if part.restored:
+                restored += _merged(turn, part)
+        if part is None or not part.restored:
+            restored.append(without_marks(message))
+    return restored
 
 
 def without_marks(message: Any) -> Any:
-    """*message* as the model may see it: with the ids that it gave to its calls itself."""
+    """*message* with the model's own ids of its calls."""
     if not isinstance(message, dict):
         return message
     own_id, mark = split_id(message.get("tool_call_id"))
@@ -77,17 +77,17 @@ def without_marks(message: Any) -> Any:
         return {**message, "tool_call_id": own_id}
     entries: Any = message.get("tool_calls")
     if any(split_id(entry.get("id"))[1] for entry in objects(entries)):
-        own = [
+        unmarked = [
             {**entry, "id": split_id(entry.get("id"))[0]} if isinstance(entry, dict) else entry
             for entry in entries
         ]
-        return {**message, "tool_calls": own}
+        return {**message, "tool_calls": unmarked}
     return message
 
 
 @attrs.define
-class _ClientHalf:
-    """What a client brought back of one turn: which of its calls, and their results by id."""
+class _ClientPart:
+    """What the client sent of one turn: where it begins, ids of calls, and results by such ids."""
 
     first: int
     call_ids: set[str] = attrs.Factory(set)
@@ -95,21 +95,21 @@ class _ClientHalf:
     restored: bool = False
 
 
-def _client_halves(messages: list[Any]) -> dict[str, _ClientHalf]:
+def _client_parts(messages: list[Any]) -> dict[str, _ClientPart]:
     """By mark, what *messages* have of the turns that began in them."""
-    halves: dict[str, _ClientHalf] = {}
+    parts: dict[str, _ClientPart] = {}
     for number, message in enumerate(messages):
         mark = _mark_of(message)
         if not mark:
             continue
         if message.get("role") == "assistant":
-            half = halves.setdefault(mark, _ClientHalf(number))
+            part = parts.setdefault(mark, _ClientPart(number))
             ids = (split_id(entry.get("id")) for entry in objects(message.get("tool_calls")))
-            half.call_ids |= {own_id for own_id, its_mark in ids if its_mark == mark}
-        elif mark in halves:
+            part.call_ids |= {own_id for own_id, id_mark in ids if id_mark == mark}
+        elif mark in parts:
             result = without_marks(message)
-            halves[mark].results.setdefault(result["tool_call_id"], result)
-    return halves
+            parts[mark].results.setdefault(result["tool_call_id"], result)
+    return parts
 
 
 def _mark_of(message: object) -> str:
@@ -129,21 +129,20 @@ def _name(entry: Json) -> str:
 
 def _server_names(turn: list[Json]) -> set[str]:
     """The names of the server's calls in *turn*, which are those that have results there."""
-    answered = {message.get("tool_call_id") for message in turn}
+    result_ids = {message.get("tool_call_id") for message in turn}
     return {
         _name(entry)
         for message in turn
         for entry in objects(message.get("tool_calls"))
-        if entry.get("id") in answered
+        if entry.get("id") in result_ids
     }
 
 
-def _put_together(turn: list[Json], half: _ClientHalf) -> list[Json]:
-    """The whole turn, the client's results between the server's in the order of the calls."""
+def _merged(turn: list[Json], part: _ClientPart) -> list[Json]:
+    """*turn* with the client's results among the server's, in the order of the calls."""
     last = max(n for n, message in enumerate(turn) if message.get("role") == "assistant")
-    results = {message["tool_call_id"]: message for message in turn[last + 1 :]} | half.results
-    known = results.keys() | half.call_ids
-    calls = [entry for entry in objects(turn[last].get("tool_calls")) if entry["id"] in known]
-    ids = [entry["id"] for entry in calls]
-    told = [results[call_id] for call_id in ids if call_id in results]
-    return [*turn[:last], {**turn[last], "tool_calls": calls}, *told]
+    results = {message["tool_call_id"]: message for message in turn[last + 1 :]} | part.results
+    present = results.keys() | part.call_ids
+    calls = [entry for entry in objects(turn[last].get("tool_calls")) if entry["id"] in present]
+    tool_messages = [results[entry["id"]] for entry in calls if entry["id"] in results]
+    return [*turn[:last], {**turn[last], "tool_calls": calls}, *tool_messages]

@@ -1,0 +1,42 @@
+"""BodyBudget: a limit to the memory that the request bodies of running chats take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from llamaproxy.errors import Overloaded
+
+
+@attrs.define
+class BodyBudget:
+    """Counts the memory of the request bodies that are being answered, up to *limit* bytes.
+
+    A parsed body takes several times its size while its chat runs, which may be for minutes.
+    """
+
+    limit: int
+    in_use: int = 0
+
+    @contextmanager
+    def holding(self, body: bytes) -> Iterator[None]:
+        """Count *body* and its parsed JSON until the block ends.
+
+        :raises Overloaded: if others are counted and *limit* would be passed; one alone may.
+        """
+        size = _memory_of(body)
+        if self.in_use and self.in_use + size > self.limit:
+            raise Overloaded()
+        self.in_use += size
+        try:
+            yield
+        finally:
+            self.in_use -= size
+
+
+def _memory_of(body: bytes) -> int:
+    """About the bytes that *body* and its parsed JSON take: many small values take the most."""
+    names = body.count(b'":')
+    return len(body) + 300 * body.count(b"{") + 100 * names + 10 * body.count(b",")
