@@ -43,14 +43,16 @@ def restore_turns(messages: list[Any], turn_of: Callable[[str], list[Json]]) -> 
     *turn_of* gives the messages of the turn with that mark, none if it is forgotten. Two passes:
     one collects what the client sent of each turn, the other restores the turns.
     """
-    parts = _client_parts(messages)
+    marks = list(map(_mark_of, messages))
+    if not any(marks):
+        return messages
+    parts = _client_parts(messages, marks)
     restored: list[Any] = []
     unmarked: dict[str, int] = {}  # where a name was last called under an id without a mark
     user_message = -1
-    for number, message in enumerate(messages):
+    for number, (message, mark) in enumerate(zip(messages, marks, strict=True)):
         role = message.get("role") if isinstance(message, dict) else None
-        mark = _mark_of(message)
-        part = parts.get(mark)
+        part = parts.get(mark) if mark else None
         if role == "user":
             user_message = number
         elif role == "assistant":
@@ -64,7 +66,7 @@ def restore_turns(messages: list[Any], turn_of: Callable[[str], list[Json]]) -> 
             if part.restored:
                 restored += _merged(turn, part)
         if part is None or not part.restored:
-            restored.append(without_marks(message))
+            restored.append(without_marks(message) if mark else message)
     return restored
 
 
@@ -95,11 +97,10 @@ class _ClientPart:
     restored: bool = False
 
 
-def _client_parts(messages: list[Any]) -> dict[str, _ClientPart]:
-    """By mark, what *messages* have of the turns that began in them."""
+def _client_parts(messages: list[Any], marks: list[str]) -> dict[str, _ClientPart]:
+    """By mark, what *messages*, which have these *marks*, have of the turns that began in them."""
     parts: dict[str, _ClientPart] = {}
-    for number, message in enumerate(messages):
-        mark = _mark_of(message)
+    for number, (message, mark) in enumerate(zip(messages, marks, strict=True)):
         if not mark:
             continue
         if message.get("role") == "assistant":
@@ -116,8 +117,8 @@ def _mark_of(message: object) -> str:
     """The mark of the turn that *message* is a part of, empty if it is of none."""
     if not isinstance(message, dict):
         return ""
-    if message.get("role") == "assistant":
-        marks = (split_id(entry.get("id"))[1] for entry in objects(message.get("tool_calls")))
+    if "tool_calls" in message:
+        marks = (split_id(entry.get("id"))[1] for entry in objects(message["tool_calls"]))
         return next(filter(None, marks), "")
     return split_id(message.get("tool_call_id"))[1]
 
