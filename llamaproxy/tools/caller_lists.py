@@ -162,7 +162,7 @@ class CallerLists:
         return cached.offer
 
     async def _listing(self, caller: ClientContext, patience: Patience) -> Listing:
-        """What the source lists, or why it lists nothing at all."""
+        """The listing of the source; a failure of it as a whole is in the listing's *rest*."""
         try:
             return await self._source.list_tools(caller, patience)
         except CancelledError:

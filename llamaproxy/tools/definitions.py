@@ -33,9 +33,9 @@ T = TypeVar("T")
 
 @attrs.frozen
 class ToolDefinition:
-    """One tool of a source: its group, its real name, and what the model is told of it.
+    """One tool of a source: its group, its real name, and what is sent to the model.
 
-    *parameters* is a JSON Schema. *origin* is the source's own note of where it came from;
+    *parameters* is a JSON Schema. *origin* is a note of the source's own;
     *endpoint* is the URL of the MCP server behind it, where that is known; *annotations* are MCP's
     hints about what it does.
     """
@@ -58,7 +58,7 @@ def definition(
     endpoint: str = "",
     annotations: object = None,
 ) -> ToolDefinition:
-    """A tool as a source describes it.
+    """The tool that a source describes, made fit to be offered.
 
     :raises Unfit: if it cannot be offered.
     """
@@ -81,7 +81,7 @@ def definition(
 async def in_slices(
     work: Callable[[Json], T], entries: Iterable[Json], clock: IReactorTime
 ) -> list[T]:
-    """What *work* makes of each of the *entries*; other work goes on while there are many."""
+    """The results of *work* for each of the *entries*, in slices of a turn of the reactor each."""
     results: list[T] = []
     size = 0
     for entry in entries:

@@ -12,7 +12,7 @@ from typing import Any
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.neutral import harmless
 
-#: Levels of a schema.
+#: The most levels of a schema.
 _MAX_DEPTH = 64
 
 #: Keywords that hold schemas: by names of the schema's own choice, in a list, or one.
@@ -46,7 +46,7 @@ class Unfit(ValueError):
 
 
 def parameters_of(schema: object) -> Json:
-    """*schema* as one of an object: strict model servers refuse everything else.
+    """*schema* as the schema of an object: strict model servers refuse everything else.
 
     :raises Unfit: if what a call must repeat is not harmless.
     """
@@ -110,7 +110,7 @@ def _named(value: object, depth: int) -> object:
 
 
 def _described(value: Any, depth: int) -> Any:
-    """What a person or a model reads, made harmless."""
+    """The value of a keyword that only describes, made harmless."""
     if depth > _MAX_DEPTH:
         raise Unfit("its schema is nested too deeply")
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""ToolSource: what lists tools and runs them; and what it speaks of."""
+"""ToolSource: the interface of what lists tools and runs them, and the sources made of others."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.dialect import Detector
 
-#: Seconds that a first chat waits for the slowest group, and that a listing takes for which nobody
-#: waits (DESIGN: T3).
+#: Seconds that a first chat waits for the slowest group, and that a listing in the background takes
+#: (DESIGN: T3).
 FIRST_WAIT, LISTING_TIMEOUT = 5.0, 30.0
 
-#: Groups that are listed side by side, and groups of one server that are looked at.
+#: Groups that are listed at a time, and the most groups of one server.
 MAX_CONCURRENT_LISTINGS, MAX_GROUPS = 16, 1000
 
 
@@ -30,7 +30,7 @@ PROXY_CALLED = "mcp"
 class Listing:
     """The tools of each group that could be listed, and why the others could not.
 
-    *rest* is why it is not even known which others there are; None if it is known.
+    *rest* is the failure to list the groups themselves, None if they could be listed.
     """
 
     groups: dict[str, list[ToolDefinition]]
@@ -39,7 +39,7 @@ class Listing:
 
     @property
     def reasons(self) -> list[ProxyError]:
-        """Why anything is missing."""
+        """All failures."""
         return [*self.failures.values(), *([] if self.rest is None else [self.rest])]
 
 
@@ -47,8 +47,8 @@ class Listing:
 class Patience:
     """How long a listing may take: *seconds* for each group.
 
-    The groups that are *down* are known to fail for everybody, and are not asked again; so is,
-    under the name ``""``, what names the groups.
+    The groups that are *down* have failed for other callers just now and are not listed; ``""``
+    among them stands for the list of the groups.
     """
 
     seconds: float = LISTING_TIMEOUT
@@ -59,10 +59,10 @@ _PATIENT = Patience()
 
 
 class ToolSource(Protocol):
-    """A place that tools come from."""
+    """Lists tools and runs them."""
 
     async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
-        """Every group's tools, as *caller* may see them.
+        """The tools of all groups that *caller* can see.
 
         :raises ProxyError: if nothing at all can be listed.
         """
@@ -93,10 +93,10 @@ class NoTools:
 
 @attrs.frozen
 class DetectedSource:
-    """The tools of whatever generation the upstream is. Implements :class:`ToolSource`.
+    """The tools of the upstream, by its generation. Implements :class:`ToolSource`.
 
-    *connectors* are the tools of the MCP servers that the upstream names, called by ourselves;
-    *pinned* is ``tool-runtime`` or ``mcp`` where detection is not to choose.
+    *connectors* are those of the MCP servers that the upstream names, which the proxy calls itself;
+    *pinned* is ``tool-runtime`` or ``mcp`` to override detection, or ``auto``.
     """
 
     _detector: Detector
@@ -105,9 +105,10 @@ class DetectedSource:
     _pinned: str = "auto"
 
     async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
-        """The tools, and first of all whether the upstream is still what it was.
+        """The tools, after the generation has been detected anew.
 
-        A list need not show it: 0.7 still answers ``GET /v1/tools``, with what it cannot run.
+        The list itself need not show an upgrade: 0.7 still answers ``GET /v1/tools``, with tools
+        that it cannot run.
         """
         if "" in patience.down:
             raise patience.down[""]
@@ -138,8 +139,8 @@ class DetectedSource:
 class UnionSource:
     """The tools of the MCP servers of ``--mcp-server``, and the upstream's beside them.
 
-    Implements :class:`ToolSource`. A failure of the one is none of the other; of two groups of
-    one name, the one of ``--mcp-server`` counts.
+    Implements :class:`ToolSource`. The upstream's failures do not affect the MCP servers; of two
+    groups of one name, that of ``--mcp-server`` counts.
     """
 
     _named: ToolSource

@@ -20,7 +20,7 @@ from llamaproxy.upstream.client_context import ClientContext
 
 _log = Logger()
 
-#: Seconds: the catalogue ends a call that takes too long, so nothing else has to.
+#: Seconds for a call, whose limit is the catalogue's.
 _NO_LIMIT = 7 * 86400.0
 
 _PATIENT = Patience()
@@ -37,7 +37,7 @@ class ToolRuntime:
     _client: LlamaStackClient
 
     async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
-        """Everything at once, or group by group where one group spoils the list.
+        """All groups with one request, or with one for each where that fails.
 
         An MCP server that answers 401 makes the whole list a 401 on every version up to 0.6, and
         a dead one makes it a 500 on 0.2.12 (recorded).
@@ -63,8 +63,8 @@ class ToolRuntime:
                 "POST", "/v1/tool-runtime/invoke", caller, jsontext.dumps(body), timeout=_NO_LIMIT
             )
         except UpstreamRefused as error:
-            # After a restart no tool is known until somebody lists them (recorded: 400); after an
-            # upgrade to 0.7 the route is gone.
+            # After a restart the server knows no tool until they are listed (recorded: 400); after
+            # an upgrade to 0.7 the route is gone.
             unknown = "not served by provider" in str(error) or str(error) == "Not Found"
             if unknown and error.status in (400, 404):
                 raise ToolUnknown(f"Error: {error}") from None

@@ -1,4 +1,4 @@
-"""Bodies of requests, sent at the upstream's pace."""
+"""Bodies of requests, read no faster than the upstream takes them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Upload:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more is to be sent."""
+        """Whether the request is complete, or has failed."""
         return self._completed.called
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:

@@ -62,7 +62,7 @@ _OPENAI_SEGMENTS = frozenset(
 class ServerDialect:
     """What one server generation serves, and where.
 
-    *version* is the server's own word, empty for a server that is no Llama Stack;
+    *version* is that of ``GET /v1/version``, empty for a server that is no Llama Stack;
     *openai_prefix* is where its OpenAI dialect lives; *tool_runtime* tells whether tools can be
     invoked over HTTP; *connectors* are the routes, the likeliest first, that may name its MCP
     servers; *provider_data* is its field for credentials of its providers, and *mcp_headers* what

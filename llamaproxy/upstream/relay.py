@@ -65,7 +65,7 @@ class Watchdog:
 
 
 class BodyStream(Protocol):
-    """A response body to iterate over; it pauses its connection while nobody does.
+    """A response body as an async iterator, which pauses its connection while nobody reads.
 
     Ends with :class:`UpstreamBroke` if the body was cut short, and :class:`UpstreamTimeout` if
     the peer was silent for longer than *silence* seconds while somebody waited.

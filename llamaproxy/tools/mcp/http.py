@@ -217,7 +217,7 @@ async def pause(clock: IReactorTime, seconds: float = 0) -> None:
 
 
 def _target(url: str) -> bytes:
-    """:raises McpBroke: if *url* is none."""
+    """:raises McpBroke: if *url* is no URL of a server."""
     try:
         parsed = read_url(url)
         valid = parsed.scheme in ("http", "https") and bool(parsed.host) and _URL.fullmatch(url)

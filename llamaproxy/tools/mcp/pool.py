@@ -47,8 +47,8 @@ class _Key:
 class SessionPool:
     """Keeps sessions for their next use: one for each server and caller, and each of his chats.
 
-    *changed* is told when a server says that its tools have changed; *max_sessions* is how many
-    there are at most.
+    *changed* is called when a server notifies that its tools have changed; *max_sessions* is the
+    most that there are.
     """
 
     _agent: IAgent

@@ -190,7 +190,7 @@ class Streamable:
     async def _streamed(self, response: IResponse, request_id: int) -> Json:
         """The result at the end of an event stream, which is resumed where it breaks.
 
-        Only a server that request_ids its events can be asked to go on where it stopped.
+        A stream can be resumed only if the server numbers its events.
         """
         decoder = decoder_after(None)
         fruitless = 0
