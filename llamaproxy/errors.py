@@ -91,10 +91,7 @@ class Unauthorized(ProxyError):
     status = 401
     type = "invalid_request_error"
     kind = "invalid_api_key"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"WWW-Authenticate": 'Bearer realm="llamaproxy"'}
+    headers = {"WWW-Authenticate": 'Bearer realm="llamaproxy"'}  # noqa: RUF012
 
 
 class BodyTooLarge(ProxyError):
@@ -122,10 +119,7 @@ class Overloaded(ProxyError):
 
     status = 503
     kind = "overloaded"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": "1"}
+    headers = {"Retry-After": "1"}  # noqa: RUF012
 
 
 class UpstreamUnavailable(ProxyError):
@@ -207,10 +201,7 @@ class ShuttingDown(ProxyError):
 
     status = 503
     kind = "shutting_down"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": "1"}
+    headers = {"Retry-After": "1"}  # noqa: RUF012
 
 
 class McpBroke(ProxyError):

@@ -17,7 +17,14 @@ from llamaproxy.events import GroupListed, ListRefreshed, Tell, tell_nobody
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.failure_memory import FailureMemory, is_slow
 from llamaproxy.tools.offers import ListedTools, Offer, Offers
-from llamaproxy.tools.source import FIRST_WAIT, LISTING_TIMEOUT, Listing, Patience, ToolSource
+from llamaproxy.tools.source import (
+    FIRST_WAIT,
+    LISTING_TIMEOUT,
+    PATIENT,
+    Listing,
+    Patience,
+    ToolSource,
+)
 from llamaproxy.upstream.client_context import ClientContext
 
 #: Seconds between two changes that are acted on at once.
@@ -93,11 +100,10 @@ class CallerLists:
         except TimeoutError:
             return cached.offer
 
-    async def refreshed(self, caller: ClientContext, patience: Patience | None = None) -> Offer:
+    async def refreshed(self, caller: ClientContext, patience: Patience = PATIENT) -> Offer:
         """The same, listed anew."""
         key = _key(caller)
-        limits = Patience() if patience is None else patience
-        return await self._refresh_of(key).result(lambda: self._refresh(key, caller, limits))
+        return await self._refresh_of(key).result(lambda: self._refresh(key, caller, patience))
 
     def changed(self) -> None:
         """Make all lists stale, and fetch those of recent callers, though not all the time."""
@@ -123,7 +129,7 @@ class CallerLists:
     def _start_refresh(self, caller: ClientContext) -> None:
         if not self._stopped:
             key = _key(caller)
-            self._refresh_of(key).start(lambda: self._refresh(key, caller, Patience()))
+            self._refresh_of(key).start(lambda: self._refresh(key, caller, PATIENT))
 
     def _refresh_of(self, key: bytes) -> SharedCall[Offer]:
         return self._refreshes.setdefault(key, SharedCall())

@@ -55,13 +55,14 @@ class Patience:
     down: Mapping[str, ProxyError] = attrs.Factory(dict)
 
 
-_PATIENT = Patience()
+#: The limits of a listing in the background.
+PATIENT = Patience()
 
 
 class ToolSource(Protocol):
     """Lists tools and runs them."""
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = PATIENT) -> Listing:
         """The tools of all groups that *caller* can see.
 
         :raises ProxyError: if nothing at all can be listed.
@@ -82,7 +83,7 @@ class ToolSource(Protocol):
 class NoTools:
     """No tools at all. Implements :class:`ToolSource`."""
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = PATIENT) -> Listing:
         return Listing({})
 
     async def invoke(
@@ -104,7 +105,7 @@ class DetectedSource:
     _connectors: ToolSource = attrs.Factory(NoTools)
     _pinned: str = "auto"
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = PATIENT) -> Listing:
         """The tools, after the generation has been detected anew.
 
         The list itself need not show an upgrade: 0.7 still answers ``GET /v1/tools``, with tools
@@ -146,7 +147,7 @@ class UnionSource:
     _named: ToolSource
     _upstream: ToolSource
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = PATIENT) -> Listing:
         named, upstream = await all_of(
             [
                 self._named.list_tools(caller, patience),

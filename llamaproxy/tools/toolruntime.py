@@ -14,7 +14,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
 from llamaproxy.tools.results import ToolResult, result_of
 from llamaproxy.tools.schemas import Unfit
-from llamaproxy.tools.source import MAX_CONCURRENT_LISTINGS, MAX_GROUPS, Listing, Patience
+from llamaproxy.tools.source import MAX_CONCURRENT_LISTINGS, MAX_GROUPS, PATIENT, Listing, Patience
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContext
 
@@ -22,8 +22,6 @@ _log = Logger()
 
 #: Seconds for a call, whose limit is the catalogue's.
 _NO_LIMIT = 7 * 86400.0
-
-_PATIENT = Patience()
 
 #: ``parameter_type`` (Llama Stack 0.2) to JSON Schema, where they differ.
 _TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "list": "array"}
@@ -36,7 +34,7 @@ class ToolRuntime:
 
     _client: LlamaStackClient
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = PATIENT) -> Listing:
         """All groups with one request, or with one for each where that fails.
 
         An MCP server that answers 401 makes the whole list a 401 on every version up to 0.6, and

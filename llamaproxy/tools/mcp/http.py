@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable
+from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
@@ -206,14 +208,7 @@ class McpHttp:
 
     async def sleep(self, seconds: float) -> None:
         """Wait *seconds*."""
-        await pause(self.clock, seconds)
-
-
-async def pause(clock: IReactorTime, seconds: float = 0) -> None:
-    """Wait *seconds*, at least for the next turn of the reactor."""
-    delay: Deferred[None] = Deferred(lambda _: call.cancel())
-    call = clock.callLater(seconds, delay.callback, None)
-    await delay
+        await deferLater(cast(Any, self.clock), seconds)
 
 
 def _target(url: str) -> bytes:

@@ -33,6 +33,7 @@ from llamaproxy.tools.schemas import Unfit
 from llamaproxy.tools.source import (
     MAX_CONCURRENT_LISTINGS,
     MAX_GROUPS,
+    PATIENT,
     PROXY_CALLED,
     Listing,
     Patience,
@@ -43,8 +44,6 @@ from llamaproxy.upstream.dialect import Detector
 from llamaproxy.upstream.urls import bare
 
 _log = Logger()
-
-_PATIENT = Patience()
 
 #: The fewest characters of a header value that is treated as a secret.
 _MIN_SECRET = 6
@@ -137,7 +136,7 @@ class McpSource:
     _headers: Mapping[str, Fields] = attrs.Factory(dict)
     _log: ClassVar[Logger] = Logger()
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, patience: Patience = PATIENT) -> Listing:
         urls = dict(islice((await self._servers.named(caller)).items(), MAX_GROUPS))
         groups: dict[str, list[ToolDefinition]] = {}
         failures: dict[str, ProxyError] = {}
