@@ -56,7 +56,7 @@ def test_a_handshake_then_requests(server: FakeMcp, talk: Conversation) -> None:
     ]
     [*_, called] = server.messages
     assert called["params"] == {"name": "ping", "arguments": {"n": 1}}
-    assert server.said("initialize")[0]["params"]["protocolVersion"] == "2025-11-25"
+    assert server.received("initialize")[0]["params"]["protocolVersion"] == "2025-11-25"
 
 
 @pytest.mark.parametrize("revision", messages.REVISIONS)
@@ -91,10 +91,10 @@ def test_a_revision_that_is_not_known_is_spoken_all_the_same(
 def test_a_server_that_will_not_be_told_of_the_handshakes_end_is_used(
     server: FakeMcp, talk: Conversation, status: int
 ) -> None:
-    server.told = status
+    server.notification_status = status
     assert talk.result(talk.call()) == text("pong")
     assert talk.result(talk.session().tools()) == [described("ping")]
-    assert len(server.said("initialize")) == (2 if server.old else 1)
+    assert len(server.received("initialize")) == (2 if server.old else 1)
 
 
 def test_a_list_has_pages(server: FakeMcp, talk: Conversation) -> None:
@@ -112,7 +112,7 @@ def test_a_list_has_pages(server: FakeMcp, talk: Conversation) -> None:
 def test_a_list_that_goes_round_in_circles_is_left(server: FakeMcp, talk: Conversation) -> None:
     server.handlers["tools/list"] = result({"tools": [], "nextCursor": "again"})
     assert talk.result(talk.session().tools()) == []
-    assert len(server.said("tools/list")) == 2
+    assert len(server.received("tools/list")) == 2
 
 
 def test_a_list_without_end_is_left(server: FakeMcp, talk: Conversation) -> None:
@@ -124,7 +124,7 @@ def test_a_list_without_end_is_left(server: FakeMcp, talk: Conversation) -> None
 
     server.handlers["tools/list"] = pages
     assert len(talk.result(talk.session().tools())) == 10_000
-    assert len(server.said("tools/list")) == 2
+    assert len(server.received("tools/list")) == 2
 
 
 @pytest.mark.parametrize("cursor", ["", None, 7])
@@ -147,7 +147,7 @@ def test_a_server_without_tools_is_not_asked_for_any() -> None:
     server = FakeMcp(capabilities={"prompts": {}})
     talk = Conversation(server)
     assert talk.result(talk.session().tools()) == []
-    assert server.said("tools/list") == []
+    assert server.received("tools/list") == []
 
 
 @pytest.mark.parametrize("status", [401, 403, 410, 422, 503, 200])
@@ -160,11 +160,11 @@ def test_a_list_is_asked_for_once_more_in_a_new_session(status: int) -> None:
     once = [refused, result({"tools": [{"name": "a"}]})]
     server.handlers["tools/list"] = lambda request, said: once.pop(0)(request, said)
     assert talk.result(talk.session().tools()) == [{"name": "a"}]
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
     server.handlers["tools/list"] = refused
     with pytest.raises(McpBroke):
         talk.result(talk.session().tools())
-    assert len(server.said("initialize")) == 3, "once more, and not for ever"
+    assert len(server.received("initialize")) == 3, "once more, and not for ever"
 
 
 def elsewhere(server: FakeMcp, early: bool = False) -> list[Request]:
@@ -302,14 +302,14 @@ def test_after_a_call_that_failed_a_session_is_made_sure_of(refused: Handler, th
     forget_everybody(server, refused)
     with pytest.raises(McpBroke):
         talk.result(talk.call())
-    assert len(server.said("tools/call")) == 2, "it may have been acted on"
+    assert len(server.received("tools/call")) == 2, "it may have been acted on"
     if then == "tools/call":
         assert talk.result(talk.call()) == text("pong")
     else:
         assert talk.result(talk.session().tools()) == [described("ping")]
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
     assert talk.result(talk.call()) == text("pong")
-    assert len(server.said("ping")) == 1
+    assert len(server.received("ping")) == 1
 
 
 @pytest.mark.parametrize(
@@ -328,8 +328,8 @@ def test_a_session_that_is_still_known_is_kept(
     server.handlers["tools/call"] = calling
     assert talk.result(talk.call()) == text("pong")
     assert talk.result(talk.call()) == text("pong")
-    assert len(server.said("ping")) == 1
-    assert len(server.said("initialize")) == (2 if server.old else 1)
+    assert len(server.received("ping")) == 1
+    assert len(server.received("initialize")) == (2 if server.old else 1)
 
 
 def test_being_asked_too_often_says_nothing_about_the_session() -> None:
@@ -341,8 +341,8 @@ def test_being_asked_too_often_says_nothing_about_the_session() -> None:
         talk.result(talk.call())
     with pytest.raises(McpBroke):
         talk.result(talk.call())
-    assert not server.said("ping")
-    assert len(server.said("initialize")) == 1
+    assert not server.received("ping")
+    assert len(server.received("initialize")) == 1
 
 
 def test_calls_at_the_same_time_make_sure_of_a_session_once() -> None:
@@ -360,8 +360,8 @@ def test_calls_at_the_same_time_make_sure_of_a_session_once() -> None:
     for request in held:
         answer(b"", 401)(request)
     assert [talk.result(each) for each in again] == [text("pong")] * 3
-    assert len(server.said("ping")) == 1
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("ping")) == 1
+    assert len(server.received("initialize")) == 2
 
 
 def test_a_server_that_does_not_say_whether_it_knows_a_session_is_greeted_again() -> None:
@@ -374,7 +374,7 @@ def test_a_server_that_does_not_say_whether_it_knows_a_session_is_greeted_again(
     with pytest.raises(McpBroke):
         talk.result(talk.call())
     assert talk.result(talk.call(), after=10) == text("pong")
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
 
 
 def test_messages_that_come_before_the_endpoint_are_skipped() -> None:
@@ -403,7 +403,7 @@ def test_a_call_is_not_repeated_for_words_that_may_mean_something_else(words: st
     server.handlers["tools/call"] = raw(words.encode(), 400)
     with pytest.raises(McpBroke):
         talk.result(talk.call())
-    assert len(server.said("tools/call")) == 2
+    assert len(server.received("tools/call")) == 2
 
 
 @pytest.mark.parametrize(
@@ -461,7 +461,7 @@ def test_an_answer_is_read_whatever_it_says_that_it_is(kind: str) -> None:
 def test_the_tracing_fields_are_in_the_message_too(server: FakeMcp, talk: Conversation) -> None:
     fields = (("traceparent", "00-1-2-01"), ("x-request-id", "7"), ("tracestate", "a=b"))
     talk.result(talk.session().call("ping", {}, {}, fields))
-    [called] = server.said("tools/call")
+    [called] = server.received("tools/call")
     assert called["params"]["_meta"] == {"traceparent": "00-1-2-01", "tracestate": "a=b"}
 
 
@@ -482,11 +482,11 @@ def test_an_error_is_told_in_the_servers_words(server: FakeMcp, talk: Conversati
 def test_a_call_given_up_is_cancelled_at_the_server(server: FakeMcp, talk: Conversation) -> None:
     server.handlers["tools/call"] = never
     calling = talk.begin(talk.call())
-    [called] = server.said("tools/call")
+    [called] = server.received("tools/call")
     calling.cancel()
     with pytest.raises(CancelledError):
         talk.result(calling)
-    [said] = server.said("notifications/cancelled")
+    [said] = server.received("notifications/cancelled")
     assert said["params"]["requestId"] == called["id"]
     server.handlers["tools/call"] = result(text("still there"))
     assert talk.result(talk.call()) == text("still there")
@@ -498,7 +498,7 @@ def test_a_handshake_given_up_is_not_cancelled(server: FakeMcp, talk: Conversati
     calling = talk.begin(talk.call())
     calling.cancel()
     talk.settle()
-    assert not server.said("notifications/cancelled")
+    assert not server.received("notifications/cancelled")
 
 
 def test_a_server_that_says_nothing_is_given_ten_seconds(
@@ -515,7 +515,9 @@ def test_a_server_that_says_nothing_is_given_ten_seconds(
 def test_requests_at_the_same_time_share_one_handshake(server: FakeMcp, talk: Conversation) -> None:
     begun = [talk.begin(talk.call()) for _ in range(5)]
     assert [talk.result(each) for each in begun] == [text("pong")] * 5
-    assert len(server.said("initialize")) == (2 if server.old else 1)  # the first try is refused
+    assert len(server.received("initialize")) == (
+        2 if server.old else 1
+    )  # the first try is refused
 
 
 def test_a_session_that_nobody_uses_is_closed(server: FakeMcp, talk: Conversation) -> None:
@@ -570,7 +572,7 @@ def test_a_flood_of_pings_is_not_answered_without_end() -> None:
     server = FakeMcp()
     talk = Conversation(server)
     talk.result(talk.call())
-    server.deaf = True
+    server.ignores_notifications = True
     server.handlers["tools/call"] = streamed(*[asking("ping", n) for n in range(500)], last={})
     assert talk.result(talk.call()) == {}
     assert len([message for message in server.messages if "method" not in message]) == 16
@@ -644,7 +646,7 @@ def test_a_session_that_the_server_forgot_is_begun_again(refusal: int) -> None:
         once = [raw(b'{"error": "No valid session ID provided"}', 400), result(text("pong"))]
         server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
     assert talk.result(talk.call()) == text("pong")
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
 
 
 def test_a_server_replaced_by_one_of_another_revision_is_greeted_again() -> None:
@@ -654,7 +656,7 @@ def test_a_server_replaced_by_one_of_another_revision_is_greeted_again() -> None
     once = [error(-32020, "header mismatch", 400), result(text("pong"))]
     server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
     assert talk.result(talk.call()) == text("pong")
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
 
 
 def test_lies_in_a_stream_with_numbers_are_not_asked_for_again() -> None:
@@ -711,7 +713,7 @@ def test_a_server_that_forgets_every_session_at_once_is_broken() -> None:
     server.handlers["tools/call"] = raw(b"", 404)
     with pytest.raises(McpBroke, match="session"):
         talk.result(talk.call())
-    assert len(server.said("tools/call")) == 2
+    assert len(server.received("tools/call")) == 2
 
 
 def resuming(server: FakeMcp, talk: Conversation, *later: bytes) -> list[str | None]:
@@ -749,7 +751,7 @@ def test_a_broken_stream_is_resumed_after_its_last_event() -> None:
     talk.advance(0.1)
     assert resumed == ["e1", "e2"]
     assert talk.result(calling) == text("at last")
-    assert len(server.said("tools/call")) == 1
+    assert len(server.received("tools/call")) == 1
 
 
 def test_a_stream_that_brings_nothing_is_not_resumed_for_ever() -> None:
@@ -781,7 +783,7 @@ def test_a_stream_without_numbers_cannot_be_resumed() -> None:
     server.handlers["tools/call"] = streamed(last=None)
     with pytest.raises(McpBroke, match="before the result"):
         talk.result(talk.call())
-    assert len(server.said("tools/call")) == 1
+    assert len(server.received("tools/call")) == 1
 
 
 HUGE = b'{"jsonrpc": "2.0", "id": 2, "result": "' + b"x" * (messages.MAX_MESSAGE + 1)
@@ -864,7 +866,7 @@ def test_two_callers_with_other_credentials_have_other_sessions() -> None:
     talk = Conversation(server)
     for token in ("a", "b", "a"):
         talk.result(talk.session(("Authorization", f"Bearer {token}")).call("ping", {}, {}))
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
     tokens = server.fields("Authorization")
     assert tokens == ["Bearer a"] * 3 + ["Bearer b"] * 3 + ["Bearer a"]
 
@@ -1031,8 +1033,8 @@ def test_a_server_that_knows_no_handshake_is_spoken_to_without() -> None:
     assert server.fields("Mcp-Method")[-1] == "tools/call"
     assert server.fields("Mcp-Name")[-1] == "ping"
     assert server.fields("Mcp-Param-City")[-1] == "=?base64?VHJvbXPDuA==?="
-    assert len(server.said("initialize")) == 1
-    assert not server.said("notifications/initialized")
+    assert len(server.received("initialize")) == 1
+    assert not server.received("notifications/initialized")
 
 
 def test_a_stateless_call_is_given_up_by_closing_its_connection() -> None:
@@ -1044,7 +1046,7 @@ def test_a_stateless_call_is_given_up_by_closing_its_connection() -> None:
     calling.addErrback(lambda _: None)
     talk.settle()
     assert not server.open
-    assert not server.said("notifications/cancelled")
+    assert not server.received("notifications/cancelled")
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_the_servers_connectors_are_listed_and_run(version: str, route: str) -> 
     }
     world.two.handlers["tools/call"] = result(text("two says pong"))
     assert world.run(listing.groups["two"][0]) == ToolResult("two says pong")
-    assert not world.one.said("tools/call")
+    assert not world.one.received("tools/call")
     assert not world.stack.asked_for("GET /v1/tools")
     assert not world.stack.asked_for(INVOKE)
 

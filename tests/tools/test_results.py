@@ -55,11 +55,11 @@ def test_what_grew_when_it_was_made_harmless_is_within_the_limit(
     pieces: list[str], limit: int
 ) -> None:
     text = "".join(pieces)
-    made = shortened(text, limit)
-    note = re.search(r"\n\n\[(\d+) of (\d+) bytes cut here\]\n\n", made)
-    shown = made if note is None else made[: note.start()] + made[note.end() :]
-    assert len(shown.encode()) <= limit
-    assert harmless(shown) == shown or note is not None
+    result = shortened(text, limit)
+    note = re.search(r"\n\n\[(\d+) of (\d+) bytes cut here\]\n\n", result)
+    text_shown = result if note is None else result[: note.start()] + result[note.end() :]
+    assert len(text_shown.encode()) <= limit
+    assert harmless(text_shown) == text_shown or note is not None
 
 
 def test_no_character_is_cut_in_two() -> None:

@@ -27,7 +27,7 @@ def test_a_tool_without_parameters_has_an_object_without_properties(schema: Any)
 
 
 @pytest.mark.parametrize(
-    ("given_schema", "sent"),
+    ("given_schema", "entry"),
     [
         (True, {}),
         (False, {"not": {}}),
@@ -54,12 +54,12 @@ def test_a_tool_without_parameters_has_an_object_without_properties(schema: Any)
         ({"dependencies": {"a": ["b"], "c": True}}, {"dependencies": {"a": ["b"], "c": {}}}),
     ],
 )
-def test_what_strict_servers_refuse_is_said_in_another_way(given_schema: Any, sent: Any) -> None:
-    whole = {"type": "object", "properties": {"p": given_schema}, "$defs": {"d": given_schema}}
-    assert parameters_of(whole) == {
+def test_what_strict_servers_refuse_is_said_in_another_way(given_schema: Any, entry: Any) -> None:
+    parameters = {"type": "object", "properties": {"p": given_schema}, "$defs": {"d": given_schema}}
+    assert parameters_of(parameters) == {
         "type": "object",
-        "properties": {"p": sent},
-        "$defs": {"d": sent},
+        "properties": {"p": entry},
+        "$defs": {"d": entry},
     }
 
 
