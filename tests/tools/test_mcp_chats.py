@@ -108,8 +108,8 @@ def test_a_slow_tool_is_cancelled_at_its_server(worlds: list[World]) -> None:
     world.proxy.advance(60)
     assert "60 s" in world.last_result()
     assert exchange.json()["choices"][0]["message"]["content"] == "It took too long."
-    [said] = world.one.received("notifications/cancelled")
-    assert said["params"]["requestId"] == world.one.received("tools/call")[0]["id"]
+    [notification] = world.one.received("notifications/cancelled")
+    assert notification["params"]["requestId"] == world.one.received("tools/call")[0]["id"]
 
 
 def test_a_client_that_leaves_cancels_its_calls(worlds: list[World]) -> None:

@@ -139,7 +139,7 @@ def test_of_a_list_whose_next_page_is_refused_the_first_is_kept(
     server: FakeMcp, talk: Conversation
 ) -> None:
     pages = [result({"tools": [{"name": "a"}], "nextCursor": "b"}), error(-32602, "no such cursor")]
-    server.handlers["tools/list"] = lambda request, said: pages.pop(0)(request, said)
+    server.handlers["tools/list"] = lambda request, message: pages.pop(0)(request, message)
     assert talk.result(talk.session().tools()) == [{"name": "a"}]
 
 
@@ -158,7 +158,7 @@ def test_a_list_is_asked_for_once_more_in_a_new_session(status: int) -> None:
     talk.result(talk.call())
     refused = error(-32000, "who are you?", status) if status == 200 else raw(b"", status)
     once = [refused, result({"tools": [{"name": "a"}]})]
-    server.handlers["tools/list"] = lambda request, said: once.pop(0)(request, said)
+    server.handlers["tools/list"] = lambda request, message: once.pop(0)(request, message)
     assert talk.result(talk.session().tools()) == [{"name": "a"}]
     assert len(server.received("initialize")) == 2
     server.handlers["tools/list"] = refused
@@ -219,7 +219,7 @@ def test_an_answer_may_come_on_the_servers_own_stream(capabilities: Json, early:
         {"tools": [described("b")]},
     ]
     server.session = ""
-    server.handlers["tools/list"] = lambda request, said: result(pages.pop(0))(request, said)
+    server.handlers["tools/list"] = lambda request, message: result(pages.pop(0))(request, message)
     streams = elsewhere(server, early)
     talk = Conversation(server)
     assert talk.result(talk.session().tools()) == [described("a"), described("b")]
@@ -284,7 +284,7 @@ UNKNOWN = {
     "200": error(-32000, "who are you?"),
     "python": error(-32602, "Invalid request parameters"),
     "html": raw(b"<html>", 200, "text/html"),
-    "cut": lambda request, said: hang_up(request),
+    "cut": lambda request, message: hang_up(request),
 }
 
 
@@ -370,7 +370,7 @@ def test_a_server_that_does_not_say_whether_it_knows_a_session_is_greeted_again(
     talk.result(talk.call())
     server.handlers["ping"] = never
     once = [raw(b"", 500), result(text("pong"))]
-    server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+    server.handlers["tools/call"] = lambda request, message: once.pop(0)(request, message)
     with pytest.raises(McpBroke):
         talk.result(talk.call())
     assert talk.result(talk.call(), after=10) == text("pong")
@@ -383,7 +383,7 @@ def test_messages_that_come_before_the_endpoint_are_skipped() -> None:
 
     def early(request: Request) -> None:
         begin(request)
-        for message in (asking("ping"), frame({"jsonrpc": "2.0", "id": 1, "result": {}})):
+        for message in (server_request("ping"), frame({"jsonrpc": "2.0", "id": 1, "result": {}})):
             request.write(message)
         listen(request)
 
@@ -420,7 +420,7 @@ def test_a_call_is_repeated_for_words_that_can_mean_nothing_else(words: bytes) -
     talk = Conversation(server)
     talk.result(talk.call())
     once = [raw(words, 400), result(text("pong"))]
-    server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+    server.handlers["tools/call"] = lambda request, message: once.pop(0)(request, message)
     assert talk.result(talk.call()) == text("pong")
 
 
@@ -451,8 +451,8 @@ def test_an_answer_is_read_whatever_it_says_that_it_is(kind: str) -> None:
     talk = Conversation(server)
 
     def write(request: Request, message: Json) -> None:
-        said = {"jsonrpc": "2.0", "id": message["id"], "result": text("pong")}
-        raw(json.dumps(said).encode(), kind=kind)(request, message)
+        response = {"jsonrpc": "2.0", "id": message["id"], "result": text("pong")}
+        raw(json.dumps(response).encode(), kind=kind)(request, message)
 
     server.handlers["tools/call"] = write
     assert talk.result(talk.call()) == text("pong")
@@ -486,8 +486,8 @@ def test_a_call_given_up_is_cancelled_at_the_server(server: FakeMcp, talk: Conve
     calling.cancel()
     with pytest.raises(CancelledError):
         talk.result(calling)
-    [said] = server.received("notifications/cancelled")
-    assert said["params"]["requestId"] == called["id"]
+    [notification] = server.received("notifications/cancelled")
+    assert notification["params"]["requestId"] == called["id"]
     server.handlers["tools/call"] = result(text("still there"))
     assert talk.result(talk.call()) == text("still there")
 
@@ -546,7 +546,7 @@ def test_stopping_ends_everything(server: FakeMcp, talk: Conversation) -> None:
 # --- what the server says of its own accord
 
 
-def asking(method: str, number: object = "s1") -> bytes:
+def server_request(method: str, number: object = "s1") -> bytes:
     return frame({"jsonrpc": "2.0", "id": number, "method": method})
 
 
@@ -555,9 +555,9 @@ def test_pings_are_answered_and_other_requests_refused_while_a_call_runs() -> No
     talk = Conversation(server)
     progress = frame({"jsonrpc": "2.0", "method": "notifications/progress", "params": {}})
     server.handlers["tools/call"] = streamed(
-        asking("ping"),
+        server_request("ping"),
         progress,
-        asking("sampling/createMessage", 7),
+        server_request("sampling/createMessage", 7),
         b": a comment\n\n",
         last=text("done"),
     )
@@ -573,7 +573,9 @@ def test_a_flood_of_pings_is_not_answered_without_end() -> None:
     talk = Conversation(server)
     talk.result(talk.call())
     server.ignores_notifications = True
-    server.handlers["tools/call"] = streamed(*[asking("ping", n) for n in range(500)], last={})
+    server.handlers["tools/call"] = streamed(
+        *[server_request("ping", n) for n in range(500)], last={}
+    )
     assert talk.result(talk.call()) == {}
     assert len([message for message in server.messages if "method" not in message]) == 16
 
@@ -644,7 +646,7 @@ def test_a_session_that_the_server_forgot_is_begun_again(refusal: int) -> None:
         server.session = "s-2"
     else:
         once = [raw(b'{"error": "No valid session ID provided"}', 400), result(text("pong"))]
-        server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+        server.handlers["tools/call"] = lambda request, message: once.pop(0)(request, message)
     assert talk.result(talk.call()) == text("pong")
     assert len(server.received("initialize")) == 2
 
@@ -654,7 +656,7 @@ def test_a_server_replaced_by_one_of_another_revision_is_greeted_again() -> None
     talk = Conversation(server)
     talk.result(talk.call())
     once = [error(-32020, "header mismatch", 400), result(text("pong"))]
-    server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+    server.handlers["tools/call"] = lambda request, message: once.pop(0)(request, message)
     assert talk.result(talk.call()) == text("pong")
     assert len(server.received("initialize")) == 2
 
@@ -675,7 +677,7 @@ def test_a_ping_during_the_handshake_is_answered() -> None:
     talk = Conversation(server)
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}}
     server.session = ""
-    server.handlers["initialize"] = streamed(asking("ping"), last=hello)
+    server.handlers["initialize"] = streamed(server_request("ping"), last=hello)
     talk.result(talk.call())
     assert {"jsonrpc": "2.0", "id": "s1", "result": {}} in server.messages
 
@@ -928,10 +930,10 @@ def test_no_caller_can_have_all_sessions() -> None:
     greedy, modest = (
         ClientContext.of(Headers({b"authorization": [name]})) for name in (b"a", b"b")
     )
-    kept = pool.session(URL, (), modest)
+    oldest = pool.session(URL, (), modest)
     for number in range(1000):
         pool.session(URL, (), greedy, str(number))
-    assert pool.session(URL, (), modest) is kept
+    assert pool.session(URL, (), modest) is oldest
     assert len(pool._sessions) == 13
     for session in pool._sessions.values():
         session.busy = 1

@@ -146,9 +146,9 @@ def test_no_control_token_is_left(pieces: list[str]) -> None:
 
 @pytest.mark.parametrize("token", TOKENS)
 def test_a_broken_token_is_still_readable(token: str) -> None:
-    said = neutralised(f"before {token} after")
-    assert token not in said
-    assert said.replace(" ", "") == f"before{token}after"
+    text = neutralised(f"before {token} after")
+    assert token not in text
+    assert text.replace(" ", "") == f"before{token}after"
 
 
 @given(st.text(st.sampled_from("abc <>|[]/\n")))
@@ -260,7 +260,7 @@ def test_a_picture_is_a_note_in_the_text_and_kept_beside_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "said", "media_type"),
+    ("head", "declared", "media_type"),
     [
         (b"\x89PNG\r\n\x1a\n", None, "image/png"),
         (b"\xff\xd8\xff\xe0", None, "image/jpeg"),
@@ -274,10 +274,10 @@ def test_a_picture_is_a_note_in_the_text_and_kept_beside_it() -> None:
     ],
 )
 def test_what_a_picture_is_shows_in_its_first_bytes(
-    head: bytes, said: str | None, media_type: str
+    head: bytes, declared: str | None, media_type: str
 ) -> None:
     data = base64.b64encode(head + bytes(20)).decode()
-    [image] = result_of([{"type": "image", "data": data, "mimeType": said}]).images
+    [image] = result_of([{"type": "image", "data": data, "mimeType": declared}]).images
     assert image == Image(media_type, data)
 
 

@@ -48,8 +48,8 @@ def test_query_and_body_and_credentials_travel() -> None:
     stack.on("POST /v1/embeddings", answer({"data": []}))
     fields = {"Authorization": "Bearer a", "X-Custom": "1", "X-OGX-Client-Version": "9"}
     body = b'{"input":  "x"}'
-    answered = Proxy(stack).request("POST", "/v1/embeddings?a=%2F&b", body, fields)
-    assert answered.json() == {"data": []}
+    exchange = Proxy(stack).request("POST", "/v1/embeddings?a=%2F&b", body, fields)
+    assert exchange.json() == {"data": []}
     [asked] = stack.asked_for("POST /v1/embeddings")
     assert asked.target == "/v1/embeddings?a=%2F&b"
     assert asked.body == body
@@ -62,9 +62,9 @@ def test_query_and_body_and_credentials_travel() -> None:
 def test_statuses_and_bodies_are_the_upstreams_own() -> None:
     stack = FakeStack()
     stack.on("GET /x", answer(b"<html>teapot", 418, {"Content-Type": "text/html", "X-A": "1"}))
-    answered = Proxy(stack).request("GET", "/x")
-    assert (answered.status, answered.body) == (418, b"<html>teapot")
-    assert (answered.field("Content-Type"), answered.field("X-A")) == ("text/html", "1")
+    exchange = Proxy(stack).request("GET", "/x")
+    assert (exchange.status, exchange.body) == (418, b"<html>teapot")
+    assert (exchange.field("Content-Type"), exchange.field("X-A")) == ("text/html", "1")
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_no_answer_is_an_error_of_openais_shape(
     stack = FakeStack()
     stack.on("GET /x", trouble)
     proxy = Proxy(stack, timeout=6)
-    answered = proxy.request("GET", "/x")
+    exchange = proxy.request("GET", "/x")
     proxy.advance(after)
-    assert answered.status == status
-    assert answered.field("Content-Type") == "application/json"
-    assert answered.json()["error"]["code"] == code
-    assert answered.json()["error"]["message"]
+    assert exchange.status == status
+    assert exchange.field("Content-Type") == "application/json"
+    assert exchange.json()["error"]["code"] == code
+    assert exchange.json()["error"]["message"]
 
 
 def test_a_client_that_leaves_ends_the_request() -> None:
