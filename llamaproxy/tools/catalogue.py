@@ -29,7 +29,7 @@ from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import ToolSource
 from llamaproxy.upstream.client_context import ClientContext
-from llamaproxy.upstream.urls import bare
+from llamaproxy.upstream.urls import url_for_log
 
 
 @attrs.define
@@ -111,7 +111,7 @@ class Catalogue:
             chat=record,
             tool=tool.name,
             group=tool.group,
-            endpoint=bare(tool.endpoint) if tool.endpoint else "",
+            endpoint=url_for_log(tool.endpoint) if tool.endpoint else "",
             seconds=self._clock.seconds() - started,
             failed=result.is_error,
             reason=reason,

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from llamaproxy import jsontext
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.neutral import harmless, shortened
-from llamaproxy.tools.schemas import Unfit, parameters_of
+from llamaproxy.tools.schemas import UnfitTool, parameters_of
 
 #: Bytes of what one tool may add to every completion: its schema (with more it is not offered) and
 #: its description (which is cut).
@@ -60,13 +60,13 @@ def definition(
 ) -> ToolDefinition:
     """The tool that a source describes, made fit to be offered.
 
-    :raises Unfit: if it cannot be offered.
+    :raises UnfitTool: if it cannot be offered.
     """
     if not name or len(name) > _MAX_NAME or harmless(name) != name:
-        raise Unfit("its name is too long, or not fit to be shown")
+        raise UnfitTool("its name is too long, or not fit to be shown")
     text = description if isinstance(description, str) else ""
     if len(jsontext.dumps(schema)) > _MAX_SCHEMA:
-        raise Unfit(f"its schema is larger than {_MAX_SCHEMA} bytes")
+        raise UnfitTool(f"its schema is larger than {_MAX_SCHEMA} bytes")
     return ToolDefinition(
         group=group,
         name=name,

@@ -12,7 +12,7 @@ from llamaproxy.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from llamaproxy.tools.source import Listing, Patience
+from llamaproxy.tools.source import Listing, ListLimits
 
 #: Seconds for which a group that fails for every caller is not listed again for a first chat.
 _DOWN_SECONDS = 30.0
@@ -21,7 +21,7 @@ _DOWN_SECONDS = 30.0
 _SERVER_FAILURES = (UpstreamUnavailable, UpstreamTimeout, McpUnavailable, McpTimeout)
 
 
-def is_slow(error: ProxyError) -> bool:
+def is_timeout(error: ProxyError) -> bool:
     """Whether *error* is a timeout."""
     return isinstance(error, UpstreamTimeout | McpTimeout)
 
@@ -42,19 +42,19 @@ class FailureMemory:
         self._until = {group: each for group, each in self._until.items() if each[1] > now}
         return {group: error for group, (error, _) in self._until.items()}
 
-    def note(self, listing: Listing, patience: Patience) -> None:
-        """Take up the failures of a *listing* that was made with *patience*.
+    def note(self, listing: Listing, limits: ListLimits) -> None:
+        """Take up the failures of a *listing* that was made with *limits*.
 
-        Groups that *patience* had as down were not asked: their time is not extended.
+        Groups that *limits* had as down were not asked: their time is not extended.
         """
         until = self._clock.seconds() + _DOWN_SECONDS
         for group in listing.groups:
             self._until.pop(group, None)
         for group, error in listing.failures.items():
-            if isinstance(error, _SERVER_FAILURES) and error is not patience.down.get(group):
+            if isinstance(error, _SERVER_FAILURES) and error is not limits.down.get(group):
                 self._until[group] = (error, until)
-        if listing.rest is None:
+        if listing.groups_error is None:
             self._until.pop("", None)
-        elif is_slow(listing.rest) and listing.rest is not patience.down.get(""):
+        elif is_timeout(listing.groups_error) and listing.groups_error is not limits.down.get(""):
             # A server that refuses at once costs a first chat no time.
-            self._until[""] = (listing.rest, until)
+            self._until[""] = (listing.groups_error, until)

@@ -16,7 +16,7 @@ from llamaproxy.upstream.dialect import Detector
 
 #: Seconds that a first chat waits for the slowest group, and that a listing in the background takes
 #: (DESIGN: T3).
-FIRST_WAIT, LISTING_TIMEOUT = 5.0, 30.0
+FIRST_WAIT_SECONDS, LISTING_SECONDS = 5.0, 30.0
 
 #: Groups that are listed at a time, and the most groups of one server.
 MAX_CONCURRENT_LISTINGS, MAX_GROUPS = 16, 1000
@@ -30,39 +30,42 @@ PROXY_CALLED = "mcp"
 class Listing:
     """The tools of each group that could be listed, and why the others could not.
 
-    *rest* is the failure to list the groups themselves, None if they could be listed.
+    *groups_error* is the failure to list the groups themselves, None if they could be listed.
     """
 
     groups: dict[str, list[ToolDefinition]]
     failures: dict[str, ProxyError] = attrs.Factory(dict)
-    rest: ProxyError | None = None
+    groups_error: ProxyError | None = None
 
     @property
-    def reasons(self) -> list[ProxyError]:
+    def errors(self) -> list[ProxyError]:
         """All failures."""
-        return [*self.failures.values(), *([] if self.rest is None else [self.rest])]
+        return [
+            *self.failures.values(),
+            *([] if self.groups_error is None else [self.groups_error]),
+        ]
 
 
 @attrs.frozen
-class Patience:
+class ListLimits:
     """How long a listing may take: *seconds* for each group.
 
     The groups that are *down* have failed for other callers just now and are not listed; ``""``
     among them stands for the list of the groups.
     """
 
-    seconds: float = LISTING_TIMEOUT
+    seconds: float = LISTING_SECONDS
     down: Mapping[str, ProxyError] = attrs.Factory(dict)
 
 
 #: The limits of a listing in the background.
-PATIENT = Patience()
+BACKGROUND = ListLimits()
 
 
 class ToolSource(Protocol):
     """Lists tools and runs them."""
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         """The tools of all groups that *caller* can see.
 
         :raises ProxyError: if nothing at all can be listed.
@@ -83,7 +86,7 @@ class ToolSource(Protocol):
 class NoTools:
     """No tools at all. Implements :class:`ToolSource`."""
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         return Listing({})
 
     async def invoke(
@@ -105,20 +108,20 @@ class DetectedSource:
     _connectors: ToolSource = attrs.Factory(NoTools)
     _pinned: str = "auto"
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         """The tools, after the generation has been detected anew.
 
         The list itself need not show an upgrade: 0.7 still answers ``GET /v1/tools``, with tools
         that it cannot run.
         """
-        if "" in patience.down:
-            raise patience.down[""]
+        if "" in limits.down:
+            raise limits.down[""]
         generation = await self._detector.confirmed()
         runs_tools = generation.tool_runtime and self._pinned != "mcp"
         try:
             if runs_tools or self._pinned == "tool-runtime":
-                return await self._tool_runtime.list_tools(generation.caller(caller), patience)
-            return await self._connectors.list_tools(caller, patience)
+                return await self._tool_runtime.list_tools(generation.context_for(caller), limits)
+            return await self._connectors.list_tools(caller, limits)
         except ProxyError:
             self._detector.forget()
             raise
@@ -130,7 +133,7 @@ class DetectedSource:
             return await self._connectors.invoke(tool, arguments, caller)
         generation = await self._detector.generation()
         try:
-            return await self._tool_runtime.invoke(tool, arguments, generation.caller(caller))
+            return await self._tool_runtime.invoke(tool, arguments, generation.context_for(caller))
         except (ToolUnknown, UpstreamUnavailable):
             self._detector.forget()
             raise
@@ -147,17 +150,17 @@ class UnionSource:
     _named: ToolSource
     _upstream: ToolSource
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         named, upstream = await all_of(
             [
-                self._named.list_tools(caller, patience),
-                self._listing_of(self._upstream, caller, patience),
+                self._named.list_tools(caller, limits),
+                self._listing_of(self._upstream, caller, limits),
             ]
         )
         return Listing(
             {**upstream.groups, **named.groups},
             {**upstream.failures, **named.failures},
-            upstream.rest,
+            upstream.groups_error,
         )
 
     async def invoke(
@@ -167,9 +170,9 @@ class UnionSource:
         return await source.invoke(tool, arguments, caller)
 
     async def _listing_of(
-        self, source: ToolSource, caller: ClientContext, patience: Patience
+        self, source: ToolSource, caller: ClientContext, limits: ListLimits
     ) -> Listing:
         try:
-            return await source.list_tools(caller, patience)
+            return await source.list_tools(caller, limits)
         except ProxyError as error:
-            return Listing({}, rest=error)
+            return Listing({}, groups_error=error)

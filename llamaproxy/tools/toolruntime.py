@@ -13,8 +13,14 @@ from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
 from llamaproxy.tools.results import ToolResult, result_of
-from llamaproxy.tools.schemas import Unfit
-from llamaproxy.tools.source import MAX_CONCURRENT_LISTINGS, MAX_GROUPS, PATIENT, Listing, Patience
+from llamaproxy.tools.schemas import UnfitTool
+from llamaproxy.tools.source import (
+    BACKGROUND,
+    MAX_CONCURRENT_LISTINGS,
+    MAX_GROUPS,
+    Listing,
+    ListLimits,
+)
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContext
 
@@ -34,7 +40,7 @@ class ToolRuntime:
 
     _client: LlamaStackClient
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         """All groups with one request, or with one for each where that fails.
 
         An MCP server that answers 401 makes the whole list a 401 on every version up to 0.6, and
@@ -42,11 +48,11 @@ class ToolRuntime:
         """
         if caller.has_tokens:
             # 0.4 to 0.6 take a token for one group at a time.
-            return await self._group_by_group(caller, None, patience)
+            return await self._group_by_group(caller, None, limits)
         try:
-            answer = await self._tools(caller, None, 0.5 * patience.seconds)
+            answer = await self._tools(caller, None, 0.5 * limits.seconds)
         except ProxyError as error:
-            return await self._group_by_group(caller, error, patience)
+            return await self._group_by_group(caller, error, limits)
         return Listing(await self._grouped(answer))
 
     async def invoke(
@@ -82,31 +88,31 @@ class ToolRuntime:
         )
 
     async def _group(
-        self, caller: ClientContext, group: Json, patience: Patience
+        self, caller: ClientContext, group: Json, limits: ListLimits
     ) -> list[Json] | ProxyError:
-        if group["identifier"] in patience.down:
-            return patience.down[group["identifier"]]
+        if group["identifier"] in limits.down:
+            return limits.down[group["identifier"]]
         endpoint = group.get("mcp_endpoint")
         url = endpoint.get("uri") if isinstance(endpoint, dict) else None
         token = caller.token(url) if isinstance(url, str) else None
         try:
-            return await self._tools(caller, group["identifier"], 0.3 * patience.seconds, token)
+            return await self._tools(caller, group["identifier"], 0.3 * limits.seconds, token)
         except ProxyError as error:
             return error
 
     async def _group_by_group(
-        self, caller: ClientContext, reason: ProxyError | None, patience: Patience
+        self, caller: ClientContext, reason: ProxyError | None, limits: ListLimits
     ) -> Listing:
         try:
             answer = await self._client.ask(
-                "GET", "/v1/toolgroups", caller, timeout=0.2 * patience.seconds
+                "GET", "/v1/toolgroups", caller, timeout=0.2 * limits.seconds
             )
         except ProxyError as error:
             raise reason or error from None
         groups = [group for group in _entries(answer) if isinstance(group.get("identifier"), str)]
         groups_shown = groups[:MAX_GROUPS]
         names = [group["identifier"] for group in groups_shown]
-        listings = [self._group(caller, group, patience) for group in groups_shown]
+        listings = [self._group(caller, group, limits) for group in groups_shown]
         entries: list[Json] = []
         failures: dict[str, ProxyError] = {}
         outcomes = await all_of(listings, MAX_CONCURRENT_LISTINGS)
@@ -161,7 +167,7 @@ def definition_of(entry: Json) -> ToolDefinition | None:
             schema=schema,
             endpoint=endpoint if isinstance(endpoint, str) else "",
         )
-    except Unfit as reason:
+    except UnfitTool as reason:
         _log.warn("a tool of {group} is not offered: {reason}", group=group, reason=str(reason))
         return None
 

@@ -32,7 +32,7 @@ class Upload:
         self._completed: Deferred[None] = Deferred(lambda _: self.stopProducing())
         self.consumer: IConsumer | None = None
         #: Called whenever the upstream has taken some of it.
-        self.progressed: Callable[[], None] = _ignore
+        self.progressed: Callable[[], None] = lambda: None
 
     @property
     def finished(self) -> bool:
@@ -88,7 +88,3 @@ class BytesUpload(Upload):
 
     def __init__(self, body: bytes) -> None:
         Upload.__init__(self, BytesIO(body))
-
-
-def _ignore() -> None:
-    pass

@@ -76,11 +76,11 @@ class ServerDialect:
     provider_data: bytes = LLAMA_STACK_PROVIDER_DATA
     mcp_headers: str = "dropped"
 
-    def caller(self, caller: ClientContext) -> ClientContext:
+    def context_for(self, caller: ClientContext) -> ClientContext:
         """*caller* in the format of this generation (DESIGN: T4)."""
         return caller.translated(self.provider_data, self.mcp_headers)
 
-    def completing(self, caller: ClientContext) -> ClientContext:
+    def chat_context_for(self, caller: ClientContext) -> ClientContext:
         """The same for chat completions, for which no server wants ``mcp_headers``."""
         return caller.translated(self.provider_data, "dropped")
 

@@ -32,7 +32,7 @@ from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.tools.source import Listing, Patience
+from llamaproxy.tools.source import Listing, ListLimits
 from llamaproxy.upstream.client_context import ClientContext
 from tests.support import outcome
 
@@ -53,7 +53,7 @@ def listing(*names: str, **failures: str) -> Listing:
     return Listing({"g": [tool(name) for name in names]}, failure_by_group)
 
 
-_PATIENT = Patience()
+_BACKGROUND = ListLimits()
 
 
 class FakeSource:
@@ -62,16 +62,16 @@ class FakeSource:
     def __init__(self) -> None:
         self.listed_for: list[ClientContext] = []
         self.listings: list[Deferred[Listing]] = []
-        self.patience: list[Patience] = []
+        self.limits: list[ListLimits] = []
         self.invoked: list[tuple[str, dict[str, Any], ClientContext]] = []
         self.calls: list[Deferred[ToolResult]] = []
         self.tools: list[ToolDefinition] = []
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = _BACKGROUND) -> Listing:
         self.listed_for.append(caller)
-        self.patience.append(patience)
-        if "" in patience.down:
-            raise patience.down[""]
+        self.limits.append(limits)
+        if "" in limits.down:
+            raise limits.down[""]
         self.listings.append(Deferred())
         return await self.listings[-1]
 
@@ -247,7 +247,7 @@ def test_groups_outlive_a_failure_to_learn_which_there_are() -> None:
     assert list(outcome(pending).tools) == ["x", "y"]
     catalogued.clock.advance(60)
     catalogued.names()
-    named = Listing({"named": [tool("z", "named")]}, rest=UpstreamUnavailable("refused"))
+    named = Listing({"named": [tool("z", "named")]}, groups_error=UpstreamUnavailable("refused"))
     catalogued.source.listings[1].callback(named)
     assert catalogued.names() == ["x", "z"]
     assert "refused" in catalogued.status.as_json()["tools"]["error"]
@@ -259,11 +259,11 @@ def test_groups_outlive_a_failure_to_learn_which_there_are() -> None:
 def test_a_first_chat_has_what_can_be_listed_while_the_rest_is_down() -> None:
     catalogued = Catalogued()
     pending = catalogued.ask(caller("first"))
-    named = Listing({"named": [tool("z", "named")]}, rest=UpstreamTimeout("slow"))
+    named = Listing({"named": [tool("z", "named")]}, groups_error=UpstreamTimeout("slow"))
     catalogued.source.listings[0].callback(named)
     assert list(outcome(pending).tools) == ["z"]
     catalogued.clock.advance(0)
-    assert catalogued.source.patience[1].down == {}, "asked once more, with patience"
+    assert catalogued.source.limits[1].down == {}, "asked once more, with limits"
 
 
 def test_a_failure_that_is_believed_is_not_believed_for_longer_by_each_caller() -> None:
@@ -271,7 +271,7 @@ def test_a_failure_that_is_believed_is_not_believed_for_longer_by_each_caller() 
     locked: dict[str, ProxyError] = {"locked": McpUnavailable("refused")}
     for second in range(40):
         pending = catalogued.ask(caller(str(second)))
-        down = catalogued.source.patience[-1].down
+        down = catalogued.source.limits[-1].down
         assert bool(down) == (0 < second < 30 or second > 30)
         catalogued.source.listings[-1].callback(Listing({}, dict(down) or locked))
         assert outcome(pending).tools == {}
@@ -516,7 +516,7 @@ def test_a_caller_costs_little_more_than_a_key() -> None:
             pending = catalogued.ask(caller(f"Bearer {number} {'x' * 10_000}"))
             catalogued.source.listings.pop().callback(listing("ping"))
             assert outcome(pending).tools.keys() == {"ping"}
-            for kept in (catalogued.source.listed_for, catalogued.source.patience):
+            for kept in (catalogued.source.listed_for, catalogued.source.limits):
                 kept.clear()
 
     serve(range(100))
@@ -550,8 +550,8 @@ def test_what_was_too_slow_for_a_first_chat_is_there_for_a_later_one() -> None:
     catalogued.source.listings[0].callback(Listing({"g": [tool("ping")]}, slow))
     assert list(outcome(pending).tools) == ["ping"]
     catalogued.clock.advance(0)
-    assert [patience.seconds for patience in catalogued.source.patience] == [5, 30]
-    assert catalogued.source.patience[1].down == {}
+    assert [limits.seconds for limits in catalogued.source.limits] == [5, 30]
+    assert catalogued.source.limits[1].down == {}
     groups = {"g": [tool("ping")], "slow": [tool("late", "slow")]}
     catalogued.source.listings[1].callback(Listing(groups))
     assert catalogued.names() == ["ping", "late"]
@@ -563,12 +563,12 @@ def test_a_group_that_is_down_is_not_waited_for_by_the_next_caller() -> None:
     down: dict[str, ProxyError] = {"slow": McpTimeout("slow"), "locked": McpBroke("401")}
     for number, believed in enumerate(([], ["slow"])):
         pending = catalogued.ask(caller(str(number)))
-        assert list(catalogued.source.patience[-1].down) == believed
+        assert list(catalogued.source.limits[-1].down) == believed
         catalogued.source.listings[-1].callback(Listing({"g": [tool("ping")]}, down))
         assert list(outcome(pending).tools) == ["ping"]
     catalogued.clock.advance(31)
     catalogued.ask(caller("third"))
-    assert catalogued.source.patience[-1].down == {}
+    assert catalogued.source.limits[-1].down == {}
 
 
 def test_a_list_that_is_slow_for_one_is_waited_for_by_nobody_else() -> None:

@@ -400,7 +400,7 @@ def test_one_half_that_fails_does_not_cost_the_other(broken: Answer) -> None:
     world.source = UnionSource(world.named, world.detected)
     listing = world.list()
     assert list(listing.groups) == ["two"]
-    assert listing.failures == {} and listing.rest is not None
+    assert listing.failures == {} and listing.groups_error is not None
 
 
 def test_a_pin_is_kept() -> None:

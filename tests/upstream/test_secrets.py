@@ -21,13 +21,13 @@ REFUSAL = {"error": {"message": f"Incorrect API key provided: {KEY.decode()}.", 
 @given(st.lists(st.sampled_from([KEY, KEY[:5], KEY[5:], b"s", b"x"]), max_size=8), st.data())
 def test_a_secret_is_hidden_however_it_is_cut(parts: list[bytes], data: st.DataObject) -> None:
     text = b"".join(parts)
-    hider = Secret(KEY).hider()
+    masker = Secret(KEY).masker()
     out, at = b"", 0
     while at < len(text):
         size = data.draw(st.integers(1, len(text)))
-        out += hider.feed(text[at : at + size])
+        out += masker.feed(text[at : at + size])
         at += size
-    out += hider.finish()
+    out += masker.finish()
     assert out == text.replace(KEY, b"*" * len(KEY))
     assert len(out) == len(text)
 

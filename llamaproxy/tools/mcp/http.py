@@ -53,7 +53,7 @@ _URL = re.compile(r"[!-~]+")
 Fields = tuple[tuple[str, str], ...]
 
 
-class Interrupted(McpBroke):
+class StreamInterrupted(McpBroke):
     """The MCP server's stream broke off."""
 
 
@@ -73,7 +73,7 @@ class HttpRefused(McpBroke):
         super().__init__(f"The MCP server answered with HTTP status {http_status}{hint}.")
 
 
-def permitted(fields: Iterable[tuple[str, str]]) -> Fields:
+def permitted_fields(fields: Iterable[tuple[str, str]]) -> Fields:
     """Those of a caller's *fields* that may be sent to an MCP server."""
     return tuple(
         (name, value)
@@ -105,7 +105,7 @@ class McpEventReader:
         return self
 
     async def __anext__(self) -> Event:
-        """:raises Interrupted: if the stream breaks off.
+        """:raises StreamInterrupted: if the stream breaks off.
 
         :raises McpBroke: if it is too long.
         """
@@ -113,7 +113,7 @@ class McpEventReader:
             try:
                 part = await self._body.__anext__()
             except ProxyError as error:
-                raise Interrupted(str(_translated(error))) from None
+                raise StreamInterrupted(str(_translated(error))) from None
             self._bytes_left -= len(part)
             if self._bytes_left < 0:
                 raise McpBroke("The MCP server sent more than it may in one answer.")
@@ -154,7 +154,7 @@ class McpHttp:
         :raises McpBroke: if there is none.
         """
         headers = Headers()
-        for name, value in (*permitted(self._credentials), *fields):
+        for name, value in (*permitted_fields(self._credentials), *fields):
             headers.setRawHeaders(name, [value.encode("utf-8", "replace")])
         if body is not None:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
@@ -177,7 +177,7 @@ class McpHttp:
         except ProxyError as error:
             raise _translated(error) from None
 
-    def leave(self, response: IResponse) -> None:
+    def close_response(self, response: IResponse) -> None:
         """Close the connection of *response*, whose body is not read."""
         Deferred.fromCoroutine(body_of(response, self.clock, NO_LIMIT).aclose())
 

@@ -89,7 +89,7 @@ class HttpSse:
         if response.code >= 300:
             raise await self._http.refusal(response)
         if content_type(response) == b"text/event-stream":
-            self._http.leave(response)
+            self._http.close_response(response)
         else:
             await self._http.discard(response)
 

@@ -60,7 +60,7 @@ class RpcError(McpBroke):
         super().__init__(f"The MCP server answered with an error: {self.rpc_message}")
 
 
-def traced(message: Json, fields: Iterable[tuple[str, str]]) -> Json:
+def with_trace(message: Json, fields: Iterable[tuple[str, str]]) -> Json:
     """*message* with the tracing *fields* of its caller in its ``_meta``.
 
     The header fields do not reach every part of a server (SEP-414, "OpenTelemetry trace context in

@@ -26,10 +26,6 @@ IDLE_TIMEOUT = 300.0
 _SHARE = 8
 
 
-def _ignore() -> None:
-    """The default for *changed*."""
-
-
 @attrs.frozen
 class _Key:
     """Whose a session is: servers keep state in them, so no two callers or chats share one.
@@ -53,7 +49,7 @@ class SessionPool:
 
     _agent: IAgent
     _clock: IReactorTime
-    _changed: Callable[[], None] = _ignore
+    _changed: Callable[[], None] = lambda: None
     _max_sessions: int = 1024
     _sessions: OrderedDict[_Key, Session] = attrs.field(init=False, factory=OrderedDict)
     #: Sessions by owner.

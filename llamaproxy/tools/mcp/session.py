@@ -17,7 +17,7 @@ from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.handshake import Handshake
 from llamaproxy.tools.mcp.http import CLEANUP_SECONDS, Fields, HttpRefused, McpHttp
 from llamaproxy.tools.mcp.transport import SessionLost, Transport
-from llamaproxy.upstream.urls import bare
+from llamaproxy.upstream.urls import url_for_log
 
 #: Seconds to open a session.
 OPEN_TIMEOUT = 10.0
@@ -108,7 +108,9 @@ class Session:
 
     def _incomplete(self, reason: str) -> None:
         self._log.warn(
-            "not all tools of {url} are known: {reason}", url=bare(self._http.url), reason=reason
+            "not all tools of {url} are known: {reason}",
+            url=url_for_log(self._http.url),
+            reason=reason,
         )
 
     async def _forget(self, transport: Transport) -> None:
@@ -165,7 +167,7 @@ class Session:
     async def _exchange(
         self, transport: Transport, method: str, params: Json, fields: Fields, schema: Json | None
     ) -> Json:
-        message = messages.traced(messages.request(next(self._ids), method, params), fields)
+        message = messages.with_trace(messages.request(next(self._ids), method, params), fields)
         if schema is not None and transport.revision == messages.STATELESS:
             fields += messages.parameter_fields(schema, params["arguments"])
         try:

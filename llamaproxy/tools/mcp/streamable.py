@@ -17,8 +17,8 @@ from llamaproxy.tools.mcp.http import (
     MAX_STREAM,
     NO_LIMIT,
     Fields,
-    Interrupted,
     McpHttp,
+    StreamInterrupted,
     content_type,
 )
 from llamaproxy.tools.mcp.server_stream import (
@@ -121,7 +121,7 @@ class Streamable:
             raise await self._http.refusal(response)
         # Only the status matters; some servers open a stream, which they never end.
         if content_type(response) == EVENT_STREAM:
-            self._http.leave(response)
+            self._http.close_response(response)
         else:
             await self._http.discard(response)
 
@@ -202,7 +202,7 @@ class Streamable:
                                 events.drain()
                                 return messages.result_in(message)
                             self._receive(message)
-            except Interrupted:
+            except StreamInterrupted:
                 if decoder.last_id is None:
                     raise
             if decoder.last_id is None or fruitless >= MAX_FRUITLESS:
