@@ -90,7 +90,7 @@ class CallerLists:
         if self._clock.seconds() < cached.stale_at and cached.listed_at >= self._changed_at:
             return cached.offer
         if cached.listed is not None:
-            self._start_refresh(caller)
+            self._start_refresh(caller, ListLimits(down=self._failures.down()))
             return cached.offer
         limits = ListLimits(FIRST_WAIT_SECONDS, self._failures.down())
         listing = Deferred.fromCoroutine(self.refreshed(caller, limits))
@@ -111,7 +111,7 @@ class CallerLists:
         previous, self._changed_at = self._changed_at, now
         if now - previous >= _CHANGE_INTERVAL:
             for caller in list(self._recent.values()):
-                self._start_refresh(caller)
+                self._start_refresh(caller, BACKGROUND)
 
     def stop(self) -> None:
         """Cancel the listings under way, and start no more in the background."""
@@ -126,10 +126,10 @@ class CallerLists:
             self._lists.popitem(last=False)
         return cached
 
-    def _start_refresh(self, caller: ClientContext) -> None:
+    def _start_refresh(self, caller: ClientContext, limits: ListLimits) -> None:
         if not self._stopped:
             key = _key(caller)
-            self._refresh_of(key).start(lambda: self._refresh(key, caller, BACKGROUND))
+            self._refresh_of(key).start(lambda: self._refresh(key, caller, limits))
 
     def _refresh_of(self, key: bytes) -> SharedCall[Offer]:
         return self._refreshes.setdefault(key, SharedCall())
@@ -162,9 +162,11 @@ class CallerLists:
         if groups or listing.groups_error is None:
             cached.listed = self._offers.of(groups)
         self._tell(_refreshed_event(len(self._lists), listing, cached.listed))
-        if limits.seconds < LISTING_SECONDS and any(map(is_timeout, listing.errors)):
+        if limits.seconds < LISTING_SECONDS and any(
+            map(is_timeout, listing.new_errors(limits.down))
+        ):
             # What was too slow for a first chat may be there for the next.
-            self._clock.callLater(0, self._start_refresh, caller.for_listing())
+            self._clock.callLater(0, self._start_refresh, caller.for_listing(), BACKGROUND)
         return cached.offer
 
     async def _listing(self, caller: ClientContext, limits: ListLimits) -> Listing:

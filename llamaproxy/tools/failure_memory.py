@@ -27,6 +27,15 @@ def is_timeout(error: ProxyError) -> bool:
 
 
 @attrs.define
+class _Entry:
+    """A failure, until when it counts, and whether a caller has been chosen to list again."""
+
+    error: ProxyError
+    until: float
+    retried: bool = False
+
+
+@attrs.define
 class FailureMemory:
     """Failed listings of all callers, by group (DESIGN: T3).
 
@@ -34,13 +43,25 @@ class FailureMemory:
     """
 
     _clock: IReactorTime
-    _until: dict[str, tuple[ProxyError, float]] = attrs.field(init=False, factory=dict)
+    _entries: dict[str, _Entry] = attrs.field(init=False, factory=dict)
 
     def down(self) -> dict[str, ProxyError]:
-        """The groups that are not to be listed now, with the failure of each."""
+        """The groups that are not to be listed now, with the failure of each.
+
+        When a failure has expired, the next caller lists the group for all: for the others it is
+        still down meanwhile, or hundreds would wait for a server that hangs.
+        """
         now = self._clock.seconds()
-        self._until = {group: each for group, each in self._until.items() if each[1] > now}
-        return {group: error for group, (error, _) in self._until.items()}
+        down: dict[str, ProxyError] = {}
+        for group, entry in list(self._entries.items()):
+            if entry.until > now:
+                down[group] = entry.error
+            elif entry.retried:
+                del self._entries[group]
+            else:
+                entry.retried = True
+                entry.until = now + _DOWN_SECONDS
+        return down
 
     def note(self, listing: Listing, limits: ListLimits) -> None:
         """Take up the failures of a *listing* that was made with *limits*.
@@ -49,12 +70,12 @@ class FailureMemory:
         """
         until = self._clock.seconds() + _DOWN_SECONDS
         for group in listing.groups:
-            self._until.pop(group, None)
+            self._entries.pop(group, None)
         for group, error in listing.failures.items():
             if isinstance(error, _SERVER_FAILURES) and error is not limits.down.get(group):
-                self._until[group] = (error, until)
+                self._entries[group] = _Entry(error, until)
         if listing.groups_error is None:
-            self._until.pop("", None)
+            self._entries.pop("", None)
         elif is_timeout(listing.groups_error) and listing.groups_error is not limits.down.get(""):
             # A server that refuses at once costs a first chat no time.
-            self._until[""] = (listing.groups_error, until)
+            self._entries[""] = _Entry(listing.groups_error, until)

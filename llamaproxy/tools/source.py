@@ -37,13 +37,11 @@ class Listing:
     failures: dict[str, ProxyError] = attrs.Factory(dict)
     groups_error: ProxyError | None = None
 
-    @property
-    def errors(self) -> list[ProxyError]:
-        """All failures."""
-        return [
-            *self.failures.values(),
-            *([] if self.groups_error is None else [self.groups_error]),
-        ]
+    def new_errors(self, down: Mapping[str, ProxyError]) -> list[ProxyError]:
+        """All failures but those in *down*, whose groups were not listed."""
+        groups_failure = [] if self.groups_error is None else [("", self.groups_error)]
+        failures = [*self.failures.items(), *groups_failure]
+        return [error for group, error in failures if error is not down.get(group)]
 
 
 @attrs.frozen

@@ -278,6 +278,34 @@ def test_a_failure_that_is_believed_is_not_believed_for_longer_by_each_caller() 
         catalogued.clock.advance(1)
 
 
+def test_one_asks_again_for_all_whether_a_slow_server_answers() -> None:
+    """However many callers there are, and whether their lists are new or to be refreshed."""
+    catalogued = Catalogued(ttl=5)
+    slow: dict[str, ProxyError] = {"slow": McpTimeout("slow")}
+
+    def requests() -> int:
+        """How many have asked the slow server; for the others it was down."""
+        count = 0
+        for pending, limits in zip(
+            catalogued.source.listings, catalogued.source.limits, strict=True
+        ):
+            count += limits.down == {}
+            if not pending.called:
+                pending.callback(Listing({"g": [tool("ping")]}, dict(limits.down) or slow))
+        catalogued.source.listings.clear()
+        catalogued.source.limits.clear()
+        return count
+
+    for _ in range(3):
+        for number in range(50):
+            catalogued.ask(caller(str(number)))
+            catalogued.clock.advance(0)
+            if number == 0:
+                first = requests()
+        assert first + requests() <= 2
+        catalogued.clock.advance(31)
+
+
 def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:
     """DESIGN: T4."""
     catalogued = Catalogued()
@@ -578,8 +606,11 @@ def test_a_list_that_is_slow_for_one_is_waited_for_by_nobody_else() -> None:
     catalogued.source.listings[0].errback(UpstreamTimeout("slow"))
     assert catalogued.names(caller("second")) == []
     catalogued.clock.advance(0)
+    assert catalogued.source.listed_for[-1] == caller("first").for_listing(), "who asks for all"
     catalogued.source.listings[-1].callback(listing("ping"))
-    assert catalogued.names(caller("second")) == ["ping"]
+    pending = catalogued.ask(caller("second"))
+    catalogued.source.listings[-1].callback(listing("ping"))
+    assert list(outcome(pending).tools) == ["ping"]
 
 
 def test_a_change_lists_again_for_a_few_and_makes_all_others_stale() -> None:
