@@ -1,7 +1,7 @@
-"""CorsMemory: which pages the upstream lets read its answers, for the proxy's own errors.
+"""CorsMemory: the upstream's CORS fields by origin, for answers of the proxy's own.
 
-A page that may read the answers must be able to read why there is none (Fetch standard, "CORS
-protocol"). Whether it may is the upstream's to say, and nobody else's.
+A page that may read the upstream's answers must be able to read the proxy's errors (Fetch standard,
+"CORS protocol").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What can go wrong with a request, and how a client is told.
+"""The errors of requests, and the answers to them.
 
-Every class carries the HTTP status and the OpenAI error type it is answered with. Library
+Every class has the HTTP status and the OpenAI error type of its answer. Library
 exceptions are translated into these once, in :mod:`llamaproxy.upstream`.
 """
 
@@ -38,7 +38,7 @@ def error_object(
     param: str | None = None,
     code: str | int | None = None,
 ) -> dict[str, Any]:
-    """The one shape in which a client hears of a failure, OpenAI's."""
+    """An error as a JSON object of OpenAI's shape."""
     kind = type or _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -48,9 +48,9 @@ class ProxyError(Exception):
 
     status = 500
     type: str | None = None
-    #: What the log, the counter of errors and, as ``code``, the client know it by.
+    #: The ``code`` that clients get, and the label in the log and of the counter of errors.
     kind = "internal_error"
-    #: Which server it was about, if it was one, for the log.
+    #: The URL of the server that has failed, for the log; empty if it was none.
     where = ""
 
     def __init__(self, message: str | None = None) -> None:
@@ -68,7 +68,7 @@ class ProxyError(Exception):
 
     @property
     def logged(self) -> str:
-        """What the log may say of it: nothing that a request, a tool or a model said."""
+        """The text for the log, without anything of a request, a tool or a model."""
         if self.status < 500:
             return self.kind
         return f"{self.kind} ({self})" + (f" at {self.where}" if self.where else "")
@@ -91,10 +91,7 @@ class Unauthorized(ProxyError):
     status = 401
     type = "invalid_request_error"
     kind = "invalid_api_key"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"WWW-Authenticate": 'Bearer realm="llamaproxy"'}
+    headers = {"WWW-Authenticate": 'Bearer realm="llamaproxy"'}  # noqa: RUF012
 
 
 class BodyTooLarge(ProxyError):
@@ -122,10 +119,7 @@ class Overloaded(ProxyError):
 
     status = 503
     kind = "overloaded"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": "1"}
+    headers = {"Retry-After": "1"}  # noqa: RUF012
 
 
 class UpstreamUnavailable(ProxyError):
@@ -170,8 +164,8 @@ class UpstreamTimeout(ProxyError):
 class UpstreamRefused(ProxyError):
     """Llama Stack answered with an error.
 
-    Its status is kept, and its body too where that has OpenAI's shape (DESIGN: L21). The
-    generations say it in different ways, all recorded: ``{"detail": text}`` up to 0.4,
+    Its status is kept, and its body too where that has OpenAI's shape (DESIGN: L21). The shapes of
+    the generations, all recorded: ``{"detail": text}`` up to 0.4,
     ``{"error": {"detail": text or object}}`` in 0.5, ``{"error": {"message": text}}`` later.
     """
 
@@ -207,10 +201,7 @@ class ShuttingDown(ProxyError):
 
     status = 503
     kind = "shutting_down"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": "1"}
+    headers = {"Retry-After": "1"}  # noqa: RUF012
 
 
 class McpBroke(ProxyError):
@@ -234,7 +225,7 @@ class McpTimeout(McpBroke):
 
 
 def error_response(request: Any, error: ProxyError) -> bytes:
-    """The body with which *request* is answered; status and fields are set for it.
+    """The body of the answer to *request*, whose status and fields are set.
 
     Nothing must have been sent to the client yet.
     """
@@ -250,9 +241,9 @@ def error_response(request: Any, error: ProxyError) -> bytes:
 
 
 def last_answer(error: ProxyError, request_id: bytes, extra: Headers) -> tuple[bytes, bytes]:
-    """Head and body of the answer to what did not become a request; the connection ends with it.
+    """Head and body of the answer to a malformed request, after which the connection is closed.
 
-    :param extra: fields that the answer has besides the usual ones.
+    :param extra: further fields of the answer.
     """
     body = jsontext.dumps(error.body)
     fields = {
@@ -272,13 +263,13 @@ def last_answer(error: ProxyError, request_id: bytes, extra: Headers) -> tuple[b
 
 @attrs.frozen
 class ToolFailed(Exception):
-    """A tool call did not succeed; *message* is what the model is told.
+    """A tool call did not succeed; *message* is for the model.
 
     Not a :class:`ProxyError`: no client sees it, it becomes a tool result (DESIGN: L13).
     """
 
     message: str
-    #: What the log says of it: nothing that a tool or a model has said.
+    #: The text for the log, without anything of a tool or a model.
     kind: str = "the tool could not be called"
 
     def __str__(self) -> str:

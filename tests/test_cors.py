@@ -16,11 +16,11 @@ ALLOW = "Access-Control-Allow-Origin"
 PREFLIGHT = "OPTIONS /v1/chat/completions"
 
 
-def allowing(said: Answer) -> Answer:
+def allowing(respond: Answer) -> Answer:
     def write(request: Request) -> None:
         for name, value in ALLOWED.items():
             request.setHeader(name.encode(), value.encode())
-        said(request)
+        respond(request)
 
     return write
 
@@ -37,11 +37,11 @@ def test_the_answer_says_what_the_upstreams_says(stream: bool) -> None:
 
 @both
 @pytest.mark.parametrize(
-    "broken", [answer({"detail": "no"}, 422), answer(b"<html>"), answer(b"", 500), answer({})]
+    "failing", [answer({"detail": "no"}, 422), answer(b"<html>"), answer(b"", 500), answer({})]
 )
-def test_so_does_an_error_of_the_upstreams(stream: bool, broken: Answer) -> None:
+def test_so_does_an_error_of_the_upstreams(stream: bool, failing: Answer) -> None:
     stack = FakeStack()
-    stack.on(CHAT, allowing(broken))
+    stack.on(CHAT, allowing(failing))
     exchange = Proxy(stack).chat(stream=stream, fields=PAGE)
     assert exchange.status >= 400
     assert exchange.field(ALLOW) == "http://page"

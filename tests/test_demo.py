@@ -89,7 +89,7 @@ WEATHER = _function(
 )
 
 
-def asked(question: object, tools: list[Json] = TOOLS, **fields: Any) -> Reply:
+def requested(question: object, tools: list[Json] = TOOLS, **fields: Any) -> Reply:
     messages = [{"role": "user", "content": question}]
     return reply({"messages": messages, "tools": tools, **fields})
 
@@ -143,12 +143,12 @@ def after(question: str, *results: tuple[str, Json, str], **fields: Any) -> Repl
     ],
 )
 def test_phrases_become_calls(question: str, calls: list[tuple[str, Json]]) -> None:
-    assert [(call.name, call.arguments) for call in asked(question).calls] == calls
+    assert [(call.name, call.arguments) for call in requested(question).calls] == calls
 
 
 def test_a_question_may_come_in_parts() -> None:
     parts = [{"type": "text", "text": "What is"}, {"type": "image_url"}, {"text": "6*7?"}]
-    assert asked(parts).calls == [ScriptedCall("calculate", {"expression": "6*7"})]
+    assert requested(parts).calls == [ScriptedCall("calculate", {"expression": "6*7"})]
 
 
 def test_results_are_quoted_in_sentences() -> None:
@@ -179,7 +179,7 @@ def test_a_long_result_is_cut() -> None:
 
 def test_then_makes_another_round() -> None:
     question = "Wait 1 second, then roll a die."
-    assert [call.name for call in asked(question).calls] == ["wait"]
+    assert [call.name for call in requested(question).calls] == ["wait"]
     waited = ("wait", {"seconds": 1}, "waited 1 second")
     assert [call.name for call in after(question, waited).calls] == ["roll_dice"]
     rolled = {"role": "tool", "tool_call_id": "2", "content": "4"}
@@ -198,47 +198,47 @@ def test_then_makes_another_round() -> None:
 def test_a_choice_is_obeyed() -> None:
     forced = {"type": "function", "function": {"name": "get_text"}}
     tools = [*TOOLS, WEATHER]
-    assert not asked("What is 6*7?", tool_choice="none").calls
-    assert asked("hi", tools, tool_choice=forced).calls == [
+    assert not requested("What is 6*7?", tool_choice="none").calls
+    assert requested("hi", tools, tool_choice=forced).calls == [
         ScriptedCall("get_text", {"city": "hi", "days": 1})
     ]
-    assert asked("hi", tool_choice="required").calls == [ScriptedCall("current_time", {})]
+    assert requested("hi", tool_choice="required").calls == [ScriptedCall("current_time", {})]
     sums = [ScriptedCall("calculate", {"expression": "6*7"})]
     result = ("calculate", {"expression": "6*7"}, "42")
-    assert asked("6*7", tool_choice="required").calls == sums
+    assert requested("6*7", tool_choice="required").calls == sums
     assert after("6*7", result, tool_choice="required").calls == sums
-    assert not asked("hi", tool_choice=forced).calls
+    assert not requested("hi", tool_choice=forced).calls
 
 
 def test_a_tool_can_be_called_by_its_name() -> None:
-    both = asked('What is 6*7, and get_text {"city": "Oslo"}?', [*TOOLS, WEATHER])
+    both = requested('What is 6*7, and get_text {"city": "Oslo"}?', [*TOOLS, WEATHER])
     assert both.calls == [
         ScriptedCall("calculate", {"expression": "6*7"}),
         ScriptedCall("get_text", {"city": "Oslo"}),
     ]
-    example = asked("Use get_text, please", [WEATHER])
+    example = requested("Use get_text, please", [WEATHER])
     assert example.calls == [ScriptedCall("get_text", {"city": "Use get_text, please", "days": 1})]
-    assert not asked("get_texts", [WEATHER]).calls
+    assert not requested("get_texts", [WEATHER]).calls
 
 
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
         (
-            asked("hi"),
+            requested("hi"),
             ', and understand only what is like these: "What time is it in Oslo?", '
             '"What is 6*7?", "Roll two dice.", "Wait 3 seconds.".',
         ),
         (
-            asked("hi", [WEATHER]),
+            requested("hi", [WEATHER]),
             ", and understand only what is like these: the name get_text.",
         ),
         (
-            asked("What is 6*7?", [WEATHER]),
+            requested("What is 6*7?", [WEATHER]),
             ". This needs a tool that I was not offered: calculate.",
         ),
-        (asked("hi", []), ". I was offered no tools, and without tools I know nothing."),
-        (asked("6*7", tool_choice="none"), ", and this request told me to call no tools."),
+        (requested("hi", []), ". I was offered no tools, and without tools I know nothing."),
+        (requested("6*7", tool_choice="none"), ", and this request told me to call no tools."),
     ],
 )
 def test_anything_else_gets_what_it_understands(answer: Reply, sentence: str) -> None:

@@ -88,7 +88,7 @@ async def test_a_named_mcp_server_at_an_ipv6_address(wires: Wires, scheme: str, 
     named = f"x={scheme}://{served(wires, tools)}/mcp"
     port = wires.proxy("--mcp-server", named, upstream=f"http://{served(wires, server)}")
     assert await content(await wires.chat(port)) == "Done."
-    assert len(tools.said("tools/call")) == 1
+    assert len(tools.received("tools/call")) == 1
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["streamable", "sse"])
@@ -101,7 +101,7 @@ async def test_a_connector_at_an_ipv6_address(wires: Wires, old: bool) -> None:
     server.on("GET /v1alpha/admin/connectors", answer(connectors))
     port = wires.proxy(upstream=f"http://{served(wires, server)}")
     assert await content(await wires.chat(port)) == "Done."
-    assert len(tools.said("tools/call")) == 1
+    assert len(tools.received("tools/call")) == 1
 
 
 @on_sockets

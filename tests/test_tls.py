@@ -54,10 +54,10 @@ class Secured:
 def secured(tmp_path: Path) -> Secured:
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
-    made = Secured(authority, tmp_path / "key.pem", tmp_path / "certificate.pem")
-    issued.private_key_pem.write_to_path(str(made.key))
-    issued.cert_chain_pems[0].write_to_path(str(made.certificate))
-    return made
+    certificate = Secured(authority, tmp_path / "key.pem", tmp_path / "certificate.pem")
+    issued.private_key_pem.write_to_path(str(certificate.key))
+    issued.cert_chain_pems[0].write_to_path(str(certificate.certificate))
+    return certificate
 
 
 def listen(wires: Wires, secured: Secured, *arguments: str) -> int:
@@ -140,9 +140,9 @@ async def test_a_chat_is_streamed_over_tls(wires: Wires, secured: Secured) -> No
     asked.piece(event(chunk({"content": "one"})))
     asked.piece(event(chunk({"content": "two"}, "stop")))
     asked.piece(b"")
-    head, said = head_and_body(await answer)
+    head, message = head_and_body(await answer)
     assert fields(head, "Content-Type") == [b"text/event-stream"]
-    assert dechunked(said).endswith(b"data: [DONE]\n\n")
+    assert dechunked(message).endswith(b"data: [DONE]\n\n")
 
 
 @on_sockets
@@ -181,14 +181,14 @@ async def test_a_client_that_speaks_no_tls_is_not_answered(wires: Wires, secured
     assert b"HTTP" not in await client.end()
 
 
-@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01\x00"], ids=["silent", "half"])
+@pytest.mark.parametrize("message", [b"", b"\x16\x03\x01\x02\x00\x01\x00"], ids=["silent", "half"])
 @on_sockets
 async def test_a_client_that_never_shakes_hands_is_closed(
-    wires: Wires, secured: Secured, said: bytes
+    wires: Wires, secured: Secured, message: bytes
 ) -> None:
     port = listen(wires, secured, "--header-timeout", "0.1")
     client = await wires.client(port)
-    client.send(said)
+    client.send(message)
     assert await client.end() == b""
 
 
@@ -207,8 +207,8 @@ def test_files_that_cannot_be_used_stop_the_start_with_one_line(
         path.write_text("nonsense")
     else:
         other = trustme.CA().issue_cert("localhost")
-        made = other.private_key_pem if broken == "key" else other.cert_chain_pems[0]
-        made.write_to_path(str(path))
+        certificate = other.private_key_pem if broken == "key" else other.cert_chain_pems[0]
+        certificate.write_to_path(str(path))
     endpoint = secured.endpoint(free_port())
     result = twistd("llamaproxy", "--demo", "--admin", "off", "--listen", endpoint)
     assert result.returncode == 1

@@ -69,7 +69,8 @@ async def test_bytes_go_both_ways(wires: Wires) -> None:
 @on_sockets
 async def test_what_a_client_sends_at_once_is_not_lost(wires: Wires) -> None:
     _, asked = await tunnelled(wires, early=b"hello at once")
-    await asked.peer.reads(b"hello at once")
+    received = await asked.peer.reads(b"hello at once")
+    assert received.endswith(b"hello at once")
 
 
 @pytest.mark.parametrize("first", ["client", "upstream"])
@@ -125,15 +126,17 @@ async def test_nothing_else_is_switched(wires: Wires, request_head: bytes) -> No
 @on_sockets
 async def test_silence_of_both_ends_it(wires: Wires) -> None:
     client, asked = await tunnelled(wires, "--upstream-timeout", "0.5")
-    await client.end()
+    head = client.received
+    assert await client.end() == head
     await asked.peer.end()
 
 
 @on_sockets
 async def test_a_daemon_that_stops_ends_it(wires: Wires) -> None:
     client, asked = await tunnelled(wires)
+    head = client.received
     ended: Deferred[None] = stop(wires)
-    await client.end()
+    assert await client.end() == head
     await asked.peer.end()
     await ended
 

@@ -1,1 +1,1 @@
-"""Where tools come from and how they run."""
+"""The server's tools: their sources, their names, and how they are run."""

@@ -1,8 +1,7 @@
-"""A model's arguments, which are meant to be a JSON object. Pure.
+"""The arguments of a model's call, parsed as a JSON object and repaired where that is safe. Pure.
 
-A tool is run with what the model wrote, or not at all: a guess at what it may have meant has
-deleted what nobody wanted deleted. So a repair counts only if each token of the text, and no
-other, stands in the repaired value.
+A tool is run with what the model wrote, or not at all: a guess could delete the wrong file. So a
+repair counts only if the repaired value has each token of the text, and no other.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from llamaproxy.errors import ToolFailed
 _MAX_LENGTH = 64 * 1024
 _MAX_EFFORT = 256 * 1024
 
-#: What a damaged object may be made of. A string must be closed, and a bare word must be a
+#: The tokens that a damaged object may have. A string must be closed, and a bare word must be a
 #: literal, JSON's or Python's, or a key.
 _TOKEN = re.compile(
     r"""\s+ | [,:]
@@ -44,12 +43,12 @@ _KEY = re.compile(r'"\s*:')
 
 
 def parse_arguments(text: str) -> dict[str, Any]:
-    """The object that *text* stands for (DESIGN: L12).
+    """The object in *text* (DESIGN: L12).
 
-    Valid JSON is never changed; nothing at all means no arguments; a flaw is repaired if that
-    neither loses nor invents anything.
+    Valid JSON is never changed; a blank text means no arguments; damaged JSON is repaired if no
+    token is lost or added.
 
-    :raises ToolFailed: with words for the model, if no object can be made of it.
+    :raises ToolFailed: with a message for the model, if there is no object.
     """
     if not text.strip():
         return {}
@@ -68,7 +67,7 @@ def parse_arguments(text: str) -> dict[str, Any]:
 
 
 def _parse_strictly(text: str) -> Any:
-    """:raises ValueError: if *text* is not JSON, or has a name twice, of which one would win."""
+    """:raises ValueError: if *text* is not JSON, or has a name twice in one object."""
     value = jsontext.loads_exactly(text)
     if len(_KEY.findall(text)) != _count_keys(value):
         jsontext.check_unique_names(text)
@@ -133,11 +132,11 @@ def _tokens(text: str) -> list[Any] | None:
 
 
 class _Bracket(str):
-    """Not the text of a string."""
+    """A bracket, as opposed to the text of a string."""
 
 
 class _Number(str):
-    """Digits as they were written."""
+    """A number as it was written."""
 
     def stands_for(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -148,7 +147,7 @@ class _Number(str):
 
 
 def _unescaped(text: str) -> str:
-    """The inside of a string; what is no escape stays as it was written."""
+    """The text between the quotes of a string, unescaped; unknown escapes stay as they are."""
 
     def meaning(escape: re.Match[str]) -> str:
         if len(escape[1]) > 1:

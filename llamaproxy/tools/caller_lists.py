@@ -15,9 +15,16 @@ from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import ProxyError
 from llamaproxy.events import GroupListed, ListRefreshed, Tell, tell_nobody
 from llamaproxy.tools.definitions import ToolDefinition
-from llamaproxy.tools.failure_memory import FailureMemory, is_slow
+from llamaproxy.tools.failure_memory import FailureMemory, is_timeout
 from llamaproxy.tools.offers import ListedTools, Offer, Offers
-from llamaproxy.tools.source import FIRST_WAIT, LISTING_TIMEOUT, Listing, Patience, ToolSource
+from llamaproxy.tools.source import (
+    BACKGROUND,
+    FIRST_WAIT_SECONDS,
+    LISTING_SECONDS,
+    Listing,
+    ListLimits,
+    ToolSource,
+)
 from llamaproxy.upstream.client_context import ClientContext
 
 #: Seconds between two changes that are acted on at once.
@@ -76,27 +83,26 @@ class CallerLists:
     async def offer(self, caller: ClientContext) -> Offer:
         """All tools that *caller* can see; an old list while a new one is fetched.
 
-        The first chat of a caller waits for at most :data:`FIRST_WAIT` seconds and is offered
+        The first chat of a caller waits for about :data:`FIRST_WAIT_SECONDS`, and is offered
         nothing if nothing has been listed by then (DESIGN: L22, T3).
         """
         cached = self._cached(_key(caller))
         if self._clock.seconds() < cached.stale_at and cached.listed_at >= self._changed_at:
             return cached.offer
         if cached.listed is not None:
-            self._start_refresh(caller, Patience(down=self._failures.down()))
+            self._start_refresh(caller, ListLimits(down=self._failures.down()))
             return cached.offer
-        patience = Patience(FIRST_WAIT, self._failures.down())
-        listing = Deferred.fromCoroutine(self.refreshed(caller, patience))
+        limits = ListLimits(FIRST_WAIT_SECONDS, self._failures.down())
+        listing = Deferred.fromCoroutine(self.refreshed(caller, limits))
         try:
             # The source itself gives up on what is slow; this is for all of it.
-            return await listing.addTimeout(FIRST_WAIT + _GRACE_SECONDS, self._clock)
+            return await listing.addTimeout(FIRST_WAIT_SECONDS + _GRACE_SECONDS, self._clock)
         except TimeoutError:
             return cached.offer
 
-    async def refreshed(self, caller: ClientContext, patience: Patience | None = None) -> Offer:
+    async def refreshed(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Offer:
         """The same, listed anew."""
         key = _key(caller)
-        limits = Patience() if patience is None else patience
         return await self._refresh_of(key).result(lambda: self._refresh(key, caller, limits))
 
     def changed(self) -> None:
@@ -105,7 +111,7 @@ class CallerLists:
         previous, self._changed_at = self._changed_at, now
         if now - previous >= _CHANGE_INTERVAL:
             for caller in list(self._recent.values()):
-                self._start_refresh(caller, Patience())
+                self._start_refresh(caller, BACKGROUND)
 
     def stop(self) -> None:
         """Cancel the listings under way, and start no more in the background."""
@@ -120,17 +126,17 @@ class CallerLists:
             self._lists.popitem(last=False)
         return cached
 
-    def _start_refresh(self, caller: ClientContext, patience: Patience) -> None:
+    def _start_refresh(self, caller: ClientContext, limits: ListLimits) -> None:
         if not self._stopped:
             key = _key(caller)
-            self._refresh_of(key).start(lambda: self._refresh(key, caller, patience))
+            self._refresh_of(key).start(lambda: self._refresh(key, caller, limits))
 
     def _refresh_of(self, key: bytes) -> SharedCall[Offer]:
         return self._refreshes.setdefault(key, SharedCall())
 
-    async def _refresh(self, key: bytes, caller: ClientContext, patience: Patience) -> Offer:
+    async def _refresh(self, key: bytes, caller: ClientContext, limits: ListLimits) -> Offer:
         try:
-            return await self._list_again(self._cached(key), caller, patience)
+            return await self._list_again(self._cached(key), caller, limits)
         finally:
             del self._refreshes[key]
             self._recent[key] = caller.for_listing()
@@ -139,39 +145,41 @@ class CallerLists:
                 self._recent.popitem(last=False)
 
     async def _list_again(
-        self, cached: _CachedList, caller: ClientContext, patience: Patience
+        self, cached: _CachedList, caller: ClientContext, limits: ListLimits
     ) -> Offer:
         started = self._clock.seconds()
-        listing = await self._listing(caller, patience)
+        listing = await self._listing(caller, limits)
         now = self._clock.seconds()
         previous_groups = cached.listed.groups if cached.listed is not None else {}
         groups = dict(listing.groups)
-        for group in previous_groups if listing.rest is not None else listing.failures:
+        for group in previous_groups if listing.groups_error is not None else listing.failures:
             if group in previous_groups:  # DESIGN: T2, T3
                 groups.setdefault(group, previous_groups[group])
-        self._failures.note(listing, patience)
+        self._failures.note(listing, limits)
         cached.listed_at = now
         # The longer a failure takes, the less often it should be met.
-        cached.stale_at = now + (self._ttl if listing.rest is None else now - started)
-        if groups or listing.rest is None:
+        cached.stale_at = now + (self._ttl if listing.groups_error is None else now - started)
+        if groups or listing.groups_error is None:
             cached.listed = self._offers.of(groups)
         self._tell(_refreshed_event(len(self._lists), listing, cached.listed))
-        if patience.seconds < LISTING_TIMEOUT and any(map(is_slow, listing.news(patience.down))):
+        if limits.seconds < LISTING_SECONDS and any(
+            map(is_timeout, listing.new_errors(limits.down))
+        ):
             # What was too slow for a first chat may be there for the next.
-            self._clock.callLater(0, self._start_refresh, caller.for_listing(), Patience())
+            self._clock.callLater(0, self._start_refresh, caller.for_listing(), BACKGROUND)
         return cached.offer
 
-    async def _listing(self, caller: ClientContext, patience: Patience) -> Listing:
-        """What the source lists, or why it lists nothing at all."""
+    async def _listing(self, caller: ClientContext, limits: ListLimits) -> Listing:
+        """The listing of the source; a failure as a whole is its *groups_error*."""
         try:
-            return await self._source.list_tools(caller, patience)
+            return await self._source.list_tools(caller, limits)
         except CancelledError:
             raise
         except ProxyError as error:
-            return Listing({}, rest=error)
+            return Listing({}, groups_error=error)
         except Exception:
             self._log.failure("listing the tools broke")
-            return Listing({}, rest=ProxyError())
+            return Listing({}, groups_error=ProxyError())
 
 
 def _refreshed_event(callers: int, listing: Listing, listed: ListedTools | None) -> ListRefreshed:
@@ -187,7 +195,7 @@ def _refreshed_event(callers: int, listing: Listing, listed: ListedTools | None)
         for group, tools in listing.groups.items()
     }
     left_out_names = tuple(f"{tool.group}/{tool.name}" for tool in left_out)
-    return ListRefreshed(callers, groups, listing.failures, listing.rest, left_out_names)
+    return ListRefreshed(callers, groups, listing.failures, listing.groups_error, left_out_names)
 
 
 def _key(caller: ClientContext) -> bytes:

@@ -1,4 +1,4 @@
-"""Catalogue: the server's tools as chats use them: cached, named, narrowed, run under limits."""
+"""Catalogue: the server's tools as chats use them: listed, narrowed, run under limits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import ToolSource
 from llamaproxy.upstream.client_context import ClientContext
-from llamaproxy.upstream.urls import bare
+from llamaproxy.upstream.urls import url_for_log
 
 
 @attrs.define
@@ -80,7 +80,7 @@ class Catalogue:
         caller: ClientContext,
         chat: ChatRecord | None = None,
     ) -> ToolResult:
-        """Run *tool* for a *chat*; whatever goes wrong becomes a result that says so (L13)."""
+        """Run *tool* for a *chat*; a failure of any kind is a result too (DESIGN: L13)."""
         record = ChatRecord() if chat is None else chat
         started = self._clock.seconds()
         self._tell(CallBegan(record, tool.name, tool.group))
@@ -111,7 +111,7 @@ class Catalogue:
             chat=record,
             tool=tool.name,
             group=tool.group,
-            endpoint=bare(tool.endpoint) if tool.endpoint else "",
+            endpoint=url_for_log(tool.endpoint) if tool.endpoint else "",
             seconds=self._clock.seconds() - started,
             failed=result.is_error,
             reason=reason,
@@ -138,10 +138,10 @@ class Catalogue:
 
 
 def _relisted(tool: ToolDefinition, offer: Offer) -> ToolDefinition:
-    """*tool* as it is listed now: a server that was replaced may run it in another way.
+    """*tool* as it is listed now: a server that was replaced may have another API for it.
 
-    It is looked for on the server that it was offered from, and nowhere else: a newcomer with a
-    tool of the same name was not what the model chose.
+    Only a tool of the same server counts: one of the same name on another was not what the model
+    chose.
     """
     for other in sorted(offer.tools.values(), key=lambda each: each.group != tool.group):
         if other.name == tool.name and _is_same_server(tool, other):

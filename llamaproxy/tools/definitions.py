@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from llamaproxy import jsontext
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.neutral import harmless, shortened
-from llamaproxy.tools.schemas import Unfit, parameters_of
+from llamaproxy.tools.schemas import UnfitTool, parameters_of
 
 #: Bytes of what one tool may add to every completion: its schema (with more it is not offered) and
 #: its description (which is cut).
@@ -33,9 +33,9 @@ T = TypeVar("T")
 
 @attrs.frozen
 class ToolDefinition:
-    """One tool of a source: its group, its real name, and what the model is told of it.
+    """One tool of a source: its group, its real name, and what is sent to the model.
 
-    *parameters* is a JSON Schema. *origin* is the source's own note of where it came from;
+    *parameters* is a JSON Schema. *origin* is a note of the source's own;
     *endpoint* is the URL of the MCP server behind it, where that is known; *annotations* are MCP's
     hints about what it does.
     """
@@ -58,15 +58,15 @@ def definition(
     endpoint: str = "",
     annotations: object = None,
 ) -> ToolDefinition:
-    """A tool as a source describes it.
+    """The tool that a source describes, made fit to be offered.
 
-    :raises Unfit: if it cannot be offered.
+    :raises UnfitTool: if it cannot be offered.
     """
     if not name or len(name) > _MAX_NAME or harmless(name) != name:
-        raise Unfit("its name is too long, or not fit to be shown")
+        raise UnfitTool("its name is too long, or not fit to be shown")
     text = description if isinstance(description, str) else ""
     if len(jsontext.dumps(schema)) > _MAX_SCHEMA:
-        raise Unfit(f"its schema is larger than {_MAX_SCHEMA} bytes")
+        raise UnfitTool(f"its schema is larger than {_MAX_SCHEMA} bytes")
     return ToolDefinition(
         group=group,
         name=name,
@@ -81,7 +81,7 @@ def definition(
 async def in_slices(
     work: Callable[[Json], T], entries: Iterable[Json], clock: IReactorTime
 ) -> list[T]:
-    """What *work* makes of each of the *entries*; other work goes on while there are many."""
+    """The results of *work* for each of the *entries*, in slices of a turn of the reactor each."""
     results: list[T] = []
     size = 0
     for entry in entries:

@@ -12,7 +12,7 @@ from llamaproxy.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from llamaproxy.tools.source import Listing, Patience
+from llamaproxy.tools.source import Listing, ListLimits
 
 #: Seconds for which a group that fails for every caller is not listed again for a first chat.
 _DOWN_SECONDS = 30.0
@@ -21,18 +21,18 @@ _DOWN_SECONDS = 30.0
 _SERVER_FAILURES = (UpstreamUnavailable, UpstreamTimeout, McpUnavailable, McpTimeout)
 
 
-def is_slow(error: ProxyError) -> bool:
+def is_timeout(error: ProxyError) -> bool:
     """Whether *error* is a timeout."""
     return isinstance(error, UpstreamTimeout | McpTimeout)
 
 
 @attrs.define
 class _Entry:
-    """The failure of a group that is down *until* then; *asked_again*: somebody finds out."""
+    """A failure, until when it counts, and whether a caller has been chosen to list again."""
 
     error: ProxyError
     until: float
-    asked_again: bool = False
+    retried: bool = False
 
 
 @attrs.define
@@ -48,34 +48,34 @@ class FailureMemory:
     def down(self) -> dict[str, ProxyError]:
         """The groups that are not to be listed now, with the failure of each.
 
-        When a group's time is over, the first who comes asks again for all: for the others it stays
-        down meanwhile, or hundreds would wait for a server that hangs.
+        When a failure has expired, the next caller lists the group for all: for the others it is
+        still down meanwhile, or hundreds would wait for a server that hangs.
         """
         now = self._clock.seconds()
         down: dict[str, ProxyError] = {}
         for group, entry in list(self._entries.items()):
             if entry.until > now:
                 down[group] = entry.error
-            elif entry.asked_again:
+            elif entry.retried:
                 del self._entries[group]
             else:
-                entry.asked_again = True
+                entry.retried = True
                 entry.until = now + _DOWN_SECONDS
         return down
 
-    def note(self, listing: Listing, patience: Patience) -> None:
-        """Take up the failures of a *listing* that was made with *patience*.
+    def note(self, listing: Listing, limits: ListLimits) -> None:
+        """Take up the failures of a *listing* that was made with *limits*.
 
-        Groups that *patience* had as down were not asked: their time is not extended.
+        Groups that *limits* had as down were not asked: their time is not extended.
         """
         until = self._clock.seconds() + _DOWN_SECONDS
         for group in listing.groups:
             self._entries.pop(group, None)
         for group, error in listing.failures.items():
-            if isinstance(error, _SERVER_FAILURES) and error is not patience.down.get(group):
+            if isinstance(error, _SERVER_FAILURES) and error is not limits.down.get(group):
                 self._entries[group] = _Entry(error, until)
-        if listing.rest is None:
+        if listing.groups_error is None:
             self._entries.pop("", None)
-        elif is_slow(listing.rest) and listing.rest is not patience.down.get(""):
+        elif is_timeout(listing.groups_error) and listing.groups_error is not limits.down.get(""):
             # A server that refuses at once costs a first chat no time.
-            self._entries[""] = _Entry(listing.rest, until)
+            self._entries[""] = _Entry(listing.groups_error, until)

@@ -21,9 +21,9 @@ _VALID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 def offered_names(groups: Mapping[str, list[ToolDefinition]]) -> dict[str, ToolDefinition]:
     """Every tool by a valid name of its own, sorted by group and real name.
 
-    A valid name that is alone stays as it is. Any other is made of group and name, and ends in a
-    digest of both, so that it depends on nothing else and never changes between listings; nor can
-    a tool take it that is really called so.
+    A valid name that only one tool has stays as it is. Any other is replaced by one made of group
+    and name, with a digest of both at its end: it depends on nothing else, and so is the same in
+    all listings. No tool keeps a real name that is another's replacement.
     """
     by_key = {(tool.group, tool.name): tool for group in groups.values() for tool in group}
     tools = [by_key[key] for key in sorted(by_key)]
@@ -43,7 +43,7 @@ def _rewritten(tool: ToolDefinition) -> str:
     return f"{re.sub('[^a-zA-Z0-9_-]+', '_', qualified)[:55]}_{digest[:8]}"
 
 
-#: Patterns of one request, and characters of one.
+#: The most patterns of one request, and characters of one.
 _MAX_PATTERNS, _MAX_PATTERN = 64, 256
 
 
@@ -60,21 +60,21 @@ class Patterns:
         self._fits = re.compile("|".join(map(translate, patterns))).match
 
     def match(self, offered: str, tool: ToolDefinition) -> bool:
-        """Whether one of the patterns names *tool*, which is *offered* under that name."""
+        """Whether a pattern matches *tool*: its *offered* name, its real name or its group."""
         return any(map(self._fits, (offered, tool.name, tool.group)))
 
 
-#: Characters of a name that are looked at where one is guessed, and names that one may be like.
+#: Characters of a name that are compared, and names that one is compared with.
 _MAX_NAME, _MAX_NAMES = 64, 256
 
-#: From 0, nothing alike, to 1, the same.
-_MIN_LIKENESS = 0.6
+#: Between 0 (nothing in common) and 1 (equal).
+_MIN_SIMILARITY = 0.6
 
 
 class NameIndex:
-    """Which tool a model means by a name that is not quite right; made for one chat.
+    """Finds the tool that a model means by a name that is not offered; made for one chat.
 
-    Every name is looked at once, however many calls there are.
+    Its cost is that of the names' length once, however many calls there are.
     """
 
     def __init__(self, offered: Mapping[str, ToolDefinition], others: Iterable[str] = ()) -> None:
@@ -84,7 +84,7 @@ class NameIndex:
 
     @cached_property
     def _spellings(self) -> dict[str, list[str]]:
-        """The offered names by each plain name that they may be called by."""
+        """The offered names by the plain names that stand for them."""
         spellings: dict[str, list[str]] = {}
         for name, tool in self._offered.items():
             last = re.split("[^a-zA-Z0-9]", tool.group)[-1]
@@ -103,7 +103,7 @@ class NameIndex:
 
     @cached_property
     def _pieces(self) -> list[tuple[frozenset[str], str]]:
-        """The first names there are, each with its characters, alone and in pairs."""
+        """The first names, each with its characters and pairs of characters."""
         names = islice(chain(self._others, self._offered), _MAX_NAMES)
         return [(_pieces_of(name), name) for name in names]
 
@@ -119,17 +119,17 @@ class NameIndex:
         return names[0] if len(names) == 1 else None
 
     def nearest(self, called: str) -> list[str]:
-        """Up to three names that look like *called*, the likeliest first.
+        """Up to three names that are similar to *called*, the most similar first.
 
-        They are compared by Dice's coefficient over characters and pairs of them, whose cost is
-        that of their lengths: a model may call hundreds of names that there are not.
+        Similarity is Dice's coefficient over characters and pairs of them. Its cost is linear in
+        the lengths of the names: a model may call hundreds that there are not.
         """
         pieces = _pieces_of(called)
-        likeness = [
+        similarity = [
             (2 * len(pieces & others) / (len(pieces) + len(others) or 1), name)
             for others, name in self._pieces
         ]
-        likely = [each for each in likeness if each[0] >= _MIN_LIKENESS]
+        likely = [each for each in similarity if each[0] >= _MIN_SIMILARITY]
         return [name for _, name in sorted(likely, key=lambda each: -each[0])[:3]]
 
 
@@ -139,5 +139,5 @@ def _pieces_of(name: str) -> frozenset[str]:
 
 
 def plain_name(name: str) -> str:
-    """*name* without what models get wrong: case and punctuation."""
+    """*name* in lower case and without punctuation, which models get wrong."""
     return re.sub("[^a-z0-9]", "", name.lower())

@@ -1,4 +1,4 @@
-"""What others wrote, made harmless to a model that reads it: results and descriptions. Pure."""
+"""Results and descriptions without what a model could read as structure of the chat. Pure."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def neutralised(text: str) -> str:
 
 
 def harmless(text: str) -> str:
-    """*text* with nothing in it that could be read as anything but text."""
+    """*text* :func:`cleaned` and :func:`neutralised`."""
     if text.isascii() and text.isprintable() and "<" not in text and "[" not in text:
         return text  # most are names and lines of plain words
     return neutralised(cleaned(text))
@@ -58,8 +58,8 @@ def harmless(text: str) -> str:
 def shortened(text: str, limit: int) -> str:
     """Head and tail of *text*, harmless: at most *limit* bytes of UTF-8, and a note of the rest.
 
-    It is cut before it is looked at: however much there is, no more than *limit* is made harmless.
-    As that adds blanks, it is cut once more behind it.
+    It is cut first, so that no more than *limit* bytes need be made harmless, however many there
+    are; and, as that adds blanks, cut once more afterwards.
     """
     size = _bytes_in(text)
     if size <= limit:

@@ -1,6 +1,6 @@
-"""Offers: the server's tools as a chat is offered them, and equal ones kept once.
+"""Offers: the server's tools as a chat is offered them, within a budget.
 
-However many callers there are, those who see the same tools share one offer (DESIGN: T4).
+Callers who see the same tools share one offer (DESIGN: T4).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Offer:
 
 @attrs.frozen(eq=False)
 class ListedTools:
-    """What one listing has come to: the tools of each group, and the offer made of them.
+    """The tools of one listing by group, and the offer made of them.
 
     *left_out* are the tools for which the budget had no room.
     """
@@ -80,7 +80,7 @@ class ListedTools:
 
 @attrs.define
 class _Room:
-    """What there is room for: so many *tools*, of *size* bytes together."""
+    """Room for as many *tools*, of *size* bytes together."""
 
     tools: int
     size: int
@@ -95,7 +95,7 @@ class _Room:
 
 @attrs.define
 class Offers:
-    """Makes offers of listings, within a budget, one for all that are equal.
+    """Makes offers of listings, within a budget; the same one for equal listings.
 
     *max_tools*: how many are offered; *max_bytes*: of their definitions as they are sent.
     """
@@ -117,8 +117,8 @@ class Offers:
     def _fitted(self, groups: Groups) -> ListedTools:
         """As many whole tools as there is room for, in the order in which they are offered (L1).
 
-        Every group has an equal share first, so that none crowds out those behind it; what is left
-        of that is had by the first who need more.
+        First every group has an equal share, so that none crowds out those behind it; then what is
+        left goes to the first groups that need more.
         """
         offer = Offer(offered_names(groups))
         by_group: dict[str, list[tuple[str, int]]] = {}
@@ -142,7 +142,7 @@ class Offers:
 
 
 def _digest(groups: Groups) -> bytes:
-    """What tells listings apart; it costs their length."""
+    """A digest of all that is in *groups*; its cost is linear in their size."""
     digest = hashlib.sha256()
     for group, tools in sorted(groups.items()):
         for tool in tools:

@@ -12,7 +12,7 @@ import attrs
 from llamaproxy import jsontext
 from llamaproxy.tools.neutral import shortened
 
-#: How a picture begins (the tool-runtime API does not say what it is: recorded from 0.6.1).
+#: The first bytes of pictures (the tool-runtime API has no media type: recorded from 0.6.1).
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -24,8 +24,8 @@ _MAGIC = (
 #: Parts of one result that are looked at, and characters of all its pictures that are kept.
 _MAX_PARTS, _MAX_IMAGES = 1000, 16 * 1024 * 1024
 
-#: What tells a list of parts from a list of a tool's own: MCP's types (2025-06-18, "Tool Result"),
-#: and the tool-runtime API's.
+#: Types of parts, by which a list of parts is told from a list of a tool's own: those of MCP
+#: (2025-06-18, "Tool Result") and of the tool-runtime API.
 _PART_TYPES = frozenset({"text", "image", "image_url", "audio", "resource", "resource_link"})
 
 #: Characters of a URL, a media type, a name or a description in a note.
@@ -46,13 +46,13 @@ class Image:
 
     @property
     def note(self) -> str:
-        """What stands for the picture in the text."""
+        """The note in the text in the picture's place."""
         return f"[image: {self.media_type}, {len(self.data) * 3 // 4} bytes]"
 
 
 @attrs.frozen
 class ToolResult:
-    """What a tool call came to: text for the model, pictures for those who can show them."""
+    """The result of a tool call: text for the model, and images for clients that can show them."""
 
     text: str
     is_error: bool = False
@@ -60,19 +60,19 @@ class ToolResult:
 
     @classmethod
     def failure(cls, message: str) -> ToolResult:
-        """An error that the model is told of."""
+        """A result for the model that reports an error."""
         return cls(message if message.startswith("Error") else f"Error: {message}", True)
 
     def tidied(self, limit: int) -> ToolResult:
-        """The same, fit to be shown to a model: at most *limit* bytes and a note."""
+        """The same with its text :func:`shortened` to *limit* bytes, and a note."""
         return attrs.evolve(self, text=shortened(self.text, limit))
 
 
 def result_of(content: object, is_error: bool = False, structured: object = None) -> ToolResult:
-    """The result that *content* says, in the tool-runtime's words or in MCP's.
+    """The result with *content*, in the format of the tool-runtime API or of MCP.
 
     *content* is a text, a part, or a list of parts; *structured* is MCP's ``structuredContent``,
-    which counts only where the content is silent (servers are to repeat it there: MCP 2025-06-18,
+    which counts only where the content has no text (servers are to repeat it there: MCP 2025-06-18,
     "Structured Content").
     """
     texts: list[str] = []
@@ -98,7 +98,7 @@ def result_of(content: object, is_error: bool = False, structured: object = None
 
 
 def _parts(content: object) -> list[Any]:
-    """The parts of a content; what is a list of something else is one, and JSON (L14)."""
+    """The parts of a content; a list of other things is one part, to be shown as JSON (L14)."""
     if content is None:
         return []
     if not isinstance(content, list):
@@ -165,7 +165,7 @@ def _image(part: object) -> Image | None:
 
 
 def _image_url(part: dict[str, Any]) -> str:
-    """Where a picture is that is not in the result itself (the tool-runtime API's ``uri``)."""
+    """The URL of a picture that is not in the result itself, empty if there is none."""
     nested = part.get("image") or part.get("image_url")
     url = nested.get("url") if isinstance(nested, dict) else nested
     if isinstance(url, dict):
@@ -183,7 +183,7 @@ def _media_type(declared: object, data: str) -> str:
             return media_type
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
-    # What is said is only repeated where it can be nothing but a media type.
+    # Repeated only if it can be nothing but a media type.
     if isinstance(declared, str) and re.fullmatch(r"image/[a-z0-9.+-]{1,40}", declared):
         return declared
     return "image/png"

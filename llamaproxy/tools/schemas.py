@@ -12,7 +12,7 @@ from typing import Any
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.neutral import harmless
 
-#: Levels of a schema.
+#: The most levels of a schema.
 _MAX_DEPTH = 64
 
 #: Keywords that hold schemas: by names of the schema's own choice, in a list, or one.
@@ -41,14 +41,14 @@ _DISPENSABLE = frozenset(
 _NULLABLE = frozenset({"const", "default", "example"})
 
 
-class Unfit(ValueError):
+class UnfitTool(ValueError):
     """Why a tool cannot be offered."""
 
 
 def parameters_of(schema: object) -> Json:
-    """*schema* as one of an object: strict model servers refuse everything else.
+    """*schema* as the schema of an object: strict model servers refuse everything else.
 
-    :raises Unfit: if what a call must repeat is not harmless.
+    :raises UnfitTool: if what a call must repeat is not harmless.
     """
     parameters = _schema(schema, 0) if isinstance(schema, dict) else {}
     parameters["type"] = "object"
@@ -58,7 +58,7 @@ def parameters_of(schema: object) -> Json:
 
 def _schema(schema: object, depth: int) -> Json:
     if depth > _MAX_DEPTH:
-        raise Unfit("its schema is nested too deeply")
+        raise UnfitTool("its schema is nested too deeply")
     if schema is False:
         return {"not": {}}
     if not isinstance(schema, dict):
@@ -110,9 +110,9 @@ def _named(value: object, depth: int) -> object:
 
 
 def _described(value: Any, depth: int) -> Any:
-    """What a person or a model reads, made harmless."""
+    """The value of a keyword that only describes, made harmless."""
     if depth > _MAX_DEPTH:
-        raise Unfit("its schema is nested too deeply")
+        raise UnfitTool("its schema is nested too deeply")
     if isinstance(value, str):
         return harmless(value)
     if isinstance(value, list):
@@ -125,7 +125,7 @@ def _described(value: Any, depth: int) -> Any:
 
 def _check_harmless(value: object) -> None:
     if not _is_harmless(value):
-        raise Unfit("its schema has names or values that are not fit to be shown")
+        raise UnfitTool("its schema has names or values that are not fit to be shown")
 
 
 def _is_harmless(value: object) -> bool:

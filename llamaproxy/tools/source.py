@@ -1,4 +1,4 @@
-"""ToolSource: what lists tools and runs them; and what it speaks of."""
+"""ToolSource: the interface of what lists tools and runs them, and the sources made of others."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.dialect import Detector
 
-#: Seconds that a first chat waits for the slowest group, and that a listing takes for which nobody
-#: waits (DESIGN: T3).
-FIRST_WAIT, LISTING_TIMEOUT = 5.0, 30.0
+#: Seconds that a first chat waits for the slowest group, and that a listing in the background takes
+#: (DESIGN: T3).
+FIRST_WAIT_SECONDS, LISTING_SECONDS = 5.0, 30.0
 
-#: Groups that are listed side by side, and groups of one server that are looked at.
+#: Groups that are listed at a time, and the most groups of one server.
 MAX_CONCURRENT_LISTINGS, MAX_GROUPS = 16, 1000
 
 
@@ -30,39 +30,41 @@ PROXY_CALLED = "mcp"
 class Listing:
     """The tools of each group that could be listed, and why the others could not.
 
-    *rest* is why it is not even known which others there are; None if it is known.
+    *groups_error* is the failure to list the groups themselves, None if they could be listed.
     """
 
     groups: dict[str, list[ToolDefinition]]
     failures: dict[str, ProxyError] = attrs.Factory(dict)
-    rest: ProxyError | None = None
+    groups_error: ProxyError | None = None
 
-    def news(self, down: Mapping[str, ProxyError]) -> list[ProxyError]:
-        """Why anything is missing that was asked for: all failures but those in *down*."""
-        failures = [*self.failures.items(), *([] if self.rest is None else [("", self.rest)])]
+    def new_errors(self, down: Mapping[str, ProxyError]) -> list[ProxyError]:
+        """All failures but those in *down*, whose groups were not listed."""
+        groups_failure = [] if self.groups_error is None else [("", self.groups_error)]
+        failures = [*self.failures.items(), *groups_failure]
         return [error for group, error in failures if error is not down.get(group)]
 
 
 @attrs.frozen
-class Patience:
+class ListLimits:
     """How long a listing may take: *seconds* for each group.
 
-    The groups that are *down* are known to fail for everybody, and are not asked again; so is,
-    under the name ``""``, what names the groups.
+    The groups that are *down* have failed for other callers just now and are not listed; ``""``
+    among them stands for the list of the groups.
     """
 
-    seconds: float = LISTING_TIMEOUT
+    seconds: float = LISTING_SECONDS
     down: Mapping[str, ProxyError] = attrs.Factory(dict)
 
 
-_PATIENT = Patience()
+#: The limits of a listing in the background.
+BACKGROUND = ListLimits()
 
 
 class ToolSource(Protocol):
-    """A place that tools come from."""
+    """Lists tools and runs them."""
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
-        """Every group's tools, as *caller* may see them.
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
+        """The tools of all groups that *caller* can see.
 
         :raises ProxyError: if nothing at all can be listed.
         """
@@ -82,7 +84,7 @@ class ToolSource(Protocol):
 class NoTools:
     """No tools at all. Implements :class:`ToolSource`."""
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         return Listing({})
 
     async def invoke(
@@ -93,10 +95,10 @@ class NoTools:
 
 @attrs.frozen
 class DetectedSource:
-    """The tools of whatever generation the upstream is. Implements :class:`ToolSource`.
+    """The tools of the upstream, by its generation. Implements :class:`ToolSource`.
 
-    *connectors* are the tools of the MCP servers that the upstream names, called by ourselves;
-    *pinned* is ``tool-runtime`` or ``mcp`` where detection is not to choose.
+    *connectors* are those of the MCP servers that the upstream names, which the proxy calls itself;
+    *pinned* is ``tool-runtime`` or ``mcp`` to override detection, or ``auto``.
     """
 
     _detector: Detector
@@ -104,19 +106,20 @@ class DetectedSource:
     _connectors: ToolSource = attrs.Factory(NoTools)
     _pinned: str = "auto"
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
-        """The tools, and first of all whether the upstream is still what it was.
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
+        """The tools, after the generation has been detected anew.
 
-        A list need not show it: 0.7 still answers ``GET /v1/tools``, with what it cannot run.
+        The list itself need not show an upgrade: 0.7 still answers ``GET /v1/tools``, with tools
+        that it cannot run.
         """
-        if "" in patience.down:
-            raise patience.down[""]
+        if "" in limits.down:
+            raise limits.down[""]
         generation = await self._detector.confirmed()
         runs_tools = generation.tool_runtime and self._pinned != "mcp"
         try:
             if runs_tools or self._pinned == "tool-runtime":
-                return await self._tool_runtime.list_tools(generation.caller(caller), patience)
-            return await self._connectors.list_tools(caller, patience)
+                return await self._tool_runtime.list_tools(generation.context_for(caller), limits)
+            return await self._connectors.list_tools(caller, limits)
         except ProxyError:
             self._detector.forget()
             raise
@@ -128,7 +131,7 @@ class DetectedSource:
             return await self._connectors.invoke(tool, arguments, caller)
         generation = await self._detector.generation()
         try:
-            return await self._tool_runtime.invoke(tool, arguments, generation.caller(caller))
+            return await self._tool_runtime.invoke(tool, arguments, generation.context_for(caller))
         except (ToolUnknown, UpstreamUnavailable):
             self._detector.forget()
             raise
@@ -138,24 +141,24 @@ class DetectedSource:
 class UnionSource:
     """The tools of the MCP servers of ``--mcp-server``, and the upstream's beside them.
 
-    Implements :class:`ToolSource`. A failure of the one is none of the other; of two groups of
-    one name, the one of ``--mcp-server`` counts.
+    Implements :class:`ToolSource`. The upstream's failures do not affect the MCP servers; of two
+    groups of one name, that of ``--mcp-server`` counts.
     """
 
     _named: ToolSource
     _upstream: ToolSource
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         named, upstream = await all_of(
             [
-                self._named.list_tools(caller, patience),
-                self._listing_of(self._upstream, caller, patience),
+                self._named.list_tools(caller, limits),
+                self._listing_of(self._upstream, caller, limits),
             ]
         )
         return Listing(
             {**upstream.groups, **named.groups},
             {**upstream.failures, **named.failures},
-            upstream.rest,
+            upstream.groups_error,
         )
 
     async def invoke(
@@ -165,9 +168,9 @@ class UnionSource:
         return await source.invoke(tool, arguments, caller)
 
     async def _listing_of(
-        self, source: ToolSource, caller: ClientContext, patience: Patience
+        self, source: ToolSource, caller: ClientContext, limits: ListLimits
     ) -> Listing:
         try:
-            return await source.list_tools(caller, patience)
+            return await source.list_tools(caller, limits)
         except ProxyError as error:
-            return Listing({}, rest=error)
+            return Listing({}, groups_error=error)

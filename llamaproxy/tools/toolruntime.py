@@ -13,17 +13,21 @@ from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
 from llamaproxy.tools.results import ToolResult, result_of
-from llamaproxy.tools.schemas import Unfit
-from llamaproxy.tools.source import MAX_CONCURRENT_LISTINGS, MAX_GROUPS, Listing, Patience
+from llamaproxy.tools.schemas import UnfitTool
+from llamaproxy.tools.source import (
+    BACKGROUND,
+    MAX_CONCURRENT_LISTINGS,
+    MAX_GROUPS,
+    Listing,
+    ListLimits,
+)
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContext
 
 _log = Logger()
 
-#: Seconds: the catalogue ends a call that takes too long, so nothing else has to.
+#: Seconds for a call, whose limit is the catalogue's.
 _NO_LIMIT = 7 * 86400.0
-
-_PATIENT = Patience()
 
 #: ``parameter_type`` (Llama Stack 0.2) to JSON Schema, where they differ.
 _TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "list": "array"}
@@ -36,19 +40,19 @@ class ToolRuntime:
 
     _client: LlamaStackClient
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
-        """Everything at once, or group by group where one group spoils the list.
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
+        """All groups with one request, or with one for each where that fails.
 
         An MCP server that answers 401 makes the whole list a 401 on every version up to 0.6, and
         a dead one makes it a 500 on 0.2.12 (recorded).
         """
         if caller.has_tokens:
             # 0.4 to 0.6 take a token for one group at a time.
-            return await self._group_by_group(caller, None, patience)
+            return await self._group_by_group(caller, None, limits)
         try:
-            answer = await self._tools(caller, None, 0.5 * patience.seconds)
+            answer = await self._tools(caller, None, 0.5 * limits.seconds)
         except ProxyError as error:
-            return await self._group_by_group(caller, error, patience)
+            return await self._group_by_group(caller, error, limits)
         return Listing(await self._grouped(answer))
 
     async def invoke(
@@ -63,8 +67,8 @@ class ToolRuntime:
                 "POST", "/v1/tool-runtime/invoke", caller, jsontext.dumps(body), timeout=_NO_LIMIT
             )
         except UpstreamRefused as error:
-            # After a restart no tool is known until somebody lists them (recorded: 400); after an
-            # upgrade to 0.7 the route is gone.
+            # After a restart the server knows no tool until they are listed (recorded: 400); after
+            # an upgrade to 0.7 the route is gone.
             unknown = "not served by provider" in str(error) or str(error) == "Not Found"
             if unknown and error.status in (400, 404):
                 raise ToolUnknown(f"Error: {error}") from None
@@ -84,31 +88,31 @@ class ToolRuntime:
         )
 
     async def _group(
-        self, caller: ClientContext, group: Json, patience: Patience
+        self, caller: ClientContext, group: Json, limits: ListLimits
     ) -> list[Json] | ProxyError:
-        if group["identifier"] in patience.down:
-            return patience.down[group["identifier"]]
+        if group["identifier"] in limits.down:
+            return limits.down[group["identifier"]]
         endpoint = group.get("mcp_endpoint")
         url = endpoint.get("uri") if isinstance(endpoint, dict) else None
         token = caller.token(url) if isinstance(url, str) else None
         try:
-            return await self._tools(caller, group["identifier"], 0.3 * patience.seconds, token)
+            return await self._tools(caller, group["identifier"], 0.3 * limits.seconds, token)
         except ProxyError as error:
             return error
 
     async def _group_by_group(
-        self, caller: ClientContext, reason: ProxyError | None, patience: Patience
+        self, caller: ClientContext, reason: ProxyError | None, limits: ListLimits
     ) -> Listing:
         try:
             answer = await self._client.ask(
-                "GET", "/v1/toolgroups", caller, timeout=0.2 * patience.seconds
+                "GET", "/v1/toolgroups", caller, timeout=0.2 * limits.seconds
             )
         except ProxyError as error:
             raise reason or error from None
         groups = [group for group in _entries(answer) if isinstance(group.get("identifier"), str)]
         groups_shown = groups[:MAX_GROUPS]
         names = [group["identifier"] for group in groups_shown]
-        listings = [self._group(caller, group, patience) for group in groups_shown]
+        listings = [self._group(caller, group, limits) for group in groups_shown]
         entries: list[Json] = []
         failures: dict[str, ProxyError] = {}
         outcomes = await all_of(listings, MAX_CONCURRENT_LISTINGS)
@@ -163,7 +167,7 @@ def definition_of(entry: Json) -> ToolDefinition | None:
             schema=schema,
             endpoint=endpoint if isinstance(endpoint, str) else "",
         )
-    except Unfit as reason:
+    except UnfitTool as reason:
         _log.warn("a tool of {group} is not offered: {reason}", group=group, reason=str(reason))
         return None
 

@@ -55,8 +55,8 @@ _TARGET = re.compile(rb"[\x21-\x7e]+")
 class UpstreamPool(HTTPConnectionPool):
     """The idle connections to upstreams, without those that their servers have closed.
 
-    What may be repeated is repeated by :class:`UpstreamConnection`: Twisted's pool would repeat a
-    DELETE too, and might take another connection that is closed.
+    Requests are repeated by :class:`UpstreamConnection`: Twisted's pool would repeat a DELETE too,
+    and could do it on another connection that is closed.
     """
 
     retryAutomatically = False
@@ -124,7 +124,7 @@ class _ServerEndpoint:
         if isIPv6Address(host):
             return TCP6ClientEndpoint(self._reactor, host, port, timeout=self._timeout)
         reactor = Resolved(self._reactor, await self._resolver.addresses(host))
-        # Not the name itself: it may have an underscore, which IDNA does not know.
+        # Not the name itself: it may have an underscore, which IDNA does not allow.
         return HostnameEndpoint(
             reactor, "name", port, timeout=self._timeout, attemptDelay=ATTEMPT_DELAY_SECONDS
         )
@@ -134,7 +134,7 @@ class _ServerEndpoint:
         endpoint = await self._endpoint()
         if self._verifier is not None:
             endpoint = wrapClientTLS(self._verifier, endpoint)
-        # HostnameEndpoint, cancelled, says that there is no such name.
+        # HostnameEndpoint fails with DNSLookupError when it is cancelled.
         connecting = cancelled_as_such(endpoint.connect(wrapping(factory)))
         connection: UpstreamConnection = await connecting
         if self._verifier is not None:
@@ -185,7 +185,7 @@ class UpstreamAgent:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[IResponse]:
-        """Send a request; *headers* are not to be used again.
+        """Send a request for *uri*, of this server or only its target; *headers* are changed.
 
         :raises BadRequest: if *uri* is not of this server, or could not be sent as it is.
         """

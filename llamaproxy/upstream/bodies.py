@@ -1,4 +1,4 @@
-"""Bodies of requests, sent at the upstream's pace."""
+"""Bodies of requests, read no faster than the upstream takes them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Upload:
         self._completed: Deferred[None] = Deferred(lambda _: self.stopProducing())
         self.consumer: IConsumer | None = None
         #: Called whenever the upstream has taken some of it.
-        self.progressed: Callable[[], None] = _ignore
+        self.progressed: Callable[[], None] = lambda: None
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more is to be sent."""
+        """Whether the request is complete, or has failed."""
         return self._completed.called
 
     def startProducing(self, consumer: IConsumer) -> Deferred[None]:
@@ -88,7 +88,3 @@ class BytesUpload(Upload):
 
     def __init__(self, body: bytes) -> None:
         Upload.__init__(self, BytesIO(body))
-
-
-def _ignore() -> None:
-    pass

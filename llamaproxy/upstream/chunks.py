@@ -1,4 +1,4 @@
-"""The chunks of a streamed completion, out of the events of a response."""
+"""Chunks of streamed completions, parsed from the events of a response."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def without_error(chunk: Json) -> Json:
     raise UpstreamRefused(502, chunk)
 
 
-#: Keys that speak of an error in a chunk without choices.
+#: Keys of an error in a chunk without choices.
 _ERRORS = ("errors", "detail", "message", "error_message", "msg", "fault")
 
 #: Keys that may have the status of an error.

@@ -35,7 +35,7 @@ from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.failures import redirect_target, response_within
 from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.secrets import Secret
-from llamaproxy.upstream.urls import as_uri, bare, read_url
+from llamaproxy.upstream.urls import as_uri, read_url, url_for_log
 
 #: The most bytes of an answer to a request of the proxy's own: a list of tools, a tool's result.
 MAX_JSON_BYTES = 16 * 1024 * 1024
@@ -65,7 +65,7 @@ def _located_at(url: _ReadyURL) -> Iterator[None]:
     try:
         yield
     except ProxyError as error:
-        error.where = error.where or bare(url.to_text())
+        error.where = error.where or url_for_log(url.to_text())
         raise
 
 
@@ -97,29 +97,20 @@ def _with_query(url: _ReadyURL, query: bytes) -> _ReadyURL:
 class LlamaStackClient:
     """Requests JSON and completions of a Llama Stack server, within limits of size and time.
 
-    *timeout*: seconds to the first byte of an answer, and of silence after it.
+    *clock* is that of all time limits; *timeout*: seconds to the first byte of an answer, and of
+    silence after it.
     """
 
     _http: HTTPClient
     _url: DecodedURL
-    _clock: IReactorTime
-    _timeout: float
+    clock: IReactorTime
+    timeout: float
     _secret: Secret = attrs.Factory(Secret)
     _base: str = attrs.field(init=False)
 
     @_base.default
     def _text_of_url(self) -> str:
         return self._url.to_text()
-
-    @property
-    def clock(self) -> IReactorTime:
-        """The clock of all time limits."""
-        return self._clock
-
-    @property
-    def timeout(self) -> float:
-        """Seconds to the first byte of an answer."""
-        return self._timeout
 
     async def ask(
         self,
@@ -138,7 +129,7 @@ class LlamaStackClient:
         :raises UpstreamRefused: if the status is not 2xx.
         :raises ProxyError: if there is no usable answer.
         """
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self.timeout if timeout is None else timeout
         url = _encoded(self._url, path, query) if query else _url(self._base, path)
         headers = caller.headers()
         if body is not None:
@@ -187,11 +178,11 @@ class LlamaStackClient:
         headers = caller.chat_headers()
         headers.setRawHeaders(b"Content-Type", [b"application/json"])
         with _located_at(url):
-            response = await self._send("POST", url, headers, body, self._timeout)
-            self._secret.hide_in_fields(response.headers)
+            response = await self._send("POST", url, headers, body, self.timeout)
+            self._secret.mask_fields(response.headers)
             on_fields(response.headers)
             if not 200 <= response.code < 300:
-                await self._json(response, self._timeout, _MAX_ERROR_BYTES)
+                await self._json(response, self.timeout, _MAX_ERROR_BYTES)
         return response
 
     async def completion(self, response: IResponse) -> Json | list[Json | None]:
@@ -200,7 +191,7 @@ class LlamaStackClient:
         :raises UpstreamRefused: for an error in it.
         :raises ProxyError: if it is none.
         """
-        text = await self._body(response, self._timeout, MAX_ANSWER_BYTES)
+        text = await self._body(response, self.timeout, MAX_ANSWER_BYTES)
         try:
             if text.strip() and not looks_like_json(text):
                 return chunks_in(text)
@@ -211,7 +202,7 @@ class LlamaStackClient:
     async def relay(self, response: IResponse, handle: ChunkHandler) -> None:
         """Hand the chunks of *response* to *handle* as they come (see :func:`relay_chunks`)."""
         try:
-            await relay_chunks(response, self._clock, self._timeout, handle)
+            await relay_chunks(response, self.clock, self.timeout, handle)
         except UpstreamRefused as error:
             raise self._secret.refusal(error) from None
 
@@ -227,7 +218,7 @@ class LlamaStackClient:
         request = self._http.request(
             method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
         )
-        response: IResponse = await response_within(request, self._clock, timeout, where=self._base)
+        response: IResponse = await response_within(request, self.clock, timeout, where=self._base)
         return response
 
     async def _json(self, response: Any, timeout: float, limit: int) -> Any:
@@ -253,12 +244,12 @@ class LlamaStackClient:
     async def _error_body(self, response: Any, timeout: float) -> bytes:
         """The body of an error; empty if it breaks off, for its status is enough."""
         try:
-            return await read_body(response, self._clock, timeout, _MAX_ERROR_BYTES)
+            return await read_body(response, self.clock, timeout, _MAX_ERROR_BYTES)
         except ProxyError:
             return b""
 
     async def _body(self, response: Any, timeout: float, limit: int) -> bytes:
         try:
-            return await read_body(response, self._clock, timeout, limit)
+            return await read_body(response, self.clock, timeout, limit)
         except BodyTooLarge as error:
             raise UpstreamBroke(str(error)) from None

@@ -26,7 +26,7 @@ _CREDENTIALS = (
     *(b"x-llamastack-provider-data", b"x-ogx-provider-data"),
 )
 
-#: Those that are sent with a chat, like every other field, and with nothing else.
+#: Those of them that are sent with chat completions only.
 _CHAT_ONLY = (b"api-key", b"x-api-key", b"cookie")
 
 #: A name that no field can have: under it stands the id of the caller's API key, which is not sent.
@@ -225,7 +225,7 @@ def check_provider_data(value: bytes) -> None:
 
 
 def without_mcp_headers(fields: Headers) -> None:
-    """Take out of *fields* what their provider data has for MCP servers alone.
+    """Remove ``mcp_headers`` from the provider data in *fields*.
 
     :raises BadRequest: as :func:`check_provider_data`.
     """

@@ -79,7 +79,7 @@ class ClientCompletions:
             raise
 
     async def _open_at(self, dialect: ServerDialect, body: Json) -> IResponse:
-        caller = dialect.completing(self._caller)
+        caller = dialect.chat_context_for(self._caller)
         # Serialised anew where it is asked twice: it may be large, and is not kept meanwhile.
         return await self._client.open(
             _path(dialect), caller, BytesUpload(jsontext.dumps(body)), self._on_fields

@@ -62,7 +62,7 @@ _OPENAI_SEGMENTS = frozenset(
 class ServerDialect:
     """What one server generation serves, and where.
 
-    *version* is the server's own word, empty for a server that is no Llama Stack;
+    *version* is that of ``GET /v1/version``, empty for a server that is no Llama Stack;
     *openai_prefix* is where its OpenAI dialect lives; *tool_runtime* tells whether tools can be
     invoked over HTTP; *connectors* are the routes, the likeliest first, that may name its MCP
     servers; *provider_data* is its field for credentials of its providers, and *mcp_headers* what
@@ -76,11 +76,11 @@ class ServerDialect:
     provider_data: bytes = LLAMA_STACK_PROVIDER_DATA
     mcp_headers: str = "dropped"
 
-    def caller(self, caller: ClientContext) -> ClientContext:
+    def context_for(self, caller: ClientContext) -> ClientContext:
         """*caller* in the format of this generation (DESIGN: T4)."""
         return caller.translated(self.provider_data, self.mcp_headers)
 
-    def completing(self, caller: ClientContext) -> ClientContext:
+    def chat_context_for(self, caller: ClientContext) -> ClientContext:
         """The same for chat completions, for which no server wants ``mcp_headers``."""
         return caller.translated(self.provider_data, "dropped")
 

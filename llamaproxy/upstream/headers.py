@@ -1,4 +1,4 @@
-"""Which header fields travel on, and which belong to one connection. Pure."""
+"""Header fields that are forwarded, and those that are not. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 
-#: A mismatch of these is refused by the server (426): they speak of the client's own SDK.
+#: Versions of the client's SDK: the server refuses those that differ from its own (426).
 _NEVER_FORWARDED = frozenset({b"x-llamastack-client-version", b"x-ogx-client-version"})
 
 #: The next request's framing and target are written by the HTTP client itself.

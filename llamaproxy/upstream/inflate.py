@@ -23,11 +23,11 @@ from zope.interface import implementer
 
 from llamaproxy.errors import UpstreamBroke
 
-#: Bytes of one step.
+#: The most bytes that one step inflates to.
 STEP = 64 * 1024
 
-#: Codings that are understood (RFC 9110 section 8.4.1), with zlib's window bits; 32 more tell gzip
-#: from zlib by themselves, and "deflate" is sent with and without zlib's head.
+#: Content codings (RFC 9110 section 8.4.1) with zlib's window bits: 15, and 32 to detect gzip's and
+#: zlib's head. "deflate" is sent without zlib's head too.
 _CODINGS = {b"gzip": 47, b"x-gzip": 47, b"deflate": 47}
 
 
@@ -94,7 +94,7 @@ class Inflater(Protocol):
     def __init__(self, within: IProtocol, clock: IReactorTime, window_bits: int = 47) -> None:
         self._within = within
         self._clock = clock
-        #: The next step, which has its turn later.
+        #: The call of the next step.
         self._next: IDelayedCall | None = None
         self._zlib = zlib.decompressobj(window_bits)
         self._raw_allowed = True

@@ -109,7 +109,7 @@ class LlamaStackResource(ReverseProxyResource):
             return await self._tunnel(request, response)
         request.setResponseCode(response.code, response.phrase)
         if response.code >= 400:
-            self._secret.hide_in_fields(response.headers)
+            self._secret.mask_fields(response.headers)
         origin = origin_in(request.requestHeaders)
         self._cors.learn_from_answer(origin, response.headers, request.responseHeaders)
         _copy_fields(response, request)
@@ -120,8 +120,8 @@ class LlamaStackResource(ReverseProxyResource):
             request.responseHeaders.setRawHeaders(b"Content-Length", [length])
         # The head goes out now: the first byte of a stream may be long in coming.
         request.write(b"")
-        hider = self._secret.hider() if response.code >= 400 and self._secret.key else None
-        relay = ResponseRelay(request, self._clock, self._timeout, hider)
+        masker = self._secret.masker() if response.code >= 400 and self._secret.key else None
+        relay = ResponseRelay(request, self._clock, self._timeout, masker)
         response.deliverBody(relay)
         await relay.finished
         return None

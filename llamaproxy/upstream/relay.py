@@ -15,7 +15,7 @@ from twisted.web.http import PotentialDataLoss, Request
 from zope.interface import implementer
 
 from llamaproxy.errors import BodyTooLarge, UpstreamBroke, UpstreamTimeout
-from llamaproxy.upstream.secrets import Hider
+from llamaproxy.upstream.secrets import Masker
 
 #: Bytes that may wait for a slow reader before the sender is paused.
 HIGH_WATER_BYTES = 64 * 1024
@@ -65,7 +65,7 @@ class Watchdog:
 
 
 class BodyStream(Protocol):
-    """A response body to iterate over; it pauses its connection while nobody does.
+    """A response body as an async iterator, which pauses its connection while nobody reads.
 
     Ends with :class:`UpstreamBroke` if the body was cut short, and :class:`UpstreamTimeout` if
     the peer was silent for longer than *silence* seconds while somebody waited.
@@ -243,14 +243,14 @@ class ResponseRelay(Relay):
     """Relays a body to a client, no faster than the client reads it."""
 
     def __init__(
-        self, request: Request, clock: IReactorTime, silence: float, hider: Hider | None = None
+        self, request: Request, clock: IReactorTime, silence: float, masker: Masker | None = None
     ) -> None:
-        """:param hider: masks a secret in the body."""
+        """:param masker: masks a secret in the body."""
         write: Any = request.write
-        deliver = write if hider is None else lambda data: write(hider.feed(data))
+        deliver = write if masker is None else lambda data: write(masker.feed(data))
         Relay.__init__(self, deliver, clock, silence)
         self._request = request
-        self._hider = hider
+        self._hider = masker
 
     def connectionMade(self) -> None:
         Relay.connectionMade(self)

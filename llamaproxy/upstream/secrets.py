@@ -28,18 +28,18 @@ class Secret:
         hidden = self.masked(text)
         return error if hidden == text else UpstreamRefused(error.status, jsontext.loads(hidden))
 
-    def hide_in_fields(self, headers: Headers) -> None:
+    def mask_fields(self, headers: Headers) -> None:
         """Mask the key in header fields."""
         for name, values in list(headers.getAllRawHeaders()) if self.key else ():
             if any(self.key in value for value in values):
                 headers.setRawHeaders(name, [self.masked(value) for value in values])
 
-    def hider(self) -> Hider:
+    def masker(self) -> Masker:
         """A masker for a text that comes in parts."""
-        return Hider(self)
+        return Masker(self)
 
 
-class Hider:
+class Masker:
     """Masks a secret in a text that comes in parts: delays what may be the beginning of it."""
 
     def __init__(self, secret: Secret) -> None:

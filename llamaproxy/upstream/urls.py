@@ -40,7 +40,7 @@ def origin_of(url: DecodedURL) -> bytes:
     return as_uri(url.replace(path=(), query=(), fragment="")).to_text().encode("ascii")
 
 
-def bare(url: str) -> str:
+def url_for_log(url: str) -> str:
     """*url* for the log: without user, query and fragment, which may be secret."""
     scheme, separator, remainder = url.partition("://")
     location = re.split("[?#]", remainder, maxsplit=1)[0]

@@ -39,8 +39,8 @@ def error(code: int, text: str = "no", status: int = 200, **more: Any) -> Handle
     """A JSON-RPC error."""
 
     def write(request: Request, message: Json) -> None:
-        said = {"code": code, "message": text, **more}
-        answer({"jsonrpc": "2.0", "id": message["id"], "error": said}, status)(request)
+        error_object = {"code": code, "message": text, **more}
+        answer({"jsonrpc": "2.0", "id": message["id"], "error": error_object}, status)(request)
 
     return write
 
@@ -87,9 +87,9 @@ def streamed(*before: bytes, last: Json | None, end: bool = True) -> Handler:
     return write
 
 
-def text(said: str, **more: Any) -> Json:
+def text(content: str, **more: Any) -> Json:
     """A tool's result."""
-    return {"content": [{"type": "text", "text": said}], **more}
+    return {"content": [{"type": "text", "text": content}], **more}
 
 
 def described(name: str, **more: Any) -> Json:
@@ -109,9 +109,9 @@ class FakeMcp(Resource):
         self.old = old
         self.session = "s-1"
         #: Whether it leaves notifications and answers without one.
-        self.deaf = False
+        self.ignores_notifications = False
         #: The status with which it answers notifications.
-        self.told = 202
+        self.notification_status = 202
         #: A session that it does not know any more, and how it says so.
         self.unknown: tuple[str, Handler] | None = None
         #: What it makes of the numbers of requests.
@@ -127,7 +127,7 @@ class FakeMcp(Resource):
             "tools/call": result(text("pong")),
         }
 
-    def said(self, method: str) -> list[Json]:
+    def received(self, method: str) -> list[Json]:
         """The messages of that method so far."""
         return [each for each in self.messages if each.get("method") == method]
 
@@ -172,14 +172,16 @@ class FakeMcp(Resource):
         method = message.get("method")
         if method is not None and "id" in message:
             message = {**message, "id": self.number(message["id"])}
-        said = request.getHeader("mcp-session-id")
-        if self.unknown is not None and said == self.unknown[0]:
+        session_id = request.getHeader("mcp-session-id")
+        if self.unknown is not None and session_id == self.unknown[0]:
             self.unknown[1](request, message)
-        elif not self.old and self.session and method != "initialize" and said != self.session:
+        elif (
+            not self.old and self.session and method != "initialize" and session_id != self.session
+        ):
             answer({"jsonrpc": "2.0", "id": None, "error": {"code": -32001}}, 404)(request)
         elif "id" not in message or method is None:
-            if not self.deaf:
-                answer(b"", self.told)(request)
+            if not self.ignores_notifications:
+                answer(b"", self.notification_status)(request)
         elif self.old:
             answer(b"Accepted", 202)(request)
             self.handlers[str(method)](_Captured(self), message)  # type: ignore[arg-type]
@@ -222,7 +224,7 @@ class Conversation:
         self.clock = Clock()
         self.agent = RequestTraversalAgent(server)
         self.changes: list[float] = []
-        self._begun: list[Deferred[Any]] = []
+        self._running: list[Deferred[Any]] = []
         self.going_on.append(self)
         self.pool = SessionPool(
             self.agent, self.clock, lambda: self.changes.append(self.clock.seconds())
@@ -241,10 +243,10 @@ class Conversation:
         self.settle()
 
     def begin(self, work: Any) -> Deferred[Any]:
-        begun: Deferred[Any] = Deferred.fromCoroutine(work)
-        self._begun.append(begun)
+        running: Deferred[Any] = Deferred.fromCoroutine(work)
+        self._running.append(running)
         self.settle()
-        return begun
+        return running
 
     def result(self, work: Any, after: float = 0) -> Any:
         waited = work if isinstance(work, Deferred) else self.begin(work)
@@ -255,7 +257,7 @@ class Conversation:
 
     def end(self) -> None:
         """Leave, whatever is going on."""
-        for each in self._begun:
+        for each in self._running:
             each.addErrback(lambda _: None)
             each.cancel()
         self.settle()

@@ -166,8 +166,8 @@ def test_a_cut_object_is_refused_or_has_lost_nothing_but_brackets(
         value = parse_arguments(cut)
     except ToolFailed:
         return
-    whole = json.dumps(value)
-    lost = [character for character in whole[len(cut.rstrip(", ")) :] if character not in "]} "]
+    repaired = json.dumps(value)
+    lost = [character for character in repaired[len(cut.rstrip(", ")) :] if character not in "]} "]
     assert not lost or not cut.startswith("{")
 
 

@@ -32,7 +32,7 @@ from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.tools.source import Listing, Patience
+from llamaproxy.tools.source import Listing, ListLimits
 from llamaproxy.upstream.client_context import ClientContext
 from tests.support import outcome
 
@@ -47,11 +47,13 @@ def tool(name: str, group: str = "g") -> ToolDefinition:
 
 
 def listing(*names: str, **failures: str) -> Listing:
-    broken: dict[str, ProxyError] = {g: McpBroke(reason) for g, reason in failures.items()}
-    return Listing({"g": [tool(name) for name in names]}, broken)
+    failure_by_group: dict[str, ProxyError] = {
+        g: McpBroke(reason) for g, reason in failures.items()
+    }
+    return Listing({"g": [tool(name) for name in names]}, failure_by_group)
 
 
-_PATIENT = Patience()
+_BACKGROUND = ListLimits()
 
 
 class FakeSource:
@@ -60,16 +62,16 @@ class FakeSource:
     def __init__(self) -> None:
         self.listed_for: list[ClientContext] = []
         self.listings: list[Deferred[Listing]] = []
-        self.patience: list[Patience] = []
+        self.limits: list[ListLimits] = []
         self.invoked: list[tuple[str, dict[str, Any], ClientContext]] = []
         self.calls: list[Deferred[ToolResult]] = []
         self.tools: list[ToolDefinition] = []
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = _BACKGROUND) -> Listing:
         self.listed_for.append(caller)
-        self.patience.append(patience)
-        if "" in patience.down:
-            raise patience.down[""]
+        self.limits.append(limits)
+        if "" in limits.down:
+            raise limits.down[""]
         self.listings.append(Deferred())
         return await self.listings[-1]
 
@@ -116,9 +118,9 @@ class Catalogued:
 
     def listed(self, *names: str, who: ClientContext | None = None) -> None:
         """*who* is offered *names*, which have just been listed."""
-        asking = self.ask(who)
+        pending = self.ask(who)
         self.source.listings[-1].callback(listing(*names))
-        assert list(outcome(asking).tools) == sorted(names)
+        assert list(outcome(pending).tools) == sorted(names)
 
     def call(self, name: str = "ping", **arguments: Any) -> Deferred[ToolResult]:
         work = self.catalogue.invoke(tool(name), arguments, caller())
@@ -137,201 +139,203 @@ LISTING_FAILURES = "llamaproxy_tool_listing_failures_total"
 
 
 def test_a_list_is_asked_for_once_while_it_is_fresh() -> None:
-    known = Catalogued(ttl=60)
-    known.listed("ping")
-    known.clock.advance(59)
-    assert known.names() == ["ping"]
-    assert len(known.source.listings) == 1
+    catalogued = Catalogued(ttl=60)
+    catalogued.listed("ping")
+    catalogued.clock.advance(59)
+    assert catalogued.names() == ["ping"]
+    assert len(catalogued.source.listings) == 1
 
 
 def test_a_list_is_asked_for_once_however_many_wait() -> None:
     """DESIGN: T2."""
-    known = Catalogued()
-    waiting = [known.ask(caller(request_id=str(number))) for number in range(5)]
-    assert len(known.source.listings) == 1
-    known.source.listings[0].callback(listing("ping"))
+    catalogued = Catalogued()
+    waiting = [catalogued.ask(caller(request_id=str(number))) for number in range(5)]
+    assert len(catalogued.source.listings) == 1
+    catalogued.source.listings[0].callback(listing("ping"))
     assert [list(outcome(each).tools) for each in waiting] == [["ping"]] * 5
 
 
 def test_a_stale_list_serves_while_a_fresh_one_is_fetched() -> None:
     """DESIGN: T2."""
-    known = Catalogued(ttl=60)
-    known.listed("old")
-    known.clock.advance(60)
-    assert known.names() == known.names() == ["old"]
-    assert len(known.source.listings) == 2
-    known.source.listings[1].callback(listing("new"))
-    assert known.names() == ["new"]
-    known.clock.advance(59)
-    assert known.names() == ["new"]
-    assert len(known.source.listings) == 2
+    catalogued = Catalogued(ttl=60)
+    catalogued.listed("old")
+    catalogued.clock.advance(60)
+    assert catalogued.names() == catalogued.names() == ["old"]
+    assert len(catalogued.source.listings) == 2
+    catalogued.source.listings[1].callback(listing("new"))
+    assert catalogued.names() == ["new"]
+    catalogued.clock.advance(59)
+    assert catalogued.names() == ["new"]
+    assert len(catalogued.source.listings) == 2
 
 
 def test_no_list_is_fresh_if_the_ttl_is_nothing() -> None:
-    known = Catalogued(ttl=0)
-    known.listed("ping")
-    known.names()
-    assert len(known.source.listings) == 2
+    catalogued = Catalogued(ttl=0)
+    catalogued.listed("ping")
+    catalogued.names()
+    assert len(catalogued.source.listings) == 2
 
 
 def test_one_who_leaves_does_not_stop_the_listing() -> None:
-    known = Catalogued()
-    leaving, staying = known.ask(), known.ask()
+    catalogued = Catalogued()
+    leaving, staying = catalogued.ask(), catalogued.ask()
     leaving.cancel()
     with pytest.raises(CancelledError):
         outcome(leaving)
-    known.source.listings[0].callback(listing("ping"))
+    catalogued.source.listings[0].callback(listing("ping"))
     assert list(outcome(staying).tools) == ["ping"]
 
 
 @pytest.mark.parametrize("error", [UpstreamUnavailable("refused"), RuntimeError("a bug")])
 def test_a_chat_goes_on_without_tools_that_cannot_be_listed(error: Exception) -> None:
     """DESIGN: L22."""
-    known = Catalogued()
-    asking = known.ask()
-    known.source.listings[0].errback(error)
-    assert outcome(asking).tools == {}
-    assert known.counted(LISTING_FAILURES) == 1
-    known.listed("ping")
+    catalogued = Catalogued()
+    pending = catalogued.ask()
+    catalogued.source.listings[0].errback(error)
+    assert outcome(pending).tools == {}
+    assert catalogued.counted(LISTING_FAILURES) == 1
+    catalogued.listed("ping")
 
 
 def test_a_slow_failure_is_not_waited_for_by_every_chat() -> None:
-    known = Catalogued()
-    asking = known.ask()
-    known.clock.advance(10)
-    known.source.listings[0].errback(UpstreamUnavailable("stalled"))
-    assert outcome(asking).tools == {}
-    known.clock.advance(9)
-    assert known.names() == []
-    assert len(known.source.listings) == 1
-    known.clock.advance(1)
-    known.listed("ping")
+    catalogued = Catalogued()
+    pending = catalogued.ask()
+    catalogued.clock.advance(10)
+    catalogued.source.listings[0].errback(UpstreamUnavailable("stalled"))
+    assert outcome(pending).tools == {}
+    catalogued.clock.advance(9)
+    assert catalogued.names() == []
+    assert len(catalogued.source.listings) == 1
+    catalogued.clock.advance(1)
+    catalogued.listed("ping")
 
 
 def test_the_last_good_list_outlives_failures() -> None:
     """DESIGN: T2."""
-    known = Catalogued(ttl=60)
-    known.listed("ping")
+    catalogued = Catalogued(ttl=60)
+    catalogued.listed("ping")
     for failures in range(1, 4):
-        known.clock.advance(60)
-        assert known.names() == ["ping"]
-        known.source.listings[-1].errback(UpstreamUnavailable("refused"))
-        assert known.counted(LISTING_FAILURES) == failures
-    assert known.names() == ["ping"]
+        catalogued.clock.advance(60)
+        assert catalogued.names() == ["ping"]
+        catalogued.source.listings[-1].errback(UpstreamUnavailable("refused"))
+        assert catalogued.counted(LISTING_FAILURES) == failures
+    assert catalogued.names() == ["ping"]
 
 
 def test_a_group_that_cannot_be_listed_keeps_its_last_good_list() -> None:
-    known = Catalogued(ttl=60)
-    asking = known.ask()
-    known.source.listings[0].callback(Listing({"a": [tool("x", "a")], "b": [tool("y", "b")]}))
-    assert list(outcome(asking).tools) == ["x", "y"]
-    known.clock.advance(60)
-    known.names()
-    known.source.listings[1].callback(Listing({"a": [tool("z", "a")]}, {"b": McpBroke("401")}))
-    assert known.names() == ["z", "y"]
-    assert known.counted(LISTING_FAILURES) == 1
-    known.clock.advance(60)
-    known.names()
-    known.source.listings[2].callback(Listing({"a": [tool("z", "a")]}))
-    assert known.names() == ["z"]
+    catalogued = Catalogued(ttl=60)
+    pending = catalogued.ask()
+    catalogued.source.listings[0].callback(Listing({"a": [tool("x", "a")], "b": [tool("y", "b")]}))
+    assert list(outcome(pending).tools) == ["x", "y"]
+    catalogued.clock.advance(60)
+    catalogued.names()
+    catalogued.source.listings[1].callback(Listing({"a": [tool("z", "a")]}, {"b": McpBroke("401")}))
+    assert catalogued.names() == ["z", "y"]
+    assert catalogued.counted(LISTING_FAILURES) == 1
+    catalogued.clock.advance(60)
+    catalogued.names()
+    catalogued.source.listings[2].callback(Listing({"a": [tool("z", "a")]}))
+    assert catalogued.names() == ["z"]
 
 
 def test_groups_outlive_a_failure_to_learn_which_there_are() -> None:
-    known = Catalogued(ttl=60)
-    asking = known.ask()
-    known.source.listings[0].callback(
+    catalogued = Catalogued(ttl=60)
+    pending = catalogued.ask()
+    catalogued.source.listings[0].callback(
         Listing({"a": [tool("x", "a")], "named": [tool("y", "named")]})
     )
-    assert list(outcome(asking).tools) == ["x", "y"]
-    known.clock.advance(60)
-    known.names()
-    named = Listing({"named": [tool("z", "named")]}, rest=UpstreamUnavailable("refused"))
-    known.source.listings[1].callback(named)
-    assert known.names() == ["x", "z"]
-    assert "refused" in known.status.as_json()["tools"]["error"]
-    known.source.listings[2].callback(Listing({"named": [tool("z", "named")]}))
-    assert known.names() == ["z"]
-    assert known.status.as_json()["tools"]["error"] is None
+    assert list(outcome(pending).tools) == ["x", "y"]
+    catalogued.clock.advance(60)
+    catalogued.names()
+    named = Listing({"named": [tool("z", "named")]}, groups_error=UpstreamUnavailable("refused"))
+    catalogued.source.listings[1].callback(named)
+    assert catalogued.names() == ["x", "z"]
+    assert "refused" in catalogued.status.as_json()["tools"]["error"]
+    catalogued.source.listings[2].callback(Listing({"named": [tool("z", "named")]}))
+    assert catalogued.names() == ["z"]
+    assert catalogued.status.as_json()["tools"]["error"] is None
 
 
 def test_a_first_chat_has_what_can_be_listed_while_the_rest_is_down() -> None:
-    known = Catalogued()
-    asking = known.ask(caller("first"))
-    named = Listing({"named": [tool("z", "named")]}, rest=UpstreamTimeout("slow"))
-    known.source.listings[0].callback(named)
-    assert list(outcome(asking).tools) == ["z"]
-    known.clock.advance(0)
-    assert known.source.patience[1].down == {}, "asked once more, with patience"
+    catalogued = Catalogued()
+    pending = catalogued.ask(caller("first"))
+    named = Listing({"named": [tool("z", "named")]}, groups_error=UpstreamTimeout("slow"))
+    catalogued.source.listings[0].callback(named)
+    assert list(outcome(pending).tools) == ["z"]
+    catalogued.clock.advance(0)
+    assert catalogued.source.limits[1].down == {}, "asked once more, with limits"
 
 
 def test_a_failure_that_is_believed_is_not_believed_for_longer_by_each_caller() -> None:
-    known = Catalogued()
+    catalogued = Catalogued()
     locked: dict[str, ProxyError] = {"locked": McpUnavailable("refused")}
     for second in range(40):
-        asking = known.ask(caller(str(second)))
-        down = known.source.patience[-1].down
+        pending = catalogued.ask(caller(str(second)))
+        down = catalogued.source.limits[-1].down
         assert bool(down) == (0 < second < 30 or second > 30)
-        known.source.listings[-1].callback(Listing({}, dict(down) or locked))
-        assert outcome(asking).tools == {}
-        known.clock.advance(1)
+        catalogued.source.listings[-1].callback(Listing({}, dict(down) or locked))
+        assert outcome(pending).tools == {}
+        catalogued.clock.advance(1)
 
 
 def test_one_asks_again_for_all_whether_a_slow_server_answers() -> None:
     """However many callers there are, and whether their lists are new or to be refreshed."""
-    known = Catalogued(ttl=5)
+    catalogued = Catalogued(ttl=5)
     slow: dict[str, ProxyError] = {"slow": McpTimeout("slow")}
 
-    def asked() -> int:
-        """How many have asked the slow server; the others were told that it is."""
+    def requests() -> int:
+        """How many have asked the slow server; for the others it was down."""
         count = 0
-        for listing, patience in zip(known.source.listings, known.source.patience, strict=True):
-            count += patience.down == {}
-            if not listing.called:
-                listing.callback(Listing({"g": [tool("ping")]}, dict(patience.down) or slow))
-        known.source.listings.clear()
-        known.source.patience.clear()
+        for pending, limits in zip(
+            catalogued.source.listings, catalogued.source.limits, strict=True
+        ):
+            count += limits.down == {}
+            if not pending.called:
+                pending.callback(Listing({"g": [tool("ping")]}, dict(limits.down) or slow))
+        catalogued.source.listings.clear()
+        catalogued.source.limits.clear()
         return count
 
     for _ in range(3):
         for number in range(50):
-            known.ask(caller(str(number)))
-            known.clock.advance(0)
+            catalogued.ask(caller(str(number)))
+            catalogued.clock.advance(0)
             if number == 0:
-                first = asked()
-        assert first + asked() <= 2
-        known.clock.advance(31)
+                first = requests()
+        assert first + requests() <= 2
+        catalogued.clock.advance(31)
 
 
 def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:
     """DESIGN: T4."""
-    known = Catalogued()
-    known.listed("hers", who=caller("Bearer her"))
-    known.listed("his", who=caller("Bearer his"))
-    known.listed("everybodys", who=caller())
-    assert known.names(caller("Bearer her", request_id="2")) == ["hers"]
-    assert known.names(caller("Bearer his")) == ["his"]
-    assert known.names(caller()) == ["everybodys"]
-    asked = [dict(who.credentials).get(b"authorization") for who in known.source.listed_for]
+    catalogued = Catalogued()
+    catalogued.listed("hers", who=caller("Bearer her"))
+    catalogued.listed("his", who=caller("Bearer his"))
+    catalogued.listed("everybodys", who=caller())
+    assert catalogued.names(caller("Bearer her", request_id="2")) == ["hers"]
+    assert catalogued.names(caller("Bearer his")) == ["his"]
+    assert catalogued.names(caller()) == ["everybodys"]
+    asked = [dict(who.credentials).get(b"authorization") for who in catalogued.source.listed_for]
     assert asked == [(b"Bearer her",), (b"Bearer his",), None]
 
 
 def test_a_bounded_number_of_callers_is_remembered_the_latest() -> None:
-    known = Catalogued(max_callers=3)
+    catalogued = Catalogued(max_callers=3)
     for token in "abc":
-        known.listed(token, who=caller(token))
-    assert known.names(caller("a")) == ["a"]
-    known.listed("d", who=caller("d"))
-    assert known.names(caller("a")) == ["a"]
-    assert known.names(caller("c")) == ["c"]
-    known.listed("b", who=caller("b"))
+        catalogued.listed(token, who=caller(token))
+    assert catalogued.names(caller("a")) == ["a"]
+    catalogued.listed("d", who=caller("d"))
+    assert catalogued.names(caller("a")) == ["a"]
+    assert catalogued.names(caller("c")) == ["c"]
+    catalogued.listed("b", who=caller("b"))
 
 
 def test_names_that_are_taken_are_not_offered() -> None:
-    known = Catalogued()
-    known.listed("ping", "pong", "web")
-    offer = outcome(Deferred.fromCoroutine(known.catalogue.offer(caller(), {"ping"})))
+    catalogued = Catalogued()
+    catalogued.listed("ping", "pong", "web")
+    offer = outcome(Deferred.fromCoroutine(catalogued.catalogue.offer(caller(), {"ping"})))
     assert list(offer.tools) == ["pong", "web"]
-    narrowed = known.catalogue.offer(caller(), {"pong"}, ["p*", "nothing"])
+    narrowed = catalogued.catalogue.offer(caller(), {"pong"}, ["p*", "nothing"])
     assert list(outcome(Deferred.fromCoroutine(narrowed)).tools) == ["ping"]
 
 
@@ -345,25 +349,25 @@ def test_an_offer_is_a_list_of_openai_functions() -> None:
 
 
 def test_stopping_gives_up_the_listings_under_way() -> None:
-    known = Catalogued()
-    waiting = known.ask()
-    known.catalogue.stop()
+    catalogued = Catalogued()
+    waiting = catalogued.ask()
+    catalogued.catalogue.stop()
     with pytest.raises(CancelledError):
         outcome(waiting)
-    assert known.source.listings[0].called
+    assert catalogued.source.listings[0].called
 
 
 # --- calls
 
 
 def test_a_call_is_made_with_the_callers_credentials() -> None:
-    known = Catalogued()
-    work = known.catalogue.invoke(tool("ping"), {"a": 1}, caller("Bearer a", "7"))
+    catalogued = Catalogued()
+    work = catalogued.catalogue.invoke(tool("ping"), {"a": 1}, caller("Bearer a", "7"))
     calling = Deferred.fromCoroutine(work)
-    known.source.calls[0].callback(ToolResult("pong"))
+    catalogued.source.calls[0].callback(ToolResult("pong"))
     assert outcome(calling) == ToolResult("pong")
-    assert known.source.invoked == [("ping", {"a": 1}, caller("Bearer a", "7"))]
-    assert known.counted('llamaproxy_tool_calls_total{outcome="answered"}') == 1
+    assert catalogued.source.invoked == [("ping", {"a": 1}, caller("Bearer a", "7"))]
+    assert catalogued.counted('llamaproxy_tool_calls_total{outcome="answered"}') == 1
 
 
 @pytest.mark.parametrize(
@@ -376,47 +380,47 @@ def test_a_call_is_made_with_the_callers_credentials() -> None:
 )
 def test_a_failing_tool_is_a_result_for_the_model(error: Exception, text: str) -> None:
     """DESIGN: L13."""
-    known = Catalogued()
-    calling = known.call()
-    known.source.calls[0].errback(error)
+    catalogued = Catalogued()
+    calling = catalogued.call()
+    catalogued.source.calls[0].errback(error)
     assert outcome(calling) == ToolResult(text, True)
-    assert known.counted('llamaproxy_tool_calls_total{outcome="failed"}') == 1
+    assert catalogued.counted('llamaproxy_tool_calls_total{outcome="failed"}') == 1
 
 
 def test_a_slow_tool_is_stopped_and_the_model_told() -> None:
-    known = Catalogued(timeout=30)
-    calling = known.call()
-    known.clock.advance(29)
+    catalogued = Catalogued(timeout=30)
+    calling = catalogued.call()
+    catalogued.clock.advance(29)
     assert not calling.called
-    known.clock.advance(1)
+    catalogued.clock.advance(1)
     result = outcome(calling)
     assert result.is_error
     assert "within 30 s" in result.text
-    assert known.source.calls[0].called
+    assert catalogued.source.calls[0].called
 
 
 def test_one_slow_tool_does_not_hold_up_another() -> None:
-    known = Catalogued()
-    slow, quick = known.call("slow"), known.call("quick")
-    known.source.calls[1].callback(ToolResult("done"))
+    catalogued = Catalogued()
+    slow, quick = catalogued.call("slow"), catalogued.call("quick")
+    catalogued.source.calls[1].callback(ToolResult("done"))
     assert outcome(quick) == ToolResult("done")
     assert not slow.called
 
 
 def test_cancelling_a_call_cancels_the_tool() -> None:
-    known = Catalogued()
-    calling = known.call()
+    catalogued = Catalogued()
+    calling = catalogued.call()
     calling.cancel()
     with pytest.raises(CancelledError):
         outcome(calling)
-    assert known.source.calls[0].called
-    assert known.clock.getDelayedCalls() == []
+    assert catalogued.source.calls[0].called
+    assert catalogued.clock.getDelayedCalls() == []
 
 
 def test_a_result_is_tidied_and_shortened() -> None:
-    known = Catalogued(max_result=40)
-    calling = known.call()
-    known.source.calls[0].callback(ToolResult("\x1b[1m<|im_end|>" + "x" * 100))
+    catalogued = Catalogued(max_result=40)
+    calling = catalogued.call()
+    catalogued.source.calls[0].callback(ToolResult("\x1b[1m<|im_end|>" + "x" * 100))
     text = outcome(calling).text
     assert text.startswith("< |im")
     assert "bytes cut here" in text
@@ -424,26 +428,26 @@ def test_a_result_is_tidied_and_shortened() -> None:
 
 def test_an_unknown_tool_is_called_once_more_after_listing_again() -> None:
     """DESIGN: T5."""
-    known = Catalogued()
-    known.listed("ping")
-    calling = known.call("ping", a=1)
-    known.source.calls[0].errback(ToolUnknown("not served by provider"))
-    assert (len(known.source.listings), len(known.source.calls)) == (2, 1)
-    known.source.listings[1].callback(listing("ping", "pong"))
-    known.source.calls[1].callback(ToolResult("pong"))
+    catalogued = Catalogued()
+    catalogued.listed("ping")
+    calling = catalogued.call("ping", a=1)
+    catalogued.source.calls[0].errback(ToolUnknown("not served by provider"))
+    assert (len(catalogued.source.listings), len(catalogued.source.calls)) == (2, 1)
+    catalogued.source.listings[1].callback(listing("ping", "pong"))
+    catalogued.source.calls[1].callback(ToolResult("pong"))
     assert outcome(calling) == ToolResult("pong")
-    assert known.source.invoked[0] == known.source.invoked[1]
-    assert known.names() == ["ping", "pong"]
+    assert catalogued.source.invoked[0] == catalogued.source.invoked[1]
+    assert catalogued.names() == ["ping", "pong"]
 
 
 def test_calls_that_find_out_at_the_same_time_list_once() -> None:
-    known = Catalogued()
-    calling = [known.call() for _ in range(3)]
-    for call in known.source.calls[:3]:
+    catalogued = Catalogued()
+    calling = [catalogued.call() for _ in range(3)]
+    for call in catalogued.source.calls[:3]:
         call.errback(ToolUnknown("gone"))
-    assert len(known.source.listings) == 1
-    known.source.listings[0].callback(listing("ping"))
-    for call in known.source.calls[3:]:
+    assert len(catalogued.source.listings) == 1
+    catalogued.source.listings[0].callback(listing("ping"))
+    for call in catalogued.source.calls[3:]:
         call.callback(ToolResult("pong"))
     assert [outcome(each) for each in calling] == [ToolResult("pong")] * 3
 
@@ -462,43 +466,43 @@ def test_calls_that_find_out_at_the_same_time_list_once() -> None:
 def test_an_unknown_tool_is_looked_for_on_its_own_server_alone(
     group: str, endpoint: str, called: bool
 ) -> None:
-    known = Catalogued()
+    catalogued = Catalogued()
     chosen = attrs.evolve(tool("ping", "old"), endpoint="http://a/mcp")
-    call = Deferred.fromCoroutine(known.catalogue.invoke(chosen, {}, caller()))
-    known.source.calls[0].errback(ToolUnknown("gone"))
+    call = Deferred.fromCoroutine(catalogued.catalogue.invoke(chosen, {}, caller()))
+    catalogued.source.calls[0].errback(ToolUnknown("gone"))
     now = attrs.evolve(tool("ping", group), endpoint=endpoint, origin="now")
-    known.source.listings[0].callback(Listing({group: [now]}))
-    known.source.calls[1].callback(ToolResult("pong"))
+    catalogued.source.listings[0].callback(Listing({group: [now]}))
+    catalogued.source.calls[1].callback(ToolResult("pong"))
     assert outcome(call).text == "pong"
-    assert known.source.tools[1] == (now if called else chosen)
+    assert catalogued.source.tools[1] == (now if called else chosen)
 
 
 def test_a_tool_that_stays_unknown_fails() -> None:
-    known = Catalogued()
-    calling = known.call()
-    known.source.calls[0].errback(ToolUnknown("gone"))
-    known.source.listings[0].errback(UpstreamUnavailable("refused"))
-    known.source.calls[1].errback(ToolUnknown("Error: still gone"))
+    catalogued = Catalogued()
+    calling = catalogued.call()
+    catalogued.source.calls[0].errback(ToolUnknown("gone"))
+    catalogued.source.listings[0].errback(UpstreamUnavailable("refused"))
+    catalogued.source.calls[1].errback(ToolUnknown("Error: still gone"))
     assert outcome(calling) == ToolResult("Error: still gone", True)
-    assert len(known.source.calls) == 2
+    assert len(catalogued.source.calls) == 2
 
 
 def test_listing_again_is_part_of_the_time_that_a_tool_has() -> None:
-    known = Catalogued(timeout=30)
-    calling = known.call()
-    known.clock.advance(20)
-    known.source.calls[0].errback(ToolUnknown("gone"))
-    known.clock.advance(10)
+    catalogued = Catalogued(timeout=30)
+    calling = catalogued.call()
+    catalogued.clock.advance(20)
+    catalogued.source.calls[0].errback(ToolUnknown("gone"))
+    catalogued.clock.advance(10)
     assert "within 30 s" in outcome(calling).text
 
 
 def test_a_refusal_is_never_repeated() -> None:
-    known = Catalogued()
+    catalogued = Catalogued()
     for error in (ToolFailed("no"), ProxyError("no")):
-        calling = known.call()
-        known.source.calls[-1].errback(error)
+        calling = catalogued.call()
+        catalogued.source.calls[-1].errback(error)
         assert outcome(calling).is_error
-    assert len(known.source.calls) == 2
+    assert len(catalogued.source.calls) == 2
 
 
 # --- many callers, and servers that are down
@@ -506,41 +510,41 @@ def test_a_refusal_is_never_repeated() -> None:
 
 def test_equal_lists_are_kept_once_however_many_callers_there_are() -> None:
     """DESIGN: T4."""
-    known = Catalogued()
+    catalogued = Catalogued()
     offers = []
     for number in range(1000):
-        asking = known.ask(caller(f"Bearer {number}"))
+        pending = catalogued.ask(caller(f"Bearer {number}"))
         # Every listing has objects of its own, as it comes off the wire.
-        known.source.listings[-1].callback(listing("ping", "pong"))
-        offers.append(outcome(asking))
+        catalogued.source.listings[-1].callback(listing("ping", "pong"))
+        offers.append(outcome(pending))
     assert len({id(offer) for offer in offers}) == 1
-    assert known.status.as_json()["tools"]["callers"] == 1000
+    assert catalogued.status.as_json()["tools"]["callers"] == 1000
     del offers
-    asking = known.ask(caller("Bearer other"))
-    known.source.listings[-1].callback(listing("other"))
-    assert list(outcome(asking).tools) == ["other"]
+    pending = catalogued.ask(caller("Bearer other"))
+    catalogued.source.listings[-1].callback(listing("other"))
+    assert list(outcome(pending).tools) == ["other"]
 
 
 def test_ten_thousand_callers_are_known_and_no_list_is_fetched_again() -> None:
-    known = Catalogued(ttl=600)
+    catalogued = Catalogued(ttl=600)
     for _ in range(2):
         for number in range(10_000):
-            asking = known.ask(caller(str(number)))
-            if not asking.called:
-                known.source.listings[-1].callback(listing("ping"))
-            assert outcome(asking).tools.keys() == {"ping"}
-    assert len(known.source.listings) == 10_000
+            pending = catalogued.ask(caller(str(number)))
+            if not pending.called:
+                catalogued.source.listings[-1].callback(listing("ping"))
+            assert outcome(pending).tools.keys() == {"ping"}
+    assert len(catalogued.source.listings) == 10_000
 
 
 def test_a_caller_costs_little_more_than_a_key() -> None:
-    known = Catalogued(ttl=600)
+    catalogued = Catalogued(ttl=600)
 
     def serve(numbers: range) -> None:
         for number in numbers:
-            asking = known.ask(caller(f"Bearer {number} {'x' * 10_000}"))
-            known.source.listings.pop().callback(listing("ping"))
-            assert outcome(asking).tools.keys() == {"ping"}
-            for kept in (known.source.listed_for, known.source.patience):
+            pending = catalogued.ask(caller(f"Bearer {number} {'x' * 10_000}"))
+            catalogued.source.listings.pop().callback(listing("ping"))
+            assert outcome(pending).tools.keys() == {"ping"}
+            for kept in (catalogued.source.listed_for, catalogued.source.limits):
                 kept.clear()
 
     serve(range(100))
@@ -557,93 +561,93 @@ def test_a_caller_costs_little_more_than_a_key() -> None:
 
 def test_a_first_chat_waits_five_seconds_and_goes_on() -> None:
     """DESIGN: T3."""
-    known = Catalogued()
-    asking = known.ask()
-    known.clock.advance(5.4)
-    assert not asking.called
-    known.clock.advance(0.1)
-    assert outcome(asking).tools == {}
-    known.source.listings[0].callback(listing("ping"))
-    assert known.names() == ["ping"]
+    catalogued = Catalogued()
+    pending = catalogued.ask()
+    catalogued.clock.advance(5.4)
+    assert not pending.called
+    catalogued.clock.advance(0.1)
+    assert outcome(pending).tools == {}
+    catalogued.source.listings[0].callback(listing("ping"))
+    assert catalogued.names() == ["ping"]
 
 
 def test_what_was_too_slow_for_a_first_chat_is_there_for_a_later_one() -> None:
-    known = Catalogued()
-    asking = known.ask()
+    catalogued = Catalogued()
+    pending = catalogued.ask()
     slow: dict[str, ProxyError] = {"slow": McpTimeout("slow")}
-    known.source.listings[0].callback(Listing({"g": [tool("ping")]}, slow))
-    assert list(outcome(asking).tools) == ["ping"]
-    known.clock.advance(0)
-    assert [patience.seconds for patience in known.source.patience] == [5, 30]
-    assert known.source.patience[1].down == {}
+    catalogued.source.listings[0].callback(Listing({"g": [tool("ping")]}, slow))
+    assert list(outcome(pending).tools) == ["ping"]
+    catalogued.clock.advance(0)
+    assert [limits.seconds for limits in catalogued.source.limits] == [5, 30]
+    assert catalogued.source.limits[1].down == {}
     groups = {"g": [tool("ping")], "slow": [tool("late", "slow")]}
-    known.source.listings[1].callback(Listing(groups))
-    assert known.names() == ["ping", "late"]
+    catalogued.source.listings[1].callback(Listing(groups))
+    assert catalogued.names() == ["ping", "late"]
 
 
 def test_a_group_that_is_down_is_not_waited_for_by_the_next_caller() -> None:
     """DESIGN: T3."""
-    known = Catalogued()
+    catalogued = Catalogued()
     down: dict[str, ProxyError] = {"slow": McpTimeout("slow"), "locked": McpBroke("401")}
     for number, believed in enumerate(([], ["slow"])):
-        asking = known.ask(caller(str(number)))
-        assert list(known.source.patience[-1].down) == believed
-        known.source.listings[-1].callback(Listing({"g": [tool("ping")]}, down))
-        assert list(outcome(asking).tools) == ["ping"]
-    known.clock.advance(31)
-    known.ask(caller("third"))
-    assert known.source.patience[-1].down == {}
+        pending = catalogued.ask(caller(str(number)))
+        assert list(catalogued.source.limits[-1].down) == believed
+        catalogued.source.listings[-1].callback(Listing({"g": [tool("ping")]}, down))
+        assert list(outcome(pending).tools) == ["ping"]
+    catalogued.clock.advance(31)
+    catalogued.ask(caller("third"))
+    assert catalogued.source.limits[-1].down == {}
 
 
 def test_a_list_that_is_slow_for_one_is_waited_for_by_nobody_else() -> None:
-    known = Catalogued()
-    known.ask(caller("first"))
-    known.clock.advance(30)
-    known.source.listings[0].errback(UpstreamTimeout("slow"))
-    assert known.names(caller("second")) == []
-    known.clock.advance(0)
-    assert known.source.listed_for[-1] == caller("first").for_listing(), "who asks for all"
-    known.source.listings[-1].callback(listing("ping"))
-    asking = known.ask(caller("second"))
-    known.source.listings[-1].callback(listing("ping"))
-    assert list(outcome(asking).tools) == ["ping"]
+    catalogued = Catalogued()
+    catalogued.ask(caller("first"))
+    catalogued.clock.advance(30)
+    catalogued.source.listings[0].errback(UpstreamTimeout("slow"))
+    assert catalogued.names(caller("second")) == []
+    catalogued.clock.advance(0)
+    assert catalogued.source.listed_for[-1] == caller("first").for_listing(), "who asks for all"
+    catalogued.source.listings[-1].callback(listing("ping"))
+    pending = catalogued.ask(caller("second"))
+    catalogued.source.listings[-1].callback(listing("ping"))
+    assert list(outcome(pending).tools) == ["ping"]
 
 
 def test_a_change_lists_again_for_a_few_and_makes_all_others_stale() -> None:
-    known = Catalogued(ttl=600)
+    catalogued = Catalogued(ttl=600)
     for number in range(100):
-        known.listed("old", who=caller(str(number)))
-    known.clock.advance(20)
+        catalogued.listed("old", who=caller(str(number)))
+    catalogued.clock.advance(20)
     for _ in range(50):
-        known.catalogue.changed()
-    assert len(known.source.listings) == 100 + 16
-    assert known.names(caller("0")) == ["old"]
-    known.source.listings[-1].callback(listing("new"))
-    assert known.names(caller("0")) == ["new"]
+        catalogued.catalogue.changed()
+    assert len(catalogued.source.listings) == 100 + 16
+    assert catalogued.names(caller("0")) == ["old"]
+    catalogued.source.listings[-1].callback(listing("new"))
+    assert catalogued.names(caller("0")) == ["new"]
 
 
 @pytest.mark.parametrize("limits", [(2, 10**9), (10**9, 290)])
 def test_what_does_not_fit_is_left_out_and_named(limits: tuple[int, int]) -> None:
     """DESIGN: T3."""
-    known = Catalogued(offers=Offers(*limits))
-    asking = known.ask()
+    catalogued = Catalogued(offers=Offers(*limits))
+    pending = catalogued.ask()
     tools = [tool("a"), tool("b"), tool("c"), tool("d")]
-    known.source.listings[0].callback(Listing({"g": tools}))
-    offer = outcome(asking)
+    catalogued.source.listings[0].callback(Listing({"g": tools}))
+    offer = outcome(pending)
     assert list(offer.tools) == ["a", "b"]
     assert [entry["function"]["name"] for entry in offer.definitions()] == ["a", "b"]
-    assert known.status.as_json()["tools"]["left_out"] == ["g/c", "g/d"]
+    assert catalogued.status.as_json()["tools"]["left_out"] == ["g/c", "g/d"]
 
 
 @pytest.mark.parametrize("limits", [(5, 10**9), (10**9, 600)])
 def test_no_group_crowds_out_those_behind_it(limits: tuple[int, int]) -> None:
-    known = Catalogued(offers=Offers(*limits))
-    asking = known.ask()
+    catalogued = Catalogued(offers=Offers(*limits))
+    pending = catalogued.ask()
     crowd = [tool(f"a{number}", "a") for number in range(9)]
     groups = {"a": crowd, "b": [tool("b0", "b")], "c": [tool("c0", "c"), tool("c1", "c")]}
-    known.source.listings[0].callback(Listing(groups))
-    assert list(outcome(asking).tools) == ["a0", "a1", "a2", "b0", "c0"]
-    left_out = known.status.as_json()["tools"]["left_out"]
+    catalogued.source.listings[0].callback(Listing(groups))
+    assert list(outcome(pending).tools) == ["a0", "a1", "a2", "b0", "c0"]
+    left_out = catalogued.status.as_json()["tools"]["left_out"]
     assert left_out == [*(f"a/a{number}" for number in range(3, 9)), "c/c1"]
 
 
@@ -651,27 +655,27 @@ def test_no_group_crowds_out_those_behind_it(limits: tuple[int, int]) -> None:
 
 
 def test_the_status_lists_what_is_offered_and_why_the_rest_is_not() -> None:
-    known = Catalogued(ttl=60)
-    known.listed("ping", "pong")
-    known.clock.advance(60)
-    known.names()
+    catalogued = Catalogued(ttl=60)
+    catalogued.listed("ping", "pong")
+    catalogued.clock.advance(60)
+    catalogued.names()
     down = McpUnavailable("The MCP server could not be reached: refused.")
     down.where = "http://mcp:9000/mcp"
-    known.source.listings[-1].callback(Listing({}, {"g": down}))
-    known.clock.advance(1)
-    group = known.status.as_json()["tool_groups"]["g"]
+    catalogued.source.listings[-1].callback(Listing({}, {"g": down}))
+    catalogued.clock.advance(1)
+    group = catalogued.status.as_json()["tool_groups"]["g"]
     assert group["names"] == ["ping", "pong"], "the old list serves"
     assert group["error"] == (
         "mcp_unavailable (The MCP server could not be reached: refused.) at http://mcp:9000/mcp"
     )
     assert (group["listed_seconds_ago"], group["error_seconds_ago"]) == (61, 1)
-    known.clock.advance(60)
-    known.names()
-    known.source.listings[-1].errback(UpstreamUnavailable("refused"))
-    assert "refused" in known.status.as_json()["tools"]["error"]
-    known.names()
-    known.source.listings[-1].callback(listing("ping"))
-    status = known.status.as_json()
+    catalogued.clock.advance(60)
+    catalogued.names()
+    catalogued.source.listings[-1].errback(UpstreamUnavailable("refused"))
+    assert "refused" in catalogued.status.as_json()["tools"]["error"]
+    catalogued.names()
+    catalogued.source.listings[-1].callback(listing("ping"))
+    status = catalogued.status.as_json()
     assert status["tools"]["error"] is None and status["tool_groups"]["g"]["error"] is None
 
 
@@ -689,10 +693,10 @@ def test_the_log_says_why_a_tool_failed_and_nothing_that_it_said(failure: Any, r
     observe: Any = lambda event: lines.append(formatEvent(event))  # noqa: E731
     globalLogPublisher.addObserver(observe)
     try:
-        known = Catalogued()
-        known.call()
-        ended = known.source.calls[0].errback if isinstance(failure, Exception) else None
-        (ended or known.source.calls[0].callback)(failure)
+        catalogued = Catalogued()
+        catalogued.call()
+        ended = catalogued.source.calls[0].errback if isinstance(failure, Exception) else None
+        (ended or catalogued.source.calls[0].callback)(failure)
     finally:
         globalLogPublisher.removeObserver(observe)
     [line] = [each for each in lines if "tool ping" in each]

@@ -34,10 +34,10 @@ class World:
         self.stack.on(CHAT, *turns)
         exchange = self.proxy.chat()
         self.proxy.settle()
-        said: str = exchange.json()["choices"][0]["message"]["content"]
-        return said
+        content: str = exchange.json()["choices"][0]["message"]["content"]
+        return content
 
-    def told(self) -> str:
+    def last_result(self) -> str:
         """The result that the model was told last."""
         messages = self.stack.asked_for(CHAT)[-1].json()["messages"]
         content: str = messages[-1]["content"]
@@ -47,9 +47,9 @@ class World:
 @pytest.fixture
 def worlds() -> Iterator[list[World]]:
     """All that a test makes, ended when it does."""
-    made: list[World] = []
-    yield made
-    for world in made:
+    worlds_made: list[World] = []
+    yield worlds_made
+    for world in worlds_made:
         world.proxy.catalogue.stop()
         world.proxy.result(world.proxy.sessions.close())
         world.proxy.advance(60)
@@ -64,7 +64,7 @@ def test_a_chat_runs_a_connectors_tool(worlds: list[World]) -> None:
     world = make(worlds)
     assert world.say(calling("ping"), saying("It said pong.")) == "It said pong."
     assert world.offered() == ["ping"]
-    assert world.told() == "pong"
+    assert world.last_result() == "pong"
 
 
 def test_servers_named_by_hand_work_with_any_upstream(worlds: list[World]) -> None:
@@ -85,7 +85,7 @@ def test_equal_names_of_two_servers_are_both_offered(worlds: list[World]) -> Non
     assert pong.startswith("two__ping_")
     world.two.handlers["tools/call"] = result(text("from two"))
     world.say(calling(pong), saying("Done."))
-    assert world.told() == "from two"
+    assert world.last_result() == "from two"
 
 
 def test_a_choice_of_a_name_that_two_servers_have_is_refused(worlds: list[World]) -> None:
@@ -106,10 +106,10 @@ def test_a_slow_tool_is_cancelled_at_its_server(worlds: list[World]) -> None:
     world.stack.on(CHAT, calling("ping"), saying("It took too long."))
     exchange = world.proxy.chat()
     world.proxy.advance(60)
-    assert "60 s" in world.told()
+    assert "60 s" in world.last_result()
     assert exchange.json()["choices"][0]["message"]["content"] == "It took too long."
-    [said] = world.one.said("notifications/cancelled")
-    assert said["params"]["requestId"] == world.one.said("tools/call")[0]["id"]
+    [notification] = world.one.received("notifications/cancelled")
+    assert notification["params"]["requestId"] == world.one.received("tools/call")[0]["id"]
 
 
 def test_a_client_that_leaves_cancels_its_calls(worlds: list[World]) -> None:
@@ -119,7 +119,7 @@ def test_a_client_that_leaves_cancels_its_calls(worlds: list[World]) -> None:
     exchange = world.proxy.chat(stream=True)
     exchange.leave()
     world.proxy.settle()
-    assert len(world.one.said("notifications/cancelled")) == 1
+    assert len(world.one.received("notifications/cancelled")) == 1
 
 
 def test_a_change_is_seen_by_the_next_chat(worlds: list[World]) -> None:
@@ -138,11 +138,11 @@ def test_a_change_is_seen_by_the_next_chat(worlds: list[World]) -> None:
     world.say(saying("Hello."))
     assert world.offered() == ["new", "ping"]
     # One that says so all the time is listed no more often than chats want it.
-    before = len(world.one.said("tools/list"))
+    before = len(world.one.received("tools/list"))
     for _ in range(50):
         world.one.say(CHANGED)
         world.proxy.settle()
-    assert len(world.one.said("tools/list")) <= before + 1
+    assert len(world.one.received("tools/list")) <= before + 1
 
 
 def test_a_tool_of_a_server_that_was_replaced_runs_in_the_new_way(worlds: list[World]) -> None:
@@ -157,7 +157,7 @@ def test_a_tool_of_a_server_that_was_replaced_runs_in_the_new_way(worlds: list[W
 
     world.stack.on(INVOKE, replaced)
     assert world.say(calling("ping"), saying("Done.")) == "Done."
-    assert world.told() == "pong"
+    assert world.last_result() == "pong"
 
 
 def test_a_users_token_reaches_his_mcp_server_alone(worlds: list[World]) -> None:

@@ -56,7 +56,7 @@ def test_a_handshake_then_requests(server: FakeMcp, talk: Conversation) -> None:
     ]
     [*_, called] = server.messages
     assert called["params"] == {"name": "ping", "arguments": {"n": 1}}
-    assert server.said("initialize")[0]["params"]["protocolVersion"] == "2025-11-25"
+    assert server.received("initialize")[0]["params"]["protocolVersion"] == "2025-11-25"
 
 
 @pytest.mark.parametrize("revision", messages.REVISIONS)
@@ -91,10 +91,10 @@ def test_a_revision_that_is_not_known_is_spoken_all_the_same(
 def test_a_server_that_will_not_be_told_of_the_handshakes_end_is_used(
     server: FakeMcp, talk: Conversation, status: int
 ) -> None:
-    server.told = status
+    server.notification_status = status
     assert talk.result(talk.call()) == text("pong")
     assert talk.result(talk.session().tools()) == [described("ping")]
-    assert len(server.said("initialize")) == (2 if server.old else 1)
+    assert len(server.received("initialize")) == (2 if server.old else 1)
 
 
 def test_a_list_has_pages(server: FakeMcp, talk: Conversation) -> None:
@@ -112,7 +112,7 @@ def test_a_list_has_pages(server: FakeMcp, talk: Conversation) -> None:
 def test_a_list_that_goes_round_in_circles_is_left(server: FakeMcp, talk: Conversation) -> None:
     server.handlers["tools/list"] = result({"tools": [], "nextCursor": "again"})
     assert talk.result(talk.session().tools()) == []
-    assert len(server.said("tools/list")) == 2
+    assert len(server.received("tools/list")) == 2
 
 
 def test_a_list_without_end_is_left(server: FakeMcp, talk: Conversation) -> None:
@@ -124,7 +124,7 @@ def test_a_list_without_end_is_left(server: FakeMcp, talk: Conversation) -> None
 
     server.handlers["tools/list"] = pages
     assert len(talk.result(talk.session().tools())) == 10_000
-    assert len(server.said("tools/list")) == 2
+    assert len(server.received("tools/list")) == 2
 
 
 @pytest.mark.parametrize("cursor", ["", None, 7])
@@ -139,7 +139,7 @@ def test_of_a_list_whose_next_page_is_refused_the_first_is_kept(
     server: FakeMcp, talk: Conversation
 ) -> None:
     pages = [result({"tools": [{"name": "a"}], "nextCursor": "b"}), error(-32602, "no such cursor")]
-    server.handlers["tools/list"] = lambda request, said: pages.pop(0)(request, said)
+    server.handlers["tools/list"] = lambda request, message: pages.pop(0)(request, message)
     assert talk.result(talk.session().tools()) == [{"name": "a"}]
 
 
@@ -147,7 +147,7 @@ def test_a_server_without_tools_is_not_asked_for_any() -> None:
     server = FakeMcp(capabilities={"prompts": {}})
     talk = Conversation(server)
     assert talk.result(talk.session().tools()) == []
-    assert server.said("tools/list") == []
+    assert server.received("tools/list") == []
 
 
 @pytest.mark.parametrize("status", [401, 403, 410, 422, 503, 200])
@@ -158,13 +158,13 @@ def test_a_list_is_asked_for_once_more_in_a_new_session(status: int) -> None:
     talk.result(talk.call())
     refused = error(-32000, "who are you?", status) if status == 200 else raw(b"", status)
     once = [refused, result({"tools": [{"name": "a"}]})]
-    server.handlers["tools/list"] = lambda request, said: once.pop(0)(request, said)
+    server.handlers["tools/list"] = lambda request, message: once.pop(0)(request, message)
     assert talk.result(talk.session().tools()) == [{"name": "a"}]
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
     server.handlers["tools/list"] = refused
     with pytest.raises(McpBroke):
         talk.result(talk.session().tools())
-    assert len(server.said("initialize")) == 3, "once more, and not for ever"
+    assert len(server.received("initialize")) == 3, "once more, and not for ever"
 
 
 def elsewhere(server: FakeMcp, early: bool = False) -> list[Request]:
@@ -219,7 +219,7 @@ def test_an_answer_may_come_on_the_servers_own_stream(capabilities: Json, early:
         {"tools": [described("b")]},
     ]
     server.session = ""
-    server.handlers["tools/list"] = lambda request, said: result(pages.pop(0))(request, said)
+    server.handlers["tools/list"] = lambda request, message: result(pages.pop(0))(request, message)
     streams = elsewhere(server, early)
     talk = Conversation(server)
     assert talk.result(talk.session().tools()) == [described("a"), described("b")]
@@ -284,7 +284,7 @@ UNKNOWN = {
     "200": error(-32000, "who are you?"),
     "python": error(-32602, "Invalid request parameters"),
     "html": raw(b"<html>", 200, "text/html"),
-    "cut": lambda request, said: hang_up(request),
+    "cut": lambda request, message: hang_up(request),
 }
 
 
@@ -302,14 +302,14 @@ def test_after_a_call_that_failed_a_session_is_made_sure_of(refused: Handler, th
     forget_everybody(server, refused)
     with pytest.raises(McpBroke):
         talk.result(talk.call())
-    assert len(server.said("tools/call")) == 2, "it may have been acted on"
+    assert len(server.received("tools/call")) == 2, "it may have been acted on"
     if then == "tools/call":
         assert talk.result(talk.call()) == text("pong")
     else:
         assert talk.result(talk.session().tools()) == [described("ping")]
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
     assert talk.result(talk.call()) == text("pong")
-    assert len(server.said("ping")) == 1
+    assert len(server.received("ping")) == 1
 
 
 @pytest.mark.parametrize(
@@ -328,8 +328,8 @@ def test_a_session_that_is_still_known_is_kept(
     server.handlers["tools/call"] = calling
     assert talk.result(talk.call()) == text("pong")
     assert talk.result(talk.call()) == text("pong")
-    assert len(server.said("ping")) == 1
-    assert len(server.said("initialize")) == (2 if server.old else 1)
+    assert len(server.received("ping")) == 1
+    assert len(server.received("initialize")) == (2 if server.old else 1)
 
 
 def test_being_asked_too_often_says_nothing_about_the_session() -> None:
@@ -341,8 +341,8 @@ def test_being_asked_too_often_says_nothing_about_the_session() -> None:
         talk.result(talk.call())
     with pytest.raises(McpBroke):
         talk.result(talk.call())
-    assert not server.said("ping")
-    assert len(server.said("initialize")) == 1
+    assert not server.received("ping")
+    assert len(server.received("initialize")) == 1
 
 
 def test_calls_at_the_same_time_make_sure_of_a_session_once() -> None:
@@ -360,8 +360,8 @@ def test_calls_at_the_same_time_make_sure_of_a_session_once() -> None:
     for request in held:
         answer(b"", 401)(request)
     assert [talk.result(each) for each in again] == [text("pong")] * 3
-    assert len(server.said("ping")) == 1
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("ping")) == 1
+    assert len(server.received("initialize")) == 2
 
 
 def test_a_server_that_does_not_say_whether_it_knows_a_session_is_greeted_again() -> None:
@@ -370,11 +370,11 @@ def test_a_server_that_does_not_say_whether_it_knows_a_session_is_greeted_again(
     talk.result(talk.call())
     server.handlers["ping"] = never
     once = [raw(b"", 500), result(text("pong"))]
-    server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+    server.handlers["tools/call"] = lambda request, message: once.pop(0)(request, message)
     with pytest.raises(McpBroke):
         talk.result(talk.call())
     assert talk.result(talk.call(), after=10) == text("pong")
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
 
 
 def test_messages_that_come_before_the_endpoint_are_skipped() -> None:
@@ -383,7 +383,7 @@ def test_messages_that_come_before_the_endpoint_are_skipped() -> None:
 
     def early(request: Request) -> None:
         begin(request)
-        for message in (asking("ping"), frame({"jsonrpc": "2.0", "id": 1, "result": {}})):
+        for message in (server_request("ping"), frame({"jsonrpc": "2.0", "id": 1, "result": {}})):
             request.write(message)
         listen(request)
 
@@ -403,7 +403,7 @@ def test_a_call_is_not_repeated_for_words_that_may_mean_something_else(words: st
     server.handlers["tools/call"] = raw(words.encode(), 400)
     with pytest.raises(McpBroke):
         talk.result(talk.call())
-    assert len(server.said("tools/call")) == 2
+    assert len(server.received("tools/call")) == 2
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_a_call_is_repeated_for_words_that_can_mean_nothing_else(words: bytes) -
     talk = Conversation(server)
     talk.result(talk.call())
     once = [raw(words, 400), result(text("pong"))]
-    server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+    server.handlers["tools/call"] = lambda request, message: once.pop(0)(request, message)
     assert talk.result(talk.call()) == text("pong")
 
 
@@ -451,8 +451,8 @@ def test_an_answer_is_read_whatever_it_says_that_it_is(kind: str) -> None:
     talk = Conversation(server)
 
     def write(request: Request, message: Json) -> None:
-        said = {"jsonrpc": "2.0", "id": message["id"], "result": text("pong")}
-        raw(json.dumps(said).encode(), kind=kind)(request, message)
+        response = {"jsonrpc": "2.0", "id": message["id"], "result": text("pong")}
+        raw(json.dumps(response).encode(), kind=kind)(request, message)
 
     server.handlers["tools/call"] = write
     assert talk.result(talk.call()) == text("pong")
@@ -461,7 +461,7 @@ def test_an_answer_is_read_whatever_it_says_that_it_is(kind: str) -> None:
 def test_the_tracing_fields_are_in_the_message_too(server: FakeMcp, talk: Conversation) -> None:
     fields = (("traceparent", "00-1-2-01"), ("x-request-id", "7"), ("tracestate", "a=b"))
     talk.result(talk.session().call("ping", {}, {}, fields))
-    [called] = server.said("tools/call")
+    [called] = server.received("tools/call")
     assert called["params"]["_meta"] == {"traceparent": "00-1-2-01", "tracestate": "a=b"}
 
 
@@ -482,12 +482,12 @@ def test_an_error_is_told_in_the_servers_words(server: FakeMcp, talk: Conversati
 def test_a_call_given_up_is_cancelled_at_the_server(server: FakeMcp, talk: Conversation) -> None:
     server.handlers["tools/call"] = never
     calling = talk.begin(talk.call())
-    [called] = server.said("tools/call")
+    [called] = server.received("tools/call")
     calling.cancel()
     with pytest.raises(CancelledError):
         talk.result(calling)
-    [said] = server.said("notifications/cancelled")
-    assert said["params"]["requestId"] == called["id"]
+    [notification] = server.received("notifications/cancelled")
+    assert notification["params"]["requestId"] == called["id"]
     server.handlers["tools/call"] = result(text("still there"))
     assert talk.result(talk.call()) == text("still there")
 
@@ -498,7 +498,7 @@ def test_a_handshake_given_up_is_not_cancelled(server: FakeMcp, talk: Conversati
     calling = talk.begin(talk.call())
     calling.cancel()
     talk.settle()
-    assert not server.said("notifications/cancelled")
+    assert not server.received("notifications/cancelled")
 
 
 def test_a_server_that_says_nothing_is_given_ten_seconds(
@@ -515,7 +515,9 @@ def test_a_server_that_says_nothing_is_given_ten_seconds(
 def test_requests_at_the_same_time_share_one_handshake(server: FakeMcp, talk: Conversation) -> None:
     begun = [talk.begin(talk.call()) for _ in range(5)]
     assert [talk.result(each) for each in begun] == [text("pong")] * 5
-    assert len(server.said("initialize")) == (2 if server.old else 1)  # the first try is refused
+    assert len(server.received("initialize")) == (
+        2 if server.old else 1
+    )  # the first try is refused
 
 
 def test_a_session_that_nobody_uses_is_closed(server: FakeMcp, talk: Conversation) -> None:
@@ -544,7 +546,7 @@ def test_stopping_ends_everything(server: FakeMcp, talk: Conversation) -> None:
 # --- what the server says of its own accord
 
 
-def asking(method: str, number: object = "s1") -> bytes:
+def server_request(method: str, number: object = "s1") -> bytes:
     return frame({"jsonrpc": "2.0", "id": number, "method": method})
 
 
@@ -553,9 +555,9 @@ def test_pings_are_answered_and_other_requests_refused_while_a_call_runs() -> No
     talk = Conversation(server)
     progress = frame({"jsonrpc": "2.0", "method": "notifications/progress", "params": {}})
     server.handlers["tools/call"] = streamed(
-        asking("ping"),
+        server_request("ping"),
         progress,
-        asking("sampling/createMessage", 7),
+        server_request("sampling/createMessage", 7),
         b": a comment\n\n",
         last=text("done"),
     )
@@ -570,8 +572,10 @@ def test_a_flood_of_pings_is_not_answered_without_end() -> None:
     server = FakeMcp()
     talk = Conversation(server)
     talk.result(talk.call())
-    server.deaf = True
-    server.handlers["tools/call"] = streamed(*[asking("ping", n) for n in range(500)], last={})
+    server.ignores_notifications = True
+    server.handlers["tools/call"] = streamed(
+        *[server_request("ping", n) for n in range(500)], last={}
+    )
     assert talk.result(talk.call()) == {}
     assert len([message for message in server.messages if "method" not in message]) == 16
 
@@ -642,9 +646,9 @@ def test_a_session_that_the_server_forgot_is_begun_again(refusal: int) -> None:
         server.session = "s-2"
     else:
         once = [raw(b'{"error": "No valid session ID provided"}', 400), result(text("pong"))]
-        server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+        server.handlers["tools/call"] = lambda request, message: once.pop(0)(request, message)
     assert talk.result(talk.call()) == text("pong")
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
 
 
 def test_a_server_replaced_by_one_of_another_revision_is_greeted_again() -> None:
@@ -652,9 +656,9 @@ def test_a_server_replaced_by_one_of_another_revision_is_greeted_again() -> None
     talk = Conversation(server)
     talk.result(talk.call())
     once = [error(-32020, "header mismatch", 400), result(text("pong"))]
-    server.handlers["tools/call"] = lambda request, said: once.pop(0)(request, said)
+    server.handlers["tools/call"] = lambda request, message: once.pop(0)(request, message)
     assert talk.result(talk.call()) == text("pong")
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
 
 
 def test_lies_in_a_stream_with_numbers_are_not_asked_for_again() -> None:
@@ -673,7 +677,7 @@ def test_a_ping_during_the_handshake_is_answered() -> None:
     talk = Conversation(server)
     hello = {"protocolVersion": "2025-11-25", "capabilities": {}}
     server.session = ""
-    server.handlers["initialize"] = streamed(asking("ping"), last=hello)
+    server.handlers["initialize"] = streamed(server_request("ping"), last=hello)
     talk.result(talk.call())
     assert {"jsonrpc": "2.0", "id": "s1", "result": {}} in server.messages
 
@@ -711,7 +715,7 @@ def test_a_server_that_forgets_every_session_at_once_is_broken() -> None:
     server.handlers["tools/call"] = raw(b"", 404)
     with pytest.raises(McpBroke, match="session"):
         talk.result(talk.call())
-    assert len(server.said("tools/call")) == 2
+    assert len(server.received("tools/call")) == 2
 
 
 def resuming(server: FakeMcp, talk: Conversation, *later: bytes) -> list[str | None]:
@@ -749,7 +753,7 @@ def test_a_broken_stream_is_resumed_after_its_last_event() -> None:
     talk.advance(0.1)
     assert resumed == ["e1", "e2"]
     assert talk.result(calling) == text("at last")
-    assert len(server.said("tools/call")) == 1
+    assert len(server.received("tools/call")) == 1
 
 
 def test_a_stream_that_brings_nothing_is_not_resumed_for_ever() -> None:
@@ -781,7 +785,7 @@ def test_a_stream_without_numbers_cannot_be_resumed() -> None:
     server.handlers["tools/call"] = streamed(last=None)
     with pytest.raises(McpBroke, match="before the result"):
         talk.result(talk.call())
-    assert len(server.said("tools/call")) == 1
+    assert len(server.received("tools/call")) == 1
 
 
 HUGE = b'{"jsonrpc": "2.0", "id": 2, "result": "' + b"x" * (messages.MAX_MESSAGE + 1)
@@ -864,7 +868,7 @@ def test_two_callers_with_other_credentials_have_other_sessions() -> None:
     talk = Conversation(server)
     for token in ("a", "b", "a"):
         talk.result(talk.session(("Authorization", f"Bearer {token}")).call("ping", {}, {}))
-    assert len(server.said("initialize")) == 2
+    assert len(server.received("initialize")) == 2
     tokens = server.fields("Authorization")
     assert tokens == ["Bearer a"] * 3 + ["Bearer b"] * 3 + ["Bearer a"]
 
@@ -926,10 +930,10 @@ def test_no_caller_can_have_all_sessions() -> None:
     greedy, modest = (
         ClientContext.of(Headers({b"authorization": [name]})) for name in (b"a", b"b")
     )
-    kept = pool.session(URL, (), modest)
+    oldest = pool.session(URL, (), modest)
     for number in range(1000):
         pool.session(URL, (), greedy, str(number))
-    assert pool.session(URL, (), modest) is kept
+    assert pool.session(URL, (), modest) is oldest
     assert len(pool._sessions) == 13
     for session in pool._sessions.values():
         session.busy = 1
@@ -1031,8 +1035,8 @@ def test_a_server_that_knows_no_handshake_is_spoken_to_without() -> None:
     assert server.fields("Mcp-Method")[-1] == "tools/call"
     assert server.fields("Mcp-Name")[-1] == "ping"
     assert server.fields("Mcp-Param-City")[-1] == "=?base64?VHJvbXPDuA==?="
-    assert len(server.said("initialize")) == 1
-    assert not server.said("notifications/initialized")
+    assert len(server.received("initialize")) == 1
+    assert not server.received("notifications/initialized")
 
 
 def test_a_stateless_call_is_given_up_by_closing_its_connection() -> None:
@@ -1044,7 +1048,7 @@ def test_a_stateless_call_is_given_up_by_closing_its_connection() -> None:
     calling.addErrback(lambda _: None)
     talk.settle()
     assert not server.open
-    assert not server.said("notifications/cancelled")
+    assert not server.received("notifications/cancelled")
 
 
 @pytest.mark.parametrize(

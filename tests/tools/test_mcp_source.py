@@ -63,8 +63,8 @@ class Hosts:
     ) -> Deferred[IResponse]:
         host = uri.split(b"/")[2].partition(b":")[0].decode()
         asked: Any = self._agents[host].request(method, uri, headers, bodyProducer)
-        answered: Deferred[IResponse] = asked
-        return answered
+        response: Deferred[IResponse] = asked
+        return response
 
     def flush(self) -> None:
         for agent in self._agents.values():
@@ -184,7 +184,7 @@ def test_the_servers_connectors_are_listed_and_run(version: str, route: str) -> 
     }
     world.two.handlers["tools/call"] = result(text("two says pong"))
     assert world.run(listing.groups["two"][0]) == ToolResult("two says pong")
-    assert not world.one.said("tools/call")
+    assert not world.one.received("tools/call")
     assert not world.stack.asked_for("GET /v1/tools")
     assert not world.stack.asked_for(INVOKE)
 
@@ -266,7 +266,9 @@ def test_text_that_is_no_text_is_put_right() -> None:
     world = World()
     world.connect(one=ONE)
     body = rb'{"jsonrpc":"2.0","id":%d,"result":{"tools":[{"name":"t","description":"a\ud800"}]}}'
-    world.one.handlers["tools/list"] = lambda request, said: raw(body % said["id"])(request, said)
+    world.one.handlers["tools/list"] = lambda request, message: raw(body % message["id"])(
+        request, message
+    )
     assert [t.description for t in world.list().groups["one"]] == ["a\ufffd"]
 
 
@@ -332,7 +334,7 @@ def called(world: World, answering: Any) -> ToolResult:
 
 
 @pytest.mark.parametrize(
-    ("body", "wanted"),
+    ("body", "expected"),
     [
         (text("hello"), ToolResult("hello")),
         (text("boom", isError=True), ToolResult("Error: boom", True)),
@@ -341,8 +343,8 @@ def called(world: World, answering: Any) -> ToolResult:
         ({"content": "odd", "isError": "yes"}, ToolResult("odd")),
     ],
 )
-def test_a_result_is_understood(body: Json, wanted: ToolResult) -> None:
-    assert called(World(), result(body)) == wanted
+def test_a_result_is_understood(body: Json, expected: ToolResult) -> None:
+    assert called(World(), result(body)) == expected
 
 
 @pytest.mark.parametrize(
@@ -398,7 +400,7 @@ def test_one_half_that_fails_does_not_cost_the_other(broken: Answer) -> None:
     world.source = UnionSource(world.named, world.detected)
     listing = world.list()
     assert list(listing.groups) == ["two"]
-    assert listing.failures == {} and listing.rest is not None
+    assert listing.failures == {} and listing.groups_error is not None
 
 
 def test_a_pin_is_kept() -> None:
@@ -449,9 +451,9 @@ def test_up_to_0_3_mcp_headers_go_as_they_are(header: str) -> None:
     world.stack.on(INVOKE, tool_result("pong"))
     [ping] = [t for t in world.list(who).groups["mcp::main"] if t.name == "ping"]
     world.run(ping, who)
-    whole = {"mcp_headers": {MAIN: LOCKED["main"]}, "other": 1}
-    assert sent(world, "GET /v1/tools") == [(whole, None)]
-    assert sent(world, INVOKE) == [(whole, {"tool_name": "ping", "kwargs": {}})]
+    provider_data = {"mcp_headers": {MAIN: LOCKED["main"]}, "other": 1}
+    assert sent(world, "GET /v1/tools") == [(provider_data, None)]
+    assert sent(world, INVOKE) == [(provider_data, {"tool_name": "ping", "kwargs": {}})]
 
 
 @pytest.mark.parametrize("header", ["X-LlamaStack-Provider-Data", "X-OGX-Provider-Data"])
@@ -499,7 +501,7 @@ def test_broken_provider_data_is_sent_to_nobody(broken: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "provider_data",
     [
         {"mcp_headers": 7},
         {"mcp_headers": {"u": 7}},
@@ -508,8 +510,8 @@ def test_broken_provider_data_is_sent_to_nobody(broken: str) -> None:
     ],
 )
 @pytest.mark.parametrize("what", ["kept", "apart", "dropped"])
-def test_odd_mcp_headers_break_nothing(said: Json, what: str) -> None:
-    who = translated(json.dumps(said), what)
+def test_odd_mcp_headers_break_nothing(provider_data: Json, what: str) -> None:
+    who = translated(json.dumps(provider_data), what)
     assert who.mcp_headers("u") == ()
     assert who.token("u") is None
 

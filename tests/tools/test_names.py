@@ -113,8 +113,8 @@ def test_no_tool_can_take_the_rewritten_name_of_another() -> None:
 def test_patterns_narrow_by_name_or_group(pattern: str, matched: bool) -> None:
     """DESIGN: L5."""
     patterns = Patterns(["nothing", pattern])
-    found = patterns.match("mcp_web__search_12345678", tool("mcp::web", "search"))
-    assert found is matched
+    match = patterns.match("mcp_web__search_12345678", tool("mcp::web", "search"))
+    assert match is matched
 
 
 OFFERED = {

@@ -55,11 +55,11 @@ def test_what_grew_when_it_was_made_harmless_is_within_the_limit(
     pieces: list[str], limit: int
 ) -> None:
     text = "".join(pieces)
-    made = shortened(text, limit)
-    note = re.search(r"\n\n\[(\d+) of (\d+) bytes cut here\]\n\n", made)
-    shown = made if note is None else made[: note.start()] + made[note.end() :]
-    assert len(shown.encode()) <= limit
-    assert harmless(shown) == shown or note is not None
+    result = shortened(text, limit)
+    note = re.search(r"\n\n\[(\d+) of (\d+) bytes cut here\]\n\n", result)
+    text_shown = result if note is None else result[: note.start()] + result[note.end() :]
+    assert len(text_shown.encode()) <= limit
+    assert harmless(text_shown) == text_shown or note is not None
 
 
 def test_no_character_is_cut_in_two() -> None:
@@ -146,9 +146,9 @@ def test_no_control_token_is_left(pieces: list[str]) -> None:
 
 @pytest.mark.parametrize("token", TOKENS)
 def test_a_broken_token_is_still_readable(token: str) -> None:
-    said = neutralised(f"before {token} after")
-    assert token not in said
-    assert said.replace(" ", "") == f"before{token}after"
+    text = neutralised(f"before {token} after")
+    assert token not in text
+    assert text.replace(" ", "") == f"before{token}after"
 
 
 @given(st.text(st.sampled_from("abc <>|[]/\n")))
@@ -260,7 +260,7 @@ def test_a_picture_is_a_note_in_the_text_and_kept_beside_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "said", "media_type"),
+    ("head", "declared", "media_type"),
     [
         (b"\x89PNG\r\n\x1a\n", None, "image/png"),
         (b"\xff\xd8\xff\xe0", None, "image/jpeg"),
@@ -274,10 +274,10 @@ def test_a_picture_is_a_note_in_the_text_and_kept_beside_it() -> None:
     ],
 )
 def test_what_a_picture_is_shows_in_its_first_bytes(
-    head: bytes, said: str | None, media_type: str
+    head: bytes, declared: str | None, media_type: str
 ) -> None:
     data = base64.b64encode(head + bytes(20)).decode()
-    [image] = result_of([{"type": "image", "data": data, "mimeType": said}]).images
+    [image] = result_of([{"type": "image", "data": data, "mimeType": declared}]).images
     assert image == Image(media_type, data)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaproxy.tools.definitions import definition
-from llamaproxy.tools.schemas import Unfit, parameters_of
+from llamaproxy.tools.schemas import UnfitTool, parameters_of
 
 NO_PARAMETERS = {"type": "object", "properties": {}}
 
@@ -27,7 +27,7 @@ def test_a_tool_without_parameters_has_an_object_without_properties(schema: Any)
 
 
 @pytest.mark.parametrize(
-    ("given_schema", "sent"),
+    ("given_schema", "entry"),
     [
         (True, {}),
         (False, {"not": {}}),
@@ -54,12 +54,12 @@ def test_a_tool_without_parameters_has_an_object_without_properties(schema: Any)
         ({"dependencies": {"a": ["b"], "c": True}}, {"dependencies": {"a": ["b"], "c": {}}}),
     ],
 )
-def test_what_strict_servers_refuse_is_said_in_another_way(given_schema: Any, sent: Any) -> None:
-    whole = {"type": "object", "properties": {"p": given_schema}, "$defs": {"d": given_schema}}
-    assert parameters_of(whole) == {
+def test_what_strict_servers_refuse_is_said_in_another_way(given_schema: Any, entry: Any) -> None:
+    parameters = {"type": "object", "properties": {"p": given_schema}, "$defs": {"d": given_schema}}
+    assert parameters_of(parameters) == {
         "type": "object",
-        "properties": {"p": sent},
-        "$defs": {"d": sent},
+        "properties": {"p": entry},
+        "$defs": {"d": entry},
     }
 
 
@@ -77,7 +77,7 @@ def test_what_strict_servers_refuse_is_said_in_another_way(given_schema: Any, se
     ],
 )
 def test_a_tool_with_names_that_a_model_misreads_is_not_offered(schema: Any) -> None:
-    with pytest.raises(Unfit, match="not fit to be shown"):
+    with pytest.raises(UnfitTool, match="not fit to be shown"):
         definition("g", "t", "", schema)
 
 
@@ -87,7 +87,7 @@ def test_a_schema_is_nested_only_so_far(keyword: str) -> None:
     for _ in range(100):
         inner = {"properties": {"p": schema}, "anyOf": {"anyOf": [schema]}}
         schema = inner.get(keyword, {keyword: schema})
-    with pytest.raises(Unfit, match="nested too deeply"):
+    with pytest.raises(UnfitTool, match="nested too deeply"):
         definition("g", "t", "", schema)
 
 
@@ -111,7 +111,7 @@ _schemas = st.recursive(
 def test_a_schema_that_was_made_fit_stays_as_it_is(schema: Any) -> None:
     try:
         fit = parameters_of(schema)
-    except Unfit:
+    except UnfitTool:
         return
     assert fit["type"] == "object" and isinstance(fit["properties"], dict)
     assert parameters_of(fit) == fit

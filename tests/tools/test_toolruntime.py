@@ -112,8 +112,8 @@ def test_every_parameter_type_has_a_schema(parameter: Json, schema: Json, requir
     """DESIGN: L7."""
     definition = definition_of({"identifier": "t", "parameters": [{"name": "p", **parameter}]})
     assert definition is not None
-    wanted: Json = {"type": "object", "properties": {"p": schema}}
-    assert definition.parameters == ({**wanted, "required": ["p"]} if required else wanted)
+    expected: Json = {"type": "object", "properties": {"p": schema}}
+    assert definition.parameters == ({**expected, "required": ["p"]} if required else expected)
 
 
 @pytest.mark.parametrize(
@@ -184,13 +184,13 @@ def test_a_group_that_spoils_the_list_does_not_cost_the_others(spoilt: Answer) -
     assert all(each.headers.hasHeader("Authorization") for each in source.stack.asked)
 
 
-@pytest.mark.parametrize("broken", [answer({}), answer({"data": None}), answer([]), hang_up])
-def test_a_group_whose_own_list_is_odd_does_not_cost_the_others(broken: Answer) -> None:
+@pytest.mark.parametrize("failing", [answer({}), answer({"data": None}), answer([]), hang_up])
+def test_a_group_whose_own_list_is_odd_does_not_cost_the_others(failing: Answer) -> None:
     source = Source()
     source.stack.on("GET /v1/tools", LOCKED)
     groups = [{"identifier": "a"}, {"identifier": "b"}, {"no": "identifier"}]
     source.stack.on("GET /v1/toolgroups", answer({"data": groups}))
-    source.stack.on("GET /v1/tools?toolgroup_id=a", broken)
+    source.stack.on("GET /v1/tools?toolgroup_id=a", failing)
     source.stack.on("GET /v1/tools?toolgroup_id=b", answer({"data": [tool("ping", "b")]}))
     listing = source.list()
     assert list(listing.groups) == ["b"]

@@ -57,7 +57,7 @@ from tests.support import (
 SOMEBODY = ClientContext.of(Headers({"Authorization": ["Bearer a"], "X-Request-Id": ["7"]}))
 
 
-def asking(*answers: Answer) -> tuple[FakeStack, Upstream]:
+def upstream_of(*answers: Answer) -> tuple[FakeStack, Upstream]:
     stack = FakeStack()
     stack.on("GET /x", *answers)
     stack.on("POST /x", *answers)
@@ -65,7 +65,7 @@ def asking(*answers: Answer) -> tuple[FakeStack, Upstream]:
 
 
 def ask(*answers: Answer) -> Any:
-    _, upstream = asking(*answers)
+    _, upstream = upstream_of(*answers)
     return upstream.result(upstream.client.ask("GET", "/x", ClientContext()))
 
 
@@ -76,7 +76,7 @@ async def chunks_of(upstream: Upstream, into: list[Json | None]) -> list[Json | 
 
 
 def stream(*answers: Answer) -> list[Any]:
-    _, upstream = asking(*answers)
+    _, upstream = upstream_of(*answers)
     got: list[Any] = upstream.result(chunks_of(upstream, []))
     return got
 
@@ -85,7 +85,7 @@ def stream(*answers: Answer) -> list[Any]:
 
 
 def test_a_request_carries_what_it_is_asked_with() -> None:
-    stack, upstream = asking(answer({"a": 1}))
+    stack, upstream = upstream_of(answer({"a": 1}))
     query = {"toolgroup_id": "mcp::a b/&"}
     asked = upstream.client.ask("POST", "/x", SOMEBODY, b'{"b":2}', query)
     assert upstream.result(asked) == {"a": 1}
@@ -98,7 +98,7 @@ def test_a_request_carries_what_it_is_asked_with() -> None:
 
 
 def test_no_cookie_of_one_caller_goes_out_with_anothers_request() -> None:
-    stack, upstream = asking(answer({}, fields={"Set-Cookie": "session=secret; Path=/"}))
+    stack, upstream = upstream_of(answer({}, fields={"Set-Cookie": "session=secret; Path=/"}))
     for _ in range(2):
         upstream.result(upstream.client.ask("GET", "/x", ClientContext()))
     assert not any(request.headers.hasHeader("Cookie") for request in stack.asked)
@@ -106,7 +106,7 @@ def test_no_cookie_of_one_caller_goes_out_with_anothers_request() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirects_are_not_followed(status: int) -> None:
-    stack, upstream = asking(answer(b"", status, {"Location": "http://elsewhere/"}))
+    stack, upstream = upstream_of(answer(b"", status, {"Location": "http://elsewhere/"}))
     with pytest.raises(UpstreamBroke, match=f"redirect .{status}"):
         upstream.result(upstream.client.ask("GET", "/x", SOMEBODY))
     assert len(stack.asked) == 1
@@ -122,7 +122,7 @@ def test_what_is_no_json_object_is_no_answer(text: bytes) -> None:
 
 
 def test_an_answer_that_is_too_large_is_not_read_to_its_end() -> None:
-    _, upstream = asking(answer({"a": "x" * 1000}))
+    _, upstream = upstream_of(answer({"a": "x" * 1000}))
     with pytest.raises(UpstreamBroke, match="larger than 1000 bytes"):
         upstream.result(upstream.client.ask("GET", "/x", ClientContext(), limit=1000))
 
@@ -198,10 +198,10 @@ def test_a_refusal_keeps_its_status_whatever_its_body_does(status: int, body: An
         body(request)
 
     for opening in (False, True):
-        stack, upstream = asking(refuse)
-        client, whole = upstream.client, BytesUpload(b"{}")
+        stack, upstream = upstream_of(refuse)
+        client, upload = upstream.client, BytesUpload(b"{}")
         waiting: Deferred[Any] = Deferred.fromCoroutine(
-            client.open("/x", ClientContext(), whole, lambda fields: None)
+            client.open("/x", ClientContext(), upload, lambda fields: None)
             if opening
             else client.ask("GET", "/x", ClientContext())
         )
@@ -219,7 +219,7 @@ def test_a_refusal_keeps_its_status_whatever_its_body_does(status: int, body: An
 
 @pytest.mark.parametrize("answers", [nothing, begin_events])
 def test_silence_ends_after_the_timeout(answers: Answer) -> None:
-    stack, upstream = asking(answers)
+    stack, upstream = upstream_of(answers)
     waiting = Deferred.fromCoroutine(upstream.client.ask("GET", "/x", ClientContext(), timeout=5))
     upstream.settle()
     upstream.clock.advance(4.9)
@@ -231,7 +231,7 @@ def test_silence_ends_after_the_timeout(answers: Answer) -> None:
 
 
 def test_no_timer_is_left_after_an_answer() -> None:
-    _, upstream = asking(answer({"a": 1}))
+    _, upstream = upstream_of(answer({"a": 1}))
     upstream.result(upstream.client.ask("GET", "/x", ClientContext()))
     assert upstream.clock.getDelayedCalls() == []
 
@@ -256,7 +256,7 @@ def test_a_stream_may_be_long_but_not_silent() -> None:
 
 @pytest.mark.parametrize("answers", [nothing, begin_events])
 def test_cancelling_ends_the_request_at_once(answers: Answer) -> None:
-    stack, upstream = asking(answers)
+    stack, upstream = upstream_of(answers)
     for work in (
         upstream.client.ask("POST", "/x", ClientContext(), b"{}"),
         chunks_of(upstream, []),
@@ -275,7 +275,7 @@ def test_cancelling_ends_the_request_at_once(answers: Answer) -> None:
 
 
 def test_chunks_come_one_by_one_as_they_are_sent() -> None:
-    stack, upstream = asking(begin_events)
+    stack, upstream = upstream_of(begin_events)
     got: list[Json | None] = []
     reading = Deferred.fromCoroutine(chunks_of(upstream, got))
     for number in range(3):
@@ -310,7 +310,7 @@ def test_an_end_mark_without_a_blank_line_counts() -> None:
 
 
 def test_a_peer_that_never_ends_after_its_end_mark_is_let_go() -> None:
-    stack, upstream = asking(begin_events)
+    stack, upstream = upstream_of(begin_events)
     reading = Deferred.fromCoroutine(chunks_of(upstream, []))
     upstream.settle()
     stack.open[0].write(event({"a": 1}) + event(b"[DONE]"))
@@ -322,7 +322,7 @@ def test_a_peer_that_never_ends_after_its_end_mark_is_let_go() -> None:
 
 
 def test_leaving_a_stream_closes_the_upstream_connection() -> None:
-    stack, upstream = asking(begin_events)
+    stack, upstream = upstream_of(begin_events)
     got: list[Json | None] = []
     reading = Deferred.fromCoroutine(chunks_of(upstream, got))
     upstream.settle()
@@ -337,8 +337,8 @@ def test_leaving_a_stream_closes_the_upstream_connection() -> None:
 
 
 def test_one_json_object_will_do_for_a_stream() -> None:
-    whole = {"choices": [{"index": 0}]}
-    assert stream(answer(whole)) == [whole]
+    completion_json = {"choices": [{"index": 0}]}
+    assert stream(answer(completion_json)) == [completion_json]
 
 
 @pytest.mark.parametrize("body", [b"[]", b"<html>", b""])

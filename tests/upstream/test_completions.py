@@ -43,7 +43,7 @@ async def streamed(completions: ClientCompletions, body: Json) -> list[Json | No
     return chunks
 
 
-class Asking:
+class Client:
     """Asks a fake stack for completions, whole (``stream`` false) or streamed."""
 
     def __init__(self, stream: bool) -> None:
@@ -67,38 +67,38 @@ class Asking:
 
 
 @pytest.fixture(params=[False, True], ids=["whole", "streamed"])
-def asking(request: pytest.FixtureRequest) -> Asking:
-    return Asking(request.param)
+def client(request: pytest.FixtureRequest) -> Client:
+    return Client(request.param)
 
 
-def test_the_path_is_the_generations(asking: Asking) -> None:
+def test_the_path_is_the_generations(client: Client) -> None:
     for version, route in ((old(), OLD_CHAT), (new(), CHAT)):
-        asking.stack.on(VERSION, version)
-        asking.stack.on(route, asking.hello)
-        asking.upstream.detector.forget()
-        assert asking.ask()
-        assert asking.targets[-1] == route
+        client.stack.on(VERSION, version)
+        client.stack.on(route, client.hello)
+        client.upstream.detector.forget()
+        assert client.ask()
+        assert client.targets[-1] == route
 
 
 @pytest.mark.parametrize(
     ("before", "after", "route"), [(old(), new(), CHAT), (new(), old(), OLD_CHAT)]
 )
 def test_a_route_that_has_moved_is_found_again(
-    asking: Asking, before: Any, after: Any, route: str
+    client: Client, before: Any, after: Any, route: str
 ) -> None:
-    asking.stack.on(VERSION, before, after)
-    asking.stack.on(route, asking.hello)
-    assert asking.ask()
-    assert asking.targets.count(VERSION) == 2
-    assert asking.targets[-1] == route
-    asking.ask()
-    assert asking.targets.count(VERSION) == 2
+    client.stack.on(VERSION, before, after)
+    client.stack.on(route, client.hello)
+    assert client.ask()
+    assert client.targets.count(VERSION) == 2
+    assert client.targets[-1] == route
+    client.ask()
+    assert client.targets.count(VERSION) == 2
 
 
-def test_a_route_that_is_nowhere_is_asked_for_once(asking: Asking) -> None:
+def test_a_route_that_is_nowhere_is_asked_for_once(client: Client) -> None:
     with pytest.raises(UpstreamRefused, match="Not Found"):
-        asking.ask()
-    assert asking.targets == [VERSION, CHAT, VERSION]
+        client.ask()
+    assert client.targets == [VERSION, CHAT, VERSION]
 
 
 @pytest.mark.parametrize(
@@ -112,45 +112,45 @@ def test_a_route_that_is_nowhere_is_asked_for_once(asking: Asking) -> None:
     ],
 )
 def test_a_request_that_the_upstream_may_have_acted_on_is_not_repeated(
-    asking: Asking, refusal: Any
+    client: Client, refusal: Any
 ) -> None:
-    asking.stack.on(VERSION, new(), old())
-    asking.stack.on(CHAT, refusal)
+    client.stack.on(VERSION, new(), old())
+    client.stack.on(CHAT, refusal)
     with pytest.raises(UpstreamRefused):
-        asking.ask()
-    assert asking.targets == [VERSION, CHAT]
+        client.ask()
+    assert client.targets == [VERSION, CHAT]
 
 
-def test_a_broken_connection_is_not_repeated(asking: Asking) -> None:
-    asking.stack.on(CHAT, hang_up)
+def test_a_broken_connection_is_not_repeated(client: Client) -> None:
+    client.stack.on(CHAT, hang_up)
     with pytest.raises(ProxyError):
-        asking.ask()
-    assert asking.targets == [VERSION, CHAT]
+        client.ask()
+    assert client.targets == [VERSION, CHAT]
 
 
 def test_a_server_that_went_away_is_asked_again_what_it_is(
-    asking: Asking, monkeypatch: pytest.MonkeyPatch
+    client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asking.stack.on(VERSION, new())
-    asking.stack.on(CHAT, asking.hello)
-    asking.ask()
+    client.stack.on(VERSION, new())
+    client.stack.on(CHAT, client.hello)
+    client.ask()
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise UpstreamUnavailable
 
     with monkeypatch.context() as patch:
-        patch.setattr(asking.upstream.client._http, "request", refuse)
+        patch.setattr(client.upstream.client._http, "request", refuse)
         with pytest.raises(UpstreamUnavailable):
-            asking.ask()
-    asking.ask()
-    assert asking.targets == [VERSION, CHAT, VERSION, CHAT]
+            client.ask()
+    client.ask()
+    assert client.targets == [VERSION, CHAT, VERSION, CHAT]
 
 
 def test_a_stream_that_fails_after_its_first_chunk_is_not_begun_again() -> None:
-    asking = Asking(stream=True)
-    asking.stack.on(VERSION, new(), old())
+    client = Client(stream=True)
+    client.stack.on(VERSION, new(), old())
     failing = {"error": {"message": "Not Found", "code": "404"}}
-    asking.stack.on(CHAT, events(chunk({"content": "a"}), failing))
+    client.stack.on(CHAT, events(chunk({"content": "a"}), failing))
     with pytest.raises(UpstreamRefused):
-        asking.ask()
-    assert asking.targets == [VERSION, CHAT]
+        client.ask()
+    assert client.targets == [VERSION, CHAT]

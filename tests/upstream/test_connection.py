@@ -186,7 +186,7 @@ async def test_a_body_where_there_can_be_none_is_nobodys_answer(wires: Wires, st
     assert (await wires.stack.asked()).peer is not asked.peer
 
 
-class Heard(Protocol):
+class Received(Protocol):
     """Twisted's client, waiting for an answer: remembers what it was sent."""
 
     state = "WAITING"
@@ -204,14 +204,14 @@ class Heard(Protocol):
 def test_a_connection_that_was_told_to_close_hears_nothing_more() -> None:
     """Else the rest of an answer that nobody wants would bring it back into the pool."""
     factory: Any = UpstreamConnectionFactory
-    wire = factory(Factory.forProtocol(Heard)).buildProtocol(None)
+    wire = factory(Factory.forProtocol(Received)).buildProtocol(None)
     wire.makeConnection(StringTransport())
-    heard = wire.wrappedProtocol
+    client = wire.wrappedProtocol
     wire.request(SimpleNamespace(method=b"POST", headers=Headers()))
     wire.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfi")
-    heard.transport.loseConnection()
+    client.transport.loseConnection()
     wire.dataReceived(b"rst")
-    assert heard.data.endswith(b"\r\n\r\nfi")
+    assert client.data.endswith(b"\r\n\r\nfi")
 
 
 # --- answers that do not wait for the request
@@ -246,13 +246,13 @@ LARGE = 20 * 1024 * 1024
 
 def deleted_files() -> int:
     """How many files are open that nobody else can open."""
-    found = 0
+    count = 0
     for descriptor in os.listdir("/proc/self/fd"):
         try:
-            found += os.readlink(f"/proc/self/fd/{descriptor}").endswith("(deleted)")
+            count += os.readlink(f"/proc/self/fd/{descriptor}").endswith("(deleted)")
         except OSError:
             continue
-    return found
+    return count
 
 
 async def with_a_large_upload(wires: Wires, *arguments: str) -> tuple[Raw, Peer, Peer]:
@@ -289,9 +289,9 @@ async def test_an_answer_that_does_not_wait_for_the_upload_arrives(
         peer.send(answer[:-2])
         await client.reads(b"\r\n\r\n")
         peer.send(answer[-2:])
-    told = await client.end()
-    assert status_of(told) == 413
-    assert b"sorry" in told
+    received = await client.end()
+    assert status_of(received) == 413
+    assert b"sorry" in received
     assert deleted_files() == before
     # The rest of the upload would be the next request.
     transport: Any = peer.transport

@@ -109,8 +109,8 @@ def detecting(*answers: Answer) -> tuple[FakeStack, Upstream]:
 
 
 def detected(upstream: Upstream, after: float = 0) -> ServerDialect:
-    found: ServerDialect = upstream.result(upstream.detector.generation(), after)
-    return found
+    detected: ServerDialect = upstream.result(upstream.detector.generation(), after)
+    return detected
 
 
 @pytest.mark.parametrize("version", ["0.2.12", "0.2.24", "0.3.5", "0.6.1"])

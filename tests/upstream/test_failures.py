@@ -159,11 +159,11 @@ async def test_an_upstream_that_fails_in_its_answer(wires: Wires, name: str, ver
 
 @pytest.mark.parametrize("line", ["GET /x", "GET /v1/models", "POST /v1/chat/completions"])
 @pytest.mark.parametrize(
-    ("host", "said"), [("127.0.0.1", "refused"), ("nowhere.invalid", "DNS lookup failed")]
+    ("host", "message"), [("127.0.0.1", "refused"), ("nowhere.invalid", "DNS lookup failed")]
 )
 @on_sockets
 async def test_an_upstream_that_cannot_be_reached(
-    wires: Wires, line: str, host: str, said: str
+    wires: Wires, line: str, host: str, message: str
 ) -> None:
     port = wires.proxy(upstream=f"http://{host}:{closed_port()}")
     answer = await (
@@ -171,13 +171,13 @@ async def test_an_upstream_that_cannot_be_reached(
     ).end()
     assert status_of(answer) == 502
     assert error_of(answer)["code"] == "upstream_unavailable"
-    assert said in error_of(answer)["message"]
+    assert message in error_of(answer)["message"]
 
 
 # --- answers in every framing
 
 
-def whole(message: bytes) -> bytes:
+def complete(message: bytes) -> bytes:
     """The body of an answer that must be whole."""
     head, body = head_and_body(message)
     if fields(head, "Transfer-Encoding"):
@@ -212,9 +212,9 @@ async def test_an_answer_in_any_framing_arrives_whole(wires: Wires, name: str) -
     client = await wires.ask(port, "GET /x")
     FRAMINGS[name](await wires.stack.asked())
     answer = await client.end()
-    assert whole(answer) == b"some"
-    for kept in ("A", "Link", "Trailer"):
-        assert fields(answer, kept) == []
+    assert complete(answer) == b"some"
+    for connections_kept in ("A", "Link", "Trailer"):
+        assert fields(answer, connections_kept) == []
 
 
 @pytest.mark.parametrize("name", FRAMINGS)
@@ -247,7 +247,7 @@ async def test_an_answer_may_come_byte_by_byte(wires: Wires, raw: bytes) -> None
         reactor.callLater(0, turn.callback, None)
         await turn
     asked.peer.send(b"\r\n0\r\n\r\n" if b"chunked" in raw else b"")
-    assert whole(await client.end()) == b"some"
+    assert complete(await client.end()) == b"some"
 
 
 @pytest.mark.parametrize(
@@ -274,8 +274,8 @@ async def test_an_answer_without_a_body(
     assert head.startswith(f"HTTP/1.1 {status}\r\n".encode())
     assert (fields(head, "ETag"), body) == ([b"e"], b"")
     assert fields(head, "Transfer-Encoding") == []
-    told = [b"1234"] if "Content-Length: 1234" in lines else []
-    assert fields(head, "Content-Length") == told
+    received = [b"1234"] if "Content-Length: 1234" in lines else []
+    assert fields(head, "Content-Length") == received
 
 
 @on_sockets

@@ -78,7 +78,7 @@ def test_what_was_given_is_not_changed() -> None:
     assert raw(headers) == {b"connection": [b"x"], b"x": [b"1"], b"host": [b"h"]}
 
 
-SAID = {
+CLIENT_FIELDS = {
     b"X-Forwarded-For": [b"203.0.113.7", b"10.0.0.1"],
     b"X-Forwarded-Proto": [b"https"],
     b"X-Forwarded-Host": [b"public"],
@@ -87,7 +87,7 @@ SAID = {
 
 
 @pytest.mark.parametrize(
-    ("client", "trusted", "way", "scheme", "host"),
+    ("client", "trusted", "addresses", "scheme", "host"),
     [
         ("10.0.0.2", False, [b"10.0.0.2"], b"http", b"here"),
         ("10.0.0.2", True, [b"203.0.113.7, 10.0.0.1, 10.0.0.2"], b"https", b"public"),
@@ -96,17 +96,17 @@ SAID = {
     ],
 )
 def test_what_is_said_of_the_client_is_believed_of_trusted_proxies_alone(
-    client: str | None, trusted: bool, way: list[bytes] | None, scheme: bytes, host: bytes
+    client: str | None, trusted: bool, addresses: list[bytes] | None, scheme: bytes, host: bytes
 ) -> None:
-    said = forwarded_for(Headers(SAID), client, secure=False, trusted=trusted)
-    assert said.getRawHeaders(b"X-Forwarded-For") == way
-    assert said.getRawHeaders(b"X-Forwarded-Proto") == [scheme]
-    assert said.getRawHeaders(b"X-Forwarded-Host") == [host]
+    client_fields = forwarded_for(Headers(CLIENT_FIELDS), client, secure=False, trusted=trusted)
+    assert client_fields.getRawHeaders(b"X-Forwarded-For") == addresses
+    assert client_fields.getRawHeaders(b"X-Forwarded-Proto") == [scheme]
+    assert client_fields.getRawHeaders(b"X-Forwarded-Host") == [host]
 
 
 def test_a_trusted_proxy_that_says_nothing_is_a_client() -> None:
-    said = forwarded_for(Headers({b"Host": [b"here"]}), "::1", secure=True, trusted=True)
-    assert raw(said) == {
+    client_fields = forwarded_for(Headers({b"Host": [b"here"]}), "::1", secure=True, trusted=True)
+    assert raw(client_fields) == {
         b"x-forwarded-for": [b"::1"],
         b"x-forwarded-proto": [b"https"],
         b"x-forwarded-host": [b"here"],
@@ -114,9 +114,9 @@ def test_a_trusted_proxy_that_says_nothing_is_a_client() -> None:
 
 
 def test_a_client_cannot_nominate_what_is_said_of_it() -> None:
-    headers = Headers({b"Connection": [b"X-Forwarded-For"], **SAID})
-    said = forwarded_for(headers, "10.0.0.2", secure=False)
-    assert said.getRawHeaders(b"X-Forwarded-For") == [b"10.0.0.2"]
+    headers = Headers({b"Connection": [b"X-Forwarded-For"], **CLIENT_FIELDS})
+    client_fields = forwarded_for(headers, "10.0.0.2", secure=False)
+    assert client_fields.getRawHeaders(b"X-Forwarded-For") == [b"10.0.0.2"]
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ TRACING = ("traceparent", "tracestate", "X-Request-Id")
 
 
 def test_a_caller_has_credentials_and_tracing_and_nothing_else() -> None:
-    wanted = {name.lower().encode(): [name.encode(), b"2"] for name in (*CREDENTIALS, *TRACING)}
-    headers = Headers({**wanted, b"Cookie": [b"c"], b"User-Agent": [b"u"], b"Accept": [b"*"]})
-    assert raw(ClientContext.of(headers).headers()) == wanted
+    expected = {name.lower().encode(): [name.encode(), b"2"] for name in (*CREDENTIALS, *TRACING)}
+    headers = Headers({**expected, b"Cookie": [b"c"], b"User-Agent": [b"u"], b"Accept": [b"*"]})
+    assert raw(ClientContext.of(headers).headers()) == expected
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
@@ -160,14 +160,14 @@ def test_callers_differ_by_their_credentials(name: str) -> None:
 def test_callers_differ_by_an_identity_that_is_not_sent(mcp_headers: str) -> None:
     data = b"x-llamastack-provider-data"
     for headers in (Headers(), Headers({data: [b'{"a": 1}']}), Headers({data: [b"broken"]})):
-        whose = {
+        contexts = {
             identity: ClientContext.of(headers, identity) for identity in (b"", b"one", b"two")
         }
         for translate in (False, True):
             if translate:
-                whose = {i: c.translated(data, mcp_headers) for i, c in whose.items()}
-            assert len({caller.credentials for caller in whose.values()}) == 3
-            (sent,) = {repr(raw(caller.headers())) for caller in whose.values()}
+                contexts = {i: c.translated(data, mcp_headers) for i, c in contexts.items()}
+            assert len({caller.credentials for caller in contexts.values()}) == 3
+            (sent,) = {repr(raw(caller.headers())) for caller in contexts.values()}
             assert "one" not in sent
             assert "two" not in sent
 

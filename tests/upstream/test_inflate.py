@@ -24,8 +24,8 @@ from tests.support import CHAT, FakeStack, Proxy, Upstream, answer, chunk, compl
 
 
 def raw_deflate(data: bytes) -> bytes:
-    made = zlib.compressobj(wbits=-15)
-    return made.compress(data) + made.flush()
+    inflated = zlib.compressobj(wbits=-15)
+    return inflated.compress(data) + inflated.flush()
 
 
 CODERS: dict[str, Any] = {"gzip": gzip.compress, "deflate": zlib.compress, "x-gzip": gzip.compress}
@@ -153,8 +153,8 @@ def test_a_chat_is_asked_for_uncompressed_and_understood_all_the_same(
     stream: bool, coding: str
 ) -> None:
     stack = FakeStack()
-    whole = json.dumps(completion({"content": "Hi."})).encode()
-    text = event(chunk({"content": "Hi."}, "stop")) if stream else whole
+    body = json.dumps(completion({"content": "Hi."})).encode()
+    text = event(chunk({"content": "Hi."}, "stop")) if stream else body
 
     def write(request: Request) -> None:
         request.setHeader(b"Content-Encoding", coding.encode())

@@ -48,8 +48,8 @@ def test_query_and_body_and_credentials_travel() -> None:
     stack.on("POST /v1/embeddings", answer({"data": []}))
     fields = {"Authorization": "Bearer a", "X-Custom": "1", "X-OGX-Client-Version": "9"}
     body = b'{"input":  "x"}'
-    answered = Proxy(stack).request("POST", "/v1/embeddings?a=%2F&b", body, fields)
-    assert answered.json() == {"data": []}
+    exchange = Proxy(stack).request("POST", "/v1/embeddings?a=%2F&b", body, fields)
+    assert exchange.json() == {"data": []}
     [asked] = stack.asked_for("POST /v1/embeddings")
     assert asked.target == "/v1/embeddings?a=%2F&b"
     assert asked.body == body
@@ -62,9 +62,9 @@ def test_query_and_body_and_credentials_travel() -> None:
 def test_statuses_and_bodies_are_the_upstreams_own() -> None:
     stack = FakeStack()
     stack.on("GET /x", answer(b"<html>teapot", 418, {"Content-Type": "text/html", "X-A": "1"}))
-    answered = Proxy(stack).request("GET", "/x")
-    assert (answered.status, answered.body) == (418, b"<html>teapot")
-    assert (answered.field("Content-Type"), answered.field("X-A")) == ("text/html", "1")
+    exchange = Proxy(stack).request("GET", "/x")
+    assert (exchange.status, exchange.body) == (418, b"<html>teapot")
+    assert (exchange.field("Content-Type"), exchange.field("X-A")) == ("text/html", "1")
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_no_answer_is_an_error_of_openais_shape(
     stack = FakeStack()
     stack.on("GET /x", trouble)
     proxy = Proxy(stack, timeout=6)
-    answered = proxy.request("GET", "/x")
+    exchange = proxy.request("GET", "/x")
     proxy.advance(after)
-    assert answered.status == status
-    assert answered.field("Content-Type") == "application/json"
-    assert answered.json()["error"]["code"] == code
-    assert answered.json()["error"]["message"]
+    assert exchange.status == status
+    assert exchange.field("Content-Type") == "application/json"
+    assert exchange.json()["error"]["code"] == code
+    assert exchange.json()["error"]["message"]
 
 
 def test_a_client_that_leaves_ends_the_request() -> None:
@@ -109,7 +109,7 @@ def redirecting(place: str) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("version", "asked", "place", "come"),
+    ("version", "asked", "place", "expected"),
     [
         ("0.6.1", "/v1/models/", "http://stack:8321/v1/models", "http://proxy:8322/v1/models"),
         ("0.6.1", "/v1/models/", "HTTP://Stack:8321/v1/models?a=1#b", "http://proxy:8322/v1/models?a=1#b"),
@@ -125,7 +125,7 @@ def redirecting(place: str) -> Answer:
     ],
 )  # fmt: skip
 def test_a_redirect_of_the_servers_to_itself_leads_back_here(
-    version: str, asked: str, place: str, come: str
+    version: str, asked: str, place: str, expected: str
 ) -> None:
     stack = FakeStack()
     stack.on("GET /v1/version", answer({"version": version}))
@@ -133,7 +133,7 @@ def test_a_redirect_of_the_servers_to_itself_leads_back_here(
         stack.on(f"GET {path}", redirecting(place))
     exchange = Proxy(stack).request("GET", asked)
     assert exchange.status == 307
-    assert exchange.field("Location") == exchange.field("Content-Location") == come
+    assert exchange.field("Location") == exchange.field("Content-Location") == expected
 
 
 def test_paths_that_are_not_there_do_not_ask_for_the_version_each_time() -> None:
@@ -155,7 +155,7 @@ def test_the_servers_own_request_id_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "kept"),
+    ("path", "fields_kept"),
     [
         ("/v1/models", False),
         ("/v1/chat/completions/x", False),
@@ -167,7 +167,7 @@ def test_the_servers_own_request_id_is_kept() -> None:
 )
 @pytest.mark.parametrize("version", ["0.3.5", "1.5.0", None])
 def test_tokens_for_mcp_servers_reach_only_who_wants_them(
-    path: str, kept: bool, version: str | None
+    path: str, fields_kept: bool, version: str | None
 ) -> None:
     stack = FakeStack()
     if version is None:
@@ -178,7 +178,7 @@ def test_tokens_for_mcp_servers_reach_only_who_wants_them(
     Proxy(stack).request("GET", path, fields={"X-OGX-Provider-Data": data})
     [text] = stack.asked[-1].headers.getRawHeaders("X-OGX-Provider-Data") or []
     assert json.loads(text)["a"] == 1
-    assert ("mcp_headers" in json.loads(text)) is (kept and version is not None)
+    assert ("mcp_headers" in json.loads(text)) is (fields_kept and version is not None)
 
 
 @pytest.mark.parametrize(

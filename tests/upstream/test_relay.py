@@ -144,10 +144,10 @@ def test_bytes_come_when_they_are_there() -> None:
     body.stream.dataReceived(b"a")
     body.stream.dataReceived(b"b")
     assert outcome(body.next()) == b"ab"
-    waiting = body.next()
-    assert not waiting.called
+    reading = body.next()
+    assert not reading.called
     body.stream.dataReceived(b"c")
-    assert outcome(waiting) == b"c"
+    assert outcome(reading) == b"c"
 
 
 def test_what_has_come_is_read_before_the_end() -> None:
@@ -170,10 +170,10 @@ def test_what_has_come_is_read_before_the_end() -> None:
 )
 def test_the_end_reaches_one_who_waits(reason: Failure, end: type[Exception]) -> None:
     body = Reading()
-    waiting = body.next()
+    reading = body.next()
     body.stream.connectionLost(reason)
     with pytest.raises(end):
-        outcome(waiting)
+        outcome(reading)
     assert body.clock.getDelayedCalls() == []
 
 
@@ -193,22 +193,22 @@ def test_silence_counts_only_while_somebody_waits() -> None:
     body.stream.dataReceived(b"a")
     outcome(body.next())
     body.clock.advance(100)
-    waiting = body.next()
+    reading = body.next()
     body.clock.advance(4)
-    assert not waiting.called
+    assert not reading.called
     body.clock.advance(1)
     with pytest.raises(UpstreamTimeout):
-        outcome(waiting)
+        outcome(reading)
     assert body.connection.closed
 
 
 def test_a_slow_reader_is_no_silence() -> None:
     body = Reading(silence=5)
     for _ in range(3):
-        waiting = body.next()
+        reading = body.next()
         body.clock.advance(4)
         body.stream.dataReceived(b"a")
-        assert outcome(waiting) == b"a"
+        assert outcome(reading) == b"a"
         body.clock.advance(4)
     assert not body.connection.closed
 
@@ -226,10 +226,10 @@ def test_closing_closes_the_connection_unless_the_body_has_ended() -> None:
 
 def test_one_who_is_cancelled_may_read_on() -> None:
     body = Reading()
-    waiting = body.next()
-    waiting.cancel()
+    reading = body.next()
+    reading.cancel()
     with pytest.raises(CancelledError):
-        outcome(waiting)
+        outcome(reading)
     body.stream.dataReceived(b"a")
     assert outcome(body.next()) == b"a"
 
@@ -263,16 +263,16 @@ def test_draining_a_paused_connection_lets_it_go_on() -> None:
 
 def test_a_whole_body_has_a_limit() -> None:
     for limit, enough in ((6, True), (5, False)):
-        response = _Given([b"abc", b"def"])
-        waiting = Deferred.fromCoroutine(read_body(response, Clock(), 5, limit))
+        response = _Received([b"abc", b"def"])
+        reading = Deferred.fromCoroutine(read_body(response, Clock(), 5, limit))
         if enough:
-            assert outcome(waiting) == b"abcdef"
+            assert outcome(reading) == b"abcdef"
         else:
             with pytest.raises(BodyTooLarge):
-                outcome(waiting)
+                outcome(reading)
 
 
-class _Given:
+class _Received:
     def __init__(self, parts: list[bytes]) -> None:
         self._parts = parts
 

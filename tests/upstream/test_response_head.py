@@ -165,16 +165,16 @@ def test_a_body_whose_end_would_be_anybodys_guess_is_refused(lines: list[str]) -
 
 
 @pytest.mark.parametrize(
-    ("status", "method", "kept"),
+    ("status", "method", "fields_kept"),
     [("200", b"HEAD", True), ("304", b"GET", True), ("204", b"GET", False)],
 )
 def test_an_answer_without_a_body_has_none_whatever_length_it_tells(
-    status: str, method: bytes, kept: bool
+    status: str, method: bytes, fields_kept: bool
 ) -> None:
     """RFC 9110 section 8.6."""
     read = head("Content-Length: 7", status=f"HTTP/1.1 {status} x", method=method)
     assert (read.length, read.bodiless, read.until_close) == (0, True, False)
-    assert read.fields == ({b"content-length": [b"7"]} if kept else {})
+    assert read.fields == ({b"content-length": [b"7"]} if fields_kept else {})
 
 
 @pytest.mark.parametrize(

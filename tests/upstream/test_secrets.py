@@ -21,13 +21,13 @@ REFUSAL = {"error": {"message": f"Incorrect API key provided: {KEY.decode()}.", 
 @given(st.lists(st.sampled_from([KEY, KEY[:5], KEY[5:], b"s", b"x"]), max_size=8), st.data())
 def test_a_secret_is_hidden_however_it_is_cut(parts: list[bytes], data: st.DataObject) -> None:
     text = b"".join(parts)
-    hider = Secret(KEY).hider()
+    masker = Secret(KEY).masker()
     out, at = b"", 0
     while at < len(text):
         size = data.draw(st.integers(1, len(text)))
-        out += hider.feed(text[at : at + size])
+        out += masker.feed(text[at : at + size])
         at += size
-    out += hider.finish()
+    out += masker.finish()
     assert out == text.replace(KEY, b"*" * len(KEY))
     assert len(out) == len(text)
 
@@ -44,7 +44,7 @@ def repeating(request: Request) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stream", "said"),
+    ("stream", "respond"),
     [
         (False, repeating),
         (True, repeating),
@@ -53,11 +53,11 @@ def repeating(request: Request) -> None:
         (False, events(REFUSAL)),
     ],
 )
-def test_a_chat_does_not_show_it(stream: bool, said: Answer, tmp_path: Path) -> None:
+def test_a_chat_does_not_show_it(stream: bool, respond: Answer, tmp_path: Path) -> None:
     stack = FakeStack()
-    stack.on(CHAT, said)
+    stack.on(CHAT, respond)
     exchange = proxy(stack, tmp_path).chat(stream=stream, fields={"Authorization": "Bearer mine"})
-    hidden(exchange)
+    assert_hidden(exchange)
     assert exchange.json()["error"]["message"] == f"Incorrect API key provided: {'*' * len(KEY)}."
     [asked] = stack.asked_for(CHAT)
     assert asked.headers.getRawHeaders("Authorization") == [f"Bearer {KEY.decode()}"]
@@ -69,10 +69,10 @@ def test_nor_does_any_other_path(tmp_path: Path) -> None:
     fields = {"Authorization": "Bearer mine", "Accept-Encoding": "gzip"}
     exchange = proxy(stack, tmp_path).request("GET", "/v1/models", fields=fields)
     assert exchange.status == 401
-    hidden(exchange)
+    assert_hidden(exchange)
     assert exchange.complete
 
 
-def hidden(exchange: Exchange) -> None:
-    everything: Any = [exchange.body, *exchange.response.headers.getAllRawHeaders()]
-    assert KEY.decode() not in repr(everything)
+def assert_hidden(exchange: Exchange) -> None:
+    output: Any = [exchange.body, *exchange.response.headers.getAllRawHeaders()]
+    assert KEY.decode() not in repr(output)

@@ -28,8 +28,8 @@ _lines = st.one_of(
 def decode(*pieces: bytes) -> list[Event]:
     """The events of a stream that came in *pieces*, its end included."""
     decoder = EventDecoder()
-    found = [event for piece in pieces for event in decoder.feed(piece)]
-    return found + decoder.finish()
+    parsed = [event for piece in pieces for event in decoder.feed(piece)]
+    return parsed + decoder.finish()
 
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
@@ -60,10 +60,10 @@ def test_lines_end_in_lf_or_crlf_or_cr_however_mixed(
 @pytest.mark.parametrize("end", LINE_ENDS)
 def test_a_recorded_stream_is_the_same_whatever_its_line_ends_and_cuts(end: bytes) -> None:
     stream = recording("0.6.1", "chat_parallel_calls_stream")["response"]["text"].encode()
-    whole = decode(stream)
-    assert len(whole) > 5
+    joined = decode(stream)
+    assert len(joined) > 5
     changed = stream.replace(b"\n", end)
-    assert decode(*(changed[n : n + 1] for n in range(len(changed)))) == whole
+    assert decode(*(changed[n : n + 1] for n in range(len(changed)))) == joined
 
 
 @given(st.binary().filter(lambda text: b"\n" not in text and b"\r" not in text))

@@ -103,14 +103,14 @@ DISTRUSTED = {
 async def test_what_is_wrong_with_a_certificate_is_said(
     wires: Wires, authority: trustme.CA, file: str, name: str, line: str
 ) -> None:
-    more, host, said = DISTRUSTED[name]
+    more, host, message = DISTRUSTED[name]
     secure = wires.listen(wires.stack, certificate(authority, host, **more))
     port = wires.proxy("--upstream-ca", file, upstream=f"https://localhost:{secure}")
     answer = await (await wires.ask(port, line, body=BODY if line[0] == "P" else b"")).end()
     assert status_of(answer) == 502
     error = error_of(answer)
     assert error["code"] == "upstream_tls"
-    assert error["message"].endswith(f"securely: {said}.")
+    assert error["message"].endswith(f"securely: {message}.")
     assert all(peer.received == b"" for peer in wires.stack.peers)
 
 
@@ -191,7 +191,7 @@ async def test_a_kept_connection_is_used_again_and_one_that_was_closed_is_not(
     assert len(set(map(id, peers))) == 3
 
 
-@pytest.mark.parametrize("whose", ["named", "system"])
+@pytest.mark.parametrize("certificate_host", ["named", "system"])
 @on_sockets
 async def test_mcp_servers_may_have_an_authority_of_the_systems_or_the_one_that_was_named(
     wires: Wires,
@@ -199,12 +199,12 @@ async def test_mcp_servers_may_have_an_authority_of_the_systems_or_the_one_that_
     file: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    whose: str,
+    certificate_host: str,
 ) -> None:
     system = trustme.CA()
     system.cert_pem.write_to_path(str(tmp_path / "system.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
-    issuer = system if whose == "system" else authority
+    issuer = system if certificate_host == "system" else authority
     secure = wires.listen(wires.stack, certificate(issuer, "localhost"))
     other = wires.listen(wires.stack, certificate(trustme.CA(), "localhost"))
     pool: Any = connection_pool(reactor)

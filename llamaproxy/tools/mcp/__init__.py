@@ -1,1 +1,1 @@
-"""MCP, spoken by ourselves: where the upstream runs no tools, or for servers named by hand."""
+"""The client of MCP servers: of those that the upstream names, and of ``--mcp-server``."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable
+from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IResponse
 
@@ -51,7 +53,7 @@ _URL = re.compile(r"[!-~]+")
 Fields = tuple[tuple[str, str], ...]
 
 
-class Interrupted(McpBroke):
+class StreamInterrupted(McpBroke):
     """The MCP server's stream broke off."""
 
 
@@ -71,7 +73,7 @@ class HttpRefused(McpBroke):
         super().__init__(f"The MCP server answered with HTTP status {http_status}{hint}.")
 
 
-def permitted(fields: Iterable[tuple[str, str]]) -> Fields:
+def permitted_fields(fields: Iterable[tuple[str, str]]) -> Fields:
     """Those of a caller's *fields* that may be sent to an MCP server."""
     return tuple(
         (name, value)
@@ -103,7 +105,7 @@ class McpEventReader:
         return self
 
     async def __anext__(self) -> Event:
-        """:raises Interrupted: if the stream breaks off.
+        """:raises StreamInterrupted: if the stream breaks off.
 
         :raises McpBroke: if it is too long.
         """
@@ -111,7 +113,7 @@ class McpEventReader:
             try:
                 part = await self._body.__anext__()
             except ProxyError as error:
-                raise Interrupted(str(_translated(error))) from None
+                raise StreamInterrupted(str(_translated(error))) from None
             self._bytes_left -= len(part)
             if self._bytes_left < 0:
                 raise McpBroke("The MCP server sent more than it may in one answer.")
@@ -152,7 +154,7 @@ class McpHttp:
         :raises McpBroke: if there is none.
         """
         headers = Headers()
-        for name, value in (*permitted(self._credentials), *fields):
+        for name, value in (*permitted_fields(self._credentials), *fields):
             headers.setRawHeaders(name, [value.encode("utf-8", "replace")])
         if body is not None:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
@@ -175,7 +177,7 @@ class McpHttp:
         except ProxyError as error:
             raise _translated(error) from None
 
-    def leave(self, response: IResponse) -> None:
+    def close_response(self, response: IResponse) -> None:
         """Close the connection of *response*, whose body is not read."""
         Deferred.fromCoroutine(body_of(response, self.clock, NO_LIMIT).aclose())
 
@@ -206,18 +208,11 @@ class McpHttp:
 
     async def sleep(self, seconds: float) -> None:
         """Wait *seconds*."""
-        await pause(self.clock, seconds)
-
-
-async def pause(clock: IReactorTime, seconds: float = 0) -> None:
-    """Wait *seconds*, at least for the next turn of the reactor."""
-    delay: Deferred[None] = Deferred(lambda _: call.cancel())
-    call = clock.callLater(seconds, delay.callback, None)
-    await delay
+        await deferLater(cast(Any, self.clock), seconds)
 
 
 def _target(url: str) -> bytes:
-    """:raises McpBroke: if *url* is none."""
+    """:raises McpBroke: if *url* is no URL of a server."""
     try:
         parsed = read_url(url)
         valid = parsed.scheme in ("http", "https") and bool(parsed.host) and _URL.fullmatch(url)

@@ -25,7 +25,7 @@ from llamaproxy.upstream.urls import as_uri, origin_of, read_url
 
 
 class HttpSse:
-    """One session over HTTP+SSE (revision 2024-11-05)."""
+    """A :class:`Transport` over HTTP+SSE (revision 2024-11-05)."""
 
     revision = ""
 
@@ -50,11 +50,6 @@ class HttpSse:
         self._endpoint = await endpoint
 
     async def ask(self, message: Json, fields: Fields = ()) -> Json:
-        """The result of a request.
-
-        :raises SessionLost: if the server has forgotten the session, and so not acted.
-        :raises McpBroke: if there is no result.
-        """
         if not self.alive:
             raise SessionLost()
         response: Deferred[Json] = Deferred()
@@ -72,18 +67,15 @@ class HttpSse:
             response.addErrback(lambda _: {})
 
     async def tell(self, message: Json, fields: Fields = ()) -> None:
-        """Send a notification or a response."""
         await self._post(message, fields, CLEANUP_SECONDS)
 
     async def abandon(self, message: Json) -> None:
-        """Notify the server that the request *message* is cancelled."""
         await self.tell(messages.cancelled(message))
 
     async def listen(self) -> None:
         """Do nothing: the one stream is read anyhow."""
 
     async def close(self) -> None:
-        """End the session."""
         self.alive = False
         if self._reader is not None:
             self._reader.cancel()
@@ -97,7 +89,7 @@ class HttpSse:
         if response.code >= 300:
             raise await self._http.refusal(response)
         if content_type(response) == b"text/event-stream":
-            self._http.leave(response)
+            self._http.close_response(response)
         else:
             await self._http.discard(response)
 

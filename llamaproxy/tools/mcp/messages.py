@@ -1,4 +1,4 @@
-"""MCP's messages: JSON-RPC 2.0 and what MCP makes of it, without I/O."""
+"""MCP's messages, which are JSON-RPC 2.0's. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NO_HANDSHAKE = (UNSUPPORTED_REVISION, HEADER_MISMATCH, METHOD_NOT_FOUND, INVALID
 #: The most bytes of one message.
 MAX_MESSAGE = 16 * 1024 * 1024
 
-#: The most messages of one batch (a thing of revision 2025-03-26).
+#: The most messages of one batch (revision 2025-03-26 only).
 _MAX_BATCH = 1000
 
 CLIENT: Json = {"name": "llamaproxy", "version": __version__}
@@ -60,11 +60,11 @@ class RpcError(McpBroke):
         super().__init__(f"The MCP server answered with an error: {self.rpc_message}")
 
 
-def traced(message: Json, fields: Iterable[tuple[str, str]]) -> Json:
+def with_trace(message: Json, fields: Iterable[tuple[str, str]]) -> Json:
     """*message* with the tracing *fields* of its caller in its ``_meta``.
 
-    A server that answers in another process than the one that was asked sees no header fields
-    (SEP-414, "OpenTelemetry trace context in _meta").
+    The header fields do not reach every part of a server (SEP-414, "OpenTelemetry trace context in
+    _meta").
     """
     trace = {name: value for name, value in fields if name in _TRACED}
     if not trace:
@@ -199,7 +199,7 @@ def parameter_fields(schema: Json, arguments: Json) -> tuple[tuple[str, str], ..
 
 
 def field_value(value: str) -> str:
-    """*value* so that it survives in a header field (MCP 2026-07-28, "Streamable HTTP")."""
+    """*value* encoded for a header field (MCP 2026-07-28, "Streamable HTTP")."""
     plain = value.isascii() and value.isprintable() and value == value.strip()
     if plain and not (value.startswith("=?base64?") and value.endswith("?=")):
         return value

@@ -26,10 +26,6 @@ IDLE_TIMEOUT = 300.0
 _SHARE = 8
 
 
-def _ignore() -> None:
-    """The default for *changed*."""
-
-
 @attrs.frozen
 class _Key:
     """Whose a session is: servers keep state in them, so no two callers or chats share one.
@@ -47,13 +43,13 @@ class _Key:
 class SessionPool:
     """Keeps sessions for their next use: one for each server and caller, and each of his chats.
 
-    *changed* is told when a server says that its tools have changed; *max_sessions* is how many
-    there are at most.
+    *changed* is called when a server notifies that its tools have changed; *max_sessions* is the
+    most that there are.
     """
 
     _agent: IAgent
     _clock: IReactorTime
-    _changed: Callable[[], None] = _ignore
+    _changed: Callable[[], None] = lambda: None
     _max_sessions: int = 1024
     _sessions: OrderedDict[_Key, Session] = attrs.field(init=False, factory=OrderedDict)
     #: Sessions by owner.

@@ -13,7 +13,7 @@ from twisted.web.iweb import IResponse
 
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
-from llamaproxy.tools.mcp.http import Fields, Interrupted, McpHttp, content_type
+from llamaproxy.tools.mcp.http import Fields, McpHttp, StreamInterrupted, content_type
 from llamaproxy.upstream.sse import Event, EventDecoder
 
 #: Seconds before a broken stream is resumed: where the server does not say, at least, at most.
@@ -76,7 +76,7 @@ class ServerStream:
                         fruitless = 0
                         for message in messages_of(event):
                             self._receive(message)
-            except Interrupted:
+            except StreamInterrupted:
                 pass
             if self._http.clock.seconds() - began > _LASTING_SECONDS:
                 fruitless = 0

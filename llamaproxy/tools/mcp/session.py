@@ -17,9 +17,9 @@ from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.handshake import Handshake
 from llamaproxy.tools.mcp.http import CLEANUP_SECONDS, Fields, HttpRefused, McpHttp
 from llamaproxy.tools.mcp.transport import SessionLost, Transport
-from llamaproxy.upstream.urls import bare
+from llamaproxy.upstream.urls import url_for_log
 
-#: Seconds to begin a conversation.
+#: Seconds to open a session.
 OPEN_TIMEOUT = 10.0
 
 #: The most tools of one server, and the most pages of its list.
@@ -38,7 +38,7 @@ class Session:
 
     _http: McpHttp
     _changed: Callable[[], None]
-    #: Whether to hear of changes; that takes a connection of its own.
+    #: Whether to receive notifications of changes; that takes a connection of its own.
     _listens: bool = True
     #: How many requests are under way, and when the last one ended, in clock seconds.
     busy: int = 0
@@ -50,14 +50,15 @@ class Session:
     _ids: count[int] = attrs.Factory(lambda: count(1))
     _background: set[Deferred[None]] = attrs.Factory(set)
     _listening: Deferred[None] | None = None
-    #: Whether the server says that it has tools.
+    #: Whether tools are among the server's capabilities.
     _has_tools: bool = True
     _log: ClassVar[Logger] = Logger()
 
     async def tools(self, fields: Fields = ()) -> list[Json]:
         """Every tool, as the server describes it; as many as it will list.
 
-        A list changes nothing, so one that fails in an old session is asked for in a new one.
+        To list changes nothing at the server, so a list that fails is requested once more, in a new
+        session.
 
         :raises McpBroke: if there is no list at all.
         """
@@ -65,7 +66,7 @@ class Session:
         try:
             return await self._list_pages(fields)
         except McpBroke:
-            # A server that was restarted refuses what it does not know in many ways.
+            # A server that was restarted reports an unknown session in many ways.
             if previous is None or self._transport is not previous:
                 raise
             await self._forget(previous)
@@ -107,7 +108,9 @@ class Session:
 
     def _incomplete(self, reason: str) -> None:
         self._log.warn(
-            "not all tools of {url} are known: {reason}", url=bare(self._http.url), reason=reason
+            "not all tools of {url} are known: {reason}",
+            url=url_for_log(self._http.url),
+            reason=reason,
         )
 
     async def _forget(self, transport: Transport) -> None:
@@ -119,8 +122,8 @@ class Session:
     async def call(self, name: str, arguments: Json, schema: Json, fields: Fields = ()) -> Json:
         """The result of a call, as the server sends it.
 
-        One that fails is not made again, since the server may have acted on it; but whether it
-        still knows the session is made sure of before the next use.
+        A call that fails is not repeated, since the server may have acted on it; but the session is
+        checked with a ping before it is used again.
 
         :raises McpBroke: if there is none.
         """
@@ -164,7 +167,7 @@ class Session:
     async def _exchange(
         self, transport: Transport, method: str, params: Json, fields: Fields, schema: Json | None
     ) -> Json:
-        message = messages.traced(messages.request(next(self._ids), method, params), fields)
+        message = messages.with_trace(messages.request(next(self._ids), method, params), fields)
         if schema is not None and transport.revision == messages.STATELESS:
             fields += messages.parameter_fields(schema, params["arguments"])
         try:
@@ -194,7 +197,7 @@ class Session:
         transport, capabilities = opened
         self._transport = transport
         tools = capabilities.get("tools")
-        # One that says nothing of what it can do may have them all the same.
+        # A server without any capabilities may have tools all the same.
         self._has_tools = tools is not None or not capabilities
         if isinstance(tools, dict) and tools.get("listChanged") and self._listens:
             self._listening = Deferred.fromCoroutine(transport.listen())
@@ -247,5 +250,5 @@ class Session:
 
 
 def _is_passing(error: McpBroke) -> bool:
-    """Whether *error* says no more than that the server is asked too often."""
+    """Whether *error* is only that there are too many requests (RFC 6585 section 4)."""
     return isinstance(error, HttpRefused | messages.RpcError) and error.http_status == 429

@@ -29,22 +29,21 @@ from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcE
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.session import Session
 from llamaproxy.tools.results import ToolResult, result_of
-from llamaproxy.tools.schemas import Unfit
+from llamaproxy.tools.schemas import UnfitTool
 from llamaproxy.tools.source import (
+    BACKGROUND,
     MAX_CONCURRENT_LISTINGS,
     MAX_GROUPS,
     PROXY_CALLED,
     Listing,
-    Patience,
+    ListLimits,
 )
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.dialect import Detector
-from llamaproxy.upstream.urls import bare
+from llamaproxy.upstream.urls import url_for_log
 
 _log = Logger()
-
-_PATIENT = Patience()
 
 #: The fewest characters of a header value that is treated as a secret.
 _MIN_SECRET = 6
@@ -82,7 +81,7 @@ class Connectors:
 
     async def named(self, caller: ClientContext) -> Mapping[str, str]:
         generation = await self._detector.generation()
-        upstream_caller = generation.caller(caller)
+        upstream_caller = generation.context_for(caller)
         for path in generation.connectors:
             try:
                 answer = await self._client.ask(
@@ -137,12 +136,12 @@ class McpSource:
     _headers: Mapping[str, Fields] = attrs.Factory(dict)
     _log: ClassVar[Logger] = Logger()
 
-    async def list_tools(self, caller: ClientContext, patience: Patience = _PATIENT) -> Listing:
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         urls = dict(islice((await self._servers.named(caller)).items(), MAX_GROUPS))
         groups: dict[str, list[ToolDefinition]] = {}
         failures: dict[str, ProxyError] = {}
         outcomes = await all_of(
-            [self._group(name, url, caller, patience) for name, url in urls.items()],
+            [self._group(name, url, caller, limits) for name, url in urls.items()],
             MAX_CONCURRENT_LISTINGS,
         )
         for name, outcome in zip(urls, outcomes, strict=True):
@@ -192,11 +191,11 @@ class McpSource:
         )
 
     async def _group(
-        self, name: str, url: str, caller: ClientContext, patience: Patience
+        self, name: str, url: str, caller: ClientContext, limits: ListLimits
     ) -> list[ToolDefinition] | ProxyError:
-        if name in patience.down:
-            return patience.down[name]
-        seconds = 0.9 * patience.seconds
+        if name in limits.down:
+            return limits.down[name]
+        seconds = 0.9 * limits.seconds
         try:
             session = self._sessions.session(url, self._fields(url, caller), caller)
             listing = Deferred.fromCoroutine(self._definitions(session, name, url, caller))
@@ -235,7 +234,7 @@ def _redacted(text: str, fields: Fields) -> str:
 
 def _at(url: str, error: ProxyError) -> ProxyError:
     """*error*, saying which server it was."""
-    error.where = error.where or bare(url)
+    error.where = error.where or url_for_log(url)
     return error
 
 
@@ -270,6 +269,6 @@ def definition_of(group: str, url: str, entry: Json) -> ToolDefinition | None:
             endpoint=url,
             annotations=entry.get("annotations"),
         )
-    except Unfit as reason:
+    except UnfitTool as reason:
         _log.warn("a tool of {group} is not offered: {reason}", group=group, reason=str(reason))
         return None

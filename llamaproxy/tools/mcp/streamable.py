@@ -17,8 +17,8 @@ from llamaproxy.tools.mcp.http import (
     MAX_STREAM,
     NO_LIMIT,
     Fields,
-    Interrupted,
     McpHttp,
+    StreamInterrupted,
     content_type,
 )
 from llamaproxy.tools.mcp.server_stream import (
@@ -39,7 +39,7 @@ _OTHER_REVISION = (messages.UNSUPPORTED_REVISION, messages.HEADER_MISMATCH)
 
 
 class Streamable:
-    """One session over streamable HTTP (revisions 2025-03-26 to 2025-11-25)."""
+    """A :class:`Transport` over streamable HTTP (revisions 2025-03-26 to 2025-11-25)."""
 
     alive = True
     #: The revision agreed upon, empty until then.
@@ -58,11 +58,6 @@ class Streamable:
         self._reader: Deferred[None] | None = None
 
     async def ask(self, message: Json, fields: Fields = ()) -> Json:
-        """The result of a request.
-
-        :raises SessionLost: if the server has forgotten the session, and so not acted.
-        :raises McpBroke: if there is no result.
-        """
         response: Deferred[Json] = Deferred()
         self._pending[message["id"]] = response
         try:
@@ -121,22 +116,19 @@ class Streamable:
         self._on_message(message)
 
     async def tell(self, message: Json, fields: Fields = ()) -> None:
-        """Send a notification or a response."""
         response = await self._post(message, fields, CLEANUP_SECONDS)
         if response.code >= 300:
             raise await self._http.refusal(response)
         # Only the status matters; some servers open a stream, which they never end.
         if content_type(response) == EVENT_STREAM:
-            self._http.leave(response)
+            self._http.close_response(response)
         else:
             await self._http.discard(response)
 
     async def abandon(self, message: Json) -> None:
-        """Notify the server that the request *message* is cancelled."""
         await self.tell(messages.cancelled(message))
 
     async def listen(self) -> None:
-        """Receive what the server sends outside of any response, for as long as it will."""
         if self._server_stream.open:
             return
         try:
@@ -148,7 +140,6 @@ class Streamable:
                     self._pending.pop(request_id).errback(reason)
 
     async def close(self) -> None:
-        """End the session."""
         self.stop()
         if self._session is not None:
             response = await self._http.request(b"DELETE", self._fields(), seconds=CLEANUP_SECONDS)
@@ -190,7 +181,7 @@ class Streamable:
     async def _streamed(self, response: IResponse, request_id: int) -> Json:
         """The result at the end of an event stream, which is resumed where it breaks.
 
-        Only a server that request_ids its events can be asked to go on where it stopped.
+        A stream can be resumed only if the server numbers its events.
         """
         decoder = decoder_after(None)
         fruitless = 0
@@ -211,7 +202,7 @@ class Streamable:
                                 events.drain()
                                 return messages.result_in(message)
                             self._receive(message)
-            except Interrupted:
+            except StreamInterrupted:
                 if decoder.last_id is None:
                     raise
             if decoder.last_id is None or fruitless >= MAX_FRUITLESS:
