@@ -228,5 +228,11 @@ def test_usage_is_added_up_whatever_it_counts(total: Any, more: Any, both: Any) 
 
 
 @given(_json, _json)
-def test_odd_usage_does_no_harm(total: Any, more: Any) -> None:
-    added_usage(total, more)
+def test_odd_usage_is_added_up_or_replaced(total: Any, more: Any) -> None:
+    added = added_usage(total, more)
+    if isinstance(total, dict) and isinstance(more, dict):
+        assert added == {key: added_usage(total.get(key), more.get(key)) for key in total | more}
+    elif isinstance(total, int | float) and isinstance(more, int | float):
+        assert added == total + more
+    else:
+        assert added is (total if more is None else more)

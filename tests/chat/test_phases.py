@@ -17,6 +17,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.web.http import Request
 from zope.interface import implementer
 
+from llamaproxy.errors import ProxyError
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.sse import KEEP_ALIVE
 from tests.chat.connections import Connections
@@ -613,6 +614,7 @@ def test_a_fault_of_ours_leaves_no_card_without_its_output(
     (logged,) = failures
     assert logged["log_failure"].check(RuntimeError)
     failures.clear()
-    failure_in([each for each in scene.exchange.events() if "item" not in each])
+    error = failure_in([each for each in scene.exchange.events() if "item" not in each])
+    assert error["message"] == str(ProxyError())
     scene.check_cards("the answer ended before the tool")
     scene.check_nothing_left()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -134,7 +135,9 @@ def test_a_failure_in_the_middle_is_told(version: str, name: str) -> None:
     proxy = Proxy(stack)
     exchange = proxy.chat(stream=True)
     assert exchange.status == 200
-    failure_in(exchange.events())
+    failure = failure_in(exchange.events())
+    assert failure["type"] in ("invalid_request_error", "server_error")
+    assert re.search("finish_reason|unexpected error occurred", failure["message"])
     assert exchange.text(), "what had been said is not taken back"
     assert nothing_left(proxy, stack)
 

@@ -232,11 +232,16 @@ odd_chunks = st.fixed_dictionaries(
 @given(st.lists(odd_chunks, max_size=4))
 def test_nothing_that_an_upstream_can_send_breaks_the_reader(chunks: list[Json]) -> None:
     stream = RoundStream(CallVisibility(CLIENT, SERVER), set())
-    for each in [*chunks, chunk({}, "stop")]:
-        json.dumps(stream.feed(each))
-    json.dumps([stream.held_chunks(), stream.finish_chunks()])
+    seen = [stream.feed(each) for each in [*chunks, chunk({}, "stop")]]
+    seen += stream.held_chunks()
+    for choice in (choice for each in seen if each for choice in each["choices"]):
+        assert choice["finish_reason"] is None and isinstance(choice["delta"], dict)
+    ends = stream.finish_chunks()
+    assert all(isinstance(each["choices"][0]["finish_reason"], str) for each in ends)
+    assert json.dumps([seen, ends])
     with suppress(UpstreamBroke):
-        json.dumps(stream.completion().message)
+        message = stream.completion().message
+        assert message["role"] == "assistant" and json.dumps(message)
 
 
 # --- what is shown, and when
@@ -560,14 +565,19 @@ def test_a_stream_that_just_stops_is_a_failure(chunks: list[Json]) -> None:
 
 
 @pytest.mark.parametrize(
-    "chunks",
+    ("chunks", "content", "names"),
     [
-        [chunk({"role": "assistant", "content": "a"}, "stop")],
-        [chunk({"role": "assistant"}), calls(call("clock", '{"a":1}', id="a"))],
+        ([chunk({"role": "assistant", "content": "a"}, "stop")], "a", []),
+        ([chunk({"role": "assistant"}), calls(call("clock", "{}", id="a"))], None, ["clock"]),
     ],
 )
-def test_a_reason_or_a_whole_call_is_an_end(chunks: list[Json]) -> None:
-    told(chunks)
+def test_a_reason_or_a_complete_call_is_an_end(
+    chunks: list[Json], content: str | None, names: list[str]
+) -> None:
+    completion, streamed, _ = told(chunks)
+    assert completion.message["content"] == content
+    assert [call.name for call in completion.calls] == names
+    assert streamed.finish_reason == "stop"
 
 
 def test_what_is_remembered_is_what_was_said_to_the_last_character() -> None:
