@@ -17,7 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from tests.chat.streams import Streamed, failure_in, finish_of, joined, message_of, own_ids
+from tests.chat.streams import (
+    Streamed,
+    client_tool,
+    failure_in,
+    finish_of,
+    joined,
+    message_of,
+    own_ids,
+)
 from tests.support import (
     CHAT,
     INVOKE,
@@ -26,6 +34,7 @@ from tests.support import (
     Proxy,
     answer,
     begin_events,
+    chunk,
     event,
     saying,
     tool,
@@ -34,6 +43,14 @@ from tests.support import (
 )
 
 Json = dict[str, Any]
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+#: A tool of the client's.
+OWN = client_tool("own")
+
+#: The beginning of a streamed answer.
+HALF = chunk({"role": "assistant", "content": "Half"})
 
 
 class Chat:
@@ -211,3 +228,13 @@ def live(*rounds: Answer, **more: Any) -> Chat:
 def calls(*entries: Json, content: str | None = None, **fields: Any) -> Answer:
     """The model makes several calls, and may say something before."""
     return turn(content, [*entries], **fields)
+
+
+def call_chunk(index: int = 0, **entry: Any) -> Json:
+    """A chunk with one call delta."""
+    return chunk({"tool_calls": [{"index": index, **entry}]})
+
+
+def more_arguments(text: str, index: int = 0) -> Json:
+    """A chunk with more of a call's arguments."""
+    return call_chunk(index, function={"arguments": text})
