@@ -6,7 +6,7 @@ assert chat.invoked == [("clock", {})]
 assert chat.results == [("call_1", "12:00")]
 
 A round is what the model answers, the last one for ever after: ``saying``, ``calling``, ``turn``,
-``events``, ``answer`` and ``hang_up`` of :mod:`tests.support`, ``said`` of
+``events``, ``answer`` and ``hang_up`` of :mod:`tests.support`, ``replying`` of
 :mod:`tests.chat.streams`, and ``calls`` of this module. A test with the fixture ``ask`` has chats
 that are unary, and again streamed. The test itself plays the model of a ``live`` chat: ``sends``,
 ``ends``, ``breaks``.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llamaproxy.chat.openwebui import without_old_cards
-from tests.chat.streams import both, client_tool, said, stack_with
+from tests.chat.streams import both, client_tool, replying, stack_with
 from tests.support import (
     CHAT,
     INVOKE,
@@ -50,11 +50,11 @@ def test_an_execution_is_a_call_and_its_output(stream: bool) -> None:
     stack = stack_with("clock")
     stack.on(CHAT, calling("clock", {"zone": "UTC"}), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
-    made, output = items(Proxy(stack).chat(stream=stream, fields=MARK), stream)
-    assert made == {
+    call_item, output = items(Proxy(stack).chat(stream=stream, fields=MARK), stream)
+    assert call_item == {
         "type": "function_call",
-        "id": made["id"],
-        "call_id": made["call_id"],
+        "id": call_item["id"],
+        "call_id": call_item["call_id"],
         "name": "clock",
         "arguments": '{"zone":"UTC"}',
         "status": "completed",
@@ -62,12 +62,12 @@ def test_an_execution_is_a_call_and_its_output(stream: bool) -> None:
     assert output == {
         "type": "function_call_output",
         "id": output["id"],
-        "call_id": made["call_id"],
+        "call_id": call_item["call_id"],
         "output": [{"type": "input_text", "text": "12:00"}],
         "status": "completed",
     }
-    assert made["id"].startswith("fc_") and output["id"].startswith("fco_")
-    assert made["call_id"] != "call_1", "models repeat their ids"
+    assert call_item["id"].startswith("fc_") and output["id"].startswith("fco_")
+    assert call_item["call_id"] != "call_1", "models repeat their ids"
 
 
 @both
@@ -118,7 +118,7 @@ def test_ids_are_unique_though_the_model_repeats_its_own(stream: bool) -> None:
         "content": None,
         "tool_calls": [call("clock", {"n": 1}, "same"), call("clock", {"n": 2}, "same")],
     }
-    stack.on(CHAT, said(twice, "tool_calls"), calling("clock"), saying("Noon."))
+    stack.on(CHAT, replying(twice, "tool_calls"), calling("clock"), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
     shown = items(Proxy(stack).chat(stream=stream, fields=MARK), stream)
     assert len({item["id"] for item in shown}) == 6
@@ -181,7 +181,7 @@ def test_the_clients_own_calls_are_no_cards(stream: bool) -> None:
         "content": None,
         "tool_calls": [call("ask_user", {}, "call_0"), call("clock", {}, "call_1")],
     }
-    stack.on(CHAT, said(mixed, "tool_calls"))
+    stack.on(CHAT, replying(mixed, "tool_calls"))
     stack.on(INVOKE, tool_result("12:00"))
     exchange = Proxy(stack).chat(stream=stream, fields=MARK, tools=[client_tool("ask_user")])
     shown = items(exchange, stream)
@@ -238,10 +238,10 @@ def cards(*texts: str) -> str:
     ],
 )
 def test_cards_in_the_text_of_old_answers_are_stripped(text: str, stripped: str | None) -> None:
-    wanted = text if stripped is None else stripped
+    stripped_text = text if stripped is None else stripped
     for content, expected in (
-        (text, wanted),
-        ([{"type": "text", "text": text}], [{"type": "text", "text": wanted}]),
+        (text, stripped_text),
+        ([{"type": "text", "text": text}], [{"type": "text", "text": stripped_text}]),
     ):
         (message,) = without_old_cards([{"role": "assistant", "content": content}])
         assert message["content"] == expected

@@ -159,9 +159,9 @@ def test_a_name_in_each_of_thousands_of_deltas_costs_no_more_than_one(
             self._pattern = pattern
 
         def search(self, text: str, at: int) -> Any:
-            found = self._pattern.search(text, at)
-            searched.append((found.end() if found else len(text)) - at)
-            return found
+            match = self._pattern.search(text, at)
+            searched.append((match.end() if match else len(text)) - at)
+            return match
 
     for name in ("_OUTSIDE", "_WITHIN"):
         monkeypatch.setattr(arguments_buffer, name, Counted(getattr(arguments_buffer, name)))
@@ -177,8 +177,8 @@ def test_old_cards_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
 
     class Counted(str):
-        def find(self, wanted: str, at: int = 0, *more: Any) -> int:  # type: ignore[override]
-            place = str.find(self, wanted, at, *more)
+        def find(self, substring: str, at: int = 0, *more: Any) -> int:  # type: ignore[override]
+            place = str.find(self, substring, at, *more)
             looked.append((place if place >= 0 else len(self)) - at)
             return place
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.chat.streams import client_tool, failure_in, message_of, said, stack_with
+from tests.chat.streams import client_tool, failure_in, message_of, replying, stack_with
 from tests.support import (
     CHAT,
     INVOKE,
@@ -86,11 +86,11 @@ def test_an_empty_event_is_no_event() -> None:
 
 def test_two_calls_of_one_name_are_two_though_both_are_numbered_0() -> None:
     stack = stack_with("clock")
-    made = [
+    entries = [
         {"index": 0, "function": {"name": "clock", "arguments": arguments}}
         for arguments in ('{"a":1}', '{"a":2}')
     ]
-    stack.on(CHAT, events(chunk({"tool_calls": made}), chunk({}, "tool_calls")), saying("Noon."))
+    stack.on(CHAT, events(chunk({"tool_calls": entries}), chunk({}, "tool_calls")), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
     Proxy(stack).chat(stream=True)
     assert [each.json()["kwargs"] for each in stack.asked_for(INVOKE)] == [{"a": 1}, {"a": 2}]
@@ -101,8 +101,8 @@ def test_a_misspelt_name_that_could_be_the_clients_is_nobodys() -> None:
     stack.on(CHAT, calling("TIME_"), saying("Sorry."))
     Proxy(stack).chat(tools=[client_tool("t_i_m_e")])
     assert stack.asked_for(INVOKE) == []
-    told = stack.asked_for(CHAT)[1].json()["messages"][-1]["content"]
-    assert "Did you mean" in told and "t_i_m_e" in told and "time" in told
+    result = stack.asked_for(CHAT)[1].json()["messages"][-1]["content"]
+    assert "Did you mean" in result and "t_i_m_e" in result and "time" in result
 
 
 def test_one_call_under_three_spellings_is_a_repetition() -> None:
@@ -117,7 +117,7 @@ def test_the_output_of_a_whole_answer_is_in_the_order_of_the_calls() -> None:
     stack = stack_with("slow", "quick")
     both = {"content": None, "tool_calls": [call("slow", {}, "a"), call("quick", {}, "b")]}
     held: list[Any] = []
-    stack.on(CHAT, said(both, "tool_calls"), saying("Done."))
+    stack.on(CHAT, replying(both, "tool_calls"), saying("Done."))
     stack.on(INVOKE, held.append, tool_result("quick"))
     proxy = Proxy(stack)
     exchange = proxy.chat(fields={"X-OpenWebUI-Message-Id": "m"})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.chat.script import OWN, Ask, Chat, streamed
-from tests.chat.streams import client_tool, names_of, said
+from tests.chat.streams import client_tool, names_of, replying
 from tests.support import answer, calling, chunk, completion, events, saying, tool
 
 Json = dict[str, Any]
@@ -192,7 +192,7 @@ def test_unknown_fields_beside_a_finish_reason_travel_back() -> None:
 
 def test_text_that_is_no_unicode_travels_too() -> None:
     message = {"role": "user", "content": "\udc00"}
-    chat = Chat(said({"content": "\ud800 \N{SNOWMAN}"}), messages=[message], seed=10**30)
+    chat = Chat(replying({"content": "\ud800 \N{SNOWMAN}"}), messages=[message], seed=10**30)
     assert chat.text == "\ud800 \N{SNOWMAN}"
     assert chat.requests[0]["messages"][0]["content"] == "\udc00"
     assert chat.requests[0]["seed"] == 10**30

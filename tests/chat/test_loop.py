@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.chat.script import OWN, Ask, Chat, calls
-from tests.chat.streams import client_tool, names_of, said
+from tests.chat.streams import client_tool, names_of, replying
 from tests.support import (
     answer,
     call,
@@ -65,7 +65,7 @@ def test_the_models_message_is_sent_back_with_every_field(ask: Ask) -> None:
         "x_signature": {"s": 1},
         "tool_calls": [call("clock", {}, "c1"), call("clock", {"a": 1}, "c2")],
     }
-    chat = ask(said(message, "tool_calls"), saying("Noon."))
+    chat = ask(replying(message, "tool_calls"), saying("Noon."))
     sent = {k: v for k, v in chat.requests[1]["messages"][1].items() if v is not None}
     assert sent == {"role": "assistant", **message}
 
@@ -74,8 +74,8 @@ def test_null_fields_in_a_message_do_no_harm(ask: Ask) -> None:
     keys = ("role", "content", "tool_calls", "refusal", "annotations", "audio", "function_call")
     nulls: Json = dict.fromkeys(keys)
     chat = ask(
-        said({**nulls, "tool_calls": [call("clock")]}, "tool_calls"),
-        said({**nulls, "content": "Noon."}),
+        replying({**nulls, "tool_calls": [call("clock")]}, "tool_calls"),
+        replying({**nulls, "content": "Noon."}),
     )
     assert chat.message == {"role": "assistant", "content": "Noon."}
     assert chat.requests[1]["messages"][1]["role"] == "assistant"
@@ -145,7 +145,7 @@ def test_arguments_are_understood_with_some_patience(
     ask: Ask, arguments: Any, understood: Json
 ) -> None:
     entry = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": arguments}}
-    chat = ask(said({"content": None, "tool_calls": [entry]}, "tool_calls"), saying("Noon."))
+    chat = ask(replying({"content": None, "tool_calls": [entry]}, "tool_calls"), saying("Noon."))
     assert chat.text == "Noon."
     assert chat.invoked == [("clock", understood)]
 
@@ -237,7 +237,7 @@ def test_calls_made_even_then_are_dropped_and_one_sentence_stands_in(
     ask: Ask, reason: str | None
 ) -> None:
     """DESIGN: L15."""
-    last = said({"content": None, "tool_calls": [call("clock", {"n": 3})]}, reason)
+    last = replying({"content": None, "tool_calls": [call("clock", {"n": 3})]}, reason)
     rounds = [calling("clock", {"n": 1}), calling("clock", {"n": 2}), last]
     chat = ask(*rounds, tools=[OWN], proxy={"max_rounds": 2})
     assert "tool_calls" not in chat.message
@@ -297,7 +297,7 @@ def test_a_model_that_calls_unknown_tools_for_ever_is_stopped_too(ask: Ask) -> N
 @pytest.mark.parametrize("reason", ["stop", "length", "", None, "TOOL_CALLS", "function_call"])
 def test_a_call_counts_whatever_the_finish_reason_says(ask: Ask, reason: str | None) -> None:
     """DESIGN: L15."""
-    chat = ask(said({"content": "", "tool_calls": [call("clock")]}, reason), saying("Noon."))
+    chat = ask(replying({"content": "", "tool_calls": [call("clock")]}, reason), saying("Noon."))
     assert chat.text == "Noon."
     assert len(chat.invoked) == 1
 

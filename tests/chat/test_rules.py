@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.chat.streams import both, client_tool, message_of, said, stack_with
+from tests.chat.streams import both, client_tool, message_of, replying, stack_with
 from tests.support import (
     CHAT,
     INVOKE,
@@ -48,15 +48,15 @@ def test_a_call_of_a_tool_that_is_no_function_is_handed_over_as_it_is(stream: bo
     [declared, _] = stack.asked_for(CHAT)[0].json()["tools"]
     assert declared == EDIT
     if stream:
-        made = [
+        entries = [
             each
             for event in exchange.events()[:-1]
             for choice in event["choices"]
             for each in choice["delta"].get("tool_calls") or ()
         ]
-        assert made[0]["type"] == "custom"
-        assert made[0]["custom"]["name"] == "edit"
-        assert "".join(each["custom"].get("input", "") for each in made) == "s/a/b/"
+        assert entries[0]["type"] == "custom"
+        assert entries[0]["custom"]["name"] == "edit"
+        assert "".join(each["custom"].get("input", "") for each in entries) == "s/a/b/"
     else:
         [made_whole] = exchange.json()["choices"][0]["message"]["tool_calls"]
         assert made_whole["custom"] == EDITING["custom"]
@@ -69,8 +69,8 @@ def test_a_call_that_was_cut_off_is_not_run(stream: bool, reason: str) -> None:
     """Those before it are whole, and are run (DESIGN: L12b)."""
     stack = stack_with("list", "delete")
     cut = call("delete", '{"path": "/", "recursive": true, "only_match', "cut")
-    made = {"content": None, "tool_calls": [call("list", {}, "whole"), cut]}
-    stack.on(CHAT, said(made, reason), saying("Sorry."))
+    message = {"content": None, "tool_calls": [call("list", {}, "whole"), cut]}
+    stack.on(CHAT, replying(message, reason), saying("Sorry."))
     stack.on(INVOKE, tool_result("a, b"))
     assert message_of(Proxy(stack).chat(stream=stream))["content"] == "Sorry."
     assert [each.json()["tool_name"] for each in stack.asked_for(INVOKE)] == ["list"]

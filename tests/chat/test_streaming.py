@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.chat.script import HALF, KEEP_ALIVE, Ask, call_chunk, live, more_arguments, streamed
-from tests.chat.streams import client_tool, names_of, own_ids, said
+from tests.chat.streams import client_tool, names_of, own_ids, replying
 from tests.support import (
     begin_events,
     call,
@@ -112,7 +112,7 @@ def test_a_blank_line_stands_between_the_texts_of_rounds(
         {"content": text, "tool_calls": [call("clock", {"n": n})]} for n, text in enumerate(texts)
     ]
     del rounds[-1]["tool_calls"]
-    assert ask(*map(said, rounds)).text == content
+    assert ask(*map(replying, rounds)).text == content
 
 
 def test_a_clients_call_is_relayed_live_and_a_servers_never() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.chat.script import OWN, Chat, live
-from tests.chat.streams import said
+from tests.chat.streams import replying
 from tests.support import call, chunk
 
 Json = dict[str, Any]
@@ -44,7 +44,7 @@ def _scripts(draw: st.DrawFn) -> list[Json]:
 
 def outcome(script: list[Json], reason: str | None, max_rounds: int, stream: bool) -> Any:
     """What comes of a model that sends the messages of *script*."""
-    rounds = [said(message, reason) for message in script]
+    rounds = [replying(message, reason) for message in script]
     chat = Chat(*rounds, stream=stream, tools=[OWN], proxy={"max_rounds": max_rounds})
     message = {key: value for key, value in chat.own_message.items() if value != ""}
     requests = [
