@@ -125,14 +125,28 @@ class Chat:
     @property
     def usage(self) -> Any:
         """The ``usage`` of the answer."""
-        answered = self.exchange
-        streamed = (answered.field("Content-Type") or "").startswith("text/event-stream")
-        return self.joined.usage if streamed else answered.json()["usage"]
+        return self.joined.usage if self._is_streamed else self.exchange.json()["usage"]
 
     @property
     def joined(self) -> Streamed:
         """The streamed answer, put together by a strict client."""
         return joined(self.exchange.events())
+
+    @property
+    def cards(self) -> list[Json]:
+        """The items with which Open WebUI shows tools, in order."""
+        if not self._is_streamed:
+            return [item for item in self.exchange.json()["output"] if item["type"] != "message"]
+        shown = [each for each in self.events[:-1] if "item" in each]
+        for each in shown:
+            assert each.keys() == {"type", "output_index", "item"}
+            assert each["output_index"] == 1 << 20, "the page puts it at the end"
+            assert each["type"] == "response.output_item.added"
+        return [each["item"] for each in shown]
+
+    @property
+    def _is_streamed(self) -> bool:
+        return (self.exchange.field("Content-Type") or "").startswith("text/event-stream")
 
     @property
     def events(self) -> list[Any]:
