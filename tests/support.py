@@ -149,8 +149,8 @@ def turn(content: str | None, calls: list[Json], **fields: Any) -> Answer:
             return
         chunks = [chunk({"role": "assistant", "content": ""})]
         chunks += [chunk({"content": word}) for word in re.findall(r"\s*\S+", content or "")]
-        for index, made in enumerate(calls):
-            chunks.append(chunk({"tool_calls": [{"index": index, **made}]}))
+        for index, entry in enumerate(calls):
+            chunks.append(chunk({"tool_calls": [{"index": index, **entry}]}))
         chunks.append(chunk({}, reason))
         if fields:
             chunks.append({**chunk({}), "choices": [], **fields})
@@ -359,8 +359,8 @@ class Exchange(Protocol):
     def events(self) -> list[Any]:
         """The events so far; the end mark is the text ``[DONE]``."""
         decoder = EventDecoder()
-        said = [each.data for each in decoder.feed(self.body)]
-        return ["[DONE]" if text == b"[DONE]" else json.loads(text) for text in said]
+        texts = [each.data for each in decoder.feed(self.body)]
+        return ["[DONE]" if text == b"[DONE]" else json.loads(text) for text in texts]
 
     def text(self) -> str:
         """The content deltas so far, joined."""

@@ -55,25 +55,25 @@ class ChatCompletions:
         check_origin(request.requestHeaders)
         check_coding(request.requestHeaders)
         client = self._clients.of(request, request.identity)
-        chat = ChatRecord()
+        record = ChatRecord()
         content: Any = request.content
         try:
             content.seek(0)
             text = content.read()
             content.close()  # its memory would be held until the answer has ended
             with self._bodies.holding(text):
-                body = parse_request(text)
+                chat = _Chat(request, parse_request(text), client, record)
                 del text
-                return await self._respond(request, body, client, chat)
+                return await self._respond(chat)
         except BaseException as error:
             if isinstance(error, ProxyError):
                 await self._learn_cors(request, error)
-            if chat.run:
+            if record.run:
                 # SDKs heed it: tools that have run must not be run again (L15c).
                 request.responseHeaders.setRawHeaders(b"X-Should-Retry", [b"false"])
             raise
         finally:
-            request.note(**_counts(chat))
+            request.note(**_counts(record))
 
     async def _learn_cors(self, request: ProxyRequest, error: ProxyError) -> None:
         """Ask the upstream whether this request's page may read *error*, if it is not known."""
@@ -87,41 +87,34 @@ class ChatCompletions:
             return
         self._cors.apply(origin, request.responseHeaders)
 
-    async def _respond(
-        self, request: ProxyRequest, body: Json, client: ClientContext, chat: ChatRecord
-    ) -> bytes | None:
-        header = CompletionHeader(body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
-        cards = _field(request, b"x-openwebui-message-id") != ""
-        completions = self._upstream.for_client(client, _AnswerFields(request, self._cors).relay)
-        if body.get("stream"):
-            await self._stream(request, body, client, completions, header, cards, chat)
+    async def _respond(self, chat: _Chat) -> bytes | None:
+        header = CompletionHeader(chat.body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
+        cards = chat.field(b"x-openwebui-message-id") != ""
+        relay = _AnswerFields(chat.request, self._cors).relay
+        completions = self._upstream.for_client(chat.client, relay)
+        if chat.body.get("stream"):
+            await self._stream(chat, completions, header, cards)
             return None
-        answer = UnaryAnswer(completions, header, cards, wants_json(body))
-        await self._answer(request, body, client, answer, chat)
+        answer = UnaryAnswer(completions, header, cards, wants_json(chat.body))
+        await self._answer(chat, answer)
         text = jsontext.dumps(answer.result())
-        self._tell(FirstByte(chat))
-        request.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
-        request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(text)])
+        self._tell(FirstByte(chat.record))
+        fields = chat.request.responseHeaders
+        fields.setRawHeaders(b"Content-Type", [b"application/json"])
+        fields.setRawHeaders(b"Content-Length", [b"%d" % len(text)])
         return text
 
     async def _stream(
-        self,
-        request: ProxyRequest,
-        body: Json,
-        client: ClientContext,
-        completions: ClientCompletions,
-        header: CompletionHeader,
-        cards: bool,
-        chat: ChatRecord,
+        self, chat: _Chat, completions: ClientCompletions, header: CompletionHeader, cards: bool
     ) -> None:
+        request, body = chat.request, chat.body
         events = EventStream(
-            request, self._clock, self._keep_alive, lambda: self._tell(FirstByte(chat))
+            request, self._clock, self._keep_alive, lambda: self._tell(FirstByte(chat.record))
         )
-        options = as_object(body.get("stream_options"))
-        include_usage = bool(options.get("include_usage"))
+        include_usage = bool(as_object(body.get("stream_options")).get("include_usage"))
         answer = StreamedAnswer(completions, header, events, include_usage, cards, wants_json(body))
         try:
-            await self._answer(request, body, client, answer, chat)
+            await self._answer(chat, answer)
             await answer.end()
         except CancelledError:
             if request.channel is None or not events.started:
@@ -139,27 +132,35 @@ class ChatCompletions:
         finally:
             events.close()
 
-    async def _answer(
-        self,
-        request: ProxyRequest,
-        body: Json,
-        client: ClientContext,
-        answer: UnaryAnswer | StreamedAnswer,
-        chat: ChatRecord,
-    ) -> None:
-        patterns = _field(request, b"x-llamaproxy-tools")
+    async def _answer(self, chat: _Chat, answer: UnaryAnswer | StreamedAnswer) -> None:
+        body, patterns = chat.body, chat.field(b"x-llamaproxy-tools")
         without_tools = (
             body.get("tool_choice") == "none"
             or (isinstance(body.get("n"), int) and body["n"] > 1)
             or patterns.lower() == "none"
-            or _field(request, b"x-openwebui-task") != ""
+            or chat.field(b"x-openwebui-task") != ""
             or is_background_task(body)
         )
         if without_tools:
-            await self._loop.pass_on(body, client, answer, chat)
+            await self._loop.pass_on(body, chat.client, answer, chat.record)
         else:
             listed = [word.strip() for word in patterns.split(",") if word.strip()]
-            await self._loop.run(body, client, answer, listed or None, chat)
+            await self._loop.run(body, chat.client, answer, listed or None, chat.record)
+
+
+@attrs.frozen
+class _Chat:
+    """A chat completion request, and the record of its answer."""
+
+    request: ProxyRequest
+    body: Json
+    client: ClientContext
+    record: ChatRecord
+
+    def field(self, name: bytes) -> str:
+        """A header field of the request, its values joined by commas (RFC 9110 section 5.3)."""
+        values = self.request.requestHeaders.getRawHeaders(name) or []
+        return b",".join(values).decode("latin-1").strip()
 
 
 class _AnswerFields:
@@ -184,15 +185,9 @@ class _AnswerFields:
             fields.setRawHeaders(name, values)
 
 
-def _field(request: ProxyRequest, name: bytes) -> str:
-    """A header field's value, its repetitions joined by commas (RFC 9110 section 5.3)."""
-    values = request.requestHeaders.getRawHeaders(name) or []
-    return b",".join(values).decode("latin-1").strip()
-
-
-def _counts(chat: ChatRecord) -> dict[str, int]:
+def _counts(record: ChatRecord) -> dict[str, int]:
     """The fields of a chat for the access line; none before its first round."""
-    counts = {"tools": chat.tools, "rounds": chat.rounds, "calls": chat.calls}
-    if chat.failed:
-        counts["failed"] = chat.failed
-    return counts if chat.rounds else {}
+    counts = {"tools": record.tools, "rounds": record.rounds, "calls": record.calls}
+    if record.failed:
+        counts["failed"] = record.failed
+    return counts if record.rounds else {}

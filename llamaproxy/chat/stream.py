@@ -29,7 +29,7 @@ CONTROL_KEYS = ("event", "selected_model_id", "sources")
 
 #: Characters of a round that are kept for the next one: a model writes little before it calls
 #: tools, and a stream without end must not fill the memory.
-_MAX_REMEMBERED = 4 * 1024 * 1024
+_MAX_CHARACTERS = 4 * 1024 * 1024
 
 #: Bytes of JSON of the usage, and of the fields beside it.
 _MAX_USAGE = 64 * 1024
@@ -86,8 +86,16 @@ class _Choice:
 class RoundStream:
     """Reads the chunks of one streamed completion."""
 
-    def __init__(self, visibility: CallVisibility, roles: set[int]) -> None:
+    def __init__(
+        self,
+        visibility: CallVisibility,
+        roles: set[int],
+        max_characters: int = _MAX_CHARACTERS,
+        max_usage: int = _MAX_USAGE,
+    ) -> None:
         """:param roles: the indices of the choices whose role has been sent; added to here."""
+        self._max_characters = max_characters
+        self._max_usage = max_usage
         self._visibility = visibility
         self._roles = roles
         self._choices: dict[int, _Choice] = {}
@@ -117,12 +125,12 @@ class RoundStream:
             chunk.pop(key, None)
         if isinstance(chunk.get("usage"), dict) and chunk["usage"]:
             usage = merged_usage(self.usage, chunk.pop("usage"))
-            if _size(usage) <= _MAX_USAGE:
+            if _size(usage) <= self._max_usage:
                 self.usage = usage
             if not chunk.get("choices"):
                 more = {k: v for k, v in chunk.items() if k not in _COMMON_KEYS}
                 beside = {**self.beside_usage, **more}
-                if more and _size(beside) <= _MAX_USAGE:
+                if more and _size(beside) <= self._max_usage:
                     self.beside_usage = beside
                 return None
         choices = chunk.get("choices")
@@ -259,7 +267,7 @@ class RoundStream:
     def _reserve(self, size: int) -> bool:
         """Count *size* more characters that are kept; False if there is no room for them."""
         self._reserved += size
-        return self._reserved <= _MAX_REMEMBERED
+        return self._reserved <= self._max_characters
 
 
 def _size(value: Json) -> int:

@@ -6,7 +6,7 @@ assert chat.invoked == [("clock", {})]
 assert chat.results == [("call_1", "12:00")]
 
 A round is what the model answers, the last one for ever after: ``saying``, ``calling``, ``turn``,
-``events``, ``answer`` and ``hang_up`` of :mod:`tests.support`, ``said`` of
+``events``, ``answer`` and ``hang_up`` of :mod:`tests.support`, ``replying`` of
 :mod:`tests.chat.streams`, and ``calls`` of this module. A test with the fixture ``ask`` has chats
 that are unary, and again streamed. The test itself plays the model of a ``live`` chat: ``sends``,
 ``ends``, ``breaks``.
@@ -17,7 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from tests.chat.streams import Streamed, failure_in, finish_of, joined, message_of, own_ids
+from tests.chat.streams import (
+    Streamed,
+    client_tool,
+    failure_in,
+    finish_of,
+    joined,
+    message_of,
+    own_ids,
+)
 from tests.support import (
     CHAT,
     INVOKE,
@@ -26,6 +34,7 @@ from tests.support import (
     Proxy,
     answer,
     begin_events,
+    chunk,
     event,
     saying,
     tool,
@@ -34,6 +43,14 @@ from tests.support import (
 )
 
 Json = dict[str, Any]
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+#: A tool of the client's.
+OWN = client_tool("own")
+
+#: The beginning of a streamed answer.
+HALF = chunk({"role": "assistant", "content": "Half"})
 
 
 class Chat:
@@ -108,14 +125,28 @@ class Chat:
     @property
     def usage(self) -> Any:
         """The ``usage`` of the answer."""
-        answered = self.exchange
-        streamed = (answered.field("Content-Type") or "").startswith("text/event-stream")
-        return self.joined.usage if streamed else answered.json()["usage"]
+        return self.joined.usage if self._is_streamed else self.exchange.json()["usage"]
 
     @property
     def joined(self) -> Streamed:
         """The streamed answer, put together by a strict client."""
         return joined(self.exchange.events())
+
+    @property
+    def cards(self) -> list[Json]:
+        """The items with which Open WebUI shows tools, in order."""
+        if not self._is_streamed:
+            return [item for item in self.exchange.json()["output"] if item["type"] != "message"]
+        shown = [each for each in self.events[:-1] if "item" in each]
+        for each in shown:
+            assert each.keys() == {"type", "output_index", "item"}
+            assert each["output_index"] == 1 << 20, "the page puts it at the end"
+            assert each["type"] == "response.output_item.added"
+        return [each["item"] for each in shown]
+
+    @property
+    def _is_streamed(self) -> bool:
+        return (self.exchange.field("Content-Type") or "").startswith("text/event-stream")
 
     @property
     def events(self) -> list[Any]:
@@ -211,3 +242,13 @@ def live(*rounds: Answer, **more: Any) -> Chat:
 def calls(*entries: Json, content: str | None = None, **fields: Any) -> Answer:
     """The model makes several calls, and may say something before."""
     return turn(content, [*entries], **fields)
+
+
+def call_chunk(index: int = 0, **entry: Any) -> Json:
+    """A chunk with one call delta."""
+    return chunk({"tool_calls": [{"index": index, **entry}]})
+
+
+def more_arguments(text: str, index: int = 0) -> Json:
+    """A chunk with more of a call's arguments."""
+    return call_chunk(index, function={"arguments": text})

@@ -70,19 +70,19 @@ def joined(events: list[Any]) -> Streamed:
     identities = [{key: chunk.get(key) for key in _IDENTITY} for chunk in chunks]
     assert all(identity == identities[0] for identity in identities)
     assert identities[0]["object"] == "chat.completion.chunk"
-    said = Streamed(identity=identities[0])
+    streamed = Streamed(identity=identities[0])
     for each in chunks:
         assert isinstance(each.get("choices"), list), each
-        assert said.usage is None, "nothing comes after the usage"
+        assert streamed.usage is None, "nothing comes after the usage"
         for choice in each["choices"]:
-            _take(said.choices.setdefault(choice["index"], Choice()), choice)
+            _take(streamed.choices.setdefault(choice["index"], Choice()), choice)
         if each.get("usage") is not None:
             assert each["choices"] == []
-            said.usage = each["usage"]
-    for choice in said.choices.values():
+            streamed.usage = each["usage"]
+    for choice in streamed.choices.values():
         assert choice.finish_reason is not None
         assert choice.roles == 1
-    return said
+    return streamed
 
 
 def _take(state: Choice, choice: Json) -> None:
@@ -91,8 +91,8 @@ def _take(state: Choice, choice: Json) -> None:
     if delta.pop("role", None) is not None:
         state.roles += 1
         state.message["role"] = "assistant"
-    for made in delta.pop("tool_calls", None) or ():
-        _take_call(state.message.setdefault("tool_calls", []), made)
+    for delta_of_call in delta.pop("tool_calls", None) or ():
+        _take_call(state.message.setdefault("tool_calls", []), delta_of_call)
     for key, value in delta.items():
         if isinstance(value, str):
             state.message[key] = (state.message.get(key) or "") + value
@@ -181,7 +181,7 @@ def nothing_left(proxy: Proxy, stack: FakeStack) -> bool:
     return stack.open == [] and proxy.clock.getDelayedCalls() == []
 
 
-def said(message: Json, reason: str | None = "stop", usage: Json | None = None) -> Answer:
+def replying(message: Json, reason: str | None = "stop", usage: Json | None = None) -> Answer:
     """One turn of the model, exactly *message*: whole, or in three pieces a text if streamed."""
     counted = {} if usage is None else {"usage": usage}
 

@@ -30,27 +30,27 @@ def in_pieces(text: str, size: int) -> list[str]:
 def read(parts: list[str]) -> tuple[str, str]:
     """The text that *parts* come to, and what a client is told of it."""
     text = ArgumentsBuffer()
-    told = "".join(text.append_json(part) for part in parts)
+    added = "".join(text.append_json(part) for part in parts)
     whole = str(text)
-    return whole, told + text.append(text.release())
+    return whole, added + text.append(text.release())
 
 
 @given(_values, st.integers(1, 20), st.integers(1, 20), st.booleans(), st.booleans())
 def test_arguments_sent_once_more_are_sent_once(
     value: dict[str, Any], first: int, second: int, shorter: bool, begun: bool
 ) -> None:
-    said = json.dumps(value, ensure_ascii=False, indent=None if shorter else 1)
+    complete = json.dumps(value, ensure_ascii=False, indent=None if shorter else 1)
     again = compact(value) if shorter else json.dumps(value, indent=2)
     begin = ["{}"] if begun else []
-    parts = [*begin, *in_pieces(said, first), *in_pieces(again, second), again]
-    assert read(parts) == (said, said) or (not value and read(parts) == ("{}", "{}"))
+    parts = [*begin, *in_pieces(complete, first), *in_pieces(again, second), again]
+    assert read(parts) == (complete, complete) or (not value and read(parts) == ("{}", "{}"))
 
 
 @given(_values)
 def test_arguments_sent_anew_from_the_beginning_are_sent_once(value: dict[str, Any]) -> None:
-    said = compact(value)
-    parts = [said[:end] for end in range(1, len(said) + 1)]
-    assert read([*parts, said]) == (said, said)
+    complete = compact(value)
+    parts = [complete[:end] for end in range(1, len(complete) + 1)]
+    assert read([*parts, complete]) == (complete, complete)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from llamaproxy.chat import stream
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.stream import RoundStream
 from llamaproxy.errors import UpstreamBroke
@@ -19,6 +18,11 @@ Json = dict[str, Any]
 
 LIMIT = 20_000
 LONG = "x" * 1000
+
+
+def reader() -> RoundStream:
+    visibility = CallVisibility(client_tools=("own",))
+    return RoundStream(visibility, set(), max_characters=LIMIT, max_usage=LIMIT)
 
 
 def of_choice(index: int, **fields: Any) -> Json:
@@ -53,35 +57,28 @@ FLOODS: dict[str, Callable[[int], Json]] = {
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_stream_without_end_does_not_fill_the_memory(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stream, "_MAX_REMEMBERED", LIMIT)
-    monkeypatch.setattr(stream, "_MAX_USAGE", LIMIT)
-    reading = RoundStream(CallVisibility(client_tools=("own",)), set())
+def test_a_stream_without_end_does_not_fill_the_memory(kind: str) -> None:
+    stream = reader()
     with suppress(UpstreamBroke):
         for number in range(500):
-            reading.feed(FLOODS[kind](number))
-        reading.feed(chunk({}, "stop"))
+            stream.feed(FLOODS[kind](number))
+        stream.feed(chunk({}, "stop"))
     with suppress(UpstreamBroke):
-        assert len(json.dumps(reading.completion().message)) < 2 * LIMIT
-    kept = [reading.usage, reading.beside_usage]
-    assert len(json.dumps(kept)) < 2 * LIMIT
-    assert sum(len(json.dumps(each)) for each in reading.finish_chunks()) < 101 * 3 * 1000
+        assert len(json.dumps(stream.completion().message)) < 2 * LIMIT
+    assert len(json.dumps([stream.usage, stream.beside_usage])) < 2 * LIMIT
+    assert sum(len(json.dumps(each)) for each in stream.finish_chunks()) < 101 * 3 * 1000
 
 
-def test_arguments_that_are_sent_anew_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_MAX_REMEMBERED", LIMIT)
-    reading = RoundStream(CallVisibility(client_tools=("own",)), set())
+def test_arguments_that_are_sent_anew_count_once() -> None:
+    stream = reader()
     text = json.dumps({"k": "x" * 5000})
     for end in range(10, len(text) + 10, 10):
-        reading.feed(of_call(0, id="c1", function={"name": "own", "arguments": text[:end]}))
-    assert [call.arguments for call in reading.completion().calls] == [text]
+        stream.feed(of_call(0, id="c1", function={"name": "own", "arguments": text[:end]}))
+    assert [call.arguments for call in stream.completion().calls] == [text]
 
 
-def test_a_usage_beside_every_chunk_is_the_last_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "_MAX_REMEMBERED", LIMIT)
-    reading = RoundStream(CallVisibility(), set())
+def test_a_usage_beside_every_chunk_is_the_last_ones() -> None:
+    stream = reader()
     for number in range(1000):
-        reading.feed({**chunk({}), "usage": {"completion_tokens": number, "note": "x" * 50}})
-    assert reading.usage is not None and reading.usage["completion_tokens"] == 999
+        stream.feed({**chunk({}), "usage": {"completion_tokens": number, "note": "x" * 50}})
+    assert stream.usage is not None and stream.usage["completion_tokens"] == 999

@@ -11,87 +11,78 @@ from llamaproxy.chat.calls import CallReader, CallVisibility
 from llamaproxy.chat.messages import MAX_CALLS
 from llamaproxy.chat.openwebui import without_old_cards
 from llamaproxy.errors import UpstreamBroke
-from tests.chat.streams import both, message_of, nothing_left, stack_with
-from tests.support import CHAT, INVOKE, Proxy, call, nothing, saying, tool_result, turn
+from tests.chat.script import Ask, Chat, calls
+from tests.chat.streams import both, stack_with
+from tests.support import CHAT, Answer, Proxy, call, nothing, saying, tool_result
 
 Json = dict[str, Any]
 
 
-def many(count: int) -> list[Json]:
-    return [call("clock", {"n": n}, f"c{n}") for n in range(count)]
+def many(count: int) -> Answer:
+    """The model makes *count* calls at once."""
+    return calls(*(call("clock", {"n": n}, f"c{n}") for n in range(count)))
 
 
-@both
-def test_the_calls_of_a_chat_run_a_few_at_a_time(stream: bool) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, turn(None, many(10)), saying("Noon."))
-    stack.on(INVOKE, nothing)
-    proxy = Proxy(stack, max_calls=(3, 100))
-    exchange = proxy.chat(stream=stream)
-    for done in range(10):
-        running = [each for each in stack.open if each.path.endswith(b"/invoke")]
-        assert len(running) == min(3, 10 - done)
-        tool_result("12:00")(running[0])
-        proxy.settle()
-    assert message_of(exchange)["content"] == "Noon."
-    assert len(stack.asked_for(INVOKE)) == 10
-    assert nothing_left(proxy, stack)
+def running(chat: Chat) -> list[Any]:
+    """The calls of tools that have been begun, and not answered."""
+    return [request for request in chat.stack.open if request.path.endswith(b"/invoke")]
 
 
-def test_all_chats_share_the_places_and_none_has_all_of_them() -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, turn(None, many(10)), turn(None, many(1)), saying("Noon."))
-    stack.on(INVOKE, nothing)
-    proxy = Proxy(stack, max_calls=(3, 4))
-    proxy.chat()
-    other = proxy.chat()
-    running = [each for each in stack.open if each.path.endswith(b"/invoke")]
-    assert len(running) == 4
-    tool_result("12:00")(running[-1])
-    proxy.settle()
-    assert message_of(other)["content"] == "Noon."
+def end_call(chat: Chat, which: int = 0) -> None:
+    """One of the running calls has its result."""
+    tool_result("12:00")(running(chat)[which])
+    chat.proxy.settle()
 
 
-@both
-def test_a_client_that_leaves_gives_its_places_back(stream: bool) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, turn(None, many(10)), turn(None, many(1)), saying("Noon."))
-    stack.on(INVOKE, nothing)
-    proxy = Proxy(stack, max_calls=(3, 3))
-    leaving = proxy.chat(stream=stream)
-    waiting = proxy.chat(stream=stream)
+def test_the_calls_of_a_chat_run_a_few_at_a_time(ask: Ask) -> None:
+    chat = ask(many(10), saying("Noon."), results=[nothing], proxy={"max_calls": (3, 100)})
+    for ended in range(10):
+        assert len(running(chat)) == min(3, 10 - ended)
+        end_call(chat)
+    assert chat.text == "Noon."
+    assert len(chat.invoked) == 10
+    assert chat.nothing_left
+
+
+def test_all_chats_share_the_slots_and_none_has_all_of_them() -> None:
+    chat = Chat(many(10), results=[nothing], proxy={"max_calls": (3, 4)})
+    chat.again(many(1), saying("Noon."))
+    assert len(running(chat)) == 4
+    end_call(chat, -1)
+    assert chat.text == "Noon."
+
+
+def test_a_client_that_leaves_gives_its_slots_back(ask: Ask) -> None:
+    chat = ask(many(10), results=[nothing], proxy={"max_calls": (3, 3)})
+    leaving = chat.exchange
+    chat.again(many(1), saying("Noon."))
     leaving.leave()
-    [running] = [each for each in stack.open if each.path.endswith(b"/invoke")]
-    tool_result("12:00")(running)
-    proxy.settle()
-    assert message_of(waiting)["content"] == "Noon."
-    assert len(stack.asked_for(INVOKE)) == 4
-    assert nothing_left(proxy, stack)
+    assert len(running(chat)) == 1
+    end_call(chat)
+    assert chat.text == "Noon."
+    assert len(chat.invoked) == 4
+    assert chat.nothing_left
 
 
 def test_a_call_that_waits_for_its_turn_has_all_its_time_left() -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, turn(None, many(2)), saying("Noon."))
-    stack.on(INVOKE, nothing)
-    proxy = Proxy(stack, max_calls=(1, 1), tool_timeout=10)
-    exchange = proxy.chat()
-    proxy.advance(10)
-    proxy.advance(9)
-    assert not exchange.answered
-    tool_result("12:00")(stack.open[-1])
-    proxy.settle()
-    results = [m["content"] for m in stack.asked_for(CHAT)[1].json()["messages"][2:]]
-    assert results[0].startswith("Error") and results[1] == "12:00"
+    options = {"max_calls": (1, 1), "tool_timeout": 10}
+    chat = Chat(many(2), saying("Noon."), results=[nothing], proxy=options)
+    chat.wait(10)
+    chat.wait(9)
+    assert not chat.exchange.answered
+    end_call(chat)
+    (_, first), (_, second) = chat.results
+    assert first.startswith("Error") and second == "12:00"
 
 
 def test_a_body_of_many_small_objects_counts_for_what_it_becomes() -> None:
     stack = stack_with()
     stack.on(CHAT, nothing)
     proxy = Proxy(stack, max_bodies=150_000)
-    many: list[Json] = [{"role": "user", "content": ""}] * 100
-    assert not proxy.chat(messages=many).answered
-    assert not proxy.chat(messages=many).answered
-    assert proxy.chat(messages=many).status == 503
+    small: list[Json] = [{"role": "user", "content": ""}] * 100
+    assert not proxy.chat(messages=small).answered
+    assert not proxy.chat(messages=small).answered
+    assert proxy.chat(messages=small).status == 503
 
 
 @both
@@ -112,19 +103,14 @@ def test_the_bodies_of_running_chats_have_a_limit(stream: bool) -> None:
 
 
 def test_one_large_chat_is_served_where_there_is_no_other() -> None:
-    stack = stack_with()
-    stack.on(CHAT, saying("Hi."))
-    text = [{"role": "user", "content": "x" * 20_000}]
-    assert Proxy(stack, max_bodies=10_000).chat(messages=text).status == 200
+    messages = [{"role": "user", "content": "x" * 20_000}]
+    assert Chat(messages=messages, proxy={"max_bodies": 10_000}).exchange.status == 200
 
 
-@both
-def test_a_round_with_thousands_of_calls_is_no_round(stream: bool) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, turn(None, many(MAX_CALLS + 1)))
-    exchange = Proxy(stack).chat(stream=stream)
-    assert b"more than 1000 calls" in exchange.body
-    assert stack.asked_for(INVOKE) == []
+def test_a_round_with_thousands_of_calls_is_no_round(ask: Ask) -> None:
+    chat = ask(many(MAX_CALLS + 1))
+    assert b"more than 1000 calls" in chat.exchange.body
+    assert chat.invoked == []
 
 
 def test_a_thousand_calls_in_one_event_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,9 +145,9 @@ def test_a_name_in_each_of_thousands_of_deltas_costs_no_more_than_one(
             self._pattern = pattern
 
         def search(self, text: str, at: int) -> Any:
-            found = self._pattern.search(text, at)
-            searched.append((found.end() if found else len(text)) - at)
-            return found
+            match = self._pattern.search(text, at)
+            searched.append((match.end() if match else len(text)) - at)
+            return match
 
     for name in ("_OUTSIDE", "_WITHIN"):
         monkeypatch.setattr(arguments_buffer, name, Counted(getattr(arguments_buffer, name)))
@@ -177,8 +163,8 @@ def test_old_cards_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
 
     class Counted(str):
-        def find(self, wanted: str, at: int = 0, *more: Any) -> int:  # type: ignore[override]
-            place = str.find(self, wanted, at, *more)
+        def find(self, substring: str, at: int = 0, *more: Any) -> int:  # type: ignore[override]
+            place = str.find(self, substring, at, *more)
             looked.append((place if place >= 0 else len(self)) - at)
             return place
 

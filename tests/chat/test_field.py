@@ -21,7 +21,7 @@ from tests.support import CHAT, FIXTURES, INVOKE, Answer, Proxy, answer, event, 
 CASES = sorted((FIXTURES / "field").glob("*.json"))
 
 
-def said(given: dict[str, Any]) -> Answer:
+def upstream_answer(given: dict[str, Any]) -> Answer:
     """An answer of the server as a case has it."""
     fields = {name: str(value) for name, value in given.get("headers", {}).items()}
 
@@ -42,15 +42,15 @@ def said(given: dict[str, Any]) -> Answer:
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_a_case_from_the_field(path: Path) -> None:
     case = json.loads(path.read_text("utf-8"))
-    asked = case["request"]
+    sent = case["request"]
     stack = stack_with("act")
     stack.on("GET /v1/version", answer({"version": "0.6.1"}))
-    stack.on(CHAT, *map(said, case["upstream"]))
+    stack.on(CHAT, *map(upstream_answer, case["upstream"]))
     stack.on(INVOKE, tool_result("act answered"))
-    raw = asked.get("body_bytes_latin1")
-    body = asked["body"] if raw is None else raw.encode("latin-1")
-    fields = {"Content-Type": "application/json", **asked.get("headers", {})}
-    target = asked.get("path", "/v1/chat/completions")
+    raw = sent.get("body_bytes_latin1")
+    body = sent["body"] if raw is None else raw.encode("latin-1")
+    fields = {"Content-Type": "application/json", **sent.get("headers", {})}
+    target = sent.get("path", "/v1/chat/completions")
     exchange = Proxy(stack).request("POST", target, body, fields)
     chats, text = stack.asked_for(CHAT), exchange.body.decode("utf-8", "replace")
     lines = text.split("\n")

@@ -1,15 +1,13 @@
-"""The tool loop, through the front door: what the model is asked, and what the client sees."""
+"""The tool loop, through the front door: rounds, results, and how it ends."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.chat.script import Ask, Chat, calls, live, streamed
-from tests.chat.streams import client_tool, names_of, said
+from tests.chat.script import OWN, Ask, Chat, calls
+from tests.chat.streams import client_tool, names_of, replying
 from tests.support import (
     answer,
     call,
@@ -21,202 +19,11 @@ from tests.support import (
     nothing,
     read,
     saying,
-    tool,
     tool_result,
     turn,
 )
 
 Json = dict[str, Any]
-
-OWN = client_tool("own")
-
-
-# --- injection
-
-
-def test_the_clients_tools_come_first_then_the_servers_by_group_and_name(ask: Ask) -> None:
-    """DESIGN: L1."""
-    server = [tool("zeta", "a"), tool("alpha", "b"), tool("mid", "a"), tool("beta", "b")]
-    client = [client_tool("z_own"), client_tool("a_own")]
-    (body,) = ask(server=server, tools=client).requests
-    assert names_of(body) == ["z_own", "a_own", "mid", "zeta", "alpha", "beta"]
-    assert body["tools"][:2] == client
-
-
-def test_the_order_does_not_depend_on_that_of_the_list() -> None:
-    listed = [tool(name, group) for group in "ab" for name in (f"{group}1", f"{group}2")]
-    first, second = (Chat(server=tools).offered for tools in (listed, listed[::-1]))
-    assert first and first == second
-
-
-def test_of_two_tools_of_one_name_the_clients_wins(ask: Ask) -> None:
-    """DESIGN: L2."""
-    chat = ask(calling("clock"), server=["clock", "dice"], tools=[client_tool("clock")])
-    assert names_of(chat.requests[0]) == ["clock", "dice"]
-    assert chat.called == ["clock"]
-    assert chat.finish_reason == "tool_calls"
-    assert chat.invoked == []
-
-
-@pytest.mark.parametrize("body", [{"tools": None}, {"tools": []}, {}])
-def test_without_any_tools_nothing_is_said_of_tools(ask: Ask, body: Json) -> None:
-    """DESIGN: L3."""
-    chat = ask(server=[], body=body, tool_choice="auto", parallel_tool_calls=True)
-    assert not _ABOUT_TOOLS & chat.requests[0].keys()
-
-
-_ABOUT_TOOLS = {"tools", "tool_choice", "parallel_tool_calls"}
-
-
-def test_tools_that_are_not_objects_travel_on(ask: Ask) -> None:
-    chat = ask(tools=[None, "x", {}], messages=[None, 1, {}])
-    assert chat.text == "Hi."
-    (body,) = chat.requests
-    assert body["tools"][:3] == [None, "x", {}]
-    assert body["messages"] == [None, 1, {}]
-
-
-_TASK = {"messages": [{"role": "user", "content": "### Task:\nGenerate a title"}]}
-
-_UNWANTED: list[tuple[Json, dict[str, str]]] = [
-    ({"tool_choice": "none"}, {}),
-    ({"n": 2}, {}),
-    ({}, {"X-Llamaproxy-Tools": "none"}),
-    ({}, {"x-llamaproxy-tools": " NONE "}),
-    ({}, {"X-OpenWebUI-Task": "title_generation"}),
-]
-
-
-@pytest.mark.parametrize(
-    ("body", "fields"),
-    [
-        *_UNWANTED,
-        *((body | {"tools": [OWN]}, fields) for body, fields in _UNWANTED),
-        (_TASK, {}),
-        (_TASK | {"stream": False, "tools": []}, {}),
-    ],
-)
-def test_nothing_is_injected_where_nothing_is_wanted(body: Json, fields: dict[str, str]) -> None:
-    """DESIGN: L4."""
-    sent = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "x": 1} | body
-    chat = Chat(body=sent, fields=fields)
-    assert chat.text == "Hi."
-    unchanged = {key: value for key, value in sent.items() if key not in _ABOUT_TOOLS}
-    assert chat.requests == [sent if body.get("tools") else unchanged]
-    assert chat.stack.asked_for("GET /v1/tools") == []
-
-
-@pytest.mark.parametrize(
-    ("body", "fields"),
-    [
-        ({"tool_choice": "auto"}, {}),
-        ({"tool_choice": None}, {}),
-        ({"n": 1}, {}),
-        ({"n": None}, {}),
-        ({}, {"X-Llamaproxy-Tools": ""}),
-        ({}, {"X-OpenWebUI-Task": ""}),
-        ({}, {"X-OpenWebUI-Task": "  "}),
-        (_TASK | {"stream": True}, {}),
-        (_TASK | {"tools": [OWN]}, {}),
-    ],
-)
-def test_everything_else_gets_the_tools(body: Json, fields: dict[str, str]) -> None:
-    """DESIGN: L4."""
-    assert names_of(Chat(body=body, fields=fields).requests[0])[-1] == "clock"
-
-
-def test_calls_in_an_answer_without_injection_are_the_clients(ask: Ask) -> None:
-    chat = ask(calling("anything"), tools=[OWN], fields={"X-Llamaproxy-Tools": "none"})
-    assert chat.called == ["anything"]
-    assert chat.finish_reason == "tool_calls"
-    assert chat.invoked == [] and len(chat.requests) == 1
-
-
-@pytest.mark.parametrize(
-    ("patterns", "names"),
-    [
-        ("alpha", ["alpha"]),
-        ("alpha, beta", ["alpha", "beta"]),
-        ("*a,,", ["alpha", "beta", "zeta"]),
-        ("mcp::web", ["zeta"]),
-        ("mcp::*", ["alpha", "beta", "zeta"]),
-        ("[ab]*", ["alpha", "beta"]),
-        ("nothing", None),
-        ("ALPHA", None),
-    ],
-)
-def test_the_servers_tools_can_be_narrowed(patterns: str, names: list[str] | None) -> None:
-    """DESIGN: L5."""
-    server = [tool("alpha"), tool("beta"), tool("zeta", "mcp::web")]
-    chat = Chat(server=server, fields={"X-Llamaproxy-Tools": patterns})
-    assert len(chat.requests) == 1 and chat.offered == names
-
-
-def test_a_name_that_no_model_may_say_is_rewritten_both_ways(ask: Ask) -> None:
-    """DESIGN: L6."""
-    chat = ask(server=["web.search/now!"], results=["it"])
-    (offered,) = names_of(chat.requests[0])
-    assert offered.replace("_", "").replace("-", "").isalnum() and len(offered) <= 64
-    chat.again(calling(offered), saying("Found."))
-    assert chat.text == "Found."
-    assert chat.invoked == [("web.search/now!", {})]
-
-
-def test_both_generations_of_schemas_are_offered(ask: Ask) -> None:
-    """DESIGN: L7."""
-    old = {
-        "identifier": "old",
-        "toolgroup_id": "a",
-        "description": "d",
-        "parameters": [
-            {"name": "city", "parameter_type": "string", "required": True, "default": None},
-            {"name": "tags", "parameter_type": "array", "required": False, "default": []},
-        ],
-    }
-    schema = {"type": "object", "$defs": {"x": {}}, "properties": {"n": {"$ref": "#/$defs/x"}}}
-    chat = ask(server=[old, tool("new", "b", input_schema=schema)])
-    first, second = (entry["function"]["parameters"] for entry in chat.requests[0]["tools"])
-    assert first["required"] == ["city"]
-    assert first["properties"]["city"] == {"type": "string"}
-    assert first["properties"]["tags"]["items"] == {}
-    assert second == schema
-
-
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_unknown_fields_travel_both_ways(stream: bool) -> None:
-    """DESIGN: L8."""
-    more: Json = {"system_fingerprint": "fp", "metrics": [{"m": 1}], "service_tier": None}
-    message = {"content": "Hi.", "annotations": [{"a": 1}], "x_message": {"y": [1]}}
-    whole = completion(message, **more)
-    whole["choices"][0]["stop_reason"] = 7
-    only_chunk = chunk({"role": "assistant", **message}, "stop", **more)
-    sent = {"chat_id": "c", "top_k": 3, "messages": [{"role": "user", "content": "", "z": None}]}
-    chat = Chat(events(only_chunk) if stream else answer(whole), body=sent, stream=stream)
-    (body,) = chat.requests
-    assert {key: body[key] for key in sent} == sent
-    assert chat.message == {"role": "assistant", **message}
-    if stream:
-        assert all(more.items() <= each.items() for each in chat.events[:-1])
-    else:
-        assert chat.exchange.json() == whole
-
-
-def test_unknown_fields_beside_a_finish_reason_travel_back() -> None:
-    fields = {"stop_reason": 128009, "content_filter_results": {"hate": "safe"}}
-    last = chunk({}, "stop")
-    last["choices"][0] |= fields
-    chat = streamed(events(chunk({"role": "assistant", "content": "Hi."}), last))
-    choice = chat.events[-2]["choices"][0]
-    assert choice["finish_reason"] == "stop"
-    assert fields.items() <= choice.items()
-
-
-def test_text_that_is_no_unicode_travels_too() -> None:
-    message = {"role": "user", "content": "\udc00"}
-    chat = Chat(said({"content": "\ud800 \N{SNOWMAN}"}), messages=[message], seed=10**30)
-    assert chat.text == "\ud800 \N{SNOWMAN}"
-    assert chat.requests[0]["messages"][0]["content"] == "\udc00"
-    assert chat.requests[0]["seed"] == 10**30
 
 
 # --- rounds
@@ -258,7 +65,7 @@ def test_the_models_message_is_sent_back_with_every_field(ask: Ask) -> None:
         "x_signature": {"s": 1},
         "tool_calls": [call("clock", {}, "c1"), call("clock", {"a": 1}, "c2")],
     }
-    chat = ask(said(message, "tool_calls"), saying("Noon."))
+    chat = ask(replying(message, "tool_calls"), saying("Noon."))
     sent = {k: v for k, v in chat.requests[1]["messages"][1].items() if v is not None}
     assert sent == {"role": "assistant", **message}
 
@@ -267,8 +74,8 @@ def test_null_fields_in_a_message_do_no_harm(ask: Ask) -> None:
     keys = ("role", "content", "tool_calls", "refusal", "annotations", "audio", "function_call")
     nulls: Json = dict.fromkeys(keys)
     chat = ask(
-        said({**nulls, "tool_calls": [call("clock")]}, "tool_calls"),
-        said({**nulls, "content": "Noon."}),
+        replying({**nulls, "tool_calls": [call("clock")]}, "tool_calls"),
+        replying({**nulls, "content": "Noon."}),
     )
     assert chat.message == {"role": "assistant", "content": "Noon."}
     assert chat.requests[1]["messages"][1]["role"] == "assistant"
@@ -338,7 +145,7 @@ def test_arguments_are_understood_with_some_patience(
     ask: Ask, arguments: Any, understood: Json
 ) -> None:
     entry = {"id": "c", "type": "function", "function": {"name": "clock", "arguments": arguments}}
-    chat = ask(said({"content": None, "tool_calls": [entry]}, "tool_calls"), saying("Noon."))
+    chat = ask(replying({"content": None, "tool_calls": [entry]}, "tool_calls"), saying("Noon."))
     assert chat.text == "Noon."
     assert chat.invoked == [("clock", understood)]
 
@@ -430,7 +237,7 @@ def test_calls_made_even_then_are_dropped_and_one_sentence_stands_in(
     ask: Ask, reason: str | None
 ) -> None:
     """DESIGN: L15."""
-    last = said({"content": None, "tool_calls": [call("clock", {"n": 3})]}, reason)
+    last = replying({"content": None, "tool_calls": [call("clock", {"n": 3})]}, reason)
     rounds = [calling("clock", {"n": 1}), calling("clock", {"n": 2}), last]
     chat = ask(*rounds, tools=[OWN], proxy={"max_rounds": 2})
     assert "tool_calls" not in chat.message
@@ -490,7 +297,7 @@ def test_a_model_that_calls_unknown_tools_for_ever_is_stopped_too(ask: Ask) -> N
 @pytest.mark.parametrize("reason", ["stop", "length", "", None, "TOOL_CALLS", "function_call"])
 def test_a_call_counts_whatever_the_finish_reason_says(ask: Ask, reason: str | None) -> None:
     """DESIGN: L15."""
-    chat = ask(said({"content": "", "tool_calls": [call("clock")]}, reason), saying("Noon."))
+    chat = ask(replying({"content": "", "tool_calls": [call("clock")]}, reason), saying("Noon."))
     assert chat.text == "Noon."
     assert len(chat.invoked) == 1
 
@@ -624,93 +431,4 @@ def test_a_chat_waits_no_longer_than_ten_seconds_a_list(ask: Ask) -> None:
     assert chat.text == "Hi."
     # Once more, for chats to come, and with more patience.
     chat.wait(15, times=2)
-    assert chat.nothing_left
-
-
-# --- one answer, two ways
-
-
-_text = st.text(alphabet="ab \n", max_size=5) | st.sampled_from(
-    ["", "\n", "\n\n", "Let me see.", "a\n", "  ", "a" + " " * 70, None]
-)
-
-
-def _round(content: str) -> Json:
-    return {"content": content, "tool_calls": [call("clock", {"after": content})]}
-
-
-@st.composite
-def _scripts(draw: st.DrawFn) -> list[Json]:
-    rounds = []
-    for place in range(draw(st.integers(0, 3))):
-        names = draw(st.lists(st.sampled_from(["clock", "nosuch"]), min_size=1, max_size=2))
-        entries = [call(n, {"round": place}, f"c{place}{i}") for i, n in enumerate(names)]
-        message: Json = {"content": draw(_text), "tool_calls": entries}
-        if draw(st.booleans()):
-            message["reasoning_content"] = draw(_text)
-        rounds.append(message)
-    last: Json = {"content": draw(_text)}
-    if draw(st.booleans()):
-        names = draw(st.lists(st.sampled_from(["own", "clock"]), min_size=1, max_size=2))
-        last["tool_calls"] = [call(n, {"last": 1}, f"d{i}") for i, n in enumerate(names)]
-        last["tool_calls"].append(call("own", {}, "d9"))
-    return [*rounds, last]
-
-
-def outcome(script: list[Json], reason: str | None, max_rounds: int, stream: bool) -> Any:
-    """What comes of a model that sends the messages of *script*."""
-    rounds = [said(message, reason) for message in script]
-    chat = Chat(*rounds, stream=stream, tools=[OWN], proxy={"max_rounds": max_rounds})
-    message = {key: value for key, value in chat.own_message.items() if value != ""}
-    requests = [
-        [{k: v for k, v in m.items() if v not in (None, "")} for m in body["messages"]]
-        for body in chat.requests
-    ]
-    return message, chat.finish_reason, requests
-
-
-def check_the_same(script: list[Json], reason: str, max_rounds: int) -> None:
-    unary, streaming = (outcome(script, reason, max_rounds, stream) for stream in (False, True))
-    assert unary == streaming
-
-
-_reasons = st.sampled_from(["stop", "tool_calls", "length", "content_filter", "STOP"])
-
-
-@settings(max_examples=40)
-@given(_scripts(), _reasons, st.integers(1, 3))
-def test_the_streamed_answer_is_the_whole_answer(
-    script: list[Json], reason: str, max_rounds: int
-) -> None:
-    check_the_same(script, reason, max_rounds)
-
-
-@pytest.mark.parametrize(
-    ("script", "reason", "max_rounds"),
-    [
-        ([_round("a"), _round("\n"), {"content": "b"}], "stop", 3),
-        ([_round("a" + " " * 70), {"content": "b"}], "stop", 3),
-        ([_round("a\n"), _round(""), {"content": "\n"}], "stop", 2),
-        ([_round("a"), {"content": "  "}], "stop", 1),
-        ([_round("a"), {"content": None}], "stop", 1),
-        ([_round("a"), {"content": None, "tool_calls": [call("own")]}], "length", 3),
-        ([{"content": None, "tool_calls": [call("own", '{"a')]}], "length", 3),
-        ([{"content": None, "tool_calls": [call("own", '{"a')]}], "stop", 3),
-        ([{"content": "a", "tool_calls": [call("own", "")]}], "content_filter", 3),
-    ],
-)
-def test_the_streamed_answer_is_the_whole_answer_where_it_once_was_not(
-    script: list[Json], reason: str, max_rounds: int
-) -> None:
-    check_the_same(script, reason, max_rounds)
-
-
-def test_a_stream_may_be_answered_slowly_and_is_the_same() -> None:
-    chat = live()
-    for piece in ("It ", "is ", "noon."):
-        chat.sends(chunk({"content": piece}))
-        assert chat.exchange.text().endswith(piece), "a delta is relayed the moment it arrives"
-    chat.sends(chunk({}, "stop"))
-    chat.ends()
-    assert chat.text == "It is noon."
     assert chat.nothing_left

@@ -11,7 +11,15 @@ from twisted.web.http_headers import Headers
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.mixed_turns import new_mark, without_marks
 from llamaproxy.upstream.client_context import ClientContext
-from tests.chat.streams import both, client_tool, finish_of, message_of, own_ids, said, stack_with
+from tests.chat.streams import (
+    both,
+    client_tool,
+    finish_of,
+    message_of,
+    own_ids,
+    replying,
+    stack_with,
+)
 from tests.support import (
     CHAT,
     INVOKE,
@@ -40,7 +48,7 @@ MIXED = {
 QUESTION = {"role": "user", "content": "What time is it?"}
 
 
-def asked(stack: FakeStack) -> list[list[Json]]:
+def histories(stack: FakeStack) -> list[list[Json]]:
     """The messages of each completion that the model was asked for."""
     return [each.json()["messages"] for each in stack.asked_for(CHAT)]
 
@@ -51,24 +59,24 @@ def result(call_id: str, text: str) -> Json:
 
 def returned(message: Json, *results: str) -> list[Json]:
     """What a client sends after *message*: the message, and the results of its calls."""
-    made = message["tool_calls"]
-    return [message, *(result(c["id"], text) for c, text in zip(made, results, strict=True))]
+    entries = message["tool_calls"]
+    return [message, *(result(c["id"], text) for c, text in zip(entries, results, strict=True))]
 
 
 def ids(message: Json) -> list[str]:
-    return [made["id"] for made in message["tool_calls"]]
+    return [entry["id"] for entry in message["tool_calls"]]
 
 
 @both
 def test_ours_run_and_only_the_clients_calls_are_handed_over(stream: bool) -> None:
     """DESIGN: L19."""
     stack = stack_with("clock")
-    stack.on(CHAT, said(MIXED, "tool_calls"))
+    stack.on(CHAT, replying(MIXED, "tool_calls"))
     stack.on(INVOKE, tool_result("12:00"))
     exchange = Proxy(stack).chat(stream=stream, tools=[client_tool("ask_user")])
     message = message_of(exchange)
     assert finish_of(exchange) == "tool_calls"
-    assert [made["function"]["name"] for made in message["tool_calls"]] == ["ask_user"] * 2
+    assert [entry["function"]["name"] for entry in message["tool_calls"]] == ["ask_user"] * 2
     assert ids(own_ids(message)) == ["call_0", "call_2"]
     assert message["content"] == "Let me see."
     assert len(stack.asked_for(INVOKE)) == 1
@@ -78,7 +86,7 @@ def test_ours_run_and_only_the_clients_calls_are_handed_over(stream: bool) -> No
 def test_the_model_sees_the_whole_turn_when_the_client_returns(stream: bool) -> None:
     """DESIGN: L19."""
     stack = stack_with("clock")
-    stack.on(CHAT, said(MIXED, "tool_calls"), saying("Noon."))
+    stack.on(CHAT, replying(MIXED, "tool_calls"), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
     proxy = Proxy(stack)
     tools = [client_tool("ask_user")]
@@ -86,7 +94,7 @@ def test_the_model_sees_the_whole_turn_when_the_client_returns(stream: bool) -> 
     history = [QUESTION, *returned(message, "one", "two")]
     exchange = proxy.chat(stream=stream, tools=tools, messages=history)
     assert message_of(exchange)["content"] == "Noon."
-    question, assistant, *results = asked(stack)[1]
+    question, assistant, *results = histories(stack)[1]
     assert question == QUESTION
     assert ids(assistant) == ["call_0", "call_1", "call_2"]
     assert assistant["reasoning_content"] == "Hm."
@@ -96,7 +104,7 @@ def test_the_model_sees_the_whole_turn_when_the_client_returns(stream: bool) -> 
 @both
 def test_so_it_does_in_every_later_turn(stream: bool) -> None:
     stack = stack_with("clock")
-    stack.on(CHAT, said(MIXED, "tool_calls"), saying("Noon."), saying("Still noon."))
+    stack.on(CHAT, replying(MIXED, "tool_calls"), saying("Noon."), saying("Still noon."))
     stack.on(INVOKE, tool_result("12:00"))
     proxy = Proxy(stack)
     tools = [client_tool("ask_user")]
@@ -105,7 +113,7 @@ def test_so_it_does_in_every_later_turn(stream: bool) -> None:
     last = message_of(proxy.chat(stream=stream, tools=tools, messages=history))
     history += [last, {"role": "user", "content": "And now?"}]
     proxy.chat(stream=stream, tools=tools, messages=history)
-    assert [m["role"] for m in asked(stack)[2]] == [
+    assert [m["role"] for m in histories(stack)[2]] == [
         *("user", "assistant", "tool", "tool", "tool", "assistant", "user")
     ]
 
@@ -114,15 +122,15 @@ def test_so_it_does_in_every_later_turn(stream: bool) -> None:
 def test_earlier_rounds_of_the_same_answer_come_back_too(stream: bool) -> None:
     """DESIGN: L19."""
     stack = stack_with("clock")
-    theirs = {"content": None, "tool_calls": [call("ask_user", {}, "call_1")]}
-    stack.on(CHAT, calling("clock"), said(theirs, "tool_calls"), saying("Noon."))
+    client_round = {"content": None, "tool_calls": [call("ask_user", {}, "call_1")]}
+    stack.on(CHAT, calling("clock"), replying(client_round, "tool_calls"), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"))
     proxy = Proxy(stack)
     tools = [client_tool("ask_user")]
     message = message_of(proxy.chat(stream=stream, tools=tools, messages=[QUESTION]))
     history = [QUESTION, *returned(message, "yes")]
     proxy.chat(stream=stream, tools=tools, messages=history)
-    assert [(m["role"], m.get("content")) for m in asked(stack)[2]] == [
+    assert [(m["role"], m.get("content")) for m in histories(stack)[2]] == [
         ("user", "What time is it?"),
         ("assistant", "" if stream else None),
         ("tool", "12:00"),
@@ -135,7 +143,7 @@ def test_earlier_rounds_of_the_same_answer_come_back_too(stream: bool) -> None:
 def test_two_shared_turns_in_a_row(stream: bool) -> None:
     stack = stack_with("clock")
     again = {"content": None, "tool_calls": [call("clock", {}, "x"), call("ask_user", {}, "y")]}
-    stack.on(CHAT, said(MIXED, "tool_calls"), said(again, "tool_calls"), saying("Noon."))
+    stack.on(CHAT, replying(MIXED, "tool_calls"), replying(again, "tool_calls"), saying("Noon."))
     stack.on(INVOKE, tool_result("12:00"), tool_result("12:01"))
     proxy = Proxy(stack)
     tools = [client_tool("ask_user")]
@@ -144,13 +152,13 @@ def test_two_shared_turns_in_a_row(stream: bool) -> None:
         message = message_of(proxy.chat(stream=stream, tools=tools, messages=history))
         history += returned(message, *results)
     proxy.chat(stream=stream, tools=tools, messages=history)
-    told = [m["content"] for m in asked(stack)[2] if m["role"] == "tool"]
-    assert told == ["one", "12:00", "two", "12:01", "three"]
+    contents = [m["content"] for m in histories(stack)[2] if m["role"] == "tool"]
+    assert contents == ["one", "12:00", "two", "12:01", "three"]
 
 
 def shared_turn(proxy: Proxy, stack: FakeStack, question: str, time: str, **more: Any) -> Json:
     """What the client is handed in a shared turn about *question*."""
-    stack.on(CHAT, said(MIXED, "tool_calls"))
+    stack.on(CHAT, replying(MIXED, "tool_calls"))
     stack.on(INVOKE, tool_result(time))
     messages = [{"role": "user", "content": question}]
     exchange = proxy.chat(tools=[client_tool("ask_user")], messages=messages, **more)
@@ -169,7 +177,7 @@ def recalled(
     stack.on(CHAT, saying("Done."))
     messages = [{"role": "user", "content": question}, *returned(message, answer_one, "two")]
     proxy.chat(tools=[client_tool("ask_user")], messages=messages, **more)
-    return [m["content"] for m in asked(stack)[-1] if m["role"] == "tool"]
+    return [m["content"] for m in histories(stack)[-1] if m["role"] == "tool"]
 
 
 def test_two_conversations_with_the_same_ids_are_not_confused() -> None:
@@ -199,22 +207,22 @@ def test_what_a_client_writes_anew_is_recognised_all_the_same() -> None:
     message = shared_turn(proxy, stack, "Oslo?", "12:00")
     stack.on(CHAT, saying("Done."))
     parts = [{"type": "text", "text": "Oslo?"}]
-    for made in message["tool_calls"]:
-        made["function"]["arguments"] = made["function"]["arguments"].replace(" ", "\n")
+    for entry in message["tool_calls"]:
+        entry["function"]["arguments"] = entry["function"]["arguments"].replace(" ", "\n")
     message |= {"content": None, "tool_calls": message["tool_calls"][::-1]}
     messages = [
         {"role": "user", "content": parts, "name": "x"},
         *returned(message, "two", "one"),
     ]
     proxy.chat(tools=[client_tool("ask_user")], messages=messages)
-    assert [m["content"] for m in asked(stack)[-1]][2:] == ["one", "12:00", "two"]
+    assert [m["content"] for m in histories(stack)[-1]][2:] == ["one", "12:00", "two"]
 
 
 def shown(proxy: Proxy, stack: FakeStack, *history: Json, **more: Any) -> list[Json]:
     """The messages that the model sees of *history*."""
     stack.on(CHAT, saying("Done."))
     proxy.chat(tools=[client_tool("ask_user")], messages=[*history], **more)
-    return asked(stack)[-1]
+    return histories(stack)[-1]
 
 
 def test_whatever_a_client_writes_anew_around_it_the_turn_is_the_same() -> None:
@@ -320,13 +328,13 @@ def test_old_cards_in_the_history_do_no_harm() -> None:
     proxy = Proxy(stack)
     card = '<details type="tool_calls" done="true">\n<summary>x</summary>\n</details>\nNoon.'
     history = [{"role": "assistant", "content": card}, QUESTION]
-    stack.on(CHAT, said(MIXED, "tool_calls"), saying("Done."))
+    stack.on(CHAT, replying(MIXED, "tool_calls"), saying("Done."))
     stack.on(INVOKE, tool_result("12:00"))
     tools = [client_tool("ask_user")]
     message = message_of(proxy.chat(tools=tools, messages=history))
     proxy.chat(tools=tools, messages=[*history, *returned(message, "one", "two")])
-    told = [m["content"] for m in asked(stack)[-1] if m["role"] == "tool"]
-    assert told == ["one", "12:00", "two"]
+    contents = [m["content"] for m in histories(stack)[-1] if m["role"] == "tool"]
+    assert contents == ["one", "12:00", "two"]
 
 
 def test_a_forgotten_turn_goes_on_with_the_clients_calls_alone() -> None:
@@ -380,7 +388,7 @@ def test_calls_that_open_webui_brings_back_itself_are_not_added_again() -> None:
     replayed = [card, result("call_ab", "12:00"), *returned(message, "one", "two")]
     messages = [{"role": "user", "content": "Oslo?"}, *replayed]
     proxy.chat(tools=[client_tool("ask_user")], messages=messages, fields=fields)
-    assert asked(stack)[-1] == [without_marks(each) for each in messages]
+    assert histories(stack)[-1] == [without_marks(each) for each in messages]
 
 
 def test_nor_are_those_that_it_brings_back_in_the_same_message() -> None:
@@ -399,8 +407,8 @@ def test_an_older_open_webui_that_does_not_is_helped() -> None:
     proxy = Proxy(stack)
     fields = {"X-OpenWebUI-Message-Id": "m1"}
     message = shared_turn(proxy, stack, "Oslo?", "12:00", fields=fields)
-    told = recalled(proxy, stack, "Oslo?", message, fields=fields)
-    assert told == ["one", "12:00", "two"]
+    contents = recalled(proxy, stack, "Oslo?", message, fields=fields)
+    assert contents == ["one", "12:00", "two"]
 
 
 def who(name: str) -> ClientContext:

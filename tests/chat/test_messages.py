@@ -36,7 +36,7 @@ _json = st.recursive(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"", "not valid JSON"),
         (b"{", "not valid JSON"),
@@ -56,8 +56,8 @@ _json = st.recursive(
         (b'{"messages": [], "stream": 1}', "'stream' must be"),
     ],
 )
-def test_what_is_no_chat_request_is_refused_in_words(text: bytes, said: str) -> None:
-    with pytest.raises(BadRequest, match=said):
+def test_what_is_no_chat_request_is_refused_in_words(text: bytes, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
         parse_request(text)
 
 
@@ -76,8 +76,8 @@ def test_what_the_upstream_may_judge_is_not_refused(body: Json) -> None:
 
 @given(_json)
 def test_only_objects_are_taken_out_of_what_a_peer_sent(value: Any) -> None:
-    found = objects(value)
-    assert found == ([v for v in value if isinstance(v, dict)] if isinstance(value, list) else [])
+    listed = objects(value)
+    assert listed == ([v for v in value if isinstance(v, dict)] if isinstance(value, list) else [])
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,21 @@ def test_the_names_of_tools_are_read_where_there_are_any() -> None:
 
 
 @given(st.lists(_json, max_size=3), st.lists(st.just({"type": "function"}), max_size=2))
-def test_server_tools_stand_behind_the_clients_own(theirs: list[Any], ours: list[Json]) -> None:
-    body = {"messages": [], "tools": theirs, "tool_choice": "auto", "parallel_tool_calls": False}
-    result = with_tools(body, ours)
-    if theirs or ours:
-        assert result == {**body, "tools": theirs + ours}
+def test_server_tools_stand_behind_the_clients_own(
+    client_tools: list[Any], server_tools: list[Json]
+) -> None:
+    body = {
+        "messages": [],
+        "tools": client_tools,
+        "tool_choice": "auto",
+        "parallel_tool_calls": False,
+    }
+    result = with_tools(body, server_tools)
+    if client_tools or server_tools:
+        assert result == {**body, "tools": client_tools + server_tools}
     else:
         assert result == {"messages": []}
-    assert body["tools"] is theirs
+    assert body["tools"] is client_tools
 
 
 @pytest.mark.parametrize(
@@ -187,7 +194,7 @@ def test_what_else_a_call_carries_stays_on_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("value", "reason"),
     [
         (None, None),
         ("", None),
@@ -200,8 +207,8 @@ def test_what_else_a_call_carries_stays_on_it() -> None:
         (" length\n", "length"),
     ],
 )
-def test_finish_reasons_are_spelled_as_openai_does(said: object, reason: str | None) -> None:
-    assert finish_reason(said) == reason
+def test_finish_reasons_are_spelled_as_openai_does(value: object, reason: str | None) -> None:
+    assert finish_reason(value) == reason
 
 
 _usage = st.recursive(
@@ -228,5 +235,11 @@ def test_usage_is_added_up_whatever_it_counts(total: Any, more: Any, both: Any) 
 
 
 @given(_json, _json)
-def test_odd_usage_does_no_harm(total: Any, more: Any) -> None:
-    added_usage(total, more)
+def test_odd_usage_is_added_up_or_replaced(total: Any, more: Any) -> None:
+    added = added_usage(total, more)
+    if isinstance(total, dict) and isinstance(more, dict):
+        assert added == {key: added_usage(total.get(key), more.get(key)) for key in total | more}
+    elif isinstance(total, int | float) and isinstance(more, int | float):
+        assert added == total + more
+    else:
+        assert added is (total if more is None else more)

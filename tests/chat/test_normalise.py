@@ -53,7 +53,7 @@ def either(whole: Json, *chunks: Json | bytes) -> Answer:
     return write
 
 
-def asked(*replies: Answer, stream: bool = True, **body: Any) -> tuple[Exchange, FakeStack]:
+def exchange_with(*replies: Answer, stream: bool = True, **body: Any) -> tuple[Exchange, FakeStack]:
     """What a client gets with a tool ``own`` of its own and the server's ``act``."""
     stack = stack_with("act")
     stack.on(CHAT, *replies)
@@ -71,8 +71,8 @@ def arguments_run(stack: FakeStack) -> list[Any]:
 
 def delta(name: str | None, arguments: Any, **fields: Any) -> Json:
     named = {} if name is None else {"name": name}
-    made = {"index": 0, "function": {**named, "arguments": arguments}, **fields}
-    return {"tool_calls": [made]}
+    entry = {"index": 0, "function": {**named, "arguments": arguments}, **fields}
+    return {"tool_calls": [entry]}
 
 
 def begun(name: str) -> Json:
@@ -96,14 +96,16 @@ RESENT = [
 @pytest.mark.parametrize("pieces", RESENT)
 def test_arguments_are_the_same_however_they_are_sent(pieces: list[Json], named: bool) -> None:
     for name in ("act", "own"):
-        said = [
+        sent = [
             {"tool_calls": [each | {"id": "c1"} for each in piece["tool_calls"]]}
             for piece in pieces
         ]
-        for each in said if named else ():
+        for each in sent if named else ():
             call = each["tool_calls"][0]
             call["function"] = {"name": name, **call["function"]}
-        exchange, stack = asked(parts(begun(name), *said, reason="tool_calls"), saying("Done."))
+        exchange, stack = exchange_with(
+            parts(begun(name), *sent, reason="tool_calls"), saying("Done.")
+        )
         if name == "act":
             assert arguments_run(stack) == [{"k": "a b", "n": [1, {}]}]
             assert message_of(exchange)["content"] == "Done."
@@ -115,7 +117,7 @@ def test_arguments_are_the_same_however_they_are_sent(pieces: list[Json], named:
 
 def test_a_clients_empty_object_is_shown_before_another_call_begins() -> None:
     second = {"index": 1, "id": "c2", "function": {"name": "own", "arguments": "{}"}}
-    exchange, _ = asked(
+    exchange, _ = exchange_with(
         parts(begun("own"), delta(None, "{}"), {"tool_calls": [second]}, reason="tool_calls")
     )
     shown = [
@@ -134,7 +136,7 @@ def test_one_call_may_stand_for_a_list_of_one(name: str, stream: bool) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": name, "arguments": ARGUMENTS}}
     message = {"content": None, "tool_calls": call}
     reply = either(completion(message, "tool_calls"), chunk(message), chunk({}, "tool_calls"))
-    exchange, stack = asked(reply, saying("Done."), stream=stream)
+    exchange, stack = exchange_with(reply, saying("Done."), stream=stream)
     check_call(exchange, stack, name)
 
 
@@ -149,7 +151,7 @@ def test_a_function_call_is_a_call(name: str, stream: bool) -> None:
         chunk({"function_call": {"arguments": ARGUMENTS[9:]}}),
         chunk({}, "function_call"),
     )
-    exchange, stack = asked(reply, saying("Done."), stream=stream)
+    exchange, stack = exchange_with(reply, saying("Done."), stream=stream)
     check_call(exchange, stack, name)
 
 
@@ -172,7 +174,7 @@ def test_a_client_that_declares_functions_gets_a_function_call(stream: bool) -> 
     call = {"name": "own", "arguments": ARGUMENTS}
     message = {"content": None, "function_call": call}
     reply = either(completion(message, "function_call"), chunk(message), chunk({}, "function_call"))
-    exchange, _ = asked(reply, stream=stream, tools=None, functions=[{"name": "own"}])
+    exchange, _ = exchange_with(reply, stream=stream, tools=None, functions=[{"name": "own"}])
     assert message_of(exchange)["function_call"] == call
     assert finish_of(exchange) == "function_call"
 
@@ -189,14 +191,14 @@ def test_reasoning_in_parts_is_text(key: str, stream: bool) -> None:
         completion({"content": "Hi", key: [*first, {"type": "text", "text": "me"}]}),
         *(chunk({key: first}), chunk({key: second}), chunk({"content": "Hi"}, "stop")),
     )
-    exchange, _ = asked(reply, stream=stream)
+    exchange, _ = exchange_with(reply, stream=stream)
     assert message_of(exchange) == {"role": "assistant", "content": "Hi", key: "Let me"}
 
 
 @pytest.mark.parametrize("role", [None, "", "Assistant", 1])
 def test_any_role_is_the_assistants(role: Any) -> None:
-    said = [chunk({"role": role, "content": word}) for word in ("a", "b")]
-    exchange, _ = asked(events(*said, chunk({"role": role}, "stop")))
+    sent = [chunk({"role": role, "content": word}) for word in ("a", "b")]
+    exchange, _ = exchange_with(events(*sent, chunk({"role": role}, "stop")))
     assert message_of(exchange) == {"role": "assistant", "content": "ab"}
     assert all(
         event["choices"][0]["delta"].get("role", "assistant") == "assistant"
@@ -207,15 +209,15 @@ def test_any_role_is_the_assistants(role: Any) -> None:
 @pytest.mark.parametrize("name", ["act", "own"])
 def test_messages_that_grow_are_one_message(name: str) -> None:
     def message(content: str, *calls: str, reason: str | None = None) -> Json:
-        made = [
+        entries = [
             {"index": 0, "id": "c1", "function": {"name": name, "arguments": text}}
             for text in calls
         ]
-        said = {"role": "assistant", "reasoning": "Hm" + content, "content": content}
-        choice = {"index": 0, "message": said | ({"tool_calls": made} if made else {})}
+        sent = {"role": "assistant", "reasoning": "Hm" + content, "content": content}
+        choice = {"index": 0, "message": sent | ({"tool_calls": entries} if entries else {})}
         return {**chunk({}), "choices": [{**choice, "finish_reason": reason}]}
 
-    exchange, stack = asked(
+    exchange, stack = exchange_with(
         events(
             message("He"),
             message("Hello"),
@@ -243,14 +245,14 @@ def test_blocks_of_reasoning_of_all_rounds_are_kept_apart(stream: bool) -> None:
     first = {"content": None, "reasoning_details": block("a")}
     called = {**first, "tool_calls": [call]}
     last = {"content": "Hi", "reasoning_details": block("b")}
-    exchange, _ = asked(
+    exchange, _ = exchange_with(
         either(completion(called, "tool_calls"), chunk(called, "tool_calls")),
         either(completion(last), chunk(last, "stop")),
         stream=stream,
     )
     if stream:
-        said = [e["choices"][0]["delta"] for e in exchange.events()[:-1]]
-        shown = [each for delta in said for each in delta.get("reasoning_details", ())]
+        deltas = [e["choices"][0]["delta"] for e in exchange.events()[:-1]]
+        shown = [each for delta in deltas for each in delta.get("reasoning_details", ())]
     else:
         shown = message_of(exchange)["reasoning_details"]
     assert [(each["index"], each["text"]) for each in shown] == [(0, "a"), (1, "b")]
@@ -266,7 +268,7 @@ def test_blocks_of_reasoning_of_all_rounds_are_kept_apart(stream: bool) -> None:
     ],
 )
 def test_odd_blocks_of_reasoning_do_no_harm(pieces: list[Json]) -> None:
-    exchange, _ = asked(
+    exchange, _ = exchange_with(
         parts(
             *({"reasoning_details": [piece]} for piece in pieces),
             delta("act", "{}", id="c1"),
@@ -278,11 +280,11 @@ def test_odd_blocks_of_reasoning_do_no_harm(pieces: list[Json]) -> None:
 
 
 def test_logprobs_beside_text_and_reason_are_told_once() -> None:
-    said = chunk({"content": "Hi"}, "stop")
-    said["choices"][0]["logprobs"] = {"content": [{"token": "Hi"}]}
-    exchange, _ = asked(events(said, b"[DONE]"))
-    told = [e["choices"][0].get("logprobs") for e in exchange.events()[:-1]]
-    assert [each for each in told if each] == [{"content": [{"token": "Hi"}]}]
+    sent = chunk({"content": "Hi"}, "stop")
+    sent["choices"][0]["logprobs"] = {"content": [{"token": "Hi"}]}
+    exchange, _ = exchange_with(events(sent, b"[DONE]"))
+    logprobs = [e["choices"][0].get("logprobs") for e in exchange.events()[:-1]]
+    assert [each for each in logprobs if each] == [{"content": [{"token": "Hi"}]}]
 
 
 # --- identity and usage
@@ -293,12 +295,12 @@ def test_a_field_of_the_identity_may_come_without_the_others(stream: bool) -> No
     bare = {"object": "chat.completion.chunk", "model": "real", "created": 7}
     first = {**bare, "choices": [{"index": 0, "delta": {"role": "assistant", "content": "a"}}]}
     whole = {**completion({"content": "ab"}), "id": None, "model": "real", "created": 7}
-    exchange, _ = asked(
+    exchange, _ = exchange_with(
         either(whole, first, chunk({"content": "b"}, "stop")), stream=stream, model="asked"
     )
-    said = joined(exchange.events()).identity if stream else exchange.json()
-    assert (said["model"], said["created"]) == ("real", 7)
-    assert isinstance(said["id"], str) and said["id"]
+    shown = joined(exchange.events()).identity if stream else exchange.json()
+    assert (shown["model"], shown["created"]) == ("real", 7)
+    assert isinstance(shown["id"], str) and shown["id"]
 
 
 @both
@@ -306,16 +308,18 @@ def test_a_field_of_the_identity_may_come_without_the_others(stream: bool) -> No
 def test_what_is_no_identity_is_nobodys(first: Json, stream: bool) -> None:
     head = {**first, "choices": [], "prompt_filter_results": [{}]}
     whole = {**completion({"content": "Hi"}), **first}
-    exchange, _ = asked(either(whole, head, chunk({"content": "Hi"}, "stop")), stream=stream)
-    said = joined(exchange.events()).identity if stream else exchange.json()
-    assert isinstance(said["id"], str) and said["id"]
+    exchange, _ = exchange_with(
+        either(whole, head, chunk({"content": "Hi"}, "stop")), stream=stream
+    )
+    shown = joined(exchange.events()).identity if stream else exchange.json()
+    assert isinstance(shown["id"], str) and shown["id"]
     assert message_of(exchange)["content"] == "Hi"
 
 
 @both
 @pytest.mark.parametrize("place", ["choice", "x_groq"])
-@pytest.mark.parametrize("wanted", [False, True])
-def test_usage_is_found_where_it_is(place: str, wanted: bool, stream: bool) -> None:
+@pytest.mark.parametrize("include", [False, True])
+def test_usage_is_found_where_it_is(place: str, include: bool, stream: bool) -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     whole, last = completion({"content": "Hi"}), chunk({}, "stop")
     for each in (whole, last):
@@ -325,14 +329,16 @@ def test_usage_is_found_where_it_is(place: str, wanted: bool, stream: bool) -> N
         else:
             each |= del_usage
     whole.pop("usage", None)
-    options: Json = {"stream_options": {"include_usage": True}} if stream and wanted else {}
-    exchange, _ = asked(either(whole, chunk({"content": "Hi"}), last), stream=stream, **options)
+    options: Json = {"stream_options": {"include_usage": True}} if stream and include else {}
+    exchange, _ = exchange_with(
+        either(whole, chunk({"content": "Hi"}), last), stream=stream, **options
+    )
     if not stream:
         assert exchange.json()["usage"] == usage
         assert "usage" not in exchange.json()["choices"][0]
     else:
-        assert joined(exchange.events()).usage == (usage if wanted else None)
-        assert ("total_tokens" in exchange.body.decode()) == wanted
+        assert joined(exchange.events()).usage == (usage if include else None)
+        assert ("total_tokens" in exchange.body.decode()) == include
 
 
 # --- failures
@@ -353,10 +359,12 @@ def test_a_choice_that_failed_is_no_answer(choice: Json, stream: bool) -> None:
     whole["choices"][0] |= choice
     last = chunk({})
     last["choices"][0] |= choice
-    exchange, _ = asked(either(whole, chunk({"content": "Half"}), last, b"[DONE]"), stream=stream)
+    exchange, _ = exchange_with(
+        either(whole, chunk({"content": "Half"}), last, b"[DONE]"), stream=stream
+    )
     if stream:
-        failure_in(exchange.events())
-        assert "boom" in exchange.body.decode() or "error" not in choice
+        expected = "boom" if "error" in choice else "The model's answer ended with an error."
+        assert failure_in(exchange.events())["message"] == expected
     else:
         assert exchange.status == (choice.get("error") or {"code": 502})["code"]
         assert exchange.json()["error"]["message"]
@@ -365,7 +373,7 @@ def test_a_choice_that_failed_is_no_answer(choice: Json, stream: bool) -> None:
 def test_nothing_that_clients_act_on_stands_beside_an_error() -> None:
     foreign: Json = {"event": {"type": "x"}, "selected_model_id": "x", "sources": [{}]}
     error = {"error": {"message": "boom"}, **foreign, "choices": [], "type": "response.failed"}
-    exchange, _ = asked(events(chunk({"content": "Half"}), error))
+    exchange, _ = exchange_with(events(chunk({"content": "Half"}), error))
     assert exchange.events()[-2].keys() == {"error"}
 
 
@@ -373,9 +381,9 @@ def test_nothing_that_clients_act_on_stands_beside_an_error() -> None:
 @pytest.mark.parametrize("digits", ["\u00b2\u00b2\u00b2", "\u0664\u0660\u0660", "\U0001d7d2" * 3])
 def test_digits_of_other_scripts_are_no_status(digits: str, stream: bool) -> None:
     error = {"error": {"message": f"{digits}: boom", "code": digits}}
-    exchange, _ = asked(either(error, chunk({"content": "Half"}), error), stream=stream)
-    said = failure_in(exchange.events()) if stream else exchange.json()["error"]
-    assert "boom" in said["message"]
+    exchange, _ = exchange_with(either(error, chunk({"content": "Half"}), error), stream=stream)
+    failure = failure_in(exchange.events()) if stream else exchange.json()["error"]
+    assert "boom" in failure["message"]
     assert stream or exchange.status == 502
 
 
@@ -391,11 +399,11 @@ def test_the_only_choice_is_the_first_whatever_its_number(index: Any, stream: bo
     text, last = completion({"content": "Hi"}), chunk({"content": "Hi"}, "stop")
     for each in (whole, first, text, last):
         each["choices"][0]["index"] = index
-    exchange, stack = asked(either(whole, first), either(text, last), stream=stream)
+    exchange, stack = exchange_with(either(whole, first), either(text, last), stream=stream)
     assert len(arguments_run(stack)) == 1
     assert message_of(exchange)["content"] == "Well.\n\nHi"
-    said = exchange.events()[:-1] if stream else [exchange.json()]
-    assert all(choice["index"] == 0 for each in said for choice in each["choices"])
+    shown = exchange.events()[:-1] if stream else [exchange.json()]
+    assert all(choice["index"] == 0 for each in shown for choice in each["choices"])
 
 
 @both
@@ -419,7 +427,7 @@ def test_a_call_of_another_shape_is_a_call(call: Json, name: str, stream: bool) 
 
     message = {"content": None, "tool_calls": [{"id": "c1", **named(call)}]}
     reply = either(completion(message, "tool_calls"), chunk(message), chunk({}, "tool_calls"))
-    exchange, stack = asked(reply, saying("Done."), stream=stream)
+    exchange, stack = exchange_with(reply, saying("Done."), stream=stream)
     check_call(exchange, stack, name)
 
 
@@ -435,13 +443,13 @@ def test_a_call_of_another_shape_is_a_call(call: Json, name: str, stream: bool) 
 )
 def test_content_of_another_shape_is_text(content: Any, text: str, stream: bool) -> None:
     reply = either(completion({"content": content}), chunk({"content": content}), chunk({}, "stop"))
-    exchange, _ = asked(reply, stream=stream)
+    exchange, _ = exchange_with(reply, stream=stream)
     assert message_of(exchange)["content"] == text
 
 
 @both
 def test_a_delta_may_stand_for_a_message(stream: bool) -> None:
-    exchange, _ = asked(answer(chunk({"content": "Hi"}, "stop")), stream=stream)
+    exchange, _ = exchange_with(answer(chunk({"content": "Hi"}, "stop")), stream=stream)
     assert message_of(exchange)["content"] == "Hi"
 
 
@@ -451,26 +459,26 @@ def test_a_usage_that_is_no_object_is_none(usage: Any, stream: bool) -> None:
     reply = either(
         completion({"content": "Hi"}, usage=usage), chunk({"content": "Hi"}, "stop", usage=usage)
     )
-    exchange, _ = asked(reply, stream=stream)
+    exchange, _ = exchange_with(reply, stream=stream)
     assert "usage" not in (exchange.events()[0] if stream else exchange.json())
 
 
 @both
 def test_a_list_of_one_choice_may_be_that_choice(stream: bool) -> None:
-    whole, said = completion({"content": "Hi"}), chunk({"content": "Hi"}, "stop")
-    for each in (whole, said):
+    whole, sent = completion({"content": "Hi"}), chunk({"content": "Hi"}, "stop")
+    for each in (whole, sent):
         each["choices"] = each["choices"][0]
-    exchange, _ = asked(either(whole, said), stream=stream)
+    exchange, _ = exchange_with(either(whole, sent), stream=stream)
     assert message_of(exchange)["content"] == "Hi"
 
 
 def test_reasoning_as_text_and_as_parts_is_remembered_whole() -> None:
     signed = {"type": "thinking", "thinking": "!", "signature": "s"}
-    said: list[Json] = [{"reasoning_content": "a"}, {"reasoning_content": [{"text": "b"}]}]
+    sent: list[Json] = [{"reasoning_content": "a"}, {"reasoning_content": [{"text": "b"}]}]
     for more, whole in (([], "ab"), ([signed], [{"type": "text", "text": "ab"}, signed])):
         last = [{"reasoning_content": more}] if more else []
         called = delta("act", "{}", id="c1")
-        _, stack = asked(parts(*said, *last, called, reason="tool_calls"), saying("Hi"))
+        _, stack = exchange_with(parts(*sent, *last, called, reason="tool_calls"), saying("Hi"))
         assert stack.asked_for(CHAT)[1].json()["messages"][1]["reasoning_content"] == whole
 
 
@@ -478,11 +486,11 @@ def test_reasoning_as_text_and_as_parts_is_remembered_whole() -> None:
 def test_what_only_the_last_message_says_counts(name: str) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": name, "arguments": ARGUMENTS}}
     whole = {"role": "assistant", "reasoning": "Hm", "content": "So.", "tool_calls": [call]}
-    for said, text in (({"content": "So."}, "So."), ({"reasoning_content": "Hm"}, "So.")):
+    for sent, text in (({"content": "So."}, "So."), ({"reasoning_content": "Hm"}, "So.")):
         last = chunk({}, "tool_calls")
         del last["choices"][0]["delta"]
         last["choices"][0]["message"] = whole
-        exchange, stack = asked(events(chunk(said), last), saying("Done."))
+        exchange, stack = exchange_with(events(chunk(sent), last), saying("Done."))
         message = message_of(exchange)
         if name == "act":
             assert arguments_run(stack) == [{"k": "a b", "n": [1, {}]}]

@@ -28,7 +28,7 @@ _end = st.sampled_from([[], [b"[DONE]"], [chunk({}, "stop")], [{"error": {"messa
 _slow = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
-def asked(reply: Any, **more: Any) -> tuple[Exchange, bool]:
+def exchange_with(reply: Any, **more: Any) -> tuple[Exchange, bool]:
     """What a client gets of an upstream that sends *reply*, then a word; is nothing left?"""
     stack = stack_with("clock", "a")
     stack.on(CHAT, reply, events(chunk({"content": "Hi."}, "stop")))
@@ -49,7 +49,9 @@ def is_error(body: Json) -> bool:
 
 @pytest.mark.parametrize("content", [1, True, {"text": "a"}])
 def test_content_that_is_no_text_is_no_bug_of_ours(content: Any) -> None:
-    exchange, tidy = asked(events(chunk({"content": content}), chunk({}, "stop")), stream=True)
+    exchange, tidy = exchange_with(
+        events(chunk({"content": content}), chunk({}, "stop")), stream=True
+    )
     assert tidy and exchange.events()[-1] == "[DONE]"
     assert all(is_error(each) for each in exchange.events()[:-1] if "error" in each)
 
@@ -59,14 +61,14 @@ def test_content_that_is_no_text_is_no_bug_of_ours(content: Any) -> None:
 def test_an_odd_stream_is_streamed_or_refused(
     chunks: list[Json], end: list[Any], n: int | None
 ) -> None:
-    exchange, tidy = asked(events(*chunks, *end), stream=True, n=n)
+    exchange, tidy = exchange_with(events(*chunks, *end), stream=True, n=n)
     assert exchange.complete and tidy
     if exchange.status != 200:
         assert is_error(exchange.json())
         return
-    said = exchange.events()
-    assert said[-1] == "[DONE]"
-    for each in said[:-1]:
+    shown = exchange.events()
+    assert shown[-1] == "[DONE]"
+    for each in shown[:-1]:
         assert is_error(each) if "error" in each else isinstance(each["choices"], list)
 
 
@@ -82,7 +84,7 @@ def test_an_odd_answer_is_an_answer_or_refused(
     fields: Json, choices: list[Json], n: int | None
 ) -> None:
     whole = [{**c, "message": c["delta"]} if "delta" in c else c for c in choices]
-    exchange, tidy = asked(answer({**fields, "choices": whole}), n=n)
+    exchange, tidy = exchange_with(answer({**fields, "choices": whole}), n=n)
     assert exchange.complete and tidy
     if exchange.status == 200:
         for choice in exchange.json()["choices"]:

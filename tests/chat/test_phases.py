@@ -17,6 +17,7 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.web.http import Request
 from zope.interface import implementer
 
+from llamaproxy.errors import ProxyError
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.sse import KEEP_ALIVE
 from tests.chat.connections import Connections
@@ -115,13 +116,13 @@ def half_said(text: str, *, begun: bool = True) -> Half:
 
 def half_called(name: str, text: str) -> Half:
     """The model calls *name*, with *text* in arguments that come word by word."""
-    made = call(name, {"text": text}, "h")
-    first, *words = made["function"]["arguments"].split(" ")
-    head = {"index": 0, **made, "function": {"name": name, "arguments": first}}
+    entry = call(name, {"text": text}, "h")
+    first, *words = entry["function"]["arguments"].split(" ")
+    head = {"index": 0, **entry, "function": {"name": name, "arguments": first}}
     rest = [{"index": 0, "function": {"arguments": f" {word}"}} for word in words]
     deltas: list[Json] = [{"role": "assistant", "tool_calls": [head]}]
     deltas += [{"tool_calls": [each]} for each in rest]
-    return Half(deltas, {"content": None, "tool_calls": [made]})
+    return Half(deltas, {"content": None, "tool_calls": [entry]})
 
 
 LOOKING = turn("Let me see.", [call("clock", {}, "a")])
@@ -138,7 +139,7 @@ class Phase:
     """
 
     turns: Callable[[str], list[Answer]]
-    asked: int
+    requests: int
     text: str = ""
     begun: bool = True
     #: Tools that have run or are running, shown as cards.
@@ -153,43 +154,51 @@ _SHARED = "in the tool of a shared round"
 
 PHASES = {
     "before the first byte": Phase(
-        lambda last: [half_said(last, begun=False)], asked=1, begun=False
+        lambda last: [half_said(last, begun=False)], requests=1, begun=False
     ),
-    "in the content": Phase(lambda last: [half_said(last)], asked=1, text="It"),
-    _CALLING: Phase(lambda last: [half_called("clock", "now, please"), turn(last, [])], asked=1),
+    "in the content": Phase(lambda last: [half_said(last)], requests=1, text="It"),
+    _CALLING: Phase(lambda last: [half_called("clock", "now, please"), turn(last, [])], requests=1),
     "in a slow tool": Phase(
         lambda last: [LOOKING_TWICE, turn(last, [])],
-        asked=1,
+        requests=1,
         text="Let me see.",
         tools=2,
         tool_runs=True,
     ),
     _SHARED: Phase(
-        lambda last: [SHARED], asked=1, text="Let me see.", tools=1, tool_runs=True, hands_over=True
+        lambda last: [SHARED],
+        requests=1,
+        text="Let me see.",
+        tools=1,
+        tool_runs=True,
+        hands_over=True,
     ),
     "between rounds": Phase(
-        lambda last: [LOOKING, half_said(last, begun=False)], asked=2, text="Let me see.", tools=1
+        lambda last: [LOOKING, half_said(last, begun=False)],
+        requests=2,
+        text="Let me see.",
+        tools=1,
     ),
     "in the content of a later round": Phase(
-        lambda last: [LOOKING, half_said(last)], asked=2, text="Let me see.\n\nIt", tools=1
+        lambda last: [LOOKING, half_said(last)], requests=2, text="Let me see.\n\nIt", tools=1
     ),
     "in a call of the client's": Phase(
         lambda last: [LOOKING, half_called("own", last)],
-        asked=2,
+        requests=2,
         text="Let me see.",
         tools=1,
         hands_over=True,
     ),
     "before the last round": Phase(
         lambda last: [LOOKING, half_said(last, begun=False)],
-        asked=2,
+        requests=2,
         text="Let me see.",
         tools=1,
         max_rounds=1,
     ),
     "in the last round": Phase(
         lambda last: [LOOKING, half_said(last)],
-        asked=2,
+        requests=2,
         text="Let me see.\n\nIt",
         tools=1,
         max_rounds=1,
@@ -283,7 +292,7 @@ class Scene:
         return [*[tool_result("12:00")] * (self.phase.tools - 1), nothing]
 
     @property
-    def asked(self) -> list[Json]:
+    def requests(self) -> list[Json]:
         """What the model was asked."""
         return [each.json() for each in self.stack.asked_for(CHAT)]
 
@@ -295,13 +304,13 @@ class Scene:
 
     def check(self) -> None:
         """This is the phase that it should be."""
-        assert len(self.asked) == self.phase.asked
+        assert len(self.requests) == self.phase.requests
         assert len(self.stack.asked_for(INVOKE)) == self.phase.tools
         assert len(self.stack.open) == 1
         assert not self.exchange.ended
         assert self.exchange.answered == (self.stream and self.phase.begun)
         if self.exchange.answered:
-            assert self.said == self.phase.text
+            assert self.text == self.phase.text
 
     def wait(self, seconds: int) -> None:
         """Time passes; how long the client got nothing is noted."""
@@ -353,7 +362,7 @@ class Scene:
     # --- what the client got
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """The text, streamed so far or whole."""
         if self.stream:
             chunks = [each for each in self._events if each != "[DONE]"]
@@ -362,7 +371,7 @@ class Scene:
         return str(self.exchange.json()["choices"][0]["message"]["content"])
 
     @property
-    def handed(self) -> list[Json]:
+    def client_calls(self) -> list[Json]:
         """The calls that were handed over."""
         if self.stream:
             message = joined(self._events).message
@@ -412,14 +421,15 @@ class Scene:
         before = "Let me see." if "Let me see." in self.phase.text else ""
         assert self.exchange.complete and self.exchange.status == 200
         if self.phase.hands_over:
-            assert self.said == before
-            assert [made["function"]["name"] for made in self.handed] == ["own"]
+            assert self.text == before
+            assert [entry["function"]["name"] for entry in self.client_calls] == ["own"]
             assert all(
-                json.loads(made["function"]["arguments"]) is not None for made in self.handed
+                json.loads(entry["function"]["arguments"]) is not None
+                for entry in self.client_calls
             )
         else:
-            assert self.said == (f"{before}\n\n{self.last}" if before else self.last)
-            assert self.handed == []
+            assert self.text == (f"{before}\n\n{self.last}" if before else self.last)
+            assert self.client_calls == []
         if self.stream:
             assert joined(self._events).finish_reason == self._reason
         else:
@@ -441,16 +451,16 @@ class Scene:
         else:
             assert self.exchange.status == 200
             error = failure_in(self._events)
-            assert self.said == self.phase.text
+            assert self.text == self.phase.text
         assert "Llama Stack" in error["message"]
         assert error["code"] == _CODES[status]
 
     def check_nothing_left(self) -> None:
         """Nothing goes on, now or later."""
         assert nothing_left(self.proxy, self.stack)
-        asked = len(self.stack.asked)
+        requests = len(self.stack.asked)
         self.proxy.advance(7 * 86400)
-        assert len(self.stack.asked) == asked
+        assert len(self.stack.asked) == requests
         assert nothing_left(self.proxy, self.stack)
 
 
@@ -511,19 +521,19 @@ def test_what_happens_in_a_phase_ends_as_it_should(
         assert scene.longest_silence <= KEEP_ALIVE_SECONDS
 
     # What the upstream saw.
-    rounds = phase.asked
+    rounds = phase.requests
     if outcome != GONE and (name == "in a slow tool" or (before and not phase.tools)):
         rounds += 1
-    assert len(scene.asked) == rounds
+    assert len(scene.requests) == rounds
     assert len(scene.stack.asked_for(INVOKE)) == (phase.tools or int(before))
     if failed and rounds > 1 and outcome != GONE:
-        told = [each for each in scene.asked[-1]["messages"] if each["role"] == "tool"]
-        assert [each["tool_call_id"] for each in told] == ["a", "b"][: len(told)] or before
-        assert failed in told[-1]["content"]
+        results = [each for each in scene.requests[-1]["messages"] if each["role"] == "tool"]
+        assert [each["tool_call_id"] for each in results] == ["a", "b"][: len(results)] or before
+        assert failed in results[-1]["content"]
 
     # What is left: the turn that a client shares is what it must come back to.
-    kept = outcome == WHOLE and phase.hands_over
-    assert len(scene.proxy.memory) == int(kept)
+    remembered = outcome == WHOLE and phase.hands_over
+    assert len(scene.proxy.memory) == int(remembered)
     scene.check_nothing_left()
 
 
@@ -549,7 +559,7 @@ def test_the_client_may_leave_after_a_comment(name: str, cards: bool) -> None:
     scene.wait(KEEP_ALIVE_SECONDS)
     assert scene.exchange.body.endswith(KEEP_ALIVE)
     scene.happens(LEAVES)
-    assert len(scene.asked) == scene.phase.asked
+    assert len(scene.requests) == scene.phase.requests
     assert len(scene.proxy.memory) == 0
     scene.check_nothing_left()
 
@@ -613,6 +623,7 @@ def test_a_fault_of_ours_leaves_no_card_without_its_output(
     (logged,) = failures
     assert logged["log_failure"].check(RuntimeError)
     failures.clear()
-    failure_in([each for each in scene.exchange.events() if "item" not in each])
+    error = failure_in([each for each in scene.exchange.events() if "item" not in each])
+    assert error["message"] == str(ProxyError())
     scene.check_cards("the answer ended before the tool")
     scene.check_nothing_left()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -50,10 +51,10 @@ def test_a_plain_stream(version: str, size: int) -> None:
     stack.on(route, in_pieces(version, named(version, "plain_stream"), size))
     proxy = Proxy(stack)
     exchange = proxy.chat(stream=True)
-    said = joined(exchange.events())
-    assert said.message["content"] == "Hello from the scripted model."
-    assert said.finish_reason == "stop"
-    assert said.usage is None
+    streamed = joined(exchange.events())
+    assert streamed.message["content"] == "Hello from the scripted model."
+    assert streamed.finish_reason == "stop"
+    assert streamed.usage is None
     assert nothing_left(proxy, stack)
 
 
@@ -62,9 +63,9 @@ def test_a_stream_with_a_call(version: str) -> None:
     stack, route = of_version(version)
     stack.on(route, recorded(version, named(version, "tools_stream")))
     exchange = Proxy(stack).chat(stream=True, tools=[client_tool("get_text")])
-    (made,) = message_of(exchange)["tool_calls"]
-    assert made["function"]["name"] == "get_text"
-    assert json.loads(made["function"]["arguments"])["city"]
+    (entry,) = message_of(exchange)["tool_calls"]
+    assert entry["function"]["name"] == "get_text"
+    assert json.loads(entry["function"]["arguments"])["city"]
     assert finish_of(exchange) == "tool_calls"
 
 
@@ -75,9 +76,9 @@ def test_calls_side_by_side(version: str, stream: bool) -> None:
     name = "chat_parallel_calls_stream" if stream else "chat_parallel_calls"
     stack.on(route, recorded(version, name))
     exchange = Proxy(stack).chat(stream=stream, tools=[client_tool("get_text")])
-    made = message_of(exchange)["tool_calls"]
-    assert [each["id"] for each in made] == ["call_1_0", "call_1_1"]
-    assert all(json.loads(c["function"]["arguments"]) == {"city": "x", "days": 1} for c in made)
+    entries = message_of(exchange)["tool_calls"]
+    assert [each["id"] for each in entries] == ["call_1_0", "call_1_1"]
+    assert all(json.loads(c["function"]["arguments"]) == {"city": "x", "days": 1} for c in entries)
     assert finish_of(exchange) == "tool_calls"
 
 
@@ -112,16 +113,16 @@ def test_reasoning(version: str, stream: bool) -> None:
 
 
 @versions
-@pytest.mark.parametrize("wanted", [True, False, None])
-def test_usage_comes_last_and_only_if_it_is_wanted(version: str, wanted: bool | None) -> None:
+@pytest.mark.parametrize("include", [True, False, None])
+def test_usage_comes_last_and_only_if_it_is_wanted(version: str, include: bool | None) -> None:
     stack, route = of_version(version)
     stack.on(route, recorded(version, "chat_stream_usage"))
-    options = {} if wanted is None else {"stream_options": {"include_usage": wanted}}
-    said = joined(Proxy(stack).chat(options, stream=True).events())
-    if wanted:
-        assert said.usage["total_tokens"] == 15
+    options = {} if include is None else {"stream_options": {"include_usage": include}}
+    streamed = joined(Proxy(stack).chat(options, stream=True).events())
+    if include:
+        assert streamed.usage["total_tokens"] == 15
     else:
-        assert said.usage is None
+        assert streamed.usage is None
 
 
 @versions
@@ -134,7 +135,9 @@ def test_a_failure_in_the_middle_is_told(version: str, name: str) -> None:
     proxy = Proxy(stack)
     exchange = proxy.chat(stream=True)
     assert exchange.status == 200
-    failure_in(exchange.events())
+    failure = failure_in(exchange.events())
+    assert failure["type"] in ("invalid_request_error", "server_error")
+    assert re.search("finish_reason|unexpected error occurred", failure["message"])
     assert exchange.text(), "what had been said is not taken back"
     assert nothing_left(proxy, stack)
 

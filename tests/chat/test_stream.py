@@ -46,7 +46,7 @@ def calls(*parts: Json) -> Json:
     return chunk({"tool_calls": list(parts)})
 
 
-def told(
+def read(
     chunks: Iterable[Json], client: Iterable[str] = CLIENT, everything: bool = False
 ) -> tuple[Completion, Streamed, list[Json]]:
     """What the loop is told of a stream, and what the client is."""
@@ -118,10 +118,10 @@ def cuts(draw: st.DrawFn) -> Cut:
     reasoning, content = draw(words), draw(words)
     indexed, identified = draw(st.booleans()), draw(st.booleans())
     count = draw(st.integers(0, 3))
-    made = [draw(_call_deltas(number, indexed, identified)) for number in range(count)]
+    drawn = [draw(_call_deltas(number, indexed, identified)) for number in range(count)]
     deltas: list[Json] = [{"reasoning_content": piece} for piece in draw(_pieces(reasoning))]
     deltas += [{"content": piece} for piece in draw(_pieces(content))]
-    waiting = [list(parts) for _, _, parts in made]
+    waiting = [list(parts) for _, _, parts in drawn]
     begun = 0
     while any(waiting):
         first = next(place for place, parts in enumerate(waiting) if parts)
@@ -137,9 +137,9 @@ def cuts(draw: st.DrawFn) -> Cut:
         deltas[0]["role"] = "assistant"
     chunks = [chunk(delta) for delta in deltas]
     reason = draw(st.sampled_from(["stop", "tool_calls", "TOOL_CALLS", "function_call", ""]))
-    if reason or not made or not made[-1][1]:
+    if reason or not drawn or not drawn[-1][1]:
         chunks.append(chunk({}, reason or "stop"))
-    return Cut(reasoning, content, [(name, text) for name, text, _ in made], chunks)
+    return Cut(reasoning, content, [(name, text) for name, text, _ in drawn], chunks)
 
 
 def _packed(deltas: list[Json]) -> None:
@@ -154,7 +154,7 @@ def _packed(deltas: list[Json]) -> None:
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(cuts())
 def test_however_a_completion_is_cut_it_is_the_same_completion(cut: Cut) -> None:
-    completion, _, _ = told(cut.chunks)
+    completion, _, _ = read(cut.chunks)
     assert (completion.message.get("content") or "") == cut.content
     assert (completion.message.get("reasoning_content") or "") == cut.reasoning
     assert [(each.name, each.arguments) for each in completion.calls] == cut.calls
@@ -166,15 +166,15 @@ def test_however_a_completion_is_cut_it_is_the_same_completion(cut: Cut) -> None
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(cuts())
 def test_however_a_completion_is_cut_the_client_sees_its_texts_and_its_own_calls(cut: Cut) -> None:
-    completion, streamed, _ = told(cut.chunks)
+    completion, streamed, _ = read(cut.chunks)
     message = streamed.choices[0].message if streamed.choices else {}
     shown = [each for each in completion.calls if each.name in CLIENT]
     assert (message.get("content") or "") == cut.content
     assert (message.get("reasoning_content") or "") == cut.reasoning
     # A client's call whose name is in doubt may be shown after one that began later.
-    said = message.get("tool_calls") or []
+    shown_calls = message.get("tool_calls") or []
     assert sorted(
-        (c["id"], c["function"]["name"], c["function"]["arguments"]) for c in said
+        (c["id"], c["function"]["name"], c["function"]["arguments"]) for c in shown_calls
     ) == sorted((c.id, c.name, c.arguments) for c in shown)
     assert (streamed.finish_reason == "tool_calls") == bool(shown)
 
@@ -182,10 +182,10 @@ def test_however_a_completion_is_cut_the_client_sees_its_texts_and_its_own_calls
 @settings(max_examples=100)
 @given(cuts())
 def test_to_a_client_alone_every_call_is_shown(cut: Cut) -> None:
-    _, streamed, _ = told(cut.chunks, everything=True)
+    _, streamed, _ = read(cut.chunks, everything=True)
     message = streamed.choices[0].message if streamed.choices else {}
-    said = [c["function"] for c in message.get("tool_calls") or ()]
-    assert sorted((f["name"], f["arguments"]) for f in said) == sorted(cut.calls)
+    shown_calls = [c["function"] for c in message.get("tool_calls") or ()]
+    assert sorted((f["name"], f["arguments"]) for f in shown_calls) == sorted(cut.calls)
 
 
 _odd = st.recursive(
@@ -232,18 +232,23 @@ odd_chunks = st.fixed_dictionaries(
 @given(st.lists(odd_chunks, max_size=4))
 def test_nothing_that_an_upstream_can_send_breaks_the_reader(chunks: list[Json]) -> None:
     stream = RoundStream(CallVisibility(CLIENT, SERVER), set())
-    for each in [*chunks, chunk({}, "stop")]:
-        json.dumps(stream.feed(each))
-    json.dumps([stream.held_chunks(), stream.finish_chunks()])
+    seen = [stream.feed(each) for each in [*chunks, chunk({}, "stop")]]
+    seen += stream.held_chunks()
+    for choice in (choice for each in seen if each for choice in each["choices"]):
+        assert choice["finish_reason"] is None and isinstance(choice["delta"], dict)
+    ends = stream.finish_chunks()
+    assert all(isinstance(each["choices"][0]["finish_reason"], str) for each in ends)
+    assert json.dumps([seen, ends])
     with suppress(UpstreamBroke):
-        json.dumps(stream.completion().message)
+        message = stream.completion().message
+        assert message["role"] == "assistant" and json.dumps(message)
 
 
 # --- what is shown, and when
 
 
 def test_a_servers_call_is_never_shown() -> None:
-    _, streamed, seen = told(
+    _, streamed, seen = read(
         [
             chunk({"role": "assistant", "content": "Let me see."}),
             calls(call("clock", "", index=0, id="a", type="function")),
@@ -286,7 +291,7 @@ def test_a_name_that_may_grow_into_another_is_held_until_the_arguments_begin() -
 
 
 def test_a_call_in_doubt_until_the_end_is_shown_at_the_end() -> None:
-    completion, streamed, seen = told(
+    completion, streamed, seen = read(
         [chunk({"role": "assistant"}), calls(call("get", "", index=0, id="a")), chunk({}, "stop")]
     )
     assert [each.name for each in completion.calls] == ["get"]
@@ -298,12 +303,12 @@ def test_a_call_in_doubt_until_the_end_is_shown_at_the_end() -> None:
 def test_the_indices_of_the_clients_calls_have_no_gaps() -> None:
     names = ["clock", "ask_user", "clock", "get_text_now"]
     parts = [call(name, "{}", index=n, id=f"c{n}") for n, name in enumerate(names)]
-    _, streamed, _ = told([chunk({"role": "assistant"}), *map(calls, parts), chunk({}, "stop")])
+    _, streamed, _ = read([chunk({"role": "assistant"}), *map(calls, parts), chunk({}, "stop")])
     assert [c["id"] for c in streamed.message["tool_calls"]] == ["c1", "c3"]
 
 
 def test_calls_that_are_all_numbered_nought_are_told_apart_by_their_ids() -> None:
-    completion, streamed, _ = told(
+    completion, streamed, _ = read(
         [
             chunk({"role": "assistant"}),
             calls(call("ask_user", '{"a":1}', index=0, id="a")),
@@ -316,7 +321,7 @@ def test_calls_that_are_all_numbered_nought_are_told_apart_by_their_ids() -> Non
 
 
 def test_calls_that_are_all_numbered_nought_are_told_apart_by_their_names() -> None:
-    completion, _, _ = told(
+    completion, _, _ = read(
         [
             calls(call("ask_user", "{}", index=0)),
             calls(call("get_text_now", "{}", index=0)),
@@ -327,7 +332,7 @@ def test_calls_that_are_all_numbered_nought_are_told_apart_by_their_names() -> N
 
 
 def test_calls_without_an_index_are_told_apart_by_their_ids() -> None:
-    completion, _, _ = told(
+    completion, _, _ = read(
         [
             calls(call("ask_user", '{"a":', id="a")),
             calls(call("clock", '{"b":', id="b")),
@@ -343,7 +348,7 @@ def test_calls_without_an_index_are_told_apart_by_their_ids() -> None:
 
 
 def test_two_calls_with_one_id_get_two() -> None:
-    completion, streamed, _ = told(
+    completion, streamed, _ = read(
         [
             chunk({"role": "assistant"}),
             calls(call("ask_user", "{}", index=0, id="a"), call("clock", "{}", index=1, id="a")),
@@ -357,7 +362,7 @@ def test_two_calls_with_one_id_get_two() -> None:
 
 
 def test_a_name_that_is_repeated_in_every_delta_is_one_name() -> None:
-    completion, _, _ = told(
+    completion, _, _ = read(
         [
             calls(call("clock", "", index=0, id="a")),
             calls(call("clock", '{"a"', index=0, id="a")),
@@ -369,7 +374,7 @@ def test_a_name_that_is_repeated_in_every_delta_is_one_name() -> None:
 
 
 def test_arguments_that_are_an_object_become_text() -> None:
-    completion, streamed, _ = told(
+    completion, streamed, _ = read(
         [calls(call("ask_user", {"a": [1]}, id="a")), chunk({"role": "assistant"}, "stop")]
     )
     assert completion.calls[0].arguments == '{"a":[1]}'
@@ -378,7 +383,7 @@ def test_arguments_that_are_an_object_become_text() -> None:
 
 def test_what_else_a_call_carries_stays_on_it() -> None:
     signed = {"extra_content": {"google": {"thought_signature": "s"}}}
-    completion, _, seen = told(
+    completion, _, seen = read(
         [calls(call("ask_user", "{}", index=0, id="a", **signed)), chunk({}, "tool_calls")]
     )
     assert completion.message["tool_calls"][0]["extra_content"] == signed["extra_content"]
@@ -386,7 +391,7 @@ def test_what_else_a_call_carries_stays_on_it() -> None:
 
 
 def test_everything_that_the_model_said_is_remembered() -> None:
-    completion, _, _ = told(
+    completion, _, _ = read(
         [
             chunk({"role": "assistant", "reasoning_content": "Hm, "}),
             chunk({"reasoning_content": "a clock."}),
@@ -413,14 +418,14 @@ def test_everything_that_the_model_said_is_remembered() -> None:
 
 
 def test_a_role_is_told_once_and_made_up_if_it_is_never_said() -> None:
-    _, streamed, seen = told([chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop")])
+    _, streamed, seen = read([chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop")])
     assert [c["choices"][0]["delta"].get("role") for c in seen] == ["assistant", None]
     assert streamed.message == {"role": "assistant", "content": "ab"}
 
 
 def test_a_role_that_is_repeated_is_told_once() -> None:
-    said = [chunk({"role": "assistant", "content": word}) for word in "abc"]
-    _, streamed, _ = told([*said, chunk({}, "stop")])
+    sent = [chunk({"role": "assistant", "content": word}) for word in "abc"]
+    _, streamed, _ = read([*sent, chunk({}, "stop")])
     assert streamed.message == {"role": "assistant", "content": "abc"}
 
 
@@ -447,7 +452,7 @@ def test_a_later_round_tells_no_role() -> None:
     ],
 )
 def test_one_finish_chunk_says_why_the_text_ended(reasons: list[Any], expected: str) -> None:
-    _, streamed, seen = told(
+    _, streamed, seen = read(
         [chunk({"role": "assistant", "content": "a"}), *(chunk({}, reason) for reason in reasons)]
     )
     assert streamed.finish_reason == expected
@@ -456,14 +461,14 @@ def test_one_finish_chunk_says_why_the_text_ended(reasons: list[Any], expected: 
 
 @pytest.mark.parametrize("reason", ["stop", "tool_calls", "", None, "STOP", "function_call"])
 def test_a_shown_call_is_a_call_whatever_the_finish_reason_says(reason: str | None) -> None:
-    _, streamed, _ = told(
+    _, streamed, _ = read(
         [chunk({"role": "assistant"}), calls(call("ask_user", "{}", id="a")), chunk({}, reason)]
     )
     assert streamed.finish_reason == "tool_calls"
 
 
 def test_a_call_that_the_limit_cut_off_ends_with_length() -> None:
-    _, streamed, _ = told(
+    _, streamed, _ = read(
         [
             chunk({"role": "assistant"}),
             calls(call("ask_user", '{"a', id="a")),
@@ -474,7 +479,7 @@ def test_a_call_that_the_limit_cut_off_ends_with_length() -> None:
 
 
 def test_text_beside_the_finish_reason_is_told_before_it() -> None:
-    _, streamed, _ = told([chunk({"role": "assistant", "content": "all"}, "stop")])
+    _, streamed, _ = read([chunk({"role": "assistant", "content": "all"}, "stop")])
     assert streamed.message["content"] == "all"
     assert streamed.finish_reason == "stop"
 
@@ -514,7 +519,7 @@ def test_two_choices_are_read_apart() -> None:
     def of(index: int, delta: Json, reason: str | None = None) -> Json:
         return {**_HEAD, "choices": [{"index": index, "delta": delta, "finish_reason": reason}]}
 
-    _, streamed, _ = told(
+    _, streamed, _ = read(
         [
             of(0, {"role": "assistant", "content": "a"}),
             of(1, {"role": "assistant", "content": "x"}),
@@ -533,7 +538,7 @@ def test_two_choices_are_read_apart() -> None:
 def test_a_whole_completion_may_stand_for_the_chunks() -> None:
     message = {"role": "assistant", "content": "noon", "tool_calls": [call("get", {}, id="a")]}
     choice = {"index": 0, "message": message, "finish_reason": "tool_calls", "logprobs": None}
-    completion, streamed, _ = told([{**_HEAD, "choices": [choice], "usage": {"n": 1}}])
+    completion, streamed, _ = read([{**_HEAD, "choices": [choice], "usage": {"n": 1}}])
     assert completion.message["content"] == streamed.message["content"] == "noon"
     assert [c.name for c in completion.calls] == ["get"]
     assert streamed.finish_reason == "tool_calls"
@@ -556,24 +561,29 @@ def test_a_whole_completion_may_stand_for_the_chunks() -> None:
 )
 def test_a_stream_that_just_stops_is_a_failure(chunks: list[Json]) -> None:
     with pytest.raises(UpstreamBroke):
-        told(chunks)
+        read(chunks)
 
 
 @pytest.mark.parametrize(
-    "chunks",
+    ("chunks", "content", "names"),
     [
-        [chunk({"role": "assistant", "content": "a"}, "stop")],
-        [chunk({"role": "assistant"}), calls(call("clock", '{"a":1}', id="a"))],
+        ([chunk({"role": "assistant", "content": "a"}, "stop")], "a", []),
+        ([chunk({"role": "assistant"}), calls(call("clock", "{}", id="a"))], None, ["clock"]),
     ],
 )
-def test_a_reason_or_a_whole_call_is_an_end(chunks: list[Json]) -> None:
-    told(chunks)
+def test_a_reason_or_a_complete_call_is_an_end(
+    chunks: list[Json], content: str | None, names: list[str]
+) -> None:
+    completion, streamed, _ = read(chunks)
+    assert completion.message["content"] == content
+    assert [call.name for call in completion.calls] == names
+    assert streamed.finish_reason == "stop"
 
 
 def test_what_is_remembered_is_what_was_said_to_the_last_character() -> None:
-    said = ["π", "\r\n", "", "\ud83d", "\ude00", "x" * 100]
+    sent = ["π", "\r\n", "", "\ud83d", "\ude00", "x" * 100]
     reading = RoundStream(CallVisibility(), set())
-    for text in said:
+    for text in sent:
         reading.feed(chunk({"content": text}))
     reading.feed(chunk({}, "stop"))
-    assert reading.completion().message["content"] == "".join(said)
+    assert reading.completion().message["content"] == "".join(sent)

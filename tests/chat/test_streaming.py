@@ -1,4 +1,4 @@
-"""A streamed answer, through the front door: its frame, its silences, its failures."""
+"""A streamed answer, through the front door: its frame, odd upstreams, silences."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.chat.connections import Connections
-from tests.chat.script import Ask, live, streamed
-from tests.chat.streams import client_tool, names_of, own_ids, said
+from tests.chat.script import HALF, KEEP_ALIVE, Ask, call_chunk, live, more_arguments, streamed
+from tests.chat.streams import client_tool, names_of, own_ids, replying
 from tests.support import (
-    INVOKE,
-    answer,
     begin_events,
     call,
     calling,
@@ -27,20 +24,6 @@ from tests.support import (
 )
 
 Json = dict[str, Any]
-
-KEEP_ALIVE = b": keep-alive\n\n"
-
-HALF = chunk({"role": "assistant", "content": "Half"})
-
-
-def call_chunk(index: int = 0, **entry: Any) -> Json:
-    """A chunk with one call delta."""
-    return chunk({"tool_calls": [{"index": index, **entry}]})
-
-
-def more_arguments(text: str, index: int = 0) -> Json:
-    """A chunk with more of a call's arguments."""
-    return call_chunk(index, function={"arguments": text})
 
 
 # --- the frame
@@ -129,7 +112,7 @@ def test_a_blank_line_stands_between_the_texts_of_rounds(
         {"content": text, "tool_calls": [call("clock", {"n": n})]} for n, text in enumerate(texts)
     ]
     del rounds[-1]["tool_calls"]
-    assert ask(*map(said, rounds)).text == content
+    assert ask(*map(replying, rounds)).text == content
 
 
 def test_a_clients_call_is_relayed_live_and_a_servers_never() -> None:
@@ -351,162 +334,3 @@ def test_the_status_goes_out_with_the_upstreams_first_event() -> None:
     assert not chat.exchange.answered
     chat.sends(chunk({"tool_calls": None}))
     assert chat.exchange.status == 200 and chat.exchange.body == b""
-
-
-# --- failures
-
-
-@pytest.mark.parametrize(
-    "failure",
-    [
-        {"error": {"message": "scripted", "code": "500"}},
-        {"error": {"message": "scripted"}},
-        {"error": "scripted"},
-        {"error": {"detail": "scripted"}},
-    ],
-)
-def test_an_error_event_in_the_middle_ends_the_stream_with_it(failure: Json) -> None:
-    """DESIGN: S7."""
-    chat = streamed(events(HALF, failure), server=[])
-    assert chat.error["message"] == "scripted"
-    assert chat.exchange.text() == "Half"
-    assert chat.exchange.complete
-    assert chat.nothing_left
-
-
-@pytest.mark.parametrize(
-    ("failure", "status"),
-    [
-        ({"error": {"message": "400: Error code: 400 - scripted"}}, 400),
-        ({"error": {"message": "scripted", "code": "429"}}, 429),
-        ({"error": {"message": "scripted", "code": 503}}, 503),
-        ({"error": {"message": "scripted", "code": "overloaded"}}, 502),
-        ({"error": "scripted"}, 502),
-        ({"error": {"message": "200 scripted"}}, 502),
-    ],
-)
-def test_an_error_as_the_first_event_is_an_ordinary_http_error(failure: Json, status: int) -> None:
-    """DESIGN: S7."""
-    exchange = streamed(events(failure), server=[]).exchange
-    assert exchange.status == status
-    assert exchange.field("Content-Type") == "application/json"
-    assert "scripted" in exchange.json()["error"]["message"]
-
-
-def test_after_a_comment_a_failure_is_told_in_the_stream() -> None:
-    chat = streamed(nothing, server=[])
-    chat.wait(15)
-    chat.replies(answer({"detail": "scripted"}, 400))
-    assert chat.exchange.status == 200
-    assert chat.error["message"] == "scripted"
-    assert chat.nothing_left
-
-
-@pytest.mark.parametrize("orderly", [True, False])
-@pytest.mark.parametrize(
-    "chunks",
-    [
-        [chunk({"role": "assistant", "content": "Half a sent"})],
-        [chunk({"role": "assistant", "content": ""})],
-        [call_chunk(**call("clock", '{"a":'))],
-        [chunk({"content": "a"}), {**chunk({}), "choices": [], "usage": {"n": 1}}],
-    ],
-)
-def test_an_end_that_comes_too_early_is_a_failure(orderly: bool, chunks: list[Json]) -> None:
-    """DESIGN: S7."""
-    chat = live()
-    chat.sends(*chunks)
-    chat.ends() if orderly else chat.breaks()
-    assert chat.error["type"] == "upstream_error"
-    assert chat.stack.asked_for(INVOKE) == []
-    assert chat.nothing_left
-
-
-BROKE_OFF = "Llama Stack ended its answer in the middle."
-
-
-def test_a_choice_that_never_ends_is_a_failure_though_another_does() -> None:
-    second = {"index": 1, "delta": {"content": "Half"}, "finish_reason": None}
-    chunks = [chunk({"content": "a"}, "stop"), {**chunk({}), "choices": [second]}]
-    assert streamed(events(*chunks), server=[], n=2).error["message"] == BROKE_OFF
-
-
-def test_a_connection_that_breaks_after_the_finish_reason_is_a_failure_told_as_one() -> None:
-    chat = live()
-    chat.sends(chunk({"content": "a"}, "stop"))
-    chat.breaks()
-    assert chat.error["message"] == "Llama Stack did not finish its answer."
-    assert chat.exchange.complete
-
-
-@pytest.mark.parametrize("mark", [b"data: {}\n\n", b'data: {"choices": []}\n\n'])
-def test_an_event_that_says_nothing_is_no_end_mark(mark: bytes) -> None:
-    chat = live(server=[])
-    chat.sends(HALF, mark)
-    chat.ends()
-    assert chat.error["message"] == BROKE_OFF
-
-
-@pytest.mark.parametrize("odd", [b"data: not json\n\n", b"data: [1]\n\n", b"data: null\n\n"])
-def test_an_event_that_is_no_object_is_a_failure(odd: bytes) -> None:
-    chat = live(server=[])
-    chat.sends(HALF, odd)
-    assert chat.error["message"] == "Llama Stack sent an event that is not a JSON object."
-    assert chat.nothing_left
-
-
-def test_a_call_cut_off_by_the_connection_is_not_run() -> None:
-    chat = live()
-    chat.sends(call_chunk(**call("clock", "{}")))
-    chat.breaks()
-    assert chat.error["message"] == "Llama Stack did not finish its answer."
-    assert chat.stack.asked_for(INVOKE) == []
-
-
-# --- back-pressure
-
-
-@pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> Connections:
-    return Connections(monkeypatch)
-
-
-def test_a_client_that_does_not_read_stops_the_upstream(connections: Connections) -> None:
-    """DESIGN: S11."""
-    chat = live(server=[])
-    chat.sends(chunk({"role": "assistant", "content": "first "}))
-    assert not connections.paused
-    connections.to_the_client.pauseProducing()
-    chat.sends(chunk({"content": "second "}))
-    assert connections.paused, "one event may have been on its way when the client stopped"
-    connections.to_the_client.resumeProducing()
-    assert not connections.paused
-    chat.sends(chunk({"content": "third"}))
-    assert not connections.paused
-    assert chat.exchange.text() == "first second third"
-
-
-def test_a_client_that_does_not_read_is_sent_no_comments(connections: Connections) -> None:
-    chat = live(server=[])
-    chat.sends(HALF)
-    connections.to_the_client.pauseProducing()
-    chat.wait(15, times=4)
-    assert KEEP_ALIVE not in chat.exchange.body
-    connections.to_the_client.resumeProducing()
-    chat.wait(15)
-    assert chat.exchange.body.count(KEEP_ALIVE) == 1
-
-
-def test_a_client_that_does_not_read_is_no_silence_of_the_upstream(
-    connections: Connections,
-) -> None:
-    chat = live(server=[], proxy={"timeout": 60})
-    chat.sends(HALF)
-    connections.to_the_client.pauseProducing()
-    chat.sends(chunk({"content": "."}))
-    chat.wait(15, times=10)
-    connections.to_the_client.resumeProducing()
-    chat.sends(chunk({}, "stop"))
-    chat.ends()
-    assert chat.text == "Half."
-    assert chat.nothing_left
