@@ -27,7 +27,7 @@ class ProxyRequest(Request):
     defaultContentType = None
     started_at: float = 0.0
     #: What tells the sender from those with other API keys: a digest, which is sent nowhere.
-    identity = b""
+    key_id = b""
     #: Whether a client that has closed its side may still wait for the answer.
     half_closable = True
     #: What is to be cancelled when the daemon cannot wait any longer for the answer.

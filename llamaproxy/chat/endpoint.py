@@ -54,7 +54,7 @@ class ChatCompletions:
         """
         check_origin(request.requestHeaders)
         check_coding(request.requestHeaders)
-        client = self._clients.of(request, request.identity)
+        client = self._clients.of(request, request.key_id)
         record = ChatRecord()
         content: Any = request.content
         try:

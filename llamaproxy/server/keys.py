@@ -167,7 +167,7 @@ class GuardedResource(Resource):
     def render(self, request: Any) -> Any:
         headers = request.requestHeaders
         try:
-            request.identity = self._keys.admit(request.method, request.path, headers)
+            request.key_id = self._keys.admit(request.method, request.path, headers)
         except ProxyError as error:
             self._cors.apply(origin_in(headers), request.responseHeaders)
             request.write(error_response(request, error))

@@ -111,7 +111,7 @@ class ServerDialect:
         return path
 
 
-def generation_of(version: str) -> ServerDialect:
+def dialect_of(version: str) -> ServerDialect:
     """The generation that a server of *version* (``"0.6.1"``) belongs to.
 
     A version that cannot be read is taken for the newest.
@@ -219,4 +219,4 @@ class Detector:
             if self._last is None:
                 raise
             return self._last
-        return generation_of(str(answer.get("version") or "")[:_MAX_VERSION_LENGTH])
+        return dialect_of(str(answer.get("version") or "")[:_MAX_VERSION_LENGTH])

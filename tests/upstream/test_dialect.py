@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from llamaproxy.errors import ProxyError, UpstreamTimeout
 from llamaproxy.upstream.client_context import LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA
-from llamaproxy.upstream.dialect import PLAIN_OPENAI, ServerDialect, generation_of
+from llamaproxy.upstream.dialect import PLAIN_OPENAI, ServerDialect, dialect_of
 from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing, recorded
 
 
@@ -29,7 +29,7 @@ from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing,
 )
 def test_a_version_belongs_to_a_generation(version: str, prefix: str, tool_runtime: bool) -> None:
     """DESIGN: T1."""
-    generation = generation_of(version)
+    generation = dialect_of(version)
     assert (generation.openai_prefix, generation.tool_runtime) == (prefix, tool_runtime)
     assert generation.version == version
 
@@ -52,7 +52,7 @@ def test_a_version_belongs_to_a_generation(version: str, prefix: str, tool_runti
 def test_a_generation_knows_where_its_mcp_servers_are_named_and_how_it_takes_credentials(
     version: str, connectors: str, provider_data: bytes, mcp_headers: str
 ) -> None:
-    generation = generation_of(version)
+    generation = dialect_of(version)
     assert generation.connectors[0] == connectors
     assert generation.provider_data == provider_data
     assert generation.mcp_headers == mcp_headers
@@ -62,8 +62,8 @@ def test_a_plain_server_names_no_mcp_servers() -> None:
     assert PLAIN_OPENAI.connectors == ()
 
 
-OLD = generation_of("0.3.5")
-NEW = generation_of("0.6.1")
+OLD = dialect_of("0.3.5")
+NEW = dialect_of("0.6.1")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def detected(upstream: Upstream, after: float = 0) -> ServerDialect:
 @pytest.mark.parametrize("version", ["0.2.12", "0.2.24", "0.3.5", "0.6.1"])
 def test_a_real_servers_answer_is_understood(version: str) -> None:
     _, upstream = detecting(recorded(version, "version"))
-    assert detected(upstream) == generation_of(version)
+    assert detected(upstream) == dialect_of(version)
 
 
 def test_one_question_serves_everybody_for_ever() -> None:
