@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import attrs
 from twisted.internet.defer import Deferred
 
 from llamaproxy.chat.calls import CallVisibility
@@ -55,33 +56,27 @@ class Answer(Protocol):
         """Show the *result* of the call of *card*."""
 
 
+@attrs.define(eq=False)
 class UnaryAnswer:
-    """Merges the rounds into one ``chat.completion``. Implements :class:`Answer`."""
+    """Merges the rounds into one ``chat.completion``. Implements :class:`Answer`.
 
-    def __init__(
-        self,
-        completions: ClientCompletions,
-        header: CompletionHeader,
-        cards: bool,
-        last_text_only: bool,
-    ) -> None:
-        """:param cards: whether ``output`` has Open WebUI's tool cards.
+    *cards*: whether it has Open WebUI's tool cards, as ``output``; *last_text_only*: whether its
+    content must be the last round's alone (L15b).
+    """
 
-        :param last_text_only: whether the content must be the last round's alone (L15b).
-        """
-        self._completions = completions
-        self._header = header
-        self._cards = cards
-        self._last_text_only = last_text_only
-        #: In the order of the calls, not that of their results.
-        self._results: dict[Card, ToolResult | None] = {}
-        self._last_completion: Json = {}
-        self._join = RoundTexts()
-        self._texts: dict[str, str] = {}
-        self._blocks = ReasoningBlocks()
-        self._details: list[Json] = []
-        self._usage: Any = None
-        self._client_calls: list[Json] = []
+    _completions: ClientCompletions
+    _header: CompletionHeader
+    _cards: bool
+    _last_text_only: bool
+    #: In the order of the calls, not that of their results.
+    _results: dict[Card, ToolResult | None] = attrs.field(init=False, factory=dict)
+    _last_completion: Json = attrs.field(init=False, factory=dict)
+    _join: RoundTexts = attrs.field(init=False, factory=RoundTexts)
+    _texts: dict[str, str] = attrs.field(init=False, factory=dict)
+    _blocks: ReasoningBlocks = attrs.field(init=False, factory=ReasoningBlocks)
+    _details: list[Json] = attrs.field(init=False, factory=list)
+    _usage: Any = attrs.field(init=False, default=None)
+    _client_calls: list[Json] = attrs.field(init=False, factory=list)
 
     async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
         answer = await self._completions.complete(body)
@@ -181,32 +176,30 @@ class UnaryAnswer:
         self._texts[key] = self._texts.get(key, "") + self._join.joined(key, text)
 
 
+@attrs.define(eq=False)
 class StreamedAnswer:
-    """Relays the rounds as one stream of chunks. Implements :class:`Answer`."""
+    """Relays the rounds as one stream of chunks. Implements :class:`Answer`.
 
-    def __init__(
-        self,
-        completions: ClientCompletions,
-        header: CompletionHeader,
-        events: EventStream,
-        include_usage: bool,
-        cards: bool,
-        last_text_only: bool,
-    ) -> None:
-        """:param last_text_only: whether the content must be the last round's alone (L15b)."""
-        self._completions = completions
-        self._header = header
-        self._events = events
-        self._include_usage = include_usage
-        self._cards = cards
-        self._last_text_only = last_text_only
-        self._roles: set[int] = set()
-        self._round = RoundStream(CallVisibility(), self._roles)
-        self._held_content = HeldContent()
-        self._join = RoundTexts()
-        self._blocks = ReasoningBlocks()
-        self._usage: Any = None
-        self._running: list[Card] = []
+    *cards* and *last_text_only* as for :class:`UnaryAnswer`.
+    """
+
+    _completions: ClientCompletions
+    _header: CompletionHeader
+    _events: EventStream
+    _include_usage: bool
+    _cards: bool
+    _last_text_only: bool
+    _roles: set[int] = attrs.field(init=False, factory=set)
+    _round: RoundStream = attrs.field(init=False)
+    _held_content: HeldContent = attrs.field(init=False, factory=HeldContent)
+    _join: RoundTexts = attrs.field(init=False, factory=RoundTexts)
+    _blocks: ReasoningBlocks = attrs.field(init=False, factory=ReasoningBlocks)
+    _usage: Any = attrs.field(init=False, default=None)
+    _running: list[Card] = attrs.field(init=False, factory=list)
+
+    @_round.default
+    def _no_round(self) -> RoundStream:
+        return RoundStream(CallVisibility(), self._roles)
 
     async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
         self._round = RoundStream(visibility, self._roles)

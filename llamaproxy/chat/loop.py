@@ -131,9 +131,8 @@ class ToolLoop:
         """
         client_tools = tool_names(body)
         body = {**body, "messages": self._memory.recall(client, body["messages"])}
-        visibility = CallVisibility(
-            client_tools=client_tools, shows_all=True, legacy_functions="functions" in body
-        )
+        legacy = "functions" in body
+        visibility = CallVisibility(client_tools, shows_all=True, legacy_functions=legacy)
         await self._round(with_tools(body, []), visibility, answer, record)
 
     async def run(
@@ -155,13 +154,11 @@ class ToolLoop:
         chat = _Chat(client, offer, client_tools, answer, record, names, self._slots.for_chat())
         mark = new_mark() if offer.tools else ""
         visibility = CallVisibility(
-            client_tools=client_tools, server_tools=offer.tools.keys(), mark=mark
+            client_tools, offer.tools.keys(), mark=mark, legacy_functions="functions" in body
         )
-        visibility.legacy_functions = "functions" in body
         body = with_offered_names(body, client_tools, offer.named)
         body = with_tools(body, offer.definitions())
-        messages = without_old_cards(body["messages"])
-        body["messages"] = self._memory.recall(client, messages)
+        body["messages"] = self._memory.recall(client, without_old_cards(body["messages"]))
         request_length = len(body["messages"])
         repeats = _Repeats()
         limit = None

@@ -17,7 +17,7 @@ from llamaproxy.jsontext import Json
 _HEADER_TYPES: dict[str, Any] = {"id": str, "created": int | float, "model": str}
 
 
-#: RoundTexts of a message that every round may add to.
+#: The keys of a message whose texts are joined over the rounds.
 TEXT_KEYS = ("content", "reasoning_content", "reasoning")
 
 #: Bytes of chunks with content that may be held back.

@@ -83,6 +83,7 @@ class Chat:
         answers = (tool_result(each) if isinstance(each, str) else each for each in results)
         self.stack.on(INVOKE, *answers)
         self.proxy = Proxy(self.stack, **(proxy or {}))
+        self._stream = {key: more.pop(key) for key in ("stream",) if key in more}
         self.again(*rounds, body=body, fields=fields, **more)
 
     def again(
@@ -92,9 +93,12 @@ class Chat:
         fields: Mapping[str, str] | None = None,
         **more: Any,
     ) -> None:
-        """Begin another chat with the same proxy: what the client sees is that of this one."""
+        """Begin another chat with the same proxy, of which the client sees all from now on.
+
+        It is unary or streamed as the first one is.
+        """
         self.stack.on(CHAT, *(rounds or (saying("Hi."),)))
-        self.exchange = self.proxy.chat(body, fields, **more)
+        self.exchange = self.proxy.chat(body, fields, **self._stream, **more)
 
     # --- what the client sees
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llamaproxy.tools.catalogue import Catalogue
+from tests.chat.script import Chat
 from tests.chat.streams import both, failure_in, message_of, nothing_left, replying, stack_with
 from tests.support import (
     CHAT,
@@ -101,9 +102,7 @@ def test_a_malformed_request_is_a_400_and_goes_no_further(body: bytes) -> None:
 
 
 def test_the_answer_says_what_it_is() -> None:
-    stack = FakeStack()
-    stack.on(CHAT, saying("Hi."))
-    exchange = Proxy(stack).chat()
+    exchange = Chat(saying("Hi."), server=[]).exchange
     assert exchange.status == 200
     assert exchange.field("Content-Type") == "application/json"
     assert exchange.json()["object"] == "chat.completion"
@@ -213,9 +212,7 @@ _OPENAI = {"message": "m", "type": "t", "param": "p", "code": "c"}
 @both
 def test_any_error_body_becomes_openais_shape(body: object, message: str, stream: bool) -> None:
     """DESIGN: L21."""
-    stack = FakeStack()
-    stack.on(CHAT, answer(body, 418))
-    exchange = Proxy(stack).chat(stream=stream)
+    exchange = Chat(answer(body, 418), server=[], stream=stream).exchange
     assert exchange.status == 418
     error = error_of(exchange)
     assert message in error["message"]
@@ -226,18 +223,14 @@ def test_any_error_body_becomes_openais_shape(body: object, message: str, stream
 @both
 def test_a_body_of_openais_shape_is_kept_whole(stream: bool) -> None:
     body = {"error": {**_OPENAI, "inner": {"x": 1}}, "request_id": "r"}
-    stack = FakeStack()
-    stack.on(CHAT, answer(body, 429, {"Retry-After": "7"}))
-    exchange = Proxy(stack).chat(stream=stream)
+    exchange = Chat(answer(body, 429, {"Retry-After": "7"}), server=[], stream=stream).exchange
     assert exchange.json() == body
     assert exchange.field("Retry-After") == "7"
 
 
 @both
 def test_an_upstream_that_hangs_up_is_a_502(stream: bool) -> None:
-    stack = FakeStack()
-    stack.on(CHAT, hang_up)
-    exchange = Proxy(stack).chat(stream=stream)
+    exchange = Chat(hang_up, server=[], stream=stream).exchange
     assert exchange.status == 502
     assert error_of(exchange)["type"] == "upstream_error"
 
@@ -291,9 +284,7 @@ def test_a_redirect_is_not_followed(stream: bool) -> None:
     ],
 )
 def test_an_answer_without_a_message_is_a_502(body: bytes) -> None:
-    stack = FakeStack()
-    stack.on(CHAT, answer(body))
-    exchange = Proxy(stack).chat()
+    exchange = Chat(answer(body), server=[]).exchange
     assert exchange.status == 502
     assert error_of(exchange)["code"] == "upstream_broke"
 
@@ -302,9 +293,7 @@ def test_an_answer_without_a_message_is_a_502(body: bytes) -> None:
     "body", [b"", b"not json", b"[]", b"null", b"{}", b'{"choices": []}', b'{"choices": null}']
 )
 def test_a_stream_without_a_message_is_no_clean_end(body: bytes) -> None:
-    stack = FakeStack()
-    stack.on(CHAT, answer(body))
-    exchange = Proxy(stack).chat(stream=True)
+    exchange = Chat(answer(body), server=[], stream=True).exchange
     assert exchange.status == 502
     assert error_of(exchange)["code"] == "upstream_broke"
 
@@ -336,10 +325,9 @@ def test_a_choice_of_nulls_is_an_empty_answer() -> None:
 
 @both
 def test_a_failure_in_a_later_round_is_told_too(stream: bool) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, calling("clock"), answer({"error": {"message": "scripted"}}, 429))
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack).chat(stream=stream)
+    exchange = Chat(
+        calling("clock"), answer({"error": {"message": "scripted"}}, 429), stream=stream
+    ).exchange
     if stream:
         assert exchange.status == 200
         error = failure_in(exchange.events())
@@ -432,9 +420,9 @@ def test_a_bug_behind_the_door_is_told_without_a_trace(
 
 @both
 def test_an_error_in_an_answer_that_claims_success_is_an_error(stream: bool) -> None:
-    stack = FakeStack()
-    stack.on(CHAT, answer({"error": {"message": "400: Error code: 400 - scripted"}}))
-    exchange = Proxy(stack).chat(stream=stream)
+    exchange = Chat(
+        answer({"error": {"message": "400: Error code: 400 - scripted"}}), server=[], stream=stream
+    ).exchange
     assert exchange.status == 400
     assert "scripted" in error_of(exchange)["message"]
 
@@ -447,8 +435,6 @@ def test_an_answer_that_breaks_off_is_a_502(length: str | None) -> None:
         request.write(b'{"choices": [{"message": {"content": "Hi."}}]}')
         request.loseConnection()
 
-    stack = FakeStack()
-    stack.on(CHAT, write)
-    exchange = Proxy(stack).chat()
+    exchange = Chat(write, server=[]).exchange
     assert exchange.status == 502
     assert error_of(exchange)["message"] == "Llama Stack did not finish its answer."

@@ -11,10 +11,10 @@ from twisted.web.http_headers import Headers
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.mixed_turns import new_mark, without_marks
 from llamaproxy.upstream.client_context import ClientContext
+from tests.chat.script import Ask, Chat, calls
 from tests.chat.streams import (
     both,
     client_tool,
-    finish_of,
     message_of,
     own_ids,
     replying,
@@ -45,6 +45,8 @@ MIXED = {
     ],
 }
 
+TOOLS = [client_tool("ask_user")]
+
 QUESTION = {"role": "user", "content": "What time is it?"}
 
 
@@ -67,70 +69,47 @@ def ids(message: Json) -> list[str]:
     return [entry["id"] for entry in message["tool_calls"]]
 
 
-@both
-def test_ours_run_and_only_the_clients_calls_are_handed_over(stream: bool) -> None:
+def test_server_calls_run_and_only_client_calls_are_handed_over(ask: Ask) -> None:
     """DESIGN: L19."""
-    stack = stack_with("clock")
-    stack.on(CHAT, replying(MIXED, "tool_calls"))
-    stack.on(INVOKE, tool_result("12:00"))
-    exchange = Proxy(stack).chat(stream=stream, tools=[client_tool("ask_user")])
-    message = message_of(exchange)
-    assert finish_of(exchange) == "tool_calls"
-    assert [entry["function"]["name"] for entry in message["tool_calls"]] == ["ask_user"] * 2
-    assert ids(own_ids(message)) == ["call_0", "call_2"]
-    assert message["content"] == "Let me see."
-    assert len(stack.asked_for(INVOKE)) == 1
+    chat = ask(replying(MIXED, "tool_calls"), tools=TOOLS)
+    assert chat.finish_reason == "tool_calls"
+    assert chat.called == ["ask_user"] * 2
+    assert ids(chat.own_message) == ["call_0", "call_2"]
+    assert chat.text == "Let me see."
+    assert len(chat.invoked) == 1
 
 
-@both
-def test_the_model_sees_the_whole_turn_when_the_client_returns(stream: bool) -> None:
+def test_the_model_sees_the_whole_turn_when_the_client_returns(ask: Ask) -> None:
     """DESIGN: L19."""
-    stack = stack_with("clock")
-    stack.on(CHAT, replying(MIXED, "tool_calls"), saying("Noon."))
-    stack.on(INVOKE, tool_result("12:00"))
-    proxy = Proxy(stack)
-    tools = [client_tool("ask_user")]
-    message = message_of(proxy.chat(stream=stream, tools=tools, messages=[QUESTION]))
-    history = [QUESTION, *returned(message, "one", "two")]
-    exchange = proxy.chat(stream=stream, tools=tools, messages=history)
-    assert message_of(exchange)["content"] == "Noon."
-    question, assistant, *results = histories(stack)[1]
+    chat = ask(replying(MIXED, "tool_calls"), tools=TOOLS, messages=[QUESTION])
+    history = [QUESTION, *returned(chat.message, "one", "two")]
+    chat.again(saying("Noon."), tools=TOOLS, messages=history)
+    assert chat.text == "Noon."
+    question, assistant, *results = chat.requests[1]["messages"]
     assert question == QUESTION
     assert ids(assistant) == ["call_0", "call_1", "call_2"]
     assert assistant["reasoning_content"] == "Hm."
     assert results == [result("call_0", "one"), result("call_1", "12:00"), result("call_2", "two")]
 
 
-@both
-def test_so_it_does_in_every_later_turn(stream: bool) -> None:
-    stack = stack_with("clock")
-    stack.on(CHAT, replying(MIXED, "tool_calls"), saying("Noon."), saying("Still noon."))
-    stack.on(INVOKE, tool_result("12:00"))
-    proxy = Proxy(stack)
-    tools = [client_tool("ask_user")]
-    message = message_of(proxy.chat(stream=stream, tools=tools, messages=[QUESTION]))
-    history = [QUESTION, *returned(message, "one", "two")]
-    last = message_of(proxy.chat(stream=stream, tools=tools, messages=history))
-    history += [last, {"role": "user", "content": "And now?"}]
-    proxy.chat(stream=stream, tools=tools, messages=history)
-    assert [m["role"] for m in histories(stack)[2]] == [
-        *("user", "assistant", "tool", "tool", "tool", "assistant", "user")
-    ]
+def test_so_it_does_in_every_later_turn(ask: Ask) -> None:
+    chat = ask(replying(MIXED, "tool_calls"), tools=TOOLS, messages=[QUESTION])
+    history = [QUESTION, *returned(chat.message, "one", "two")]
+    chat.again(saying("Noon."), tools=TOOLS, messages=history)
+    history += [chat.message, {"role": "user", "content": "And now?"}]
+    chat.again(saying("Still noon."), tools=TOOLS, messages=history)
+    roles = [message["role"] for message in chat.requests[2]["messages"]]
+    assert roles == ["user", "assistant", "tool", "tool", "tool", "assistant", "user"]
 
 
-@both
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_earlier_rounds_of_the_same_answer_come_back_too(stream: bool) -> None:
     """DESIGN: L19."""
-    stack = stack_with("clock")
-    client_round = {"content": None, "tool_calls": [call("ask_user", {}, "call_1")]}
-    stack.on(CHAT, calling("clock"), replying(client_round, "tool_calls"), saying("Noon."))
-    stack.on(INVOKE, tool_result("12:00"))
-    proxy = Proxy(stack)
-    tools = [client_tool("ask_user")]
-    message = message_of(proxy.chat(stream=stream, tools=tools, messages=[QUESTION]))
-    history = [QUESTION, *returned(message, "yes")]
-    proxy.chat(stream=stream, tools=tools, messages=history)
-    assert [(m["role"], m.get("content")) for m in histories(stack)[2]] == [
+    rounds = [calling("clock"), calls(call("ask_user", {}, "call_1"))]
+    chat = Chat(*rounds, stream=stream, tools=TOOLS, messages=[QUESTION])
+    history = [QUESTION, *returned(chat.message, "yes")]
+    chat.again(saying("Noon."), tools=TOOLS, messages=history)
+    assert [(m["role"], m.get("content")) for m in chat.requests[2]["messages"]] == [
         ("user", "What time is it?"),
         ("assistant", "" if stream else None),
         ("tool", "12:00"),
@@ -139,20 +118,15 @@ def test_earlier_rounds_of_the_same_answer_come_back_too(stream: bool) -> None:
     ]
 
 
-@both
-def test_two_shared_turns_in_a_row(stream: bool) -> None:
-    stack = stack_with("clock")
-    again = {"content": None, "tool_calls": [call("clock", {}, "x"), call("ask_user", {}, "y")]}
-    stack.on(CHAT, replying(MIXED, "tool_calls"), replying(again, "tool_calls"), saying("Noon."))
-    stack.on(INVOKE, tool_result("12:00"), tool_result("12:01"))
-    proxy = Proxy(stack)
-    tools = [client_tool("ask_user")]
-    history = [QUESTION]
-    for results in (("one", "two"), ("three",)):
-        message = message_of(proxy.chat(stream=stream, tools=tools, messages=history))
-        history += returned(message, *results)
-    proxy.chat(stream=stream, tools=tools, messages=history)
-    contents = [m["content"] for m in histories(stack)[2] if m["role"] == "tool"]
+def test_two_mixed_turns_in_a_row(ask: Ask) -> None:
+    first = replying(MIXED, "tool_calls")
+    chat = ask(first, tools=TOOLS, messages=[QUESTION], results=["12:00", "12:01"])
+    history = [QUESTION, *returned(chat.message, "one", "two")]
+    second = calls(call("clock", {}, "x"), call("ask_user", {}, "y"))
+    chat.again(second, tools=TOOLS, messages=history)
+    history += returned(chat.message, "three")
+    chat.again(saying("Noon."), tools=TOOLS, messages=history)
+    contents = [content for _, content in chat.results]
     assert contents == ["one", "12:00", "two", "12:01", "three"]
 
 
@@ -161,7 +135,7 @@ def shared_turn(proxy: Proxy, stack: FakeStack, question: str, time: str, **more
     stack.on(CHAT, replying(MIXED, "tool_calls"))
     stack.on(INVOKE, tool_result(time))
     messages = [{"role": "user", "content": question}]
-    exchange = proxy.chat(tools=[client_tool("ask_user")], messages=messages, **more)
+    exchange = proxy.chat(tools=TOOLS, messages=messages, **more)
     return message_of(exchange)
 
 
@@ -176,7 +150,7 @@ def recalled(
     """The tool results that the model sees when the client returns."""
     stack.on(CHAT, saying("Done."))
     messages = [{"role": "user", "content": question}, *returned(message, answer_one, "two")]
-    proxy.chat(tools=[client_tool("ask_user")], messages=messages, **more)
+    proxy.chat(tools=TOOLS, messages=messages, **more)
     return [m["content"] for m in histories(stack)[-1] if m["role"] == "tool"]
 
 
@@ -214,14 +188,14 @@ def test_what_a_client_writes_anew_is_recognised_all_the_same() -> None:
         {"role": "user", "content": parts, "name": "x"},
         *returned(message, "two", "one"),
     ]
-    proxy.chat(tools=[client_tool("ask_user")], messages=messages)
+    proxy.chat(tools=TOOLS, messages=messages)
     assert [m["content"] for m in histories(stack)[-1]][2:] == ["one", "12:00", "two"]
 
 
 def shown(proxy: Proxy, stack: FakeStack, *history: Json, **more: Any) -> list[Json]:
     """The messages that the model sees of *history*."""
     stack.on(CHAT, saying("Done."))
-    proxy.chat(tools=[client_tool("ask_user")], messages=[*history], **more)
+    proxy.chat(tools=TOOLS, messages=[*history], **more)
     return histories(stack)[-1]
 
 
@@ -310,7 +284,7 @@ def test_a_mark_is_taken_off_wherever_it_is_and_nothing_else() -> None:
 def test_without_server_tools_ids_stay_as_they_are(stream: bool) -> None:
     stack = stack_with()
     stack.on(CHAT, calling("ask_user"))
-    message = message_of(Proxy(stack).chat(stream=stream, tools=[client_tool("ask_user")]))
+    message = message_of(Proxy(stack).chat(stream=stream, tools=TOOLS))
     assert ids(message) == ["call_1"]
 
 
@@ -373,7 +347,7 @@ def test_nothing_is_remembered_of_a_turn_that_was_not_shared() -> None:
     stack.on(INVOKE, tool_result("12:00"))
     proxy.chat()
     stack.on(CHAT, calling("ask_user"))
-    proxy.chat(tools=[client_tool("ask_user")])
+    proxy.chat(tools=TOOLS)
     assert len(proxy.memory) == 0
 
 
@@ -387,7 +361,7 @@ def test_calls_that_open_webui_brings_back_itself_are_not_added_again() -> None:
     card = {"role": "assistant", "content": "", "tool_calls": [call("clock", {}, "call_ab")]}
     replayed = [card, result("call_ab", "12:00"), *returned(message, "one", "two")]
     messages = [{"role": "user", "content": "Oslo?"}, *replayed]
-    proxy.chat(tools=[client_tool("ask_user")], messages=messages, fields=fields)
+    proxy.chat(tools=TOOLS, messages=messages, fields=fields)
     assert histories(stack)[-1] == [without_marks(each) for each in messages]
 
 

@@ -143,7 +143,7 @@ def test_usage_is_left_out_unless_it_is_asked_for() -> None:
     chat = streamed(*rounds)
     assert chat.usage is None
     assert b"total_tokens" not in chat.exchange.body
-    chat.again(*rounds, stream=True, stream_options={"include_usage": True})
+    chat.again(*rounds, stream_options={"include_usage": True})
     last = chat.events[-2]
     assert last["choices"] == [] and last["usage"] == {"total_tokens": 6}
     assert last["id"] == "chatcmpl-1" and last["object"] == "chat.completion.chunk"
