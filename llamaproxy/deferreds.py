@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+_log = Logger()
 
 T = TypeVar("T")
 
@@ -33,11 +37,8 @@ class SharedCall(Generic[T]):
     def __init__(self) -> None:
         self._work: Deferred[Any] | None = None
         self._waiting: list[Deferred[T]] = []
-
-    @property
-    def running(self) -> bool:
-        """Whether the work is under way."""
-        return self._work is not None and not self._work.called
+        #: Whether the work is under way.
+        self.running = False
 
     async def result(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """What *work* returns, or raises; it is started unless it is already under way."""
@@ -49,16 +50,20 @@ class SharedCall(Generic[T]):
     def start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
         """Run *work*, unless it is under way, though nobody waits for it yet."""
         if not self.running:
+            self.running = True
             self._work = Deferred.fromCoroutine(work())
             self._work.addBoth(self._done)
 
     def cancel(self) -> None:
         """Stop the work; whoever waits gets :class:`CancelledError`."""
-        if self._work is not None:
+        if self._work is not None and self.running:
             self._work.cancel()
 
     def _done(self, outcome: T | Failure) -> None:
+        self.running = False
         waiting, self._waiting = self._waiting, []
+        if isinstance(outcome, Failure) and not waiting and not outcome.check(CancelledError):
+            _log.failure("work that nobody waits for failed", outcome)
         for waiter in waiting:
             if isinstance(outcome, Failure):
                 waiter.errback(outcome)
@@ -66,10 +71,45 @@ class SharedCall(Generic[T]):
                 waiter.callback(outcome)
 
 
+class Semaphore:
+    """At most *tokens* at a time; the rest wait in their order.
+
+    Unlike :class:`twisted.internet.defer.DeferredSemaphore` it does not recurse when hundreds wait
+    that end as soon as their turn has come.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._waiting: deque[Deferred[None]] = deque()
+        self._waking = False
+
+    def acquire(self) -> Deferred[None]:
+        """Fires when there is a token, which the caller then has."""
+        if self._tokens and not self._waiting:
+            self._tokens -= 1
+            return succeed(None)
+        waiter: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(waiter)
+        return waiter
+
+    def release(self) -> None:
+        """Give a token back."""
+        self._tokens += 1
+        if self._waking:
+            return
+        self._waking = True
+        try:
+            while self._tokens and self._waiting:
+                self._tokens -= 1
+                self._waiting.popleft().callback(None)
+        finally:
+            self._waking = False
+
+
 def _in_turns(
     work: Iterable[Coroutine[Any, Any, T]], at_once: int
 ) -> Iterator[Coroutine[Any, Any, T]]:
-    places = DeferredSemaphore(at_once)
+    places = Semaphore(at_once)
 
     async def in_turn(one: Coroutine[Any, Any, T]) -> T:
         try:

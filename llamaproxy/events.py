@@ -74,7 +74,10 @@ class FirstByte:
 
 @attrs.frozen
 class RoundEnded:
-    """The completion has come, or failed for a reason of that ``kind``, empty if it has not."""
+    """A completion has come; or, if *kind* is not empty, an error of that kind in its place.
+
+    ``cancelled``: the client has left, or the daemon stops.
+    """
 
     chat: ChatRecord
     kind: str = ""
@@ -141,15 +144,15 @@ class GroupListed:
 class ListRefreshed:
     """Tools have been listed for one of *callers*.
 
-    *groups* are those that have answered, *failures* why others have not; *rest* is why it is not
-    known which there are, None if it is. *left_out* are tools that are not offered for want of
-    room, as ``group/name``.
+    *groups* are those that have answered, *failures* the errors of others; *groups_error* is that
+    of the list of the groups, None if that has come. *left_out* are tools that are not offered for
+    want of room, as ``group/name``.
     """
 
     callers: int
     groups: Mapping[str, GroupListed]
     failures: Mapping[str, ProxyError]
-    rest: ProxyError | None = None
+    groups_error: ProxyError | None = None
     left_out: tuple[str, ...] = ()
 
 

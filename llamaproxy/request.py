@@ -30,7 +30,11 @@ class ProxyRequest(Request):
     key_id = b""
     #: Whether a client that has closed its side may still wait for the answer.
     half_closable = True
-    #: What is to be cancelled when the daemon cannot wait any longer for the answer.
+    #: None when the client has left, and when the answer has come to its end.
+    channel: Any = None
+    #: Whether the daemon does not wait any longer for the answer.
+    stopping = False
+    #: What is then cancelled.
     work: Deferred[Any] | None = None
     #: What its line in the log says besides.
     log_fields: Mapping[str, str | int | float] = MappingProxyType({})
@@ -44,8 +48,7 @@ class ProxyRequest(Request):
 
         It returns the body, or None if it has sent that itself, or ``NOT_DONE_YET`` if the
         connection ends in another way. What it raises becomes an error of OpenAI's shape, or, once
-        the answer has begun, an abnormal end; a cancelling of anybody else's means that the daemon
-        stops.
+        the answer has begun, an abnormal end.
         """
         self.work = answering = Deferred.fromCoroutine(self._answer_with(work))
         # Nothing can fail in it any more but for an error of our own.
@@ -54,28 +57,35 @@ class ProxyRequest(Request):
         return NOT_DONE_YET
 
     async def _answer_with(self, work: Coroutine[Any, Any, bytes | int | None]) -> None:
+        error: ProxyError | None = None
+        body: bytes | int | None = None
         try:
             body = await work
-        except CancelledError:
-            if self.channel is None:
-                return  # the client has left
-            body = self._fail(ShuttingDown())
-        except ProxyError as error:
+        except ProxyError as failure:
+            error = failure
+        except Exception as failure:
+            is_stopped = isinstance(failure, CancelledError) and self.stopping
+            error = ShuttingDown() if is_stopped else ProxyError()
+            if not is_stopped and self.channel is not None:
+                _log.failure("a request failed")
+        if self.channel is None:
+            return  # the client has left
+        if error is not None:
             body = self._fail(error)
-        except Exception:
-            _log.failure("a request failed")
-            body = self._fail(ProxyError())
         if isinstance(body, bytes):
             self.write(body)
         if body != NOT_DONE_YET:
             self.finish()
 
     def _fail(self, error: ProxyError) -> bytes | int:
-        """The body that tells of *error*, if there can be one."""
+        """The body that tells of *error*.
+
+        ``NOT_DONE_YET`` if the answer has begun: the status has been sent, so only an abnormal end
+        can tell the client now, and the connection is closed.
+        """
         if not self.startedWriting:
             return error_response(self, error)
         self.note(error=error.logged, kind=error.kind)
-        # The status has been sent: only an abnormal end can tell the client now.
         _log.warn("an answer was cut short: {kind}", kind=error.kind)
         self.cut_off()
         return NOT_DONE_YET
@@ -83,7 +93,7 @@ class ProxyRequest(Request):
     def cut_off(self) -> None:
         """End an answer that has begun so that it does not look whole."""
         framed = self.chunked or self.responseHeaders.hasHeader(b"content-length")
-        channel: Any = self.channel
+        channel = self.channel
         if framed or channel is None:
             self.loseConnection()
         else:

@@ -38,11 +38,11 @@ class _Root(Resource):
     def render(self, request: Any) -> Any:
         # For an error of ours, should there be one.
         self._cors.apply(origin_in(request.requestHeaders), request.responseHeaders)
-        known = request.path in self._paths
-        return (self._routes if known else self._passthrough).render(request)
+        is_routed = request.path in self._paths
+        return (self._routes if is_routed else self._passthrough).render(request)
 
 
-class _Answer(Resource):
+class _CoroutineResource(Resource):
     """Answers one request with what a coroutine comes to."""
 
     isLeaf = True
@@ -78,7 +78,7 @@ class ProxyApp:
     def chat_completions(self, request: ProxyRequest) -> IResource:
         request.half_closable = False
         # A resource, and no Deferred: Klein would answer and cancel in a way of its own.
-        return _Answer(self._chat.respond(request))
+        return _CoroutineResource(self._chat.respond(request))
 
     @_routes.route("/", branch=True)
     def passthrough(self, request: IRequest) -> IResource:

@@ -190,7 +190,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     services.addService(listen)
     if by_twistd:
         services.addService(SecondSignal(reactor, listen.stop_now))
-    _say_what_this_is(options, url)
+    _log_start(options, url)
     return services
 
 
@@ -239,12 +239,12 @@ def _admin_service(
 
     admin = AdminApp(app.metrics, lambda: listen.draining, upstream, app.tool_status.as_json)
     hosts = hosts_for([options["admin"]], options["allowed-hosts"])
-    site = ProxySite(admin.resource(), reactor, hosts=hosts, tell=log_event)
+    site = ProxySite(admin.resource(), reactor, hosts=hosts, tell=Observers(log_event))
     optional = "admin" not in options.explicit
     return ListenService(reactor, [options["admin"]], site, drain=0, optional=optional)
 
 
-def _say_what_this_is(options: Options, url: DecodedURL) -> None:
+def _log_start(options: Options, url: DecodedURL) -> None:
     """What an operator reads first in the log."""
     if options["llamastack-api-key"] and options["api-keys-file"] is None:
         _log.warn("LLAMASTACK_API_KEY is not used: that needs --api-keys-file")

@@ -6,7 +6,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock, deferLater
 
-from llamaproxy.deferreds import SharedCall, all_of
+from llamaproxy.deferreds import Semaphore, SharedCall, all_of
 from tests.support import outcome
 
 
@@ -203,3 +203,49 @@ def test_cancelling_is_told_though_one_has_failed_before() -> None:
     waiting.cancel()
     with pytest.raises(CancelledError):
         outcome(waiting)
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_thousands_may_wait_that_end_as_soon_as_their_turn_has_come(tokens: int) -> None:
+    semaphore = Semaphore(tokens)
+    order: list[int] = []
+    first: Deferred[None] = Deferred()
+
+    async def turn(number: int) -> None:
+        await semaphore.acquire()
+        try:
+            if number < tokens:
+                await first
+            order.append(number)
+        finally:
+            semaphore.release()
+
+    running = [Deferred.fromCoroutine(turn(number)) for number in range(5000)]
+    assert not order
+    first.callback(None)
+    assert [outcome(each) for each in running] == [None] * 5000
+    assert sorted(order) == list(range(5000))
+
+
+def test_who_is_cancelled_while_he_waits_takes_no_token() -> None:
+    semaphore = Semaphore(1)
+    assert semaphore.acquire().called
+    gone, waiting = semaphore.acquire(), semaphore.acquire()
+    gone.cancel()
+    with pytest.raises(CancelledError):
+        outcome(gone)
+    semaphore.release()
+    assert waiting.called and not semaphore.acquire().called
+
+
+def test_work_that_asks_for_itself_is_not_begun_twice() -> None:
+    shared: SharedCall[str] = SharedCall()
+    begun: list[int] = []
+
+    async def work() -> str:
+        begun.append(1)
+        shared.start(work)
+        return "done"
+
+    shared.start(work)
+    assert begun == [1] and not shared.running

@@ -40,7 +40,7 @@ class Metrics:
             case CallEnded():
                 self._tool_calls.labels("failed" if event.failed else "answered").inc()
             case ListRefreshed():
-                missing = len(event.failures) + (event.rest is not None)
+                missing = len(event.failures) + (event.groups_error is not None)
                 self._listing_failures.inc(missing)
             case LoopLimited():
                 self._loops_ended.labels(event.limit).inc()

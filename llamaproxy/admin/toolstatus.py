@@ -16,7 +16,10 @@ from llamaproxy.jsontext import Json
 #: Groups that are remembered, names of one that are shown, and characters of a reason.
 _MAX_GROUPS, _MAX_NAMES, _MAX_REASON = 1000, 1000, 500
 
-#: Seconds after which a failure that goes on is logged again.
+#: Different lines about a group that are remembered.
+_MAX_LINES = 16
+
+#: Seconds after which a line is logged again, such as that of a failure that goes on.
 _LOG_INTERVAL = 300.0
 
 #: The key of the failure to list the groups themselves.
@@ -32,7 +35,8 @@ class _Group:
     listed_at: float | None = None
     error: str | None = None
     error_at: float = 0.0
-    logged_at: float = 0.0
+    #: When each line of the log about it was last written.
+    logged_at: dict[str, float] = attrs.Factory(dict)
     calls: int = 0
     failed: int = 0
 
@@ -62,11 +66,11 @@ class ToolStatus:
                     self._note_listed(name, listed)
                 for name, error in event.failures.items():
                     self._note_failed(name, error)
-                if event.rest is None:
-                    self._groups.pop(_ALL_GROUPS, None)
+                if event.groups_error is None:
+                    self._group(_ALL_GROUPS).error = None
                 else:
-                    self._note_failed(_ALL_GROUPS, event.rest)
-                if event.groups or event.rest is None:
+                    self._note_failed(_ALL_GROUPS, event.groups_error)
+                if event.groups or event.groups_error is None:
                     self._note_left_out(event.left_out)
 
     def as_json(self) -> Json:
@@ -100,7 +104,7 @@ class ToolStatus:
 
     def _note_listed(self, name: str, listed: GroupListed) -> None:
         group = self._group(name)
-        if group.error is not None:
+        if group.error is not None and self._is_due(group, ""):
             self._log.info("the tools of {group} can be listed again", group=name)
         group.error = None
         group.listed_at = self._clock.seconds()
@@ -111,8 +115,7 @@ class ToolStatus:
         group = self._group(name)
         now = self._clock.seconds()
         reason = error.logged[:_MAX_REASON]
-        if reason != group.error or now - group.logged_at >= _LOG_INTERVAL:
-            group.logged_at = now
+        if self._is_due(group, reason):
             self._log.warn(
                 "the tools{of_group} cannot be listed: {reason}",
                 of_group=f" of {name}" if name else "",
@@ -122,7 +125,7 @@ class ToolStatus:
 
     def _note_left_out(self, left_out: tuple[str, ...]) -> None:
         shown = left_out[:_MAX_NAMES]
-        if shown and shown != self._left_out:
+        if shown and self._is_due(self._group(_ALL_GROUPS), "\n".join(shown)):
             self._log.warn(
                 "{count} tools are not offered, there is no room for them (--max-tools, "
                 "--max-tool-list): {names}",
@@ -130,6 +133,16 @@ class ToolStatus:
                 names=", ".join(shown[:20]),
             )
         self._left_out = shown
+
+    def _is_due(self, group: _Group, line: str) -> bool:
+        """Whether *line* is to be logged: callers who see different things would take turns."""
+        now = self._clock.seconds()
+        if now - group.logged_at.get(line, -_LOG_INTERVAL) < _LOG_INTERVAL:
+            return False
+        if len(group.logged_at) >= _MAX_LINES:
+            group.logged_at.clear()
+        group.logged_at[line] = now
+        return True
 
     def _group(self, name: str) -> _Group:
         group = self._groups.get(name)

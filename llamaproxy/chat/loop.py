@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import attrs
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import CancelledError
 
 from llamaproxy import jsontext
 from llamaproxy.chat.answer import Answer
@@ -24,7 +24,7 @@ from llamaproxy.chat.messages import (
 from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.chat.openwebui import without_old_cards
 from llamaproxy.chat.tool_choice import after_round, with_offered_names
-from llamaproxy.deferreds import all_of
+from llamaproxy.deferreds import Semaphore, all_of
 from llamaproxy.errors import ProxyError, ToolFailed
 from llamaproxy.events import (
     CallUnknown,
@@ -79,11 +79,11 @@ class CallSlots:
 
     def __init__(self, per_chat: int, overall: int) -> None:
         self._per_chat = per_chat
-        self._overall = DeferredSemaphore(overall)
+        self._overall = Semaphore(overall)
 
     def for_chat(self) -> Callable[[Callable[[], Awaitable[T]]], Awaitable[T]]:
         """A function for one chat that runs a call when there is a slot, and returns its result."""
-        chat = DeferredSemaphore(self._per_chat)
+        chat = Semaphore(self._per_chat)
 
         async def run(call: Callable[[], Awaitable[T]]) -> T:
             await chat.acquire()
@@ -189,11 +189,14 @@ class ToolLoop:
         """The model's answer to *body*; observers are told when the round begins and ends."""
         record.rounds += 1
         self._tell(RoundBegan(record))
-        kind = "cancelled"
+        kind = ProxyError.kind
         try:
             completion = await answer.complete(body, visibility)
             kind = ""
             return completion
+        except CancelledError:
+            kind = "cancelled"
+            raise
         except ProxyError as error:
             kind = error.kind
             raise
@@ -220,10 +223,10 @@ class ToolLoop:
             await chat.answer.show_result(card, result)
             return result
 
+        chat.record.calls += len(calls)
         results = await all_of(run(call) for call in calls[:_MAX_CALLS])
         too_many = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
         results += [too_many] * (len(calls) - len(results))
-        chat.record.calls += len(calls)
         chat.record.failed += sum(result.is_error for result in results)
         return list(zip(calls, results, strict=True))
 

@@ -90,6 +90,7 @@ class Connections:
             channel.end(ShuttingDown())
         for request in list(self._running):
             _close_after(request)
+            request.stopping = True
             if request.work is None:
                 request.loseConnection()
             else:

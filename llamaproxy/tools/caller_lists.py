@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import ClassVar
 
 import attrs
@@ -38,13 +39,24 @@ _GRACE_SECONDS = 0.5
 
 _EMPTY_OFFER = Offer()
 
+#: The limits of a listing, asked for when it begins.
+_Limits = Callable[[], ListLimits]
+
+
+def _everything() -> ListLimits:
+    """All groups are listed, with patience, whether they are down or not."""
+    return BACKGROUND
+
 
 @attrs.define
 class _CachedList:
-    """What one caller's credentials can see, and until when that is fresh, in clock seconds."""
+    """What one caller's credentials can see, and until when that is fresh, in clock seconds.
+
+    *changes*: how many changes of the source it has taken in.
+    """
 
     listed: ListedTools | None = None
-    listed_at: float = 0.0
+    changes: int = 0
     stale_at: float = 0.0
 
     @property
@@ -72,6 +84,7 @@ class CallerLists:
     #: The callers listed last, whose lists are fetched when something has changed.
     _recent: OrderedDict[bytes, ClientContext] = attrs.field(init=False, factory=OrderedDict)
     _failures: FailureMemory = attrs.field(init=False)
+    _changes: int = attrs.field(init=False, default=0)
     _changed_at: float = attrs.field(init=False, default=-_CHANGE_INTERVAL)
     _stopped: bool = attrs.field(init=False, default=False)
     _log: ClassVar[Logger] = Logger()
@@ -87,31 +100,30 @@ class CallerLists:
         nothing if nothing has been listed by then (DESIGN: L22, T3).
         """
         cached = self._cached(_key(caller))
-        if self._clock.seconds() < cached.stale_at and cached.listed_at >= self._changed_at:
+        if self._clock.seconds() < cached.stale_at and cached.changes == self._changes:
             return cached.offer
         if cached.listed is not None:
-            self._start_refresh(caller, ListLimits(down=self._failures.down()))
+            self._start_refresh(caller, self._others)
             return cached.offer
-        limits = ListLimits(FIRST_WAIT_SECONDS, self._failures.down())
-        listing = Deferred.fromCoroutine(self.refreshed(caller, limits))
+        listing = Deferred.fromCoroutine(self._refreshed(caller, self._first))
         try:
             # The source itself gives up on what is slow; this is for all of it.
             return await listing.addTimeout(FIRST_WAIT_SECONDS + _GRACE_SECONDS, self._clock)
         except TimeoutError:
             return cached.offer
 
-    async def refreshed(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Offer:
-        """The same, listed anew."""
-        key = _key(caller)
-        return await self._refresh_of(key).result(lambda: self._refresh(key, caller, limits))
+    async def refreshed(self, caller: ClientContext) -> Offer:
+        """All tools that *caller* can see, listed now, or by the listing that is under way."""
+        return await self._refreshed(caller, _everything)
 
     def changed(self) -> None:
         """Make all lists stale, and fetch those of recent callers, though not all the time."""
+        self._changes += 1
         now = self._clock.seconds()
         previous, self._changed_at = self._changed_at, now
         if now - previous >= _CHANGE_INTERVAL:
             for caller in list(self._recent.values()):
-                self._start_refresh(caller, BACKGROUND)
+                self._start_refresh(caller, _everything)
 
     def stop(self) -> None:
         """Cancel the listings under way, and start no more in the background."""
@@ -126,7 +138,19 @@ class CallerLists:
             self._lists.popitem(last=False)
         return cached
 
-    def _start_refresh(self, caller: ClientContext, limits: ListLimits) -> None:
+    def _first(self) -> ListLimits:
+        """For a chat that waits."""
+        return ListLimits(FIRST_WAIT_SECONDS, self._failures.down())
+
+    def _others(self) -> ListLimits:
+        """For a list that is there already."""
+        return ListLimits(down=self._failures.down())
+
+    async def _refreshed(self, caller: ClientContext, limits: _Limits) -> Offer:
+        key = _key(caller)
+        return await self._refresh_of(key).result(lambda: self._refresh(key, caller, limits))
+
+    def _start_refresh(self, caller: ClientContext, limits: _Limits) -> None:
         if not self._stopped:
             key = _key(caller)
             self._refresh_of(key).start(lambda: self._refresh(key, caller, limits))
@@ -134,11 +158,11 @@ class CallerLists:
     def _refresh_of(self, key: bytes) -> SharedCall[Offer]:
         return self._refreshes.setdefault(key, SharedCall())
 
-    async def _refresh(self, key: bytes, caller: ClientContext, limits: ListLimits) -> Offer:
+    async def _refresh(self, key: bytes, caller: ClientContext, limits: _Limits) -> Offer:
         try:
-            return await self._list_again(self._cached(key), caller, limits)
+            return await self._list_again(self._cached(key), caller, limits())
         finally:
-            del self._refreshes[key]
+            self._refreshes.pop(key, None)
             self._recent[key] = caller.for_listing()
             self._recent.move_to_end(key)
             while len(self._recent) > _MAX_RECENT:
@@ -147,7 +171,7 @@ class CallerLists:
     async def _list_again(
         self, cached: _CachedList, caller: ClientContext, limits: ListLimits
     ) -> Offer:
-        started = self._clock.seconds()
+        started, changes = self._clock.seconds(), self._changes
         listing = await self._listing(caller, limits)
         now = self._clock.seconds()
         previous_groups = cached.listed.groups if cached.listed is not None else {}
@@ -156,7 +180,8 @@ class CallerLists:
             if group in previous_groups:  # DESIGN: T2, T3
                 groups.setdefault(group, previous_groups[group])
         self._failures.note(listing, limits)
-        cached.listed_at = now
+        # What has changed meanwhile may be missing in it.
+        cached.changes = changes
         # The longer a failure takes, the less often it should be met.
         cached.stale_at = now + (self._ttl if listing.groups_error is None else now - started)
         if groups or listing.groups_error is None:
@@ -166,7 +191,7 @@ class CallerLists:
             map(is_timeout, listing.new_errors(limits.down))
         ):
             # What was too slow for a first chat may be there for the next.
-            self._clock.callLater(0, self._start_refresh, caller.for_listing(), BACKGROUND)
+            self._clock.callLater(0, self._start_refresh, caller.for_listing(), _everything)
         return cached.offer
 
     async def _listing(self, caller: ClientContext, limits: ListLimits) -> Listing:

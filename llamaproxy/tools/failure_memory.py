@@ -17,6 +17,9 @@ from llamaproxy.tools.source import Listing, ListLimits
 #: Seconds for which a group that fails for every caller is not listed again for a first chat.
 _DOWN_SECONDS = 30.0
 
+#: Seconds after which a failure is forgotten that nobody has met again: the group may be gone.
+_FORGET_SECONDS = 600.0
+
 #: Failures that do not depend on the caller's credentials.
 _SERVER_FAILURES = (UpstreamUnavailable, UpstreamTimeout, McpUnavailable, McpTimeout)
 
@@ -28,11 +31,11 @@ def is_timeout(error: ProxyError) -> bool:
 
 @attrs.define
 class _Entry:
-    """A failure, until when it counts, and whether a caller has been chosen to list again."""
+    """A failure, when it was met, and until when the group is not listed."""
 
     error: ProxyError
+    failed_at: float
     until: float
-    retried: bool = False
 
 
 @attrs.define
@@ -48,18 +51,18 @@ class FailureMemory:
     def down(self) -> dict[str, ProxyError]:
         """The groups that are not to be listed now, with the failure of each.
 
-        When a failure has expired, the next caller lists the group for all: for the others it is
-        still down meanwhile, or hundreds would wait for a server that hangs.
+        To be called by who lists the others next. When a failure has expired, he lists that group
+        too, for all: for the others it is still down meanwhile, or hundreds would wait for a server
+        that hangs.
         """
         now = self._clock.seconds()
         down: dict[str, ProxyError] = {}
         for group, entry in list(self._entries.items()):
             if entry.until > now:
                 down[group] = entry.error
-            elif entry.retried:
+            elif now - entry.failed_at > _FORGET_SECONDS:
                 del self._entries[group]
             else:
-                entry.retried = True
                 entry.until = now + _DOWN_SECONDS
         return down
 
@@ -68,14 +71,14 @@ class FailureMemory:
 
         Groups that *limits* had as down were not asked: their time is not extended.
         """
-        until = self._clock.seconds() + _DOWN_SECONDS
+        now = self._clock.seconds()
         for group in listing.groups:
             self._entries.pop(group, None)
         for group, error in listing.failures.items():
             if isinstance(error, _SERVER_FAILURES) and error is not limits.down.get(group):
-                self._entries[group] = _Entry(error, until)
+                self._entries[group] = _Entry(error, now, now + _DOWN_SECONDS)
         if listing.groups_error is None:
             self._entries.pop("", None)
         elif is_timeout(listing.groups_error) and listing.groups_error is not limits.down.get(""):
             # A server that refuses at once costs a first chat no time.
-            self._entries[""] = _Entry(listing.groups_error, until)
+            self._entries[""] = _Entry(listing.groups_error, now, now + _DOWN_SECONDS)

@@ -79,7 +79,7 @@ class ListedTools:
 
 
 @attrs.define
-class _Room:
+class _Budget:
     """Room for as many *tools*, of *size* bytes together."""
 
     tools: int
@@ -125,9 +125,12 @@ class Offers:
         for (name, tool), entry in zip(offer.tools.items(), offer.definitions(), strict=True):
             by_group.setdefault(tool.group, []).append((name, len(jsontext.dumps(entry))))
         shares = len(by_group) or 1
-        room = _Room(self.max_tools, self.max_bytes)
+        room = _Budget(self.max_tools, self.max_bytes)
         fitting: set[str] = set()
-        for share in (_Room(room.tools // shares, room.size // shares), attrs.evolve(room)):
+        for share in (
+            _Budget(max(1, room.tools // shares), room.size // shares),
+            attrs.evolve(room),
+        ):
             for sizes in by_group.values():
                 group_room = attrs.evolve(share)
                 for name, size in sizes:

@@ -82,7 +82,8 @@ def _keyword(keyword: str, value: Any, depth: int) -> Json:
         if not isinstance(value, dict):
             return {}
         _check_harmless(list(value))
-        return {keyword: {name: _named(each, depth) for name, each in value.items()}}
+        read = _schema_or_names if keyword == "dependencies" else _schema
+        return {keyword: {name: read(each, depth) for name, each in value.items()}}
     if keyword in _SCHEMA_LISTS or (keyword == "items" and isinstance(value, list)):
         if not isinstance(value, list):
             return {}
@@ -101,8 +102,8 @@ def _keyword(keyword: str, value: Any, depth: int) -> Json:
     return {keyword: _described(value, depth)}
 
 
-def _named(value: object, depth: int) -> object:
-    """A schema, or the list of names that older drafts' ``dependencies`` may have."""
+def _schema_or_names(value: object, depth: int) -> object:
+    """What older drafts' ``dependencies`` may have for a name."""
     if isinstance(value, list):
         _check_harmless(value)
         return value
@@ -110,7 +111,11 @@ def _named(value: object, depth: int) -> object:
 
 
 def _described(value: Any, depth: int) -> Any:
-    """The value of a keyword that only describes, made harmless."""
+    """The value of a keyword that only describes, made harmless.
+
+    Under an unknown keyword there may be schemas that a ``$ref`` points to: what a call must repeat
+    of those is not changed either.
+    """
     if depth > _MAX_DEPTH:
         raise UnfitTool("its schema is nested too deeply")
     if isinstance(value, str):
@@ -118,7 +123,7 @@ def _described(value: Any, depth: int) -> Any:
     if isinstance(value, list):
         return [_described(each, depth + 1) for each in value]
     if isinstance(value, dict):
-        _check_harmless(list(value))
+        _check_harmless([*value, *(value[key] for key in value.keys() & _EXACT)])
         return {key: _described(each, depth + 1) for key, each in value.items()}
     return value
 

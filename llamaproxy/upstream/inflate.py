@@ -26,6 +26,9 @@ from llamaproxy.errors import UpstreamBroke
 #: The most bytes that one step inflates to.
 STEP = 64 * 1024
 
+#: What a gzip member begins with; several may follow each other (RFC 1952 sections 2.2, 2.3.1).
+_GZIP_MAGIC = b"\x1f\x8b"
+
 #: Content codings (RFC 9110 section 8.4.1) with zlib's window bits: 15, and 32 to detect gzip's and
 #: zlib's head. "deflate" is sent without zlib's head too.
 _CODINGS = {b"gzip": 47, b"x-gzip": 47, b"deflate": 47}
@@ -100,18 +103,24 @@ class Inflater(Protocol):
         self._raw_allowed = True
         self._compressed = b""
         self._paused = self._busy = False
+        #: Whether anything has come; and whether what comes belongs to no gzip member any more.
+        self._begun = self._finished = False
         self._end: Failure | None = None
-        self._ended = False
+        self._ended = self._told = False
 
     def connectionMade(self) -> None:
         self._within.makeConnection(cast(Any, self))
 
     def dataReceived(self, data: bytes) -> None:
-        self._compressed += data
-        self._inflate()
+        self._begun = True
+        if not (self._finished or self._ended):
+            self._compressed += data
+            self._go_on()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._end = reason
+        if self._ended:
+            self._tell_end(reason)
         self._inflate()
 
     # --- the transport of the protocol within
@@ -136,9 +145,16 @@ class Inflater(Protocol):
             self._next = None
         cast(Any, self.transport).loseConnection()
         if self._end is not None:
-            self._within.connectionLost(self._end)
+            self._tell_end(self._end)
 
     # --- within
+
+    def _tell_end(self, reason: Failure) -> None:
+        """Tell the protocol within of the end, once."""
+        self._ended = True
+        if not self._told:
+            self._told = True
+            self._within.connectionLost(reason)
 
     def _go_on(self) -> None:
         """Inflate what has come, and let more come if that is all."""
@@ -153,7 +169,8 @@ class Inflater(Protocol):
     def _inflate(self) -> None:
         if self._busy or self._next is not None:  # resumed by what it is being given; or waiting
             return
-        if self._raw_allowed and len(self._compressed) < 2 and self._end is None:
+        undecided = self._raw_allowed or self._zlib.eof
+        if undecided and len(self._compressed) < 2 and self._end is None:
             return  # two bytes tell what it is
         self._busy = True
         try:
@@ -161,9 +178,8 @@ class Inflater(Protocol):
                 self._step()
         except zlib.error:
             error = UpstreamBroke("The answer is not compressed as it says.")
-            self._ended = True
             cast(Any, self.transport).loseConnection()
-            self._within.connectionLost(Failure(error))
+            self._tell_end(Failure(error))
         finally:
             self._busy = False
         if self._compressed and not self._paused and not self._ended:
@@ -171,11 +187,16 @@ class Inflater(Protocol):
             if self._end is None:
                 cast(Any, self.transport).pauseProducing()
         if self._end is not None and not self._ended and not self._compressed:
-            self._ended = True
-            complete = self._zlib.eof or not self._end.check(ResponseDone, PotentialDataLoss)
-            self._within.connectionLost(self._end if complete else Failure(UpstreamBroke()))
+            complete = self._zlib.eof or not self._begun
+            complete = complete or not self._end.check(ResponseDone, PotentialDataLoss)
+            self._tell_end(self._end if complete else Failure(UpstreamBroke()))
 
     def _step(self) -> None:
+        if self._zlib.eof:
+            if not self._compressed.startswith(_GZIP_MAGIC):
+                self._finished, self._compressed = True, b""
+                return
+            self._zlib = zlib.decompressobj(47)
         try:
             data = self._zlib.decompress(self._compressed, STEP)
         except zlib.error:
@@ -185,6 +206,7 @@ class Inflater(Protocol):
             self._zlib = zlib.decompressobj(-15)
             data = self._zlib.decompress(self._compressed, STEP)
         self._raw_allowed = False
-        self._compressed = b"" if self._zlib.eof else self._zlib.unconsumed_tail
+        eof = self._zlib.eof
+        self._compressed = self._zlib.unused_data if eof else self._zlib.unconsumed_tail
         if data:
             self._within.dataReceived(data)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
 from prometheus_client import generate_latest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from twisted.web.http_headers import Headers
 
 from llamaproxy.admin.eventlog import log_event
@@ -304,6 +304,34 @@ def test_one_asks_again_for_all_whether_a_slow_server_answers() -> None:
                 first = requests()
         assert first + requests() <= 2
         catalogued.clock.advance(31)
+
+
+def test_who_asks_again_for_all_may_never_come_back() -> None:
+    """The others go on without; every half minute one of them asks, and not all at once."""
+    catalogued = Catalogued(ttl=5)
+    catalogued.ask(caller("0"))
+    catalogued.source.listings[0].callback(Listing({"g": [tool("ping")]}, {"slow": McpTimeout("")}))
+    asked = []
+    for half_minute in range(4):
+        catalogued.clock.advance(31)
+        before = len(catalogued.source.limits)
+        for number in range(100):
+            catalogued.ask(caller(f"{half_minute} {number}"))
+        new = catalogued.source.limits[before:]
+        asked.append(sum("slow" not in limits.down for limits in new))
+    assert asked == [1, 1, 1, 1]
+
+
+def test_what_changes_while_a_list_is_fetched_is_fetched_too() -> None:
+    catalogued = Catalogued(ttl=600)
+    pending = catalogued.ask()
+    catalogued.catalogue.changed()
+    catalogued.source.listings[0].callback(listing("old"))
+    assert list(outcome(pending).tools) == ["old"]
+    assert catalogued.names() == ["old"], "while the new list is fetched"
+    catalogued.source.listings[1].callback(listing("new"))
+    assert catalogued.names() == ["new"]
+    assert len(catalogued.source.listings) == 2
 
 
 def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:
@@ -651,7 +679,31 @@ def test_no_group_crowds_out_those_behind_it(limits: tuple[int, int]) -> None:
     assert left_out == [*(f"a/a{number}" for number in range(3, 9)), "c/c1"]
 
 
+def test_the_first_groups_have_a_tool_each_where_there_are_more_groups_than_room() -> None:
+    catalogued = Catalogued(offers=Offers(4, 10**9))
+    pending = catalogued.ask()
+    groups = {f"g{g}": [tool(f"t{g}{n}", f"g{g}") for n in range(3)] for g in range(9)}
+    catalogued.source.listings[0].callback(Listing(groups))
+    assert list(outcome(pending).tools) == ["t00", "t10", "t20", "t30"]
+
+
 # --- what an operator sees
+
+
+def test_callers_who_see_different_things_do_not_fill_the_log() -> None:
+    catalogued = Catalogued(ttl=0)
+    events: list[Any] = []
+    observer = cast(ILogObserver, events.append)
+    globalLogPublisher.addObserver(observer)
+    try:
+        for _ in range(5):
+            for who, failures in ((caller("in"), {}), (caller("out"), {"g": McpBroke("401")})):
+                catalogued.ask(who)
+                groups = {} if failures else {"g": [tool("ping")]}
+                catalogued.source.listings[-1].callback(Listing(groups, dict(failures)))
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert len(events) == 2
 
 
 def test_the_status_lists_what_is_offered_and_why_the_rest_is_not() -> None:

@@ -364,16 +364,23 @@ def test_calls_at_the_same_time_make_sure_of_a_session_once() -> None:
     assert len(server.received("initialize")) == 2
 
 
-def test_a_server_that_does_not_say_whether_it_knows_a_session_is_greeted_again() -> None:
+@pytest.mark.parametrize("waiting", [1, 2, 5])
+def test_a_server_that_does_not_say_whether_it_knows_a_session_is_greeted_again(
+    waiting: int,
+) -> None:
     server = FakeMcp()
     talk = Conversation(server)
     talk.result(talk.call())
     server.handlers["ping"] = never
     once = [raw(b"", 500), result(text("pong"))]
-    server.handlers["tools/call"] = lambda request, message: once.pop(0)(request, message)
+    server.handlers["tools/call"] = lambda request, message: (
+        once.pop(0) if len(once) > 1 else once[0]
+    )(request, message)
     with pytest.raises(McpBroke):
         talk.result(talk.call())
-    assert talk.result(talk.call(), after=10) == text("pong")
+    again = [talk.begin(talk.call()) for _ in range(waiting)]
+    assert talk.result(again.pop(), after=10) == text("pong")
+    assert [talk.result(each) for each in again] == [text("pong")] * (waiting - 1)
     assert len(server.received("initialize")) == 2
 
 

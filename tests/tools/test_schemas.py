@@ -51,6 +51,7 @@ def test_a_tool_without_parameters_has_an_object_without_properties(schema: Any)
         ({"pattern": "^<think>$"}, {}),
         ({"description": "a\u200bb"}, {"description": "ab"}),
         ({"x-note": {"text": "a\u200b"}}, {"x-note": {"text": "a"}}),
+        ({"properties": {"x": ["a"]}}, {"properties": {"x": {}}}),
         ({"dependencies": {"a": ["b"], "c": True}}, {"dependencies": {"a": ["b"], "c": {}}}),
     ],
 )
@@ -74,6 +75,8 @@ def test_what_strict_servers_refuse_is_said_in_another_way(given_schema: Any, en
         {"required": ["\u200b"]},
         {"<think>": 1},
         {"x": {"<think>": 1}},
+        {"$ref": "#/shared/A", "shared": {"A": {"enum": ["<|im_start|>"]}}},
+        {"shared": {"A": {"const": "a\u200bb"}}},
     ],
 )
 def test_a_tool_with_names_that_a_model_misreads_is_not_offered(schema: Any) -> None:

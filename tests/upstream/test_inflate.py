@@ -174,3 +174,61 @@ def test_a_coding_that_is_not_known_is_no_answer() -> None:
     upstream = Upstream(stack)
     with pytest.raises(UpstreamBroke, match="compressed"):
         upstream.result(upstream.client.ask("GET", "/x", ClientContext()))
+
+
+@given(st.lists(st.binary(max_size=50), min_size=1, max_size=4), st.binary(max_size=5), st.data())
+def test_gzip_members_follow_each_other_and_what_comes_behind_is_nothing(
+    members: list[bytes], junk: bytes, draws: st.DataObject
+) -> None:
+    """RFC 1952 section 2.2."""
+    junk = b"" if junk.startswith(b"\x1f") else junk
+    packed = b"".join(map(gzip.compress, members)) + junk
+    reader = Reader()
+    inflater, _ = inflating(reader)
+    while packed:
+        cut = draws.draw(st.integers(1, len(packed)))
+        inflater.dataReceived(packed[:cut])
+        packed = packed[cut:]
+        reader.clock.advance(0)
+    inflater.connectionLost(DONE)
+    reader.clock.advance(0)
+    assert reader.got == b"".join(members)
+    assert reader.ends == [DONE]
+
+
+def test_what_comes_behind_the_body_is_not_kept() -> None:
+    reader = Reader()
+    inflater, _ = inflating(reader)
+    inflater.dataReceived(gzip.compress(b"a") + b"junk")
+    reader.clock.advance(0)
+    for _ in range(100):
+        inflater.dataReceived(bytes(STEP))
+    held = [value for value in vars(inflater).values() if isinstance(value, bytes)]
+    assert sum(map(len, held)) == 0 and reader.got == b"a"
+    assert inflater._zlib.unused_data == b"junk"
+
+
+def test_an_empty_body_is_whole() -> None:
+    reader = Reader()
+    inflater, _ = inflating(reader)
+    inflater.connectionLost(DONE)
+    assert reader.ends == [DONE] and reader.got == b""
+
+
+def test_a_reader_that_pauses_and_goes_on_within_a_piece_gets_the_next() -> None:
+    class Hesitant(Reader):
+        def dataReceived(self, data: bytes) -> None:
+            Reader.dataReceived(self, data)
+            self.producer.pauseProducing()
+            self.producer.resumeProducing()
+
+    reader = Hesitant()
+    inflater, transport = inflating(reader)
+    packed = gzip.compress(bytes(5 * STEP))
+    inflater.dataReceived(packed[:-10])
+    reader.clock.advance(0)
+    assert transport.producerState == "producing"
+    inflater.dataReceived(packed[-10:])
+    inflater.connectionLost(DONE)
+    reader.clock.advance(0)
+    assert len(reader.got) == 5 * STEP and reader.ends == [DONE]

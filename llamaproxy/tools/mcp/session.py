@@ -43,6 +43,8 @@ class Session:
     #: How many requests are under way, and when the last one ended, in clock seconds.
     busy: int = 0
     used_at: float = 0.0
+    #: Those of them that the server has; the others wait for the session.
+    _in_flight: int = 0
     _transport: Transport | None = None
     #: Whether the server may have forgotten the session, which a call does not find out.
     _maybe_lost: bool = False
@@ -170,11 +172,14 @@ class Session:
         message = messages.with_trace(messages.request(next(self._ids), method, params), fields)
         if schema is not None and transport.revision == messages.STATELESS:
             fields += messages.parameter_fields(schema, params["arguments"])
+        self._in_flight += 1
         try:
             return await transport.ask(message, fields)
         except CancelledError:
             self._run(transport.abandon(message))
             raise
+        finally:
+            self._in_flight -= 1
 
     async def _opened(self) -> Transport:
         if self._transport is not None and self._transport.alive and not self._maybe_lost:
@@ -214,7 +219,7 @@ class Session:
         except messages.RpcError as error:
             return error.rpc_code == messages.METHOD_NOT_FOUND or _is_passing(error)
         except McpTimeout:
-            return self.busy > 1  # a server may serve one request of a session at a time
+            return self._in_flight > 0  # a server may serve one request of a session at a time
         except McpBroke as error:
             return _is_passing(error)
         return transport.alive

@@ -1,0 +1,149 @@
+"""ProxyRequest.respond: the one way in which chats and the pass-through are answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, cast
+
+import pytest
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from llamaproxy.errors import BadRequest, UpstreamBroke
+from llamaproxy.request import ProxyRequest
+from tests.server.door import Client, FrontDoor
+
+Work = Callable[[ProxyRequest], Coroutine[Any, Any, bytes | int | None]]
+
+
+class Responding(Resource):
+    """Answers with what a coroutine comes to."""
+
+    isLeaf = True
+
+    def __init__(self, work: Work) -> None:
+        Resource.__init__(self)
+        self._work = work
+
+    def render(self, request: ProxyRequest) -> int:
+        return request.respond(self._work(request))
+
+
+@pytest.fixture
+def faults() -> Iterator[list[Any]]:
+    """What is logged as a fault of the program."""
+    logged: list[Any] = []
+
+    def observe(event: Any) -> None:
+        if event.get("log_level") is LogLevel.critical:
+            logged.append(event)
+
+    observer = cast(ILogObserver, observe)
+    globalLogPublisher.addObserver(observer)
+    yield logged
+    globalLogPublisher.removeObserver(observer)
+
+
+def asking(work: Work, method: bytes = b"GET") -> tuple[FrontDoor, Client]:
+    door = FrontDoor()
+    door.site.resource = Responding(work)
+    return door, door.client().send(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+
+async def hang(request: ProxyRequest) -> None:
+    await Deferred()
+
+
+async def begin_and_hang(request: ProxyRequest) -> None:
+    request.write(b"x")
+    await Deferred()
+
+
+async def swallow(request: ProxyRequest) -> bytes:
+    try:
+        await Deferred()
+    except CancelledError:
+        pass
+    return b"too late"
+
+
+async def turn_into_an_error(request: ProxyRequest) -> None:
+    try:
+        await Deferred()
+    except CancelledError:
+        raise UpstreamBroke() from None
+
+
+async def lose_something(request: ProxyRequest) -> None:
+    inner: Deferred[None] = Deferred()
+    inner.cancel()
+    await inner
+
+
+async def fail(request: ProxyRequest) -> None:
+    raise ValueError("a fault")
+
+
+async def refuse(request: ProxyRequest) -> None:
+    raise BadRequest("no")
+
+
+async def whole(request: ProxyRequest) -> bytes:
+    return b"whole"
+
+
+async def leave_to_others(request: ProxyRequest) -> int:
+    return NOT_DONE_YET
+
+
+@pytest.mark.parametrize(
+    ("work", "status", "code"),
+    [(whole, 200, b"whole"), (refuse, 400, b"invalid_request"), (fail, 500, b"internal_error")],
+)
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_work_is_answered_with_what_it_comes_to(
+    work: Work, status: int, code: bytes, method: bytes, faults: list[Any]
+) -> None:
+    door, client = asking(work, method)
+    assert client.line.value().startswith(b"HTTP/1.1 %d " % status)
+    assert (code in client.line.value()) == (method == b"GET")
+    assert door.site.connections.running == 0
+    assert len(faults) == (work is fail)
+
+
+@pytest.mark.parametrize("work", [hang, begin_and_hang, swallow, turn_into_an_error])
+def test_work_ends_when_the_client_leaves_and_nothing_is_a_fault(
+    work: Work, faults: list[Any]
+) -> None:
+    """DESIGN: L17."""
+    door, client = asking(work)
+    client.leave()
+    assert door.site.connections.running == 0 and faults == []
+
+
+def test_a_daemon_that_stops_says_so() -> None:
+    door, client = asking(hang)
+    door.site.connections.cut_short()
+    assert client.line.value().startswith(b"HTTP/1.1 503 ")
+    assert b"shutting_down" in client.line.value()
+
+
+def test_an_answer_that_has_begun_is_cut_off() -> None:
+    door, client = asking(begin_and_hang)
+    door.site.connections.cut_short()
+    assert client.line.ended and not client.line.value().endswith(b"0\r\n\r\n")
+
+
+def test_what_was_cancelled_by_anything_else_is_a_fault_and_no_end_of_the_daemon(
+    faults: list[Any],
+) -> None:
+    _, client = asking(lose_something)
+    assert client.line.value().startswith(b"HTTP/1.1 500 ")
+    assert b"shutting_down" not in client.line.value() and len(faults) == 1
+
+
+def test_work_may_leave_the_end_to_the_connection() -> None:
+    door, client = asking(leave_to_others)
+    assert client.line.value() == b"" and door.site.connections.running == 1
