@@ -25,7 +25,7 @@ from llamaproxy.upstream.sse import encode_event
 VERSION = "0.6.1"
 
 
-class RequestRefused(Exception):
+class ScriptRefusal(Exception):
     """The request is answered with an error status and a message."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -82,7 +82,7 @@ class DemoStack:
         tool = self._tools.get(body["tool_name"])
         if tool is None:
             name = body["tool_name"]
-            raise RequestRefused(400, f"Tool_group `{name}` not served by provider: `{PROVIDER}`.")
+            raise ScriptRefusal(400, f"Tool_group `{name}` not served by provider: `{PROVIDER}`.")
         return _json(request, await tool.invoke(body["kwargs"]))
 
     @_routes.route("/v1/chat/completions", methods=["POST"])
@@ -90,7 +90,7 @@ class DemoStack:
         body = _read(request, model=str, messages=list)
         if body["model"] != MODEL:
             hint = "Use 'client.models.list()' to list available Models."
-            raise RequestRefused(404, f"Model '{body['model']}' not found. {hint}")
+            raise ScriptRefusal(404, f"Model '{body['model']}' not found. {hint}")
         completion = ScriptedCompletion(
             reply(body), int(self._now()), prompt_tokens(body["messages"])
         )
@@ -125,7 +125,7 @@ class DemoStack:
             },
         }
 
-    @_routes.handle_errors(RequestRefused)
+    @_routes.handle_errors(ScriptRefusal)
     def refused(self, request: IRequest, failure: Failure) -> bytes:
         error: Any = failure.value
         return _json(request, {"error": {"message": str(error)}}, error.status)
@@ -141,15 +141,15 @@ class DemoStack:
 def _read(request: IRequest, **types: type) -> Json:
     """The JSON body, an object that has a value of each type that is asked for, by name.
 
-    :raises RequestRefused: if it is none.
+    :raises ScriptRefusal: if it is none.
     """
     try:
         body = jsontext.loads(request.content.read())
     except ValueError:
-        raise RequestRefused(400, "The body is not JSON.") from None
+        raise ScriptRefusal(400, "The body is not JSON.") from None
     for name, expected in types.items():
         if not isinstance(body, dict) or not isinstance(body.get(name), expected):
-            raise RequestRefused(400, f"The body needs '{name}', of type {expected.__name__}.")
+            raise ScriptRefusal(400, f"The body needs '{name}', of type {expected.__name__}.")
     return dict(body)
 
 
