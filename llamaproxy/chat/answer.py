@@ -14,7 +14,6 @@ from llamaproxy.chat.finish_reasons import check_reason, closing_reason, mark_cu
 from llamaproxy.chat.messages import (
     Completion,
     ToolCall,
-    added_usage,
     as_object,
     is_function,
     number_of,
@@ -31,6 +30,7 @@ from llamaproxy.chat.round_merging import (
     RoundTexts,
 )
 from llamaproxy.chat.stream import CONTROL_KEYS, RoundStream, completion_of
+from llamaproxy.chat.usage import added_usage
 from llamaproxy.errors import ProxyError, UpstreamBroke
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.results import ToolResult

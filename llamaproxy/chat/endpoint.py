@@ -15,9 +15,9 @@ from llamaproxy import jsontext
 from llamaproxy.chat.answer import StreamedAnswer, UnaryAnswer
 from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.eventstream import EventStream
+from llamaproxy.chat.injection import is_injected
 from llamaproxy.chat.loop import ToolLoop
 from llamaproxy.chat.messages import as_object, parse_request, wants_json
-from llamaproxy.chat.openwebui import is_background_task
 from llamaproxy.chat.request_checks import check_coding, check_origin
 from llamaproxy.chat.round_merging import CompletionHeader
 from llamaproxy.cors import CorsMemory, origin_in
@@ -134,14 +134,7 @@ class ChatCompletions:
 
     async def _answer(self, chat: _Chat, answer: UnaryAnswer | StreamedAnswer) -> None:
         body, patterns = chat.body, chat.field(b"x-llamaproxy-tools")
-        without_tools = (
-            body.get("tool_choice") == "none"
-            or (isinstance(body.get("n"), int) and body["n"] > 1)
-            or patterns.lower() == "none"
-            or chat.field(b"x-openwebui-task") != ""
-            or is_background_task(body)
-        )
-        if without_tools:
+        if not is_injected(body, patterns, chat.field(b"x-openwebui-task")):
             await self._loop.pass_on(body, chat.client, answer, chat.record)
         else:
             listed = [word.strip() for word in patterns.split(",") if word.strip()]

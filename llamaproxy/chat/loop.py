@@ -11,16 +11,9 @@ from twisted.internet.defer import CancelledError
 from llamaproxy import jsontext
 from llamaproxy.chat.answer import Answer
 from llamaproxy.chat.calls import CallVisibility
+from llamaproxy.chat.injection import tool_names, with_tools
 from llamaproxy.chat.memory import TurnMemory
-from llamaproxy.chat.messages import (
-    Completion,
-    ToolCall,
-    follow_up,
-    is_function,
-    text_of,
-    tool_names,
-    with_tools,
-)
+from llamaproxy.chat.messages import Completion, ToolCall, follow_up, is_function, text_of
 from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.chat.openwebui import without_old_cards
 from llamaproxy.chat.tool_choice import after_round, with_offered_names

@@ -1,4 +1,4 @@
-"""Requests, messages, tool calls and usage of OpenAI's chat completions, read and made. Pure.
+"""Requests, messages and tool calls of OpenAI's chat completions, read and made. Pure.
 
 Bodies stay dictionaries: fields that llamaproxy does not know are passed on (DESIGN: L8).
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from typing import Any
 
 import attrs
 
@@ -90,12 +89,6 @@ def text_of(content: object) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-def tool_names(body: Json) -> frozenset[str]:
-    """The names of the tools that the client declared, functions or not (L8b)."""
-    names = (payload_of(tool).get("name") for tool in objects(body.get("tools")))
-    return frozenset(name for name in names if isinstance(name, str))
-
-
 def payload_of(entry: Json) -> Json:
     """The object under the key that a tool, a call or a tool choice names as its ``type``.
 
@@ -112,15 +105,6 @@ def payload_of(entry: Json) -> Json:
 def wants_json(body: Json) -> bool:
     """Whether the client will parse the answer's content (L15b)."""
     return as_object(body.get("response_format")).get("type") in ("json_object", "json_schema")
-
-
-def with_tools(body: Json, definitions: list[Json]) -> Json:
-    """*body* with server tools behind the client's own (L1); no empty list is left (L3)."""
-    tools = [*(body.get("tools") or []), *definitions]
-    if tools:
-        return {**body, "tools": tools}
-    absent = ("tools", "tool_choice", "parallel_tool_calls")
-    return {key: value for key, value in body.items() if key not in absent}
 
 
 def follow_up(body: Json, message: Json, results: Iterable[tuple[ToolCall, str]]) -> Json:
@@ -186,34 +170,3 @@ def arguments_text(arguments: object) -> str:
 def new_call_id() -> str:
     """An id for a call that came without one."""
     return f"call_{secrets.token_hex(12)}"
-
-
-def merged_usage(before: Json | None, more: Json) -> Json:
-    """The usage of one round that a stream sends in several objects; a later value replaces others.
-
-    A total that is not sent again is the sum of the parts (gateways to Anthropic's API).
-    """
-    if before is None:
-        return more
-    merged: Json = dict(before)
-    for key, value in more.items():
-        inner = merged.get(key)
-        if isinstance(value, dict) and isinstance(inner, dict):
-            merged[key] = merged_usage(inner, value)
-        elif value is not None:
-            merged[key] = value
-    counts = [merged.get("prompt_tokens"), merged.get("completion_tokens")]
-    if "total_tokens" in before and more.get("total_tokens") is None:
-        if all(isinstance(count, int) for count in counts):
-            merged["total_tokens"] = sum(count for count in counts if isinstance(count, int))
-    return merged
-
-
-def added_usage(total: Any, more: Any) -> Any:
-    """The sum of the ``usage`` objects of two rounds, number by number (L16)."""
-    if isinstance(total, dict) and isinstance(more, dict):
-        keys = [*total, *(key for key in more if key not in total)]
-        return {key: added_usage(total.get(key), more.get(key)) for key in keys}
-    if isinstance(total, int | float) and isinstance(more, int | float):
-        return total + more
-    return total if more is None else more

@@ -19,8 +19,9 @@ from llamaproxy.chat.finish_reasons import (
     is_complete_json,
     mark_cut_off,
 )
-from llamaproxy.chat.messages import Completion, as_object, merged_usage, number_of, objects
+from llamaproxy.chat.messages import Completion, as_object, number_of, objects
 from llamaproxy.chat.normalise import normalise
+from llamaproxy.chat.usage import merged_usage
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
 

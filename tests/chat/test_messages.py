@@ -10,17 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamaproxy.chat.finish_reasons import finish_reason
-from llamaproxy.chat.messages import (
-    added_usage,
-    follow_up,
-    objects,
-    parse_request,
-    read_calls,
-    text_of,
-    tool_names,
-    with_tools,
-)
+from llamaproxy.chat.injection import tool_names, with_tools
+from llamaproxy.chat.messages import follow_up, objects, parse_request, read_calls, text_of
 from llamaproxy.chat.tool_choice import chosen_name, with_choice, with_free_choice
+from llamaproxy.chat.usage import added_usage
 from llamaproxy.errors import BadRequest
 from tests.chat.streams import client_tool
 

@@ -1,0 +1,38 @@
+"""Which requests are given the server's tools, and in which place (L1 to L4). Pure."""
+
+from __future__ import annotations
+
+from llamaproxy.chat.messages import objects, payload_of
+from llamaproxy.chat.openwebui import is_background_task
+from llamaproxy.jsontext import Json
+
+
+def is_injected(body: Json, patterns: str, task: str) -> bool:
+    """Whether a request gets server tools (L4).
+
+    :param patterns: its field ``X-Llamaproxy-Tools``, empty if it has none.
+
+    :param task: its field ``X-OpenWebUI-Task``, empty if it has none.
+    """
+    return not (
+        body.get("tool_choice") == "none"
+        or (isinstance(body.get("n"), int) and body["n"] > 1)
+        or patterns.lower() == "none"
+        or task != ""
+        or is_background_task(body)
+    )
+
+
+def tool_names(body: Json) -> frozenset[str]:
+    """The names of the tools that the client declared, functions or not (L8b)."""
+    names = (payload_of(tool).get("name") for tool in objects(body.get("tools")))
+    return frozenset(name for name in names if isinstance(name, str))
+
+
+def with_tools(body: Json, definitions: list[Json]) -> Json:
+    """*body* with server tools behind the client's own (L1); no empty list is left (L3)."""
+    tools = [*(body.get("tools") or []), *definitions]
+    if tools:
+        return {**body, "tools": tools}
+    absent = ("tools", "tool_choice", "parallel_tool_calls")
+    return {key: value for key, value in body.items() if key not in absent}
