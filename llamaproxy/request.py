@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET, Request
 
 from llamaproxy.errors import ProxyError, ShuttingDown, error_response
@@ -57,25 +58,28 @@ class ProxyRequest(Request):
         return NOT_DONE_YET
 
     async def _answer_with(self, work: Coroutine[Any, Any, bytes | int | None]) -> None:
-        error: ProxyError | None = None
-        body: bytes | int | None = None
+        body: bytes | int | None
         try:
             body = await work
-        except ProxyError as failure:
-            error = failure
         except Exception as failure:
-            is_stopped = isinstance(failure, CancelledError) and self.stopping
-            error = ShuttingDown() if is_stopped else ProxyError()
-            if not is_stopped and self.channel is not None:
-                _log.failure("a request failed")
+            if self.channel is None:
+                return  # the client has left
+            body = self._fail(self.error_of(failure))
         if self.channel is None:
-            return  # the client has left
-        if error is not None:
-            body = self._fail(error)
+            return
         if isinstance(body, bytes):
             self.write(body)
         if body != NOT_DONE_YET:
             self.finish()
+
+    def error_of(self, failure: Exception) -> ProxyError:
+        """What a client who is still there is told of *failure*; a fault of the proxy is logged."""
+        if isinstance(failure, ProxyError):
+            return failure
+        if isinstance(failure, CancelledError) and self.stopping:
+            return ShuttingDown()
+        _log.failure("a request failed", Failure(failure))
+        return ProxyError()
 
     def _fail(self, error: ProxyError) -> bytes | int:
         """The body that tells of *error*.

@@ -19,45 +19,17 @@ from llamaproxy.events import (
     RoundBegan,
     RoundEnded,
 )
-from tests.support import (
-    CHAT,
-    INVOKE,
-    FakeStack,
-    Proxy,
-    answer,
-    calling,
-    saying,
-    tool,
-    tool_result,
-)
+from tests.chat.script import Chat
+from tests.support import Proxy, answer, calling, nothing, saying
 
 
 def told(proxy: Proxy) -> list[str]:
     return [type(event).__name__ for event in proxy.events]
 
 
-def asked(*answers: Any, stream: bool = False, **options: Any) -> Proxy:
-    stack = FakeStack()
-    stack.on("GET /v1/tools", answer({"data": []}))
-    stack.on(CHAT, *answers)
-    proxy = Proxy(stack, **options)
-    proxy.chat(stream=stream)
-    return proxy
-
-
-def with_tool(*answers: Any, stream: bool = False, **options: Any) -> Proxy:
-    stack = FakeStack()
-    stack.on("GET /v1/tools", answer({"data": [tool("clock")]}))
-    stack.on(INVOKE, tool_result("noon"))
-    stack.on(CHAT, *answers)
-    proxy = Proxy(stack, **options)
-    proxy.chat(stream=stream)
-    return proxy
-
-
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_the_life_of_a_chat_is_told_in_its_order(stream: bool) -> None:
-    proxy = with_tool(calling("clock"), saying("Noon."), stream=stream)
+    proxy = Chat(calling("clock"), saying("Noon."), stream=stream).proxy
     rounds = ["RoundBegan", "RoundEnded", "CallBegan", "CallEnded", "RoundBegan", "RoundEnded"]
     expected = ["ListRefreshed", *rounds]
     expected.insert(2 if stream else 7, "FirstByte")
@@ -73,31 +45,29 @@ def test_the_life_of_a_chat_is_told_in_its_order(stream: bool) -> None:
 
 
 def test_a_round_that_fails_has_the_kind_of_its_error() -> None:
-    proxy = asked(answer({"error": {"message": "no"}}, 429))
+    proxy = Chat(answer({"error": {"message": "no"}}, 429), server=()).proxy
     kinds = [event.kind for event in proxy.events if isinstance(event, RoundEnded)]
     assert kinds == ["upstream_refused"]
     assert FirstByte not in map(type, proxy.events)
 
 
 def test_a_client_that_leaves_ends_its_round() -> None:
-    stack = FakeStack()
-    stack.on("GET /v1/tools", answer({"data": []}))
-    stack.on(CHAT, lambda request: None)
-    proxy = Proxy(stack)
-    exchange = proxy.chat()
-    exchange.leave()
+    chat = Chat(nothing, server=())
+    chat.exchange.leave()
+    proxy = chat.proxy
     proxy.settle()
     kinds = [event.kind for event in proxy.events if isinstance(event, RoundEnded)]
     assert kinds == ["cancelled"]
 
 
 def test_what_ends_a_loop_is_told() -> None:
-    proxy = with_tool(*[calling("clock", {"n": n}) for n in range(2)], saying("So."), max_rounds=2)
+    rounds = [calling("clock", {"n": n}) for n in range(2)]
+    proxy = Chat(*rounds, saying("So."), proxy={"max_rounds": 2}).proxy
     assert [e.limit for e in proxy.events if isinstance(e, LoopLimited)] == ["rounds"]
 
 
 def test_a_tool_that_there_is_not_is_told_without_its_name() -> None:
-    proxy = with_tool(calling("nonsense"), saying("So."))
+    proxy = Chat(calling("nonsense"), saying("So.")).proxy
     [unknown] = [event for event in proxy.events if isinstance(event, CallUnknown)]
     assert "nonsense" not in repr(unknown)
 

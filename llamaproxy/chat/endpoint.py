@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
-from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
@@ -21,7 +19,7 @@ from llamaproxy.chat.messages import as_object, parse_request, wants_json
 from llamaproxy.chat.request_checks import check_coding, check_origin
 from llamaproxy.chat.round_merging import CompletionHeader
 from llamaproxy.cors import CorsMemory, origin_in
-from llamaproxy.errors import ProxyError, ShuttingDown, UpstreamTimeout, UpstreamUnavailable
+from llamaproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.events import ChatRecord, FirstByte, Tell, tell_nobody
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
@@ -45,7 +43,6 @@ class ChatCompletions:
     _clients: ClientContextReader = attrs.Factory(ClientContextReader)
     _cors: CorsMemory = attrs.Factory(CorsMemory)
     _tell: Tell = tell_nobody
-    _log: ClassVar[Logger] = Logger()
 
     async def respond(self, request: ProxyRequest) -> bytes | None:
         """The body of a unary answer; None if it was streamed, and has been sent already.
@@ -116,17 +113,10 @@ class ChatCompletions:
         try:
             await self._answer(chat, answer)
             await answer.end()
-        except CancelledError:
+        except Exception as failure:
             if request.channel is None or not events.started:
                 raise
-            # The client is still there, so it is the daemon that stops.
-            await answer.fail(ShuttingDown())
-        except Exception as error:
-            if not events.started:
-                raise
-            if not isinstance(error, ProxyError):
-                self._log.failure("a stream broke")
-                error = ProxyError()
+            error = request.error_of(failure)
             request.note(error=error.logged, kind=error.kind)
             await answer.fail(error)
         finally:

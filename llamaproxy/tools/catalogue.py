@@ -111,7 +111,7 @@ class Catalogue:
             chat=record,
             tool=tool.name,
             group=tool.group,
-            endpoint=url_for_log(tool.endpoint) if tool.endpoint else "",
+            endpoint=url_for_log(tool.endpoint),
             seconds=self._clock.seconds() - started,
             failed=result.is_error,
             reason=reason,

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from twisted.internet.defer import CancelledError
 
 from llamaproxy.tools.catalogue import Catalogue
 from tests.chat.script import Chat
@@ -395,11 +396,14 @@ def test_content_in_parts_is_not_lost_behind_the_text_of_a_round(stream: bool) -
 
 
 @both
+@pytest.mark.parametrize("bug", [RuntimeError("secret"), CancelledError("secret")])
 def test_a_bug_behind_the_door_is_told_without_a_trace(
-    stream: bool, monkeypatch: pytest.MonkeyPatch
+    stream: bool, bug: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A cancelling that is nobody's is one, and no end of the daemon."""
+
     async def broken(*_: object) -> None:
-        raise RuntimeError("secret")
+        raise bug
 
     monkeypatch.setattr(Catalogue, "invoke", broken)
     stack = stack_with("clock")
@@ -412,7 +416,7 @@ def test_a_bug_behind_the_door_is_told_without_a_trace(
     else:
         assert exchange.status == 500
         error = error_of(exchange)
-    assert error["type"] == "server_error"
+    assert (error["type"], error["code"]) == ("server_error", "internal_error")
     assert b"secret" not in exchange.body
     assert exchange.complete
     assert nothing_left(proxy, stack)

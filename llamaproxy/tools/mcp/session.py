@@ -71,7 +71,7 @@ class Session:
             # A server that was restarted reports an unknown session in many ways.
             if previous is None or self._transport is not previous:
                 raise
-            await self._forget(previous)
+            self._forget(previous)
             return await self._list_pages(fields)
 
     async def _list_pages(self, fields: Fields) -> list[Json]:
@@ -115,7 +115,7 @@ class Session:
             reason=reason,
         )
 
-    async def _forget(self, transport: Transport) -> None:
+    def _forget(self, transport: Transport) -> None:
         """End a session that its server may not know any more."""
         self._transport = None
         transport.alive = False
@@ -193,7 +193,7 @@ class Session:
             self._maybe_lost = False
             if still_known:
                 return previous
-            await self._forget(previous)
+            self._forget(previous)
         self._maybe_lost = False
         if self._listening is not None:
             self._listening.cancel()
