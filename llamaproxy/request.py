@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
 from types import MappingProxyType
 from typing import Any
@@ -37,7 +37,9 @@ class ProxyRequest(Request):
     stopping = False
     #: What is then cancelled.
     work: Deferred[Any] | None = None
-    #: What its line in the log says besides.
+    #: What its line in the log counts, as far as it has come.
+    counts: Callable[[], Mapping[str, int]] = dict
+    #: What the line says besides.
     log_fields: Mapping[str, str | int | float] = MappingProxyType({})
 
     def note(self, **fields: str | int | float) -> None:

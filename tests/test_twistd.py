@@ -208,6 +208,8 @@ def test_a_client_that_leaves_is_in_the_access_log_too(tmp_path: Path) -> None:
     assert daemon.stop() in (0, -signal.SIGTERM)
     log = daemon.log.read_text()
     assert "POST /v1/chat/completions 499" in log
+    [line] = [line for line in log.splitlines() if "POST /v1/chat/completions 499" in line]
+    assert "tools: 4, rounds: 1" in line, "as far as it had come"
 
 
 def test_json_lines_go_to_the_log_file_that_twistd_was_given(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import Any
 
 import attrs
@@ -53,6 +54,7 @@ class ChatCompletions:
         check_coding(request.requestHeaders)
         client = self._clients.of(request, request.key_id)
         record = ChatRecord()
+        request.counts = partial(_counts, record)
         content: Any = request.content
         try:
             content.seek(0)
@@ -69,8 +71,6 @@ class ChatCompletions:
                 # SDKs heed it: tools that have run must not be run again (L15c).
                 request.responseHeaders.setRawHeaders(b"X-Should-Retry", [b"false"])
             raise
-        finally:
-            request.note(**_counts(record))
 
     async def _learn_cors(self, request: ProxyRequest, error: ProxyError) -> None:
         """Ask the upstream whether this request's page may read *error*, if it is not known."""

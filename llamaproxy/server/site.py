@@ -101,7 +101,7 @@ class ProxySite(Site):
             status,
             request.sentLength,
             self.now() - request.started_at,
-            {**request.log_fields, "request": request.id},
+            {**request.counts(), **request.log_fields, "request": request.id},
         )
 
     def refusal(
