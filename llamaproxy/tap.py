@@ -36,6 +36,7 @@ from llamaproxy.server.hosts import hosts_for
 from llamaproxy.server.keys import ApiKeys, KeysService
 from llamaproxy.server.limits import Limits, connections_possible
 from llamaproxy.server.listen import ListenService, client_url
+from llamaproxy.server.prompt_writes import prompt_writes
 from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.signals import SecondSignal
 from llamaproxy.server.site import ProxySite
@@ -175,15 +176,16 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         demo = DemoService(reactor)
         services.addService(demo)
         url = demo.url
+    sockets = prompt_writes(reactor)
     pool = connection_pool(reactor)
     reaching = (options["connect-timeout"], options["upstream-ca"])
-    agent = UpstreamAgent(reactor, url, pool, *reaching)
-    anywhere = agent_for_anywhere(reactor, pool, *reaching)
+    agent = UpstreamAgent(sockets, url, pool, *reaching)
+    anywhere = agent_for_anywhere(sockets, pool, *reaching)
     app = assemble(options, url, reactor, agent, anywhere)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
-    listen = _listen_service(options, reactor, app, fixed_limits)
+    listen = _listen_service(options, sockets, app, fixed_limits)
     if options["admin"] != "off":
-        services.addService(_admin_service(options, reactor, app, url, listen))
+        services.addService(_admin_service(options, sockets, app, url, listen))
     if by_twistd:
         services.addService(GreetingService(url.to_text(), app.detector, app.catalogue, reactor))
     # The last to start and the first to stop.
