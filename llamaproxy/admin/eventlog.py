@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from twisted.logger import Logger
+import time
 
+from twisted.logger import LogEvent, Logger, LogLevel
+
+from llamaproxy.config.logformat import FORMATTED
 from llamaproxy.events import (
     CallCancelled,
     CallEnded,
@@ -49,18 +52,24 @@ def _log_request(ended: RequestEnded) -> None:
     extra = "".join(
         f", {name}: {value}" for name, value in ended.fields.items() if name not in _TEXT_OMITS
     )
-    _log.info(
-        # Formatted here: Twisted's way takes three times as long, for every request.
-        "{message}",
-        message=(
+    # Not by Logger.info(), which takes several times as long, for every request.
+    line: LogEvent = {
+        "log_logger": _log,
+        "log_namespace": _log.namespace,
+        "log_source": None,
+        "log_level": LogLevel.info,
+        "log_time": time.time(),
+        "log_format": FORMATTED,
+        "message": (
             f"{ended.client} {ended.method} {ended.path} {ended.status} {ended.sent} bytes "
             f"{ended.seconds:.3f} s{extra}"
         ),
-        client=ended.client,
-        method=ended.method,
-        path=ended.path,
-        status=ended.status,
-        sent=ended.sent,
-        seconds=ended.seconds,
+        "client": ended.client,
+        "method": ended.method,
+        "path": ended.path,
+        "status": ended.status,
+        "sent": ended.sent,
+        "seconds": ended.seconds,
         **ended.fields,
-    )
+    }
+    _log.observer(line)

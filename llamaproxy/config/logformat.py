@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from twisted.logger import FileLogObserver, ILogObserver, LogEvent, formatEvent, formatTime
@@ -22,6 +23,9 @@ from llamaproxy.events import request_id
 #: ``--logger`` names a function without arguments, so both must be kept until that is called.
 path: str | None = None
 as_json = False
+
+#: The format of events that bring their message, as ``message``.
+FORMATTED = "{message}"
 
 #: Characters of a message; what is longer is no message.
 MAX_MESSAGE = 4000
@@ -67,6 +71,8 @@ def json_observer(stream: Any) -> ILogObserver:
 
 def safe(text: str) -> str:
     """*text* on one line, with escapes for what no terminal should be sent, and not too long."""
+    if len(text) <= MAX_MESSAGE and text.isascii() and text.isprintable():
+        return text
     if len(text) > MAX_MESSAGE:
         text = f"{text[:MAX_MESSAGE]} [and {len(text) - MAX_MESSAGE} characters more]"
     return _UNSAFE.sub(lambda unsafe: unsafe[0].encode("unicode_escape").decode("ascii"), text)
@@ -74,7 +80,7 @@ def safe(text: str) -> str:
 
 def format_text(event: LogEvent) -> str | None:
     """One event as a line of text, such as twistd itself would write."""
-    message = safe(formatEvent(event))
+    message = _message(event)
     failure = event.get("log_failure")
     if failure is not None:
         message = "\n\t".join([message, *map(safe, failure.getTraceback().splitlines())])
@@ -86,17 +92,17 @@ def format_text(event: LogEvent) -> str | None:
     )
     id = _request_of(event)
     suffix = f" [{id}]" if id else ""
-    return f"{formatTime(event.get('log_time'))} [{safe(str(system))}] {message}{suffix}\n"
+    return f"{_stamp(event)} [{safe(str(system))}] {message}{suffix}\n"
 
 
 def format_json(event: LogEvent) -> str:
     """One event as one line: time, level, logger, message, and the plain values in it."""
     level = event.get("log_level")
     line: dict[str, Any] = {
-        "time": formatTime(event.get("log_time")),
+        "time": _stamp(event),
         "level": level.name if level is not None else "info",
         "logger": event.get("log_namespace"),
-        "message": safe(formatEvent(event)),
+        "message": _message(event),
     }
     if id := _request_of(event):
         line["request"] = id
@@ -107,6 +113,24 @@ def format_json(event: LogEvent) -> str:
         if not key.startswith("log_") and isinstance(value, str | int | float | bool):
             line.setdefault(key, safe(value) if isinstance(value, str) else value)
     return json.dumps(line) + "\n"
+
+
+def _message(event: LogEvent) -> str:
+    """The words of *event*, safe; those that came formatted are not formatted again."""
+    message = event.get("message")
+    formatted = isinstance(message, str) and event.get("log_format") == FORMATTED
+    return safe(message if formatted else formatEvent(event))
+
+
+def _stamp(event: LogEvent) -> str:
+    """The time of *event*, to the second."""
+    seconds: float | None = event.get("log_time")
+    return "-" if seconds is None else _stamp_of(int(seconds))
+
+
+@lru_cache(maxsize=2)
+def _stamp_of(seconds: int) -> str:
+    return formatTime(seconds)
 
 
 def _request_of(event: LogEvent) -> str:
