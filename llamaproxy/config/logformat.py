@@ -117,9 +117,10 @@ def format_json(event: LogEvent) -> str:
 
 def _message(event: LogEvent) -> str:
     """The words of *event*, safe; those that came formatted are not formatted again."""
-    message = event.get("message")
-    formatted = isinstance(message, str) and event.get("log_format") == FORMATTED
-    return safe(message if formatted else formatEvent(event))
+    message: object = event.get("message")
+    if event.get("log_format") == FORMATTED and isinstance(message, str):
+        return safe(message)
+    return safe(formatEvent(event))
 
 
 def _stamp(event: LogEvent) -> str:
