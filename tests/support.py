@@ -41,6 +41,7 @@ from llamaproxy.upstream.dialect import Detector
 from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.sse import EventDecoder
 from llamaproxy.upstream.treq_client import AuthorizedAgent, treq_client
+from llamaproxy.watchdog import Watchdog, watched
 
 T = TypeVar("T")
 
@@ -504,3 +505,16 @@ class Proxy(Upstream):
         return self.request(
             "POST", "/v1/chat/completions", {**asked, **(body or {}), **more}, fields
         )
+
+
+def pending_calls(clock: Clock) -> list[Any]:
+    """What *clock* will still call: nothing should be left of a request that has ended.
+
+    The sweep of watchdogs is left where it is scheduled, and calls nothing if none is watched.
+    """
+    calls = [call for call in clock.getDelayedCalls() if not _is_sweep(call)]
+    return [*calls, *watched(clock)]
+
+
+def _is_sweep(call: Any) -> bool:
+    return type(getattr(call.func, "__self__", None)).__module__ == Watchdog.__module__

@@ -11,8 +11,8 @@ from zope.interface import implementer
 
 from llamaproxy import jsontext
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.relay import Watchdog
 from llamaproxy.upstream.sse import DONE, KEEP_ALIVE, encode_event
+from llamaproxy.watchdog import Watchdog
 
 
 @implementer(IPushProducer)

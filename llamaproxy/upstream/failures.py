@@ -19,7 +19,7 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import ProxyError, UpstreamBroke, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.upstream.bodies import Upload
-from llamaproxy.upstream.relay import Watchdog
+from llamaproxy.watchdog import Watchdog
 
 #: What Agent wraps other failures in; the second subclasses the first.
 _WRAPPERS = (

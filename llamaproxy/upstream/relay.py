@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from llamaproxy.errors import BodyTooLarge, UpstreamBroke, UpstreamTimeout
 from llamaproxy.upstream.secrets import Masker
+from llamaproxy.watchdog import Watchdog
 
 #: Bytes that may wait for a slow reader before the sender is paused.
 HIGH_WATER_BYTES = 64 * 1024
@@ -24,44 +25,6 @@ HIGH_WATER_BYTES = 64 * 1024
 DRAIN_SECONDS = 1.0
 
 _SILENT = "Llama Stack stopped sending in the middle of its answer."
-
-
-class Watchdog:
-    """Calls *callback* when :meth:`feed` was not called for *seconds*.
-
-    Feeding only notes the time: one delayed call serves however many events there are.
-    """
-
-    def __init__(self, clock: IReactorTime, seconds: float, callback: Callable[[], None]) -> None:
-        self._clock = clock
-        self._seconds = seconds
-        self._callback = callback
-        self._call: IDelayedCall | None = None
-        self._fed = 0.0
-
-    def start(self) -> None:
-        """Begin, or begin again, to count from now."""
-        self._fed = self._clock.seconds()
-        if self._call is None:
-            self._call = self._clock.callLater(self._seconds, self._check)
-
-    def feed(self) -> None:
-        """Begin to count anew."""
-        self._fed = self._clock.seconds()
-
-    def stop(self) -> None:
-        """Do not call back, until started again."""
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
-
-    def _check(self) -> None:
-        self._call = None
-        left = self._fed + self._seconds - self._clock.seconds()
-        if left > 0:
-            self._call = self._clock.callLater(left, self._check)
-        else:
-            self._callback()
 
 
 class BodyStream(Protocol):

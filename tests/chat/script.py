@@ -36,6 +36,7 @@ from tests.support import (
     begin_events,
     chunk,
     event,
+    pending_calls,
     saying,
     tool,
     tool_result,
@@ -200,7 +201,7 @@ class Chat:
     @property
     def nothing_left(self) -> bool:
         """Whether no request is open and no timer is running."""
-        return self.stack.open == [] and self.proxy.clock.getDelayedCalls() == []
+        return self.stack.open == [] and pending_calls(self.proxy.clock) == []
 
     # --- what happens next
 

@@ -18,6 +18,7 @@ from tests.support import (
     chunk,
     completion,
     events,
+    pending_calls,
     read,
     tool,
 )
@@ -178,7 +179,7 @@ def stack_with(*names: str, group: str = "mcp::main") -> FakeStack:
 
 def nothing_left(proxy: Proxy, stack: FakeStack) -> bool:
     """Whether no request is open and no timer is running."""
-    return stack.open == [] and proxy.clock.getDelayedCalls() == []
+    return stack.open == [] and pending_calls(proxy.clock) == []
 
 
 def replying(message: Json, reason: str | None = "stop", usage: Json | None = None) -> Answer:

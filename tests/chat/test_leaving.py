@@ -18,6 +18,7 @@ from tests.support import (
     chunk,
     event,
     nothing,
+    pending_calls,
 )
 
 TWO_CALLS = calls(call("clock", {}, "a"), call("dice", {}, "b"), content="Let me see.")
@@ -118,7 +119,7 @@ def test_while_the_generation_is_found_out(stream: bool) -> None:
     exchange.leave()
     answer({"version": "0.6.1"})(stack.open[0])
     proxy.settle()
-    assert stack.open == [] and proxy.clock.getDelayedCalls() == []
+    assert stack.open == [] and pending_calls(proxy.clock) == []
     assert stack.asked_for(CHAT) == []
 
 

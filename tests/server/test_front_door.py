@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.server.door import FrontDoor
+from tests.support import pending_calls
 
 HOST = b"Host: proxy\r\n"
 
@@ -750,7 +751,7 @@ def test_but_it_has_left_if_there_is_nothing_to_be_sent_to_it(begun: bool) -> No
     assert client.line.disconnected
     client.leave()
     door.clock.advance(1)
-    assert door.clock.getDelayedCalls() == []
+    assert pending_calls(door.clock) == []
 
 
 def test_one_for_whom_a_chat_runs_has_left_at_once() -> None:

@@ -34,7 +34,7 @@ from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import Listing, ListLimits
 from llamaproxy.upstream.client_context import ClientContext
-from tests.support import outcome
+from tests.support import outcome, pending_calls
 
 
 def caller(token: str = "", request_id: str = "1") -> ClientContext:
@@ -442,7 +442,7 @@ def test_cancelling_a_call_cancels_the_tool() -> None:
     with pytest.raises(CancelledError):
         outcome(calling)
     assert catalogued.source.calls[0].called
-    assert catalogued.clock.getDelayedCalls() == []
+    assert pending_calls(catalogued.clock) == []
 
 
 def test_a_result_is_tidied_and_shortened() -> None:

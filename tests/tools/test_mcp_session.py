@@ -16,7 +16,7 @@ from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.http import HttpRefused
 from llamaproxy.tools.mcp.pool import IDLE_TIMEOUT, SessionPool
 from llamaproxy.upstream.client_context import ClientContext
-from tests.support import answer, hang_up
+from tests.support import answer, hang_up, pending_calls
 from tests.tools.mcp_servers import (
     URL,
     Conversation,
@@ -534,7 +534,7 @@ def test_a_session_that_nobody_uses_is_closed(server: FakeMcp, talk: Conversatio
     if not server.old:
         assert server.asked[-1].method == "DELETE"
         assert server.asked[-1].headers.getRawHeaders("Mcp-Session-Id") == ["s-1"]
-    assert not talk.clock.getDelayedCalls()
+    assert not pending_calls(talk.clock)
 
 
 def test_stopping_ends_everything(server: FakeMcp, talk: Conversation) -> None:
@@ -547,7 +547,7 @@ def test_stopping_ends_everything(server: FakeMcp, talk: Conversation) -> None:
     talk.settle()
     assert not server.open
     talk.advance(60)
-    assert not talk.clock.getDelayedCalls()
+    assert not pending_calls(talk.clock)
 
 
 # --- what the server says of its own accord

@@ -51,6 +51,7 @@ from tests.support import (
     hang_up,
     nothing,
     outcome,
+    pending_calls,
     recorded,
 )
 
@@ -227,13 +228,13 @@ def test_silence_ends_after_the_timeout(answers: Answer) -> None:
     with pytest.raises(UpstreamTimeout):
         upstream.result(waiting, after=0.2)
     assert stack.open == []
-    assert upstream.clock.getDelayedCalls() == []
+    assert pending_calls(upstream.clock) == []
 
 
 def test_no_timer_is_left_after_an_answer() -> None:
     _, upstream = upstream_of(answer({"a": 1}))
     upstream.result(upstream.client.ask("GET", "/x", ClientContext()))
-    assert upstream.clock.getDelayedCalls() == []
+    assert pending_calls(upstream.clock) == []
 
 
 def test_a_stream_may_be_long_but_not_silent() -> None:
@@ -251,7 +252,7 @@ def test_a_stream_may_be_long_but_not_silent() -> None:
     with pytest.raises(UpstreamTimeout, match="middle"):
         upstream.result(reading, after=5)
     assert stack.open == []
-    assert upstream.clock.getDelayedCalls() == []
+    assert pending_calls(upstream.clock) == []
 
 
 @pytest.mark.parametrize("answers", [nothing, begin_events])
@@ -268,7 +269,7 @@ def test_cancelling_ends_the_request_at_once(answers: Answer) -> None:
         with pytest.raises(CancelledError):
             upstream.result(waiting)
         assert stack.open == []
-        assert upstream.clock.getDelayedCalls() == []
+        assert pending_calls(upstream.clock) == []
 
 
 # --- streams
@@ -485,7 +486,7 @@ def test_cancellation_stays_cancellation(error: Exception) -> None:
     clock = Clock()
     with pytest.raises(CancelledError):
         outcome(Deferred.fromCoroutine(response_within(fail(error), clock, 5)))
-    assert clock.getDelayedCalls() == []
+    assert pending_calls(clock) == []
 
 
 def test_a_connection_that_takes_too_long_is_a_timeout() -> None:
@@ -510,7 +511,7 @@ def test_an_upload_that_goes_on_is_given_more_time() -> None:
     clock.advance(1)
     with pytest.raises(UpstreamTimeout):
         outcome(waiting)
-    assert clock.getDelayedCalls() == []
+    assert pending_calls(clock) == []
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])

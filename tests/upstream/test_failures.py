@@ -17,7 +17,7 @@ from twisted.internet.testing import MemoryReactorClock
 from llamaproxy.errors import UpstreamTimeout
 from llamaproxy.upstream.agent import UpstreamAgent, connection_pool
 from llamaproxy.upstream.failures import response_within
-from tests.support import outcome
+from tests.support import outcome, pending_calls
 from tests.test_sockets import (
     Asked,
     Wires,
@@ -357,4 +357,4 @@ def test_one_who_leaves_meanwhile_is_no_failure_to_connect(host: str) -> None:
     request.waiting.cancel()
     with pytest.raises(CancelledError):
         outcome(request.waiting)
-    assert request.clock.getDelayedCalls() == []
+    assert pending_calls(request.clock) == []

@@ -20,7 +20,17 @@ from twisted.web.http import Request
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.inflate import STEP, Inflater
-from tests.support import CHAT, FakeStack, Proxy, Upstream, answer, chunk, completion, event
+from tests.support import (
+    CHAT,
+    FakeStack,
+    Proxy,
+    Upstream,
+    answer,
+    chunk,
+    completion,
+    event,
+    pending_calls,
+)
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -122,7 +132,7 @@ def test_a_reader_that_has_gone_has_no_turn() -> None:
     inflater, _ = inflating(reader)
     inflater.dataReceived(gzip.compress(bytes(10 * STEP)))
     reader.producer.loseConnection()
-    assert not reader.clock.getDelayedCalls()
+    assert not pending_calls(reader.clock)
     inflater.connectionLost(DONE)
     assert len(reader.got) == STEP
 

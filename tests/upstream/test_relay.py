@@ -19,84 +19,13 @@ from llamaproxy.upstream.relay import (
     BodyStream,
     Relay,
     ResponseRelay,
-    Watchdog,
     body_of,
     read_body,
 )
-from tests.support import outcome
+from tests.support import outcome, pending_calls
 
 DONE = Failure(ResponseDone())
 CUT = Failure(ResponseFailed([Failure(ConnectionLost())]))
-
-
-# --- Watchdog
-
-
-class Dog:
-    def __init__(self, seconds: float = 10) -> None:
-        self.clock = Clock()
-        self.barks: list[float] = []
-        self.watchdog = Watchdog(
-            self.clock, seconds, lambda: self.barks.append(self.clock.seconds())
-        )
-
-
-def test_a_watchdog_barks_once_if_it_is_not_fed() -> None:
-    dog = Dog()
-    dog.watchdog.start()
-    dog.clock.advance(9.5)
-    assert dog.barks == []
-    dog.clock.advance(0.5)
-    dog.clock.advance(100)
-    assert dog.barks == [10]
-
-
-def test_feeding_puts_the_bark_off() -> None:
-    dog = Dog()
-    dog.watchdog.start()
-    for _ in range(10):
-        dog.clock.advance(6)
-        dog.watchdog.feed()
-    assert dog.barks == []
-    dog.clock.pump([5, 5])
-    assert dog.barks == [70]
-
-
-def test_feeding_costs_no_delayed_call() -> None:
-    dog = Dog()
-    dog.watchdog.start()
-    [call] = dog.clock.getDelayedCalls()
-    for _ in range(100):
-        dog.watchdog.feed()
-        dog.watchdog.start()
-    assert dog.clock.getDelayedCalls() == [call]
-
-
-def test_a_stopped_watchdog_never_barks_until_it_is_started_again() -> None:
-    dog = Dog()
-    dog.watchdog.stop()
-    dog.watchdog.start()
-    dog.watchdog.stop()
-    dog.watchdog.stop()
-    assert dog.clock.getDelayedCalls() == []
-    dog.clock.advance(100)
-    dog.watchdog.start()
-    dog.clock.advance(10)
-    assert dog.barks == [110]
-
-
-def test_a_watchdog_may_be_started_again_by_its_bark() -> None:
-    clock = Clock()
-    barks: list[float] = []
-
-    def bark() -> None:
-        barks.append(clock.seconds())
-        watchdog.start()
-
-    watchdog = Watchdog(clock, 10, bark)
-    watchdog.start()
-    clock.pump([10] * 3)
-    assert barks == [10, 20, 30]
 
 
 # --- BodyStream
@@ -174,7 +103,7 @@ def test_the_end_reaches_one_who_waits(reason: Failure, end: type[Exception]) ->
     body.stream.connectionLost(reason)
     with pytest.raises(end):
         outcome(reading)
-    assert body.clock.getDelayedCalls() == []
+    assert pending_calls(body.clock) == []
 
 
 def test_the_connection_is_paused_while_nobody_reads() -> None:
@@ -329,7 +258,7 @@ def test_a_body_is_relayed_as_it_comes() -> None:
     relaying.relay.connectionLost(DONE)
     assert outcome(relaying.relay.finished) is None
     assert relaying.client.producer is None
-    assert relaying.clock.getDelayedCalls() == []
+    assert pending_calls(relaying.clock) == []
 
 
 def test_a_body_that_is_cut_short_is_a_failure() -> None:
@@ -368,7 +297,7 @@ def test_a_client_that_leaves_closes_the_upstream_connection() -> None:
     with pytest.raises(CancelledError):
         outcome(relaying.relay.finished)
     relaying.relay.connectionLost(CUT)
-    assert relaying.clock.getDelayedCalls() == []
+    assert pending_calls(relaying.clock) == []
 
 
 def test_a_body_that_is_as_good_as_finished_is_read_to_its_end() -> None:
@@ -383,4 +312,4 @@ def test_a_body_that_is_as_good_as_finished_is_read_to_its_end() -> None:
     assert outcome(relay.finished) is None
     assert not connection.paused
     relay.connectionLost(DONE)
-    assert clock.getDelayedCalls() == []
+    assert pending_calls(clock) == []
