@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias, get_args
 
 import attrs
 from twisted.logger import Logger
@@ -183,15 +183,18 @@ class Observers:
     _log: ClassVar[Logger] = Logger()
 
     def __init__(self, *listeners: Callable[[Event], None]) -> None:
-        self._listeners = list(listeners)
+        self._listeners: dict[type[Event], list[Callable[[Event], None]]] = {
+            kind: list(listeners) for kind in get_args(Event)
+        }
         self.failures = 0
 
-    def listen(self, listener: Callable[[Event], None]) -> None:
-        """Let *listener* hear of all that follows."""
-        self._listeners.append(listener)
+    def listen(self, listener: Callable[[Event], None], *kinds: type[Event]) -> None:
+        """Let *listener* hear of all events that follow, or of those of the *kinds* given."""
+        for kind in kinds or self._listeners:
+            self._listeners[kind].append(listener)
 
     def __call__(self, event: Event, /) -> None:
-        for listener in self._listeners:
+        for listener in self._listeners[type(event)]:
             try:
                 listener(event)
             except Exception:

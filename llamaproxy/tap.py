@@ -18,7 +18,7 @@ from twisted.web.resource import IResource
 
 from llamaproxy import __version__
 from llamaproxy.admin.endpoint import AdminApp
-from llamaproxy.admin.eventlog import log_event
+from llamaproxy.admin.eventlog import LOGGED, log_event
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.chat.body_budget import BodyBudget
@@ -98,7 +98,10 @@ def assemble(
     detector = Detector(client)
     metrics = Metrics()
     tool_status = ToolStatus(clock)
-    tell = Observers(log_event, metrics, tool_status)
+    tell = Observers()
+    tell.listen(log_event, *LOGGED)
+    tell.listen(metrics, *metrics.hears)
+    tell.listen(tool_status, *tool_status.hears)
     sessions = SessionPool(
         InflatingAgent(anywhere, clock),
         clock,

@@ -89,3 +89,16 @@ def test_a_listener_that_fails_is_counted_and_costs_nothing_else() -> None:
     finally:
         globalLogPublisher.removeObserver(observer)
     assert [line["log_failure"].type for line in lines] == [RuntimeError, RuntimeError]
+
+
+def test_a_listener_may_hear_of_some_kinds_alone() -> None:
+    heard: list[Event] = []
+    tell = Observers()
+    tell.listen(heard.append, RoundBegan, LoopLimited)
+    began, ended = RoundBegan(ChatRecord()), RoundEnded(ChatRecord())
+    tell(began)
+    tell(ended)
+    assert heard == [began]
+    tell.listen(heard.append)
+    tell(ended)
+    assert heard == [began, ended]

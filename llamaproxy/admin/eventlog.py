@@ -22,6 +22,10 @@ _log = Logger()
 _TEXT_OMITS = frozenset({"request", "kind"})
 
 
+#: What is logged.
+LOGGED = (RequestEnded, CallEnded, CallCancelled, CallUnknown, LoopLimited)
+
+
 def log_event(event: Event) -> None:
     """A listener that writes the log."""
     match event:

@@ -12,6 +12,8 @@ from llamaproxy.events import CallEnded, Event, ListRefreshed, LoopLimited, Requ
 class Metrics:
     """A listener with counters in a registry of its own: two services in one process do not mix."""
 
+    hears = (CallEnded, ListRefreshed, LoopLimited, RequestEnded)
+
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._tool_calls = Counter(

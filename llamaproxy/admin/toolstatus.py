@@ -48,6 +48,8 @@ class ToolStatus:
     What cannot be listed is never silent (DESIGN: L22).
     """
 
+    hears: ClassVar = (CallEnded, ListRefreshed)
+
     _clock: IReactorTime
     _groups: OrderedDict[str, _Group] = attrs.field(init=False, factory=OrderedDict)
     _left_out: tuple[str, ...] = attrs.field(init=False, default=())
