@@ -6,9 +6,12 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, TimeoutError
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from llamaproxy.watchdog import Watchdog
 
 _log = Logger()
 
@@ -26,6 +29,31 @@ def cancelled_as_such(work: Deferred[T]) -> Deferred[T]:
     outcome.addErrback(failed)
     work.chainDeferred(outcome)
     return outcome
+
+
+async def within(seconds: float, clock: IReactorTime, work: Coroutine[Any, Any, T]) -> T:
+    """What *work* returns or raises; it is cancelled when it has not ended after so many *seconds*.
+
+    :raises TimeoutError: Twisted's, in that case.
+    """
+    over = False
+
+    def expire() -> None:
+        nonlocal over
+        over = True
+        running.cancel()
+
+    running = Deferred.fromCoroutine(work)
+    limit = Watchdog(clock, seconds, expire)
+    limit.start()
+    try:
+        return await running
+    except CancelledError:
+        if over:
+            raise TimeoutError(seconds) from None
+        raise
+    finally:
+        limit.stop()
 
 
 class SharedCall(Generic[T]):
@@ -83,14 +111,14 @@ class Semaphore:
         self._waiting: deque[Deferred[None]] = deque()
         self._waking = False
 
-    def acquire(self) -> Deferred[None]:
-        """Fires when there is a token, which the caller then has."""
+    async def acquire(self) -> None:
+        """Wait until there is a token, which the caller then has."""
         if self._tokens and not self._waiting:
             self._tokens -= 1
-            return succeed(None)
+            return
         waiter: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiter)
-        return waiter
+        await waiter
 
     def release(self) -> None:
         """Give a token back."""
@@ -133,9 +161,10 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]], at_once: int = 0) -> li
     Cancelling cancels all of them. The first exception, if there is one, is raised, cancellation
     before any other, and as itself: :func:`twisted.internet.defer.gatherResults` would wrap it.
     """
-    running = [
-        Deferred.fromCoroutine(one) for one in (_in_turns(work, at_once) if at_once else work)
-    ]
+    pieces = list(_in_turns(work, at_once) if at_once else work)
+    if len(pieces) == 1:
+        return [await pieces[0]]
+    running = [Deferred.fromCoroutine(one) for one in pieces]
     # The last is cancelled first, so that no place becomes free for one that waits for its turn.
     backwards = DeferredList(running[::-1], consumeErrors=True)
     outcomes: list[tuple[bool, Any]] = (await backwards)[::-1]

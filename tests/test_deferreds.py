@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import Clock, deferLater
 
-from llamaproxy.deferreds import Semaphore, SharedCall, all_of
-from tests.support import outcome
+from llamaproxy.deferreds import Semaphore, SharedCall, all_of, within
+from tests.support import outcome, pending_calls
 
 
 class Work:
@@ -140,6 +140,49 @@ def test_cancelling_the_work_cancels_all_who_wait() -> None:
     SharedCall[str]().cancel()
 
 
+# --- within
+
+
+def test_work_that_takes_too_long_is_cancelled() -> None:
+    clock = Clock()
+    cancelled: list[bool] = []
+
+    async def work() -> str:
+        await Deferred(lambda _: cancelled.append(True))
+        return "late"
+
+    waiting = Deferred.fromCoroutine(within(5, clock, work()))
+    clock.advance(4.9)
+    assert not waiting.called
+    clock.advance(0.1)
+    with pytest.raises(TimeoutError):
+        outcome(waiting)
+    assert cancelled == [True]
+
+
+@pytest.mark.parametrize("ending", ["returns", "raises", "is cancelled"])
+def test_work_that_ends_in_time_leaves_no_limit_behind(ending: str) -> None:
+    clock = Clock()
+    going: Deferred[str] = Deferred()
+
+    async def work() -> str:
+        return await going
+
+    waiting = Deferred.fromCoroutine(within(5, clock, work()))
+    if ending == "returns":
+        going.callback("done")
+        assert outcome(waiting) == "done"
+    elif ending == "raises":
+        going.errback(ValueError("no"))
+        with pytest.raises(ValueError, match="no"):
+            outcome(waiting)
+    else:
+        waiting.cancel()
+        with pytest.raises(CancelledError):
+            outcome(waiting)
+    assert pending_calls(clock) == []
+
+
 # --- all_of
 
 
@@ -229,13 +272,17 @@ def test_thousands_may_wait_that_end_as_soon_as_their_turn_has_come(tokens: int)
 
 def test_who_is_cancelled_while_he_waits_takes_no_token() -> None:
     semaphore = Semaphore(1)
-    assert semaphore.acquire().called
-    gone, waiting = semaphore.acquire(), semaphore.acquire()
+
+    def acquire() -> Deferred[None]:
+        return Deferred.fromCoroutine(semaphore.acquire())
+
+    assert acquire().called
+    gone, waiting = acquire(), acquire()
     gone.cancel()
     with pytest.raises(CancelledError):
         outcome(gone)
     semaphore.release()
-    assert waiting.called and not semaphore.acquire().called
+    assert waiting.called and not acquire().called
 
 
 def test_work_that_asks_for_itself_is_not_begun_twice() -> None:

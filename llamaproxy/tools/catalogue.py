@@ -6,10 +6,11 @@ from collections.abc import Collection
 from typing import Any, ClassVar
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from llamaproxy.deferreds import within
 from llamaproxy.errors import (
     ProxyError,
     ToolFailed,
@@ -84,11 +85,10 @@ class Catalogue:
         record = ChatRecord() if chat is None else chat
         started = self._clock.seconds()
         self._tell(CallBegan(record, tool.name, tool.group))
-        call = Deferred.fromCoroutine(self._invoke(tool, arguments, caller))
-        call.addTimeout(self._tool_timeout, self._clock)
         reason = ""
         try:
-            result = await call
+            invocation = self._invoke(tool, arguments, caller)
+            result = await within(self._tool_timeout, self._clock, invocation)
             reason = ", as it says itself" if result.is_error else ""
         except CancelledError:
             self._tell(CallCancelled(record, tool.name, tool.group))
