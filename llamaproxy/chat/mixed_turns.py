@@ -8,7 +8,7 @@ the rounds before it in the same answer (DESIGN: L19). Pure.
 from __future__ import annotations
 
 import secrets
-import string
+from base64 import b32encode
 from collections.abc import Callable
 from typing import Any
 
@@ -18,13 +18,13 @@ from llamaproxy.chat.messages import objects
 from llamaproxy.jsontext import Json
 
 _MARK = "_lp"
-_LETTERS = string.ascii_letters + string.digits
 _MARK_LENGTH = len(_MARK) + 14
 
 
 def new_mark() -> str:
     """A mark, which the ids of the client's calls of one answer end in; it cannot be guessed."""
-    return _MARK + "".join(secrets.choice(_LETTERS) for _ in range(_MARK_LENGTH - len(_MARK)))
+    digits = b32encode(secrets.token_bytes(9)).decode("ascii")
+    return (_MARK + digits.lower())[:_MARK_LENGTH]
 
 
 def split_id(call_id: object) -> tuple[Any, str]:
