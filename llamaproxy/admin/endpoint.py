@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import attrs
 from klein import Klein
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 
@@ -50,6 +49,9 @@ class AdminApp:
 
     @_routes.route("/metrics", methods=["GET"])
     def metrics(self, request: IRequest) -> bytes:
+        # Loaded in some 10 ms, when they are first asked for.
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
         request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode())
         return generate_latest(self._metrics.registry)
 
