@@ -18,7 +18,7 @@ from llamaproxy.jsontext import Json
 _PATHS = ("/live", "/ready", "/metrics", "/status")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class AdminApp:
     """Every URL of the admin port.
 

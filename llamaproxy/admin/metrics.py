@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Count:
     """What has been counted of one thing, and the Unix time since when."""
 
@@ -24,7 +24,7 @@ class _Count:
     since: float = attrs.Factory(time.time)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Counter:
     """Counts by the values of one label, or with no label under the empty value alone."""
 
