@@ -58,7 +58,7 @@ from llamaproxy.upstream.treq_client import AuthorizedAgent, treq_client
 _log = Logger()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Application:
     """Everything that answers requests, from the root of the resource tree on; without sockets."""
 
