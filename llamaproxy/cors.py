@@ -22,7 +22,7 @@ _FIELDS = (
 _MAX_ORIGINS, _MAX_ORIGIN = 256, 512
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class CorsMemory:
     """The CORS fields of the upstream's last answer to each origin."""
 

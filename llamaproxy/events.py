@@ -34,14 +34,14 @@ class ChatRecord:
     failed: int = 0
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RequestBegan:
     """A whole request has been received, and is answered from now on."""
 
     request_id: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RequestEnded:
     """A request has been answered, refused or given up.
 
@@ -58,21 +58,21 @@ class RequestEnded:
     fields: Mapping[str, str | int | float]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RoundBegan:
     """The server is asked for a completion, once more."""
 
     chat: ChatRecord
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class FirstByte:
     """The client is sent the first of its answer."""
 
     chat: ChatRecord
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class RoundEnded:
     """A completion has come; or, if *kind* is not empty, an error of that kind in its place.
 
@@ -83,7 +83,7 @@ class RoundEnded:
     kind: str = ""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class CallBegan:
     """A server tool runs from now on."""
 
@@ -92,7 +92,7 @@ class CallBegan:
     group: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class CallEnded:
     """A server tool has answered, or *failed* for a *reason*.
 
@@ -108,7 +108,7 @@ class CallEnded:
     reason: str = ""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class CallCancelled:
     """A server tool was stopped: the client has left, or the daemon stops."""
 
@@ -117,14 +117,14 @@ class CallCancelled:
     group: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class CallUnknown:
     """The model has called a tool that there is not."""
 
     chat: ChatRecord
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class LoopLimited:
     """A chat's rounds were ended by a *limit*: ``rounds`` or ``repetition``."""
 
@@ -132,7 +132,7 @@ class LoopLimited:
     limit: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class GroupListed:
     """The tools of one group: the *names* that are offered, and the URL that they are run at."""
 
@@ -140,7 +140,7 @@ class GroupListed:
     endpoint: str
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ListRefreshed:
     """Tools have been listed for one of *callers*.
 

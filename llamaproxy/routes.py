@@ -55,7 +55,7 @@ class _CoroutineResource(Resource):
         return request.respond(self._work)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ProxyApp:
     """The URL map."""
 

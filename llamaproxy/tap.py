@@ -27,7 +27,6 @@ from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.config.options import Options
 from llamaproxy.cors import CorsMemory
-from llamaproxy.demo.service import DemoService
 from llamaproxy.events import Observers
 from llamaproxy.greeting import GreetingService
 from llamaproxy.jsontext import Json
@@ -60,7 +59,7 @@ from llamaproxy.upstream.treq_client import AuthorizedAgent, treq_client
 _log = Logger()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Application:
     """Everything that answers requests, from the root of the resource tree on; without sockets."""
 
@@ -176,6 +175,8 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         services.addService(KeysService(options["api-keys-file"], reactor))
     url: DecodedURL = options["llamastack-url"]
     if options["demo"]:
+        from llamaproxy.demo.service import DemoService  # few run it, and none in production
+
         demo = DemoService(reactor)
         services.addService(demo)
         url = demo.url

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import attrs
 from klein import Klein
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
 
@@ -19,7 +18,7 @@ from llamaproxy.jsontext import Json
 _PATHS = ("/live", "/ready", "/metrics", "/status")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class AdminApp:
     """Every URL of the admin port.
 
@@ -50,6 +49,9 @@ class AdminApp:
 
     @_routes.route("/metrics", methods=["GET"])
     def metrics(self, request: IRequest) -> bytes:
+        # Loaded in some 10 ms, when they are first asked for.
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
         request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode())
         return generate_latest(self._metrics.registry)
 

@@ -26,7 +26,7 @@ _LOG_INTERVAL = 300.0
 _ALL_GROUPS = ""
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Group:
     """One group, over all callers; times are clock seconds."""
 
@@ -41,7 +41,7 @@ class _Group:
     failed: int = 0
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class ToolStatus:
     """A listener that keeps track of groups; a failure is logged when it begins, and now and then.
 

@@ -10,7 +10,7 @@ import attrs
 from llamaproxy.errors import Overloaded
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class BodyBudget:
     """Counts the memory of the request bodies that are being answered, up to *limit* bytes.
 

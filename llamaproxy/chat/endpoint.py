@@ -29,7 +29,7 @@ from llamaproxy.upstream.completions import ClientCompletions, Completions
 from llamaproxy.upstream.headers import answer_fields
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ChatCompletions:
     """Reads chat completion requests, has the loop answer them, and reports errors.
 
@@ -131,7 +131,7 @@ class ChatCompletions:
             await self._loop.run(body, chat.client, answer, listed or None, chat.record)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Chat:
     """A chat completion request, and the record of its answer."""
 

@@ -47,7 +47,7 @@ T = TypeVar("T")
 _CallResults = list[tuple[ToolCall, ToolResult]]
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Repeats:
     """Counts in how many rounds in a row each call has had the same result."""
 
@@ -92,7 +92,7 @@ class CallSlots:
         return run
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Chat:
     """What stays the same in all rounds of one answer."""
 
@@ -105,7 +105,7 @@ class _Chat:
     in_slot: Callable[[Callable[[], Awaitable[ToolResult]]], Awaitable[ToolResult]]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ToolLoop:
     """Answers chat completion requests in up to *max_rounds* rounds with tools, and one without."""
 
@@ -249,7 +249,7 @@ class ToolLoop:
         return await chat.in_slot(invoke)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Limit:
     """A limit that ends a loop.
 

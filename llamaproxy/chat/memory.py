@@ -18,7 +18,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.upstream.client_context import ClientContext
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Turn:
     """The messages between a client's request and the answer with its calls, as JSON.
 
@@ -30,7 +30,7 @@ class _Turn:
     used_at: float
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Share:
     """What one owner has in the memory: its marks, least recently used first, and its bytes."""
 
@@ -38,7 +38,7 @@ class _Share:
     size: int = 0
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class TurnMemory:
     """Remembers mixed turns, bounded in entries, bytes of JSON, and seconds since their last use.
 

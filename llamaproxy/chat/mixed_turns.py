@@ -87,7 +87,7 @@ def without_marks(message: Any) -> Any:
     return message
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _ClientPart:
     """What the client sent of one turn: where it begins, ids of calls, and results by such ids."""
 

@@ -47,7 +47,7 @@ _TOKEN_KEYS = ("logprobs", "token_ids")
 _COMMON_KEYS = ("id", "object", "created", "model", "choices", "usage")
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Choice:
     """One of a completion's choices while it is received.
 

@@ -12,8 +12,6 @@ from itertools import accumulate
 from math import isfinite
 from typing import Any
 
-import json_repair
-
 from llamaproxy import jsontext
 from llamaproxy.errors import ToolFailed
 
@@ -89,6 +87,8 @@ def _count_keys(value: Any) -> int:
 def _parse_tolerantly(text: str, error: ValueError) -> Any:
     tokens = _tokens(text) if len(text) <= _MAX_LENGTH else None
     if tokens is not None and len(text) * _depth(tokens) <= _MAX_EFFORT:
+        import json_repair  # most models write JSON; loaded in some 10 ms for the first that errs
+
         try:
             value = json_repair.loads(text)
         except (RecursionError, ValueError):

@@ -48,7 +48,7 @@ def _everything() -> ListLimits:
     return BACKGROUND
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _CachedList:
     """What one caller's credentials can see, and until when that is fresh, in clock seconds.
 
@@ -64,7 +64,7 @@ class _CachedList:
         return _EMPTY_OFFER if self.listed is None else self.listed.offer
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class CallerLists:
     """Lists the tools of a source, and keeps the list of each caller; there may be thousands.
 

@@ -33,7 +33,7 @@ from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.urls import url_for_log
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Catalogue:
     """The tools of a source as chats use them.
 

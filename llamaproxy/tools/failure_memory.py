@@ -29,7 +29,7 @@ def is_timeout(error: ProxyError) -> bool:
     return isinstance(error, UpstreamTimeout | McpTimeout)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Entry:
     """A failure, when it was met, and until when the group is not listed."""
 
@@ -38,7 +38,7 @@ class _Entry:
     until: float
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class FailureMemory:
     """Failed listings of all callers, by group (DESIGN: T3).
 

@@ -78,7 +78,7 @@ class ListedTools:
     left_out: tuple[ToolDefinition, ...] = ()
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Budget:
     """Room for as many *tools*, of *size* bytes together."""
 
@@ -93,7 +93,7 @@ class _Budget:
         self.size -= size
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Offers:
     """Makes offers of listings, within a budget; the same one for equal listings.
 

@@ -80,7 +80,7 @@ class ToolSource(Protocol):
         """
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class NoTools:
     """No tools at all. Implements :class:`ToolSource`."""
 
@@ -93,7 +93,7 @@ class NoTools:
         raise ToolUnknown(f"Error: there is no tool {tool.name!r} any more.")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class DetectedSource:
     """The tools of the upstream, by its generation. Implements :class:`ToolSource`.
 
@@ -137,7 +137,7 @@ class DetectedSource:
             raise
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class UnionSource:
     """The tools of the MCP servers of ``--mcp-server``, and the upstream's beside them.
 

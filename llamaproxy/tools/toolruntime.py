@@ -34,7 +34,7 @@ _TYPES = {"int": "integer", "float": "number", "str": "string", "bool": "boolean
 _TYPES |= {"dict": "object", "any": ""}
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ToolRuntime:
     """The tools of a server that runs them itself. Implements :class:`ToolSource`."""
 

@@ -251,7 +251,7 @@ def without_mcp_headers(fields: Headers) -> None:
             fields.removeHeader(name)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ClientContextReader:
     """Makes the contexts of requests.
 

@@ -21,7 +21,7 @@ from llamaproxy.upstream.dialect import Detector, ServerDialect
 OnFields = Callable[[Headers], None]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Completions:
     """Makes :class:`ClientCompletions`."""
 
@@ -41,7 +41,7 @@ class Completions:
         return ClientCompletions(self._client, self._detector, caller, on_fields)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ClientCompletions:
     """Requests completions on behalf of one client."""
 

@@ -142,7 +142,7 @@ def _connectors(release: tuple[int, int]) -> tuple[str, ...]:
 PLAIN_OPENAI = ServerDialect(version="", openai_prefix="/v1", tool_runtime=False)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Detector:
     """Detects the upstream's generation once, and again after :meth:`forget`.
 

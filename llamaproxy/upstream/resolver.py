@@ -31,7 +31,7 @@ MAX_NAMES = 256
 Addresses = tuple[Any, ...]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Answer:
     addresses: Addresses
     until: float

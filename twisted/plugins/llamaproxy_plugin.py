@@ -4,7 +4,7 @@ from twisted.application.service import ServiceMaker
 
 llamaproxy = ServiceMaker(
     "llamaproxy",
-    "llamaproxy.tap",
+    "llamaproxy.start",
     "Gives any OpenAI client the tools of a Llama Stack server.",
     "llamaproxy",
 )

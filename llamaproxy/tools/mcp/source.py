@@ -62,7 +62,7 @@ class McpServers(Protocol):
         """
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class FixedServers:
     """The MCP servers of ``--mcp-server``. Implements :class:`McpServers`."""
 
@@ -72,7 +72,7 @@ class FixedServers:
         return self._urls
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Connectors:
     """The MCP servers that Llama Stack or OGX knows. Implements :class:`McpServers`."""
 
@@ -122,7 +122,7 @@ def _urls(answer: Json) -> dict[str, str]:
     return urls
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class McpSource:
     """The tools of MCP servers. Implements :class:`ToolSource`.
 
