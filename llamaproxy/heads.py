@@ -29,7 +29,7 @@ class RequestHead:
 
     def __init__(self, line: RequestLine, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self.line = line
-        self.fields: list[tuple[bytes, bytes]] = []
+        self.fields = list(fields)
         self._by_name: dict[bytes, list[bytes]] = {}
         #: Bytes of the body, None if it is chunked.
         self.body_length: int | None = 0
@@ -39,17 +39,18 @@ class RequestHead:
         self.over_limit = False
         #: By which the client, the log and the upstream know the request.
         self.id = b""
-        for name, value in fields:
-            self.add(name, value)
+        by_name = self._by_name
+        for name, value in self.fields:
+            lower = name.lower()
+            if lower in by_name:
+                by_name[lower].append(value)
+            else:
+                by_name[lower] = [value]
 
     def add(self, name: bytes, value: bytes) -> None:
         """Add a field."""
         self.fields.append((name, value))
-        lower = name.lower()
-        if lower in self._by_name:
-            self._by_name[lower].append(value)
-        else:
-            self._by_name[lower] = [value]
+        self._by_name.setdefault(name.lower(), []).append(value)
 
     def remove(self, *names: bytes) -> None:
         """Forget the fields of these *names*, which are in lower case."""

@@ -11,7 +11,6 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
     IPushProducer,
-    IReactorTime,
     ISSLTransport,
     ITCPTransport,
 )
@@ -40,34 +39,34 @@ class ProxyChannel(Protocol):
     """Takes requests off a connection, one after the other.
 
     It is the producer of its transport, and the channel of the request that it has. Its deadline is
-    looked at by :class:`llamaproxy.server.connections.Connections`. What it does not have all the
-    time, it has as an attribute only then: most connections wait for their next request.
+    looked at by :class:`llamaproxy.server.connections.Connections`.
     """
 
-    transport: Any
-    #: Made as soon as there is a connection.
-    state: ConnectionState
-    #: The request that is being answered.
-    request: ProxyRequest | None = None
-    #: Whether another request may follow it.
-    persistent = True
-    #: Requests that have been served in this turn of the reactor.
-    served = 0
-
-    #: What reads a head that comes in pieces, and what has been read of the request that comes.
-    _reader: LineReader | None = None
-    _head: RequestHead | None = None
-    _body: StoredBody | None = None
-    _reading = False
-    #: What has come after the request that is being answered.
-    _pipelined: bytes | bytearray = b""
-    _read_paused = False
-    _producer: IPushProducer | None = None
-    _receive: Callable[[bytes], None]
-    _half_closed_check: IDelayedCall | None = None
+    # Thousands of them wait for their next request, and do nothing else.
+    __slots__ = (
+        *("site", "transport", "connected", "state"),
+        *("request", "persistent", "served", "_reader", "_head", "_body", "_reading"),
+        *("_pipelined", "_read_paused", "_producer", "_receive", "_half_closed_check"),
+    )
 
     def __init__(self, site: Any) -> None:
         self.site = site
+        self.transport: Any = None
+        #: The request that is being answered; whether another may follow it.
+        self.request: ProxyRequest | None = None
+        self.persistent = True
+        #: Requests that have been served in this turn of the reactor.
+        self.served = 0
+        #: What reads a head that comes in pieces, and what has been read of the request that comes.
+        self._reader: LineReader | None = None
+        self._head: RequestHead | None = None
+        self._body: StoredBody | None = None
+        self._reading = False
+        #: What has come after the request that is being answered.
+        self._pipelined: bytes | bytearray = b""
+        self._read_paused = False
+        self._producer: IPushProducer | None = None
+        self._half_closed_check: IDelayedCall | None = None
 
     # --- the connection
 
@@ -117,8 +116,7 @@ class ProxyChannel(Protocol):
         if is_chat or (sent == sent_before and not self.state.stalled):
             self.transport.abortConnection()
         else:
-            clock: IReactorTime = self.site.clock
-            seconds = self.site.limits.half_closed_timeout
+            seconds, clock = self.site.limits.half_closed_timeout, self.site.clock
             self._half_closed_check = clock.callLater(seconds, self._check_half_closed, sent)
 
     def loseConnection(self) -> None:
@@ -170,7 +168,7 @@ class ProxyChannel(Protocol):
         self.transport.write(head)
         if self._pipelined:
             receive(bytes(self._pipelined))
-            del self._pipelined
+            self._pipelined = b""
         self.transport.resumeProducing()
 
     # --- what comes
@@ -284,8 +282,7 @@ class ProxyChannel(Protocol):
         self.state.stall()
         if self._producer is not None:
             self._producer.pauseProducing()
-        if self.request is None:
-            # Answers to what it sends would be written faster than they are read.
+        if self.request is None:  # else: what follows it is bounded
             self._read_paused = True
             self.transport.pauseProducing()
 

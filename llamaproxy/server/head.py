@@ -44,9 +44,8 @@ def read_head(received: bytes) -> tuple[RequestHead, int] | None:
     # Each of them is the whole of a line; so if there are as many as lines, they are all of it.
     if len(fields) != received.count(b"\n", start, end) or len(fields) > MAX_FIELDS:
         return None
-    head = RequestHead(request_line_of(*beginning.groups()))
-    for name, value in fields:
-        head.add(name, value.rstrip(b" \t"))
+    line = request_line_of(*beginning.groups())
+    head = RequestHead(line, [(name, value.rstrip(b" \t")) for name, value in fields])
     return head, end + 2
 
 

@@ -21,6 +21,11 @@ class ConnectionState:
     object looks at :attr:`deadline`, and ends the connection when it has passed.
     """
 
+    __slots__ = (
+        *("_now", "_limits", "_linger_end", "over_limit"),
+        *("phase", "deadline", "received_any", "stalled", "half_closed"),
+    )
+
     def __init__(self, now: Callable[[], float], limits: Limits, over_limit: bool = False) -> None:
         """:param over_limit: whether there are more connections than *limits* allow.
 
