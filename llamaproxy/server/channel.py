@@ -7,13 +7,7 @@ from contextlib import suppress
 from io import BytesIO
 from typing import IO, Any
 
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IHalfCloseableProtocol,
-    IPushProducer,
-    ISSLTransport,
-    ITCPTransport,
-)
+from twisted.internet import interfaces
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -34,7 +28,7 @@ _log = Logger()
 MAX_PIPELINED_BYTES = 16384
 
 
-@implementer(IHalfCloseableProtocol, IPushProducer)
+@implementer(interfaces.IHalfCloseableProtocol, interfaces.IPushProducer)
 class ProxyChannel(Protocol):
     """Takes requests off a connection, one after the other.
 
@@ -61,12 +55,11 @@ class ProxyChannel(Protocol):
         self._reader: LineReader | None = None
         self._head: RequestHead | None = None
         self._body: StoredBody | None = None
-        self._reading = False
         #: What has come after the request that is being answered.
         self._pipelined: bytes | bytearray = b""
-        self._read_paused = False
-        self._producer: IPushProducer | None = None
-        self._half_closed_check: IDelayedCall | None = None
+        self._reading = self._read_paused = False
+        self._producer: interfaces.IPushProducer | None = None
+        self._half_closed_check: interfaces.IDelayedCall | None = None
 
     # --- the connection
 
@@ -75,7 +68,7 @@ class ProxyChannel(Protocol):
         limits = self.site.limits
         excess = self.site.connections.connected - limits.connections
         self.state = ConnectionState(self.site.now, limits, over_limit=excess > 0)
-        if ITCPTransport.providedBy(self.transport):
+        if interfaces.ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         if excess > limits.over_limit_connections:
@@ -88,9 +81,8 @@ class ProxyChannel(Protocol):
         self._producer = None
         if self._body is not None:
             self._body.file.close()
-        request, self.request = self.request, None
-        if request is not None:
-            request.connectionLost(reason)
+        if self.request is not None:
+            self.request.connectionLost(reason)
 
     def readConnectionLost(self) -> None:
         """The client sends nothing more: it waits for its answers, or has left.
@@ -111,7 +103,7 @@ class ProxyChannel(Protocol):
         # A client that has left is sent nothing twice, and leaves nothing unread.
         self._half_closed_check = None
         request = self.request
-        sent = (request, request.sentLength) if request is not None else ()
+        sent = request and (request, request.sentLength)
         is_chat = request is not None and not request.half_closable
         if is_chat or (sent == sent_before and not self.state.stalled):
             self.transport.abortConnection()
@@ -152,7 +144,7 @@ class ProxyChannel(Protocol):
             with suppress(OSError):  # what could not be stored cannot be flushed either
                 self._body.file.close()
         self.transport.unregisterProducer()
-        if ISSLTransport.providedBy(self.transport):
+        if interfaces.ISSLTransport.providedBy(self.transport):
             self.transport.loseConnection()  # which goes on reading until the client closes too
         else:
             self.transport.loseWriteConnection()
@@ -166,9 +158,8 @@ class ProxyChannel(Protocol):
         self.state.tunnel_begins()
         self._receive = receive
         self.transport.write(head)
-        if self._pipelined:
-            receive(bytes(self._pipelined))
-            self._pipelined = b""
+        if pipelined := self._taken():
+            receive(pipelined)
         self.transport.resumeProducing()
 
     # --- what comes
@@ -180,34 +171,41 @@ class ProxyChannel(Protocol):
         return self.state.phase not in (BODY, ANSWER, TUNNEL) and not begun
 
     def dataReceived(self, data: bytes) -> None:
-        phase = self.state.phase
-        if phase == CLOSING:
+        if (phase := self.state.phase) == CLOSING:
             self.state.linger()
         elif phase == TUNNEL:
             self._receive(data)
-        elif phase != ANSWER and not self._reading:
+        elif phase != ANSWER and not self.state.stalled and not self._reading:
             self._read(data)
         else:
             pipelined = self._pipelined = self._pipelined or bytearray()
             pipelined += data
-            if len(pipelined) > MAX_PIPELINED_BYTES and not self._read_paused:
-                self._read_paused = True
-                self.transport.pauseProducing()
+            if len(pipelined) > MAX_PIPELINED_BYTES:
+                self._pause_reading(True)
+
+    def _taken(self) -> bytes:
+        """What was put aside, which is not any more."""
+        taken, self._pipelined = bytes(self._pipelined), b""
+        return taken
 
     def _read(self, data: bytes) -> None:
-        """Serve the requests in *data*, one after the other, up to one that is not answered yet."""
+        """Serve the requests in *data*, one after the other, up to one that is not answered yet.
+
+        None is served to a client that has not read the answer before, or they would pile up.
+        """
         self._reading, self.served = True, 0
         try:
-            while data and self.state.phase <= BODY:
+            while data and self.state.phase <= BODY and not self.state.stalled:
                 data = (self._read_body if self.state.phase == BODY else self._read_head)(data)
+                data = data or self._taken()
         except (ProxyError, OSError) as error:
             self.refuse(error)
             return
         finally:
             self._reading = False
         if data:
-            self.dataReceived(data)
-        if self.state.half_closed and self.state.phase <= BODY:
+            self.dataReceived(data + self._taken())
+        elif self.state.half_closed and self.state.phase <= BODY:
             self.loseConnection()  # nothing more can come
 
     def _read_head(self, data: bytes) -> bytes:
@@ -238,15 +236,15 @@ class ProxyChannel(Protocol):
         return rest
 
     def _read_body(self, data: bytes) -> bytes:
-        """Take what *data* has of a body; what follows that is returned."""
+        """The same of a body."""
         head, body = self._head, self._body
         assert head is not None and body is not None
         rest = body.receive(data)
         if rest is None:
             self.state.body_continues()
-            return b""
-        self._serve(head, body.file)
-        return rest
+        else:
+            self._serve(head, body.file)
+        return rest or b""
 
     def _serve(self, head: RequestHead, content: IO[bytes]) -> None:
         self.state.answer_begins()
@@ -262,16 +260,13 @@ class ProxyChannel(Protocol):
             self.loseConnection()
             return
         self.state.answer_ended()
-        pipelined, self._pipelined = self._pipelined, b""
-        if self._read_paused and not self.state.stalled:
-            self._read_paused = False
-            self.transport.resumeProducing()
+        self._pause_reading(self.state.stalled)
         if not self._reading:
-            self._read(bytes(pipelined))
+            self._read(self._taken())
 
     # --- back-pressure
 
-    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+    def registerProducer(self, producer: interfaces.IPushProducer, streaming: bool) -> None:
         """Have *producer*, which makes the answer, paused while the client does not read."""
         self._producer = producer
 
@@ -283,16 +278,21 @@ class ProxyChannel(Protocol):
         if self._producer is not None:
             self._producer.pauseProducing()
         if self.request is None:  # else: what follows it is bounded
-            self._read_paused = True
-            self.transport.pauseProducing()
+            self._pause_reading(True)
 
     def resumeProducing(self) -> None:
         self.state.unstall()
         if self._producer is not None:
             self._producer.resumeProducing()
-        if self.request is None and self._read_paused:
-            self._read_paused = False
-            self.transport.resumeProducing()
+        if self.request is None and self.state.phase <= BODY:
+            self._pause_reading(False)
+            if not self._reading:
+                self._read(self._taken())
+
+    def _pause_reading(self, paused: bool) -> None:
+        if paused != self._read_paused:
+            self._read_paused = paused
+            (self.transport.pauseProducing if paused else self.transport.resumeProducing)()
 
     def stopProducing(self) -> None:
         if self._producer is not None:
