@@ -6,13 +6,9 @@ exceptions are translated into these once, in :mod:`llamaproxy.upstream`.
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any
 
 import attrs
-from twisted.web.http import datetimeToString
-from twisted.web.http_headers import Headers
-from twisted.web.server import version
 
 from llamaproxy import jsontext
 from llamaproxy.errorshapes import openai_error
@@ -238,27 +234,6 @@ def error_response(request: Any, error: ProxyError) -> bytes:
     for name, value in error.headers.items():
         fields.setRawHeaders(name, [value])
     return body
-
-
-def last_answer(error: ProxyError, request_id: bytes, extra: Headers) -> tuple[bytes, bytes]:
-    """Head and body of the answer to a malformed request, after which the connection is closed.
-
-    :param extra: further fields of the answer.
-    """
-    body = jsontext.dumps(error.body)
-    fields = {
-        "Server": version.decode(),
-        "Date": datetimeToString().decode(),
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-        "Connection": "close",
-        "X-Request-Id": request_id.decode(),
-        **{name.decode(): values[0].decode() for name, values in extra.getAllRawHeaders()},
-        **error.headers,
-    }
-    status = HTTPStatus(error.status)
-    head = [f"HTTP/1.1 {status} {status.phrase}", *map(": ".join, fields.items()), "", ""]
-    return "\r\n".join(head).encode("latin-1"), body
 
 
 @attrs.frozen

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import copy_context
+from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import IO, Any, Protocol
+from urllib.parse import parse_qs, unquote_to_bytes
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import ISSLTransport
 from twisted.logger import Logger
+from twisted.python.components import Componentized
 from twisted.python.failure import Failure
-from twisted.web.server import NOT_DONE_YET, Request
+from twisted.web.http import NO_BODY_CODES
+from twisted.web.http_headers import Headers
+from twisted.web.server import NOT_DONE_YET, Request, version
 
 from llamaproxy.errors import ProxyError, ShuttingDown, error_response
 from llamaproxy.events import request_id
+from llamaproxy.heads import RequestHead, answer_head, date
 
 _log = Logger()
 
@@ -22,10 +29,30 @@ _log = Logger()
 MAX_PIPELINED_PER_TURN = 8
 
 
-class ProxyRequest(Request):
-    """A request from its head on, until it has been answered or its client has left."""
+#: Logged as the status of an answer that did not come to its end, as nginx does it.
+CUT_OFF_STATUS = 499
 
-    defaultContentType = None
+
+class Work(Protocol):
+    """What is done for a request, and ends when its client leaves."""
+
+    def cancel(self) -> None: ...
+
+
+class ProxyRequest(Request):
+    """A request from its head on, until it has been answered or its client has left.
+
+    To resources it is a request of Twisted's, without what they do not use of it here: cookies,
+    forms, and the ways to set ``ETag`` and ``Last-Modified``. What not all of them ask for is made
+    when it is asked for.
+    """
+
+    site: Any
+    transport: Any
+    content: Any
+    #: Of the answer: whether its head is all of it; whether its end can be seen.
+    _bodiless = False
+    _framed = False
     started_at: float = 0.0
     #: What tells the sender from those with other API keys: a digest, which is sent nowhere.
     key_id = b""
@@ -35,12 +62,60 @@ class ProxyRequest(Request):
     channel: Any = None
     #: Whether the daemon does not wait any longer for the answer.
     stopping = False
-    #: What is then cancelled.
-    work: Deferred[Any] | None = None
+    #: What is then cancelled, and when the client leaves.
+    work: Work | None = None
     #: What its line in the log counts, as far as it has come.
     counts: Callable[[], Mapping[str, int]] = dict
     #: What the line says besides.
     log_fields: Mapping[str, str | int | float] = MappingProxyType({})
+
+    def __init__(self, channel: Any, head: RequestHead, content: IO[bytes]) -> None:
+        """:param content: its body, all of which has come."""
+        # Not Request's, which makes ten things that few requests need.
+        Componentized.__init__(self)
+        self.channel = channel
+        self.site = channel.site
+        self.transport = channel.transport
+        self.head = head
+        self.content = content
+        self.method, self.uri = head.line.method, head.line.target
+        self.path = head.path
+        self.clientproto = b"HTTP/1.1" if head.line.minor else b"HTTP/1.0"
+        self.notifications = []
+
+    @cached_property
+    def requestHeaders(self) -> Headers:  # type: ignore[override]
+        headers = Headers()
+        for name, value in self.head.fields:
+            headers.addRawHeader(name, value)
+        return headers
+
+    @cached_property
+    def responseHeaders(self) -> Headers:  # type: ignore[override]
+        return Headers({b"Server": [version]})
+
+    @cached_property
+    def args(self) -> dict[bytes, list[bytes]]:  # type: ignore[override]
+        return parse_qs(self.uri.partition(b"?")[2], keep_blank_values=True)
+
+    @cached_property
+    def client(self) -> Any:
+        return self.transport.getPeer()
+
+    @cached_property
+    def host(self) -> Any:
+        return self.transport.getHost()
+
+    @cached_property
+    def prepath(self) -> list[bytes]:  # type: ignore[override]
+        return []
+
+    @cached_property
+    def postpath(self) -> list[bytes]:  # type: ignore[override]
+        return list(map(unquote_to_bytes, self.path[1:].split(b"/")))
+
+    def isSecure(self) -> bool:
+        return bool(ISSLTransport.providedBy(self.transport))
 
     def note(self, **fields: str | int | float) -> None:
         """Have the line in the log say *fields* too, which hold nothing that a peer wrote."""
@@ -56,7 +131,6 @@ class ProxyRequest(Request):
         self.work = answering = Deferred.fromCoroutine(self._answer_with(work))
         # Nothing can fail in it any more but for an error of our own.
         answering.addErrback(lambda failure: _log.failure("a request failed", failure))
-        self.notifyFinish().addErrback(lambda _: answering.cancel())
         return NOT_DONE_YET
 
     async def _answer_with(self, work: Coroutine[Any, Any, bytes | int | None]) -> None:
@@ -98,14 +172,92 @@ class ProxyRequest(Request):
 
     def cut_off(self) -> None:
         """End an answer that has begun so that it does not look whole."""
-        framed = self.chunked or self.responseHeaders.hasHeader(b"content-length")
         channel = self.channel
-        if framed or channel is None:
+        if self._framed or channel is None:
             self.loseConnection()
         else:
             # To a client of HTTP/1.0 the end of the connection is that of the answer: only a reset
             # tells it otherwise.
             channel.transport.abortConnection()
+
+    # --- the answer
+
+    def begin(self, status: int, phrase: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+        """Send the head of the answer, of the end-to-end *fields* as they are.
+
+        Those that belong to the connection are added, and what every answer has: the id, a date.
+        """
+        channel, line = self.channel, self.head.line
+        if channel is None:
+            return
+        self.startedWriting = 1
+        self.code, self.code_message = status, phrase
+        names = {name.lower() for name, _ in fields}
+        has_length = b"content-length" in names
+        self._bodiless = line.method == b"HEAD" or status in NO_BODY_CODES
+        added: list[tuple[bytes, bytes]] = []
+        if b"date" not in names:  # an upstream without a clock (RFC 9110 section 6.6.1)
+            added.append((b"Date", date()))
+        if b"x-request-id" not in names:  # else: the upstream's own
+            added.append((b"X-Request-Id", self.head.id))
+        if line.minor == 0 and channel.persistent:
+            # It knows no other way to see where an answer ends, and expects to be told so.
+            channel.persistent = has_length
+            added.append((b"Connection", b"keep-alive" if has_length else b"close"))
+        elif not channel.persistent:
+            added.append((b"Connection", b"close"))
+        if not has_length and not self._bodiless and line.minor:
+            self.chunked = 1
+            added.append((b"Transfer-Encoding", b"chunked"))
+        self._framed = bool(has_length or self.chunked)
+        self.transport.write(answer_head(line.minor, status, phrase, [*fields, *added]))
+
+    def write(self, data: bytes) -> None:
+        """Send *data* of the body; the head before it, if it has not been sent."""
+        if self.finished:
+            raise RuntimeError("Request.write called on a request after Request.finish was called.")
+        if not self.startedWriting:
+            headers = self.responseHeaders.getAllRawHeaders()
+            fields = [(name, value) for name, values in headers for value in values]
+            self.begin(self.code, self.code_message, fields)
+        if not data or self._bodiless or self.channel is None:
+            return
+        self.sentLength += len(data)
+        if self.chunked:
+            self.transport.writeSequence([b"%x\r\n" % len(data), data, b"\r\n"])
+        else:
+            self.transport.write(data)
+
+    def finish(self) -> None:
+        """The answer has been given as a whole."""
+        channel = self.channel
+        if channel is None:
+            raise RuntimeError("There is nobody, or nobody any more, to be answered.")
+        if not self.startedWriting:
+            self.write(b"")
+        if self.chunked:
+            self.transport.write(b"0\r\n\r\n")
+        self.finished = 1
+        self._end(self.code)
+        channel.requestDone(self)
+        for waiter in self.notifications:
+            waiter.callback(None)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client has left, or its connection is another protocol's and has ended."""
+        self._disconnected = True
+        self._end(101 if self.code == 101 else CUT_OFF_STATUS)
+        for waiter in self.notifications:
+            waiter.errback(reason)
+        if self.work is not None:
+            self.work.cancel()
+
+    def _end(self, status: int) -> None:
+        self.site.ended(self, status)
+        self.channel = None
+        self.content.close()
+
+    # --- being served
 
     def process(self) -> None:
         channel: Any = self.channel
@@ -123,13 +275,19 @@ class ProxyRequest(Request):
 
     def _process_as(self, id: str) -> None:
         request_id.set(id)
-        Request.process(self)
+        if self.uri == b"*":  # OPTIONS of the proxy as a whole
+            self.responseHeaders.setRawHeaders(b"Content-Length", [b"0"])
+            self.finish()
+            return
+        try:
+            self.render(self.site.resource)
+        except BaseException:
+            self.processingFailed(Failure())
 
     @property
     def id(self) -> str:
         """The id by which the client, the log and the upstream know the request."""
-        values = self.requestHeaders.getRawHeaders(b"x-request-id", [b""])
-        return values[0].decode("latin-1")
+        return self.head.id.decode("latin-1")
 
     def getRequestHostname(self) -> bytes:
         """Always the same: no route depends on it, and Klein fails over hosts that are no names."""

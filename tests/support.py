@@ -33,8 +33,8 @@ from twisted.web.server import NOT_DONE_YET
 from llamaproxy.config.options import Options
 from llamaproxy.events import Event
 from llamaproxy.jsontext import Json
-from llamaproxy.request import ProxyRequest
-from llamaproxy.server.keys import ApiKeys, GuardedResource
+from llamaproxy.server.keys import ApiKeys
+from llamaproxy.server.site import ProxySite
 from llamaproxy.tap import assemble
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.dialect import Detector
@@ -184,20 +184,6 @@ def tool_result(text: str, error_code: int = 0) -> Answer:
 
 
 # --- the Llama Stack
-
-
-class _AsServed(Resource):
-    """The resource within, for requests as our site makes them: treq's stub has another site."""
-
-    isLeaf = True
-
-    def __init__(self, within: IResource) -> None:
-        Resource.__init__(self)
-        self._within = within
-
-    def render(self, request: Any) -> Any:
-        request.__class__ = ProxyRequest
-        return self._within.render(request)
 
 
 @attrs.frozen
@@ -456,9 +442,10 @@ class Proxy(Upstream):
         self.tool_status = app.tool_status
         self.events: list[Event] = []
         app.tell.listen(self.events.append)
-        root = app.resource
-        guarded = root if keys is None else GuardedResource(root, keys)
-        self._front: Any = StubTreq(_AsServed(guarded))
+        self._front: Any = StubTreq(app.resource)
+        # Treq's stub has a site of Twisted's.
+        site: Any = ProxySite(app.resource, Clock(), keys=keys)
+        self._front._agent._serverFactory = site
 
     def settle(self) -> None:
         for _ in range(_ENOUGH):

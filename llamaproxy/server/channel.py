@@ -4,37 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from io import BytesIO
+from typing import IO, Any
 
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IHalfCloseableProtocol,
-    IReactorTime,
-    ISSLTransport,
-)
-from twisted.internet.protocol import connectionDone
+from twisted.internet import interfaces
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, datetimeToString
 from zope.interface import implementer
 
 from llamaproxy.errors import ProxyError
+from llamaproxy.heads import RequestHead
+from llamaproxy.request import ProxyRequest
 from llamaproxy.server.body import StoredBody
 from llamaproxy.server.checks import HEAD_CHECKS
-from llamaproxy.server.framing import (
-    MAX_EMPTY_LINES,
-    MAX_HEAD,
-    MAX_LINE,
-    RequestRefused,
-    is_hopeless,
-    keeps_connection,
-    request_id,
-    request_line,
-)
-from llamaproxy.server.head import RequestHead
-from llamaproxy.server.limits import Limits
-from llamaproxy.server.state import ANSWER, BODY, CLOSING, HEAD, TUNNEL, ConnectionState
+from llamaproxy.server.framing import RequestRefused, keeps_connection, request_id
+from llamaproxy.server.head import LineReader, read_head
+from llamaproxy.server.state import ANSWER, BODY, CLOSING, TUNNEL, ConnectionState
 
 _log = Logger()
 
@@ -42,51 +28,49 @@ _log = Logger()
 MAX_PIPELINED_BYTES = 16384
 
 
-def _discard(data: bytes) -> None:
-    """The connection has not been switched to another protocol."""
-
-
-@implementer(IHalfCloseableProtocol)
-class ProxyChannel(HTTPChannel):
+@implementer(interfaces.IHalfCloseableProtocol, interfaces.IPushProducer)
+class ProxyChannel(Protocol):
     """Takes requests off a connection, one after the other.
 
-    The lines, the framing and the queue are its own; answering and back-pressure are
-    :class:`HTTPChannel`'s, which gets to see only the request line. Its deadline is looked at by
-    :class:`llamaproxy.server.connections.Connections`.
+    It is the producer of its transport, and the channel of the request that it has. Its deadline is
+    looked at by :class:`llamaproxy.server.connections.Connections`.
     """
 
-    MAX_LENGTH = MAX_LINE
-    totalHeadersSize = MAX_HEAD
+    # Thousands of them wait for their next request, and do nothing else.
+    __slots__ = (
+        *("site", "transport", "connected", "state"),
+        *("request", "persistent", "served", "_reader", "_head", "_body", "_reading"),
+        *("_pipelined", "_read_paused", "_producer", "_receive", "_half_closed_check"),
+    )
 
-    site: Any
-    transport: Any
-    #: Made as soon as there is a connection, and as soon as there is a head.
-    state: ConnectionState
-    _body: StoredBody
-
-    def __init__(self) -> None:
-        HTTPChannel.__init__(self)
-        self._parsing = False
+    def __init__(self, site: Any) -> None:
+        self.site = site
+        self.transport: Any = None
+        #: The request that is being answered; whether another may follow it.
+        self.request: ProxyRequest | None = None
+        self.persistent = True
         #: Requests that have been served in this turn of the reactor.
         self.served = 0
-        #: The head of the request that is being received or answered.
+        #: What reads a head that comes in pieces, and what has been read of the request that comes.
+        self._reader: LineReader | None = None
         self._head: RequestHead | None = None
-        self._ends_in_cr = False
-        self._empty_lines = 0
+        self._body: StoredBody | None = None
         #: What has come after the request that is being answered.
-        self._pipelined = bytearray()
-        self._id = b""
-        self._receive: Callable[[bytes], None] = _discard
-        self._half_closed_check: IDelayedCall | None = None
+        self._pipelined: bytes | bytearray = b""
+        self._reading = self._read_paused = False
+        self._producer: interfaces.IPushProducer | None = None
+        self._half_closed_check: interfaces.IDelayedCall | None = None
 
     # --- the connection
 
     def connectionMade(self) -> None:
         self.site.connections.opened(self)
-        limits: Limits = self.site.limits
+        limits = self.site.limits
         excess = self.site.connections.connected - limits.connections
         self.state = ConnectionState(self.site.now, limits, over_limit=excess > 0)
-        HTTPChannel.connectionMade(self)
+        if interfaces.ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, True)
         if excess > limits.over_limit_connections:
             self.transport.abortConnection()
 
@@ -94,7 +78,11 @@ class ProxyChannel(HTTPChannel):
         self.site.connections.closed(self)
         if self._half_closed_check is not None:
             self._half_closed_check.cancel()
-        HTTPChannel.connectionLost(self, reason)
+        self._producer = None
+        if self._body is not None:
+            self._body.file.close()
+        if self.request is not None:
+            self.request.connectionLost(reason)
 
     def readConnectionLost(self) -> None:
         """The client sends nothing more: it waits for its answers, or has left.
@@ -114,30 +102,21 @@ class ProxyChannel(HTTPChannel):
     def _check_half_closed(self, sent_before: object = None) -> None:
         # A client that has left is sent nothing twice, and leaves nothing unread.
         self._half_closed_check = None
-        sent = [(request, request.sentLength) for request in self.requests]
-        is_chat = bool(self.requests) and not self.requests[0].half_closable
+        request = self.request
+        sent = request and (request, request.sentLength)
+        is_chat = request is not None and not request.half_closable
         if is_chat or (sent == sent_before and not self.state.stalled):
             self.transport.abortConnection()
         else:
-            clock: IReactorTime = self.site.clock
-            seconds = self.site.limits.half_closed_timeout
+            seconds, clock = self.site.limits.half_closed_timeout, self.site.clock
             self._half_closed_check = clock.callLater(seconds, self._check_half_closed, sent)
-
-    def pauseProducing(self) -> None:
-        self.state.stall()
-        HTTPChannel.pauseProducing(self)
-
-    def resumeProducing(self) -> None:
-        self.state.unstall()
-        HTTPChannel.resumeProducing(self)
 
     def loseConnection(self) -> None:
         """Close once all that was written has been sent."""
-        if self.state.phase == CLOSING:
-            self.transport.loseConnection()
-        else:
+        if self.state.phase != CLOSING:
             self.state.close()
-            HTTPChannel.loseConnection(self)
+            self.transport.unregisterProducer()
+        self.transport.loseConnection()
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -159,15 +138,13 @@ class ProxyChannel(HTTPChannel):
             _log.failure("a request body could not be stored")
             error = ProxyError("The request body could not be stored.")
         self.state.refuse()
-        LineReceiver.clearLineBuffer(self)
-        request = self.requests.pop() if self.requests else None
-        line = self._head.line if self._head is not None else None
-        self.transport.write(self.site.refusal(error, line, request, self.transport.getPeer()))
-        if request is not None and request.content is not None:
+        head = self._head if self._reader is None else self._reader.head
+        self.transport.write(self.site.refusal(error, head, self.transport.getPeer()))
+        if self._body is not None:
             with suppress(OSError):  # what could not be stored cannot be flushed either
-                request.content.close()
+                self._body.file.close()
         self.transport.unregisterProducer()
-        if ISSLTransport.providedBy(self.transport):
+        if interfaces.ISSLTransport.providedBy(self.transport):
             self.transport.loseConnection()  # which goes on reading until the client closes too
         else:
             self.transport.loseWriteConnection()
@@ -181,138 +158,142 @@ class ProxyChannel(HTTPChannel):
         self.state.tunnel_begins()
         self._receive = receive
         self.transport.write(head)
-        if self._pipelined:
-            receive(bytes(self._pipelined))
-            self._pipelined.clear()
+        if pipelined := self._taken():
+            receive(pipelined)
         self.transport.resumeProducing()
 
-    # --- the head
+    # --- what comes
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no request, and none has begun to come (but for half a line)."""
+        begun = self._reader is not None and self._reader.head is not None
+        return self.state.phase not in (BODY, ANSWER, TUNNEL) and not begun
 
     def dataReceived(self, data: bytes) -> None:
-        if self.state.phase == CLOSING:
+        if (phase := self.state.phase) == CLOSING:
             self.state.linger()
-            return
-        if self.state.phase == TUNNEL:
+        elif phase == TUNNEL:
             self._receive(data)
-            return
-        self.state.head_begins()
-        # Not HTTPChannel's, which gives the client more time whenever it sends something.
-        if self._parsing:
-            LineReceiver.dataReceived(self, data)
-            return
-        self._parsing = True
-        self.served = 0
-        try:
-            LineReceiver.dataReceived(self, data)
-        finally:
-            self._parsing = False
-        if self.state.phase == HEAD:
-            self._check_begun_line(data)
+        elif phase != ANSWER and not self.state.stalled and not self._reading:
+            self._read(data)
+        else:
+            pipelined = self._pipelined = self._pipelined or bytearray()
+            pipelined += data
+            if len(pipelined) > MAX_PIPELINED_BYTES:
+                self._pause_reading(True)
 
-    def _check_begun_line(self, data: bytes) -> None:
-        """Refuse at once what would otherwise be waited for in vain, such as bare line feeds."""
-        if self._ends_in_cr:
-            data = b"\r" + data
-        self._ends_in_cr = data.endswith(b"\r")
-        if is_hopeless(data.rpartition(b"\r\n")[2]):
-            self.refuse(RequestRefused(400, "The request is not HTTP/1.1."))
+    def _taken(self) -> bytes:
+        """What was put aside, which is not any more."""
+        taken, self._pipelined = bytes(self._pipelined), b""
+        return taken
 
-    def lineReceived(self, line: bytes) -> bool:
-        """One line of a head; true if nothing of what follows matters any more."""
+    def _read(self, data: bytes) -> None:
+        """Serve the requests in *data*, one after the other, up to one that is not answered yet.
+
+        None is served to a client that has not read the answer before, or they would pile up.
+        """
+        self._reading, self.served = True, 0
         try:
-            if self._head is None:
-                self._begin_head(line)
-            elif line:
-                self._head.add_field(line)
-            else:
-                self._end_head(self._head)
+            while data and self.state.phase <= BODY and not self.state.stalled:
+                data = (self._read_body if self.state.phase == BODY else self._read_head)(data)
+                data = data or self._taken()
         except (ProxyError, OSError) as error:
             self.refuse(error)
-        return self.state.phase == CLOSING
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        if self._head is None:
-            self.refuse(RequestRefused(414, f"The request line is longer than {MAX_LINE} bytes."))
-        else:
-            self.refuse(RequestRefused(431, f"A field is longer than {MAX_LINE} bytes."))
-
-    def _begin_head(self, line: bytes) -> None:
-        if not line and self._empty_lines < MAX_EMPTY_LINES:
-            self._empty_lines += 1
             return
-        self.state.head_begins()  # it may have come together with the one before
-        parsed = request_line(line)
-        if parsed.authority is not None or not line.endswith((b"1.1", b"1.0")):
-            line = b"%b %b HTTP/1.%d" % (parsed.method, parsed.target, parsed.minor)
-        HTTPChannel.lineReceived(self, line)  # which makes the request
-        self._head = RequestHead(parsed, self.requests[-1].requestHeaders, self.state.over_limit)
+        finally:
+            self._reading = False
+        if data:
+            self.dataReceived(data + self._taken())
+        elif self.state.half_closed and self.state.phase <= BODY:
+            self.loseConnection()  # nothing more can come
 
-    def _end_head(self, head: RequestHead) -> None:
+    def _read_head(self, data: bytes) -> bytes:
+        """Take what *data* has of a head; what follows that is returned."""
+        read = read_head(data) if self._reader is None else None
+        if read is not None:
+            head, rest = read[0], data[read[1] :]
+        else:
+            self.state.head_begins()
+            reader = self._reader = self._reader or LineReader()
+            unread = reader.read(data)
+            if unread is None or reader.head is None:
+                return b""
+            head, rest = reader.head, unread
+        self._head, self._reader = head, None
+        head.over_limit = self.state.over_limit
         for check in HEAD_CHECKS:
             check(head, self.site)
-        request = self.requests[-1]
-        self._id = request_id(head.values(b"X-Request-Id"))
-        head.headers.setRawHeaders(b"X-Request-Id", [self._id])
-        self.persistent = keeps_connection(head.line.minor, head.values(b"Connection"))
-        if not self.persistent:
-            request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
-        limit = self.site.limits.body_to(head.line.target)
-        self._body = StoredBody(head.body_length, limit)
-        request.content = self._body.file
+        head.identify(request_id(head.values(b"x-request-id")))
+        self.persistent = keeps_connection(head)
         if head.body_length == 0:
-            self._serve()
-            return
+            self._serve(head, BytesIO())
+            return rest
+        self._body = StoredBody(head.body_length, self.site.limits.body_to(head.path))
         self.state.body_continues()
-        LineReceiver.setRawMode(self)
         if head.expects_continue:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return rest
 
-    def _serve(self) -> None:
-        self.state.answer_begins()
-        HTTPChannel.allContentReceived(self)
-
-    # --- the body, and the answer
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """Part of a body, or of the requests that follow the one that is being answered."""
-        if self.state.phase != BODY:
-            # Not HTTPChannel's, which stores any number of them for a client that reads nothing.
-            self._pipelined += data
-            if len(self._pipelined) > MAX_PIPELINED_BYTES:
-                self.transport.pauseProducing()
-            return
-        try:
-            rest = self._body.receive(data)
-        except (ProxyError, OSError) as error:
-            self.refuse(error)
-            return
+    def _read_body(self, data: bytes) -> bytes:
+        """The same of a body."""
+        head, body = self._head, self._body
+        assert head is not None and body is not None
+        rest = body.receive(data)
         if rest is None:
             self.state.body_continues()
-            return
-        self._serve()
-        LineReceiver.dataReceived(self, rest)
+        else:
+            self._serve(head, body.file)
+        return rest or b""
 
-    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Any) -> None:
-        if not headers.hasHeader(b"X-Request-Id"):  # else: the upstream's own
-            headers.setRawHeaders(b"X-Request-Id", [self._id])
-        if not headers.hasHeader(b"Date"):  # an upstream without a clock (RFC 9110 section 6.6.1)
-            headers.setRawHeaders(b"Date", [datetimeToString()])
-        if version == b"HTTP/1.0" and self.persistent:
-            # It knows no other way to see where an answer ends, and expects to be told so.
-            self.persistent = headers.hasHeader(b"Content-Length")
-            option = b"keep-alive" if self.persistent else b"close"
-            headers.setRawHeaders(b"Connection", [option])
-        HTTPChannel.writeHeaders(self, version, code, reason, headers)
+    def _serve(self, head: RequestHead, content: IO[bytes]) -> None:
+        self.state.answer_begins()
+        self._head = self._body = None
+        content.seek(0)
+        self.request = ProxyRequest(self, head, content)
+        self.request.process()
 
-    def requestDone(self, request: Any) -> None:
-        self._head = None
-        self._empty_lines = 0
-        self._ends_in_cr = False
-        self.state.answer_ended()
-        HTTPChannel.requestDone(self, request)
-        if self.persistent and self._pipelined:
-            data, self._pipelined = bytes(self._pipelined), bytearray()
-            self.dataReceived(data)
-        goes_on = self._parsing or self.state.phase in (ANSWER, CLOSING)
-        if self.state.half_closed and not goes_on:
+    def requestDone(self, request: ProxyRequest) -> None:
+        """The answer has been written to its end."""
+        self.request = self._producer = None
+        if not self.persistent:
             self.loseConnection()
+            return
+        self.state.answer_ended()
+        self._pause_reading(self.state.stalled)
+        if not self._reading:
+            self._read(self._taken())
+
+    # --- back-pressure
+
+    def registerProducer(self, producer: interfaces.IPushProducer, streaming: bool) -> None:
+        """Have *producer*, which makes the answer, paused while the client does not read."""
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+
+    def pauseProducing(self) -> None:
+        self.state.stall()
+        if self._producer is not None:
+            self._producer.pauseProducing()
+        if self.request is None:  # else: what follows it is bounded
+            self._pause_reading(True)
+
+    def resumeProducing(self) -> None:
+        self.state.unstall()
+        if self._producer is not None:
+            self._producer.resumeProducing()
+        if self.request is None and self.state.phase <= BODY:
+            self._pause_reading(False)
+            if not self._reading:
+                self._read(self._taken())
+
+    def _pause_reading(self, paused: bool) -> None:
+        if paused != self._read_paused:
+            self._read_paused = paused
+            (self.transport.pauseProducing if paused else self.transport.resumeProducing)()
+
+    def stopProducing(self) -> None:
+        if self._producer is not None:
+            self._producer.stopProducing()

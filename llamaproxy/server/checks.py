@@ -1,7 +1,7 @@
 """What the front door checks of a request, and in which order: the first failing check answers.
 
 A request line is checked as soon as it is there, by :func:`llamaproxy.server.framing.request_line`;
-every field as soon as it is there, by :meth:`llamaproxy.server.head.RequestHead.add_field`; what a
+every field as soon as it is there, by :class:`llamaproxy.server.head.LineReader`; what a
 whole head says, by :data:`HEAD_CHECKS`; a body as it comes, for its framing and its length.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from llamaproxy.errors import BodyTooLarge
-from llamaproxy.server.framing import RequestRefused, check_host
-from llamaproxy.server.head import RequestHead
+from llamaproxy.heads import RequestHead
+from llamaproxy.server.framing import RequestRefused, body_length, check_host, expects_continue
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.server.limits import Limits
@@ -29,12 +29,12 @@ class Rules(Protocol):
 
 def host_is_valid(head: RequestHead, rules: Rules) -> None:
     """400 for a host that is missing, repeated or doubtful."""
-    check_host(head.values(b"Host"), head.line)
+    check_host(head)
 
 
 def host_is_served(head: RequestHead, rules: Rules) -> None:
     """421 for a host that is none of the site's; a client without a host is no browser."""
-    hosts = head.values(b"Host")
+    hosts = head.values(b"host")
     if hosts and hosts[0] not in rules.hosts:
         raise RequestRefused(
             421, "This host is not served here (--allowed-hosts names those that are)."
@@ -42,19 +42,19 @@ def host_is_served(head: RequestHead, rules: Rules) -> None:
 
 
 def length_is_valid(head: RequestHead, rules: Rules) -> None:
-    """400 for a body of which it is not certain where it ends."""
-    _ = head.body_length
+    """400 for a body of which it is not certain where it ends; else the head knows its length."""
+    head.body_length = body_length(head)
 
 
 def authorization_is_single(head: RequestHead, rules: Rules) -> None:
     """400 for two Authorization fields (RFC 9110 section 11.6.2: there is one)."""
-    if len(head.values(b"Authorization")) > 1:
+    if len(head.values(b"authorization")) > 1:
         raise RequestRefused(400, "The Authorization field is repeated.")
 
 
 def expectation_is_known(head: RequestHead, rules: Rules) -> None:
-    """417 for an expectation other than 100-continue."""
-    _ = head.expects_continue
+    """417 for an expectation other than 100-continue; else the head knows of it."""
+    head.expects_continue = expects_continue(head)
 
 
 def connection_is_within_limit(head: RequestHead, rules: Rules) -> None:
@@ -69,13 +69,12 @@ def key_is_known(head: RequestHead, rules: Rules) -> None:
     A request without a body is asked for its key when it is served, as that with one is again.
     """
     if rules.keys is not None and head.body_length != 0:
-        rules.keys.admit(head.line.method, head.path, head.headers)
+        rules.keys.admit(head)
 
 
 def body_is_within_limit(head: RequestHead, rules: Rules) -> None:
     """413 for a body that is announced to be larger than the limit of its path."""
-    limit = rules.limits.body_to(head.line.target)
-    if head.body_length is not None and head.body_length > limit:
+    if head.body_length and head.body_length > (limit := rules.limits.body_to(head.path)):
         raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
 
 

@@ -107,7 +107,7 @@ class Connections:
         if not self._open:
             return
         now = self._clock.seconds()
-        idle = [channel for channel in self._open if not channel.requests]
+        idle = [channel for channel in self._open if channel.is_idle]
         self._idle_since = {channel: self._idle_since.get(channel, now) for channel in idle}
         for channel, since in self._idle_since.items():
             if now - since >= self._idle_grace:
@@ -126,7 +126,7 @@ class Connections:
             channel.expire()
 
     def _close_if_idle(self, channel: ProxyChannel) -> None:
-        if not channel.requests and channel in self._open:
+        if channel.is_idle and channel in self._open:
             channel.loseConnection()
 
     def _fire_if_closed(self) -> None:
@@ -141,6 +141,5 @@ class Connections:
 
 def _close_after(request: ProxyRequest) -> None:
     """Let *request* be the last of its connection; its answer says so unless it has begun."""
-    request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
     channel: Any = request.channel
     channel.persistent = False

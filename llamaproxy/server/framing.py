@@ -10,9 +10,9 @@ import random
 import re
 from collections.abc import Sequence
 from ipaddress import IPv6Address
-from typing import NamedTuple
 
 from llamaproxy.errors import ProxyError
+from llamaproxy.heads import RequestHead, RequestLine
 
 #: Bytes of a request target (RFC 9112 section 3: at least 8000), of a line, of a whole head.
 MAX_TARGET = 8192
@@ -25,8 +25,10 @@ MAX_EMPTY_LINES = 8
 #: Fields of a request.
 MAX_FIELDS = 128
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_REQUEST_LINE = re.compile(rb"(%b) ([!\"$-~]+) HTTP/([0-9])\.([0-9])" % _TOKEN)
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+#: With the method, the target and the two numbers of the version.
+REQUEST_LINE = rb"(%b) ([!\"$-~]+) HTTP/([0-9])\.([0-9])" % TOKEN
+_REQUEST_LINE = re.compile(REQUEST_LINE)
 _ABSOLUTE = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 _HOST = re.compile(
     rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]*))?"
@@ -37,7 +39,7 @@ MALFORMED_FIELD = "A field of the request is not well-formed."
 
 #: What no field may contain: control characters but the tab (RFC 9110 section 5.5).
 _CONTROLS = bytes([*range(9), *range(10, 32), 127])
-is_token = re.compile(_TOKEN).fullmatch
+is_token = re.compile(TOKEN).fullmatch
 
 #: Whether part of a head can no longer become well-formed, whatever follows.
 is_hopeless = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r[^\n]").search
@@ -58,15 +60,6 @@ class RequestRefused(ProxyError):
         return self._fields
 
 
-class RequestLine(NamedTuple):
-    """A request line; *authority* is that of a target in absolute form."""
-
-    method: bytes
-    target: bytes
-    minor: int
-    authority: bytes | None = None
-
-
 def request_line(line: bytes) -> RequestLine:
     """The request that *line* begins (RFC 9112 section 3).
 
@@ -77,7 +70,11 @@ def request_line(line: bytes) -> RequestLine:
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
         raise RequestRefused(400, "The request line is not well-formed.")
-    method, target, major, minor = match.groups()
+    return request_line_of(*match.groups())
+
+
+def request_line_of(method: bytes, target: bytes, major: bytes, minor: bytes) -> RequestLine:
+    """The same, of the parts of a line that is well-formed."""
     if major != b"1":
         raise RequestRefused(505, "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
     if len(target) > MAX_TARGET:
@@ -100,8 +97,7 @@ def field(line: bytes) -> tuple[bytes, bytes]:
     """A field's name and its value, of one *line* (RFC 9112 section 5).
 
     There is no control character in it but the tab. That the name is a token (so that there is no
-    blank before the colon, and no folding) is for the caller to see: Twisted's ``Headers`` know
-    those that they have seen before.
+    blank before the colon, and no folding) is for the caller to see.
 
     :raises RequestRefused: 400.
     """
@@ -111,11 +107,12 @@ def field(line: bytes) -> tuple[bytes, bytes]:
     return name, value.strip(b" \t")
 
 
-def check_host(hosts: Sequence[bytes] | None, line: RequestLine) -> None:
+def check_host(head: RequestHead) -> None:
     """Refuse a request whose host is missing, doubtful or not ours (RFC 9112 section 3.2).
 
     :raises RequestRefused: 400.
     """
+    hosts, line = head.values(b"host"), head.line
     if not hosts:
         if line.minor == 0 and line.authority is None:
             return
@@ -139,19 +136,18 @@ def _host(authority: bytes) -> bytes:
     return authority.lower().removesuffix(b":80").removesuffix(b":443")
 
 
-def body_length(
-    lengths: Sequence[bytes] | None, codings: Sequence[bytes] | None, minor: int
-) -> int | None:
+def body_length(head: RequestHead) -> int | None:
     """Bytes of a request's body, None if it is chunked (RFC 9112 section 6).
 
     A repeated Content-Length is refused even if it repeats the same number.
 
     :raises RequestRefused: 400.
     """
+    lengths, codings = head.values(b"content-length"), head.values(b"transfer-encoding")
     if codings:
         if lengths:
             raise RequestRefused(400, "Content-Length and Transfer-Encoding exclude each other.")
-        if minor == 0:
+        if head.line.minor == 0:
             raise RequestRefused(400, "HTTP/1.0 has no Transfer-Encoding.")
         if len(codings) > 1 or codings[0].lower() != b"chunked":
             raise RequestRefused(400, "The only Transfer-Encoding understood is chunked, once.")
@@ -164,12 +160,14 @@ def body_length(
     return int(lengths[0].lstrip(b"0")[:20] or b"0")
 
 
-def expects_continue(expectations: Sequence[bytes] | None) -> bool:
+def expects_continue(head: RequestHead) -> bool:
     """Whether the client waits to be told to send the body (RFC 9110 section 10.1.1).
 
     :raises RequestRefused: 417 for any other expectation.
     """
-    if not expectations:
+    expectations = head.values(b"expect")
+    # Of HTTP/1.0 it means nothing.
+    if not expectations or head.line.minor == 0:
         return False
     members = {each.strip(b" \t") for each in b",".join(expectations).lower().split(b",")} - {b""}
     if not members <= {b"100-continue"}:
@@ -177,20 +175,20 @@ def expects_continue(expectations: Sequence[bytes] | None) -> bool:
     return bool(members)
 
 
-def keeps_connection(minor: int, options: Sequence[bytes]) -> bool:
-    """Whether another request may follow one of HTTP/1.*minor* (RFC 9112 section 9.3).
-
-    :param options: the values of its Connection fields.
-    """
+def keeps_connection(head: RequestHead) -> bool:
+    """Whether another request may follow (RFC 9112 section 9.3)."""
+    minor, options = head.line.minor, head.values(b"connection")
+    if not options:
+        return minor == 1
     tokens = [token.strip(b" \t") for token in b",".join(options).lower().split(b",")]
     return b"close" not in tokens and (minor == 1 or b"keep-alive" in tokens)
 
 
-def request_id(values: Sequence[bytes] | None) -> bytes:
+def request_id(values: Sequence[bytes]) -> bytes:
     """The id that a client has sent in X-Request-Id fields of these *values*, or a new one.
 
     A new one is 32 hexadecimal digits; a client's has up to 128 visible ASCII characters.
     """
-    if values and len(values) == 1 and _REQUEST_ID.fullmatch(values[0]):
+    if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]):
         return values[0]
     return b"%032x" % random.getrandbits(128)

@@ -1,84 +1,112 @@
-"""RequestHead: the line and the fields of one request, as they come."""
+"""Reading the head of a request: as a whole, or line by line. Both come to the same. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cached_property
+import re
 
-from twisted.web.http_headers import Headers, InvalidHeaderName
-
+from llamaproxy.heads import RequestHead
 from llamaproxy.server.framing import (
     MALFORMED_FIELD,
+    MAX_EMPTY_LINES,
     MAX_FIELDS,
     MAX_HEAD,
-    RequestLine,
+    MAX_LINE,
+    REQUEST_LINE,
+    TOKEN,
     RequestRefused,
-    body_length,
-    expects_continue,
     field,
+    is_hopeless,
+    is_token,
+    request_line,
+    request_line_of,
 )
 
+_BEGINNING = re.compile(rb"(?:\r\n){0,%d}%b\r\n" % (MAX_EMPTY_LINES, REQUEST_LINE))
+_FIELD = re.compile(rb"^(%b):[ \t]*([^\0-\x08\n-\x1f\x7f]*)\r\n" % TOKEN, re.MULTILINE)
 
-class RequestHead:
-    """A request's head.
 
-    *line*: its first line; *headers*: where its fields are collected; *over_limit*: whether there
-    are more connections than are allowed, and it came on one of those.
+def read_head(received: bytes) -> tuple[RequestHead, int] | None:
+    """The head that *received* begins with, and where it ends.
+
+    None if it is for :class:`LineReader` to read: it is not there as a whole, not well-formed, or
+    longer than a single line may be.
+
+    :raises RequestRefused: for its request line.
     """
+    beginning = _BEGINNING.match(received)
+    if beginning is None:
+        return None
+    start = beginning.end()
+    end = received.find(b"\r\n\r\n", start - 2, MAX_LINE) + 2
+    if end < 2:
+        return None
+    fields = _FIELD.findall(received, start, end)
+    # Each of them is the whole of a line; so if there are as many as lines, they are all of it.
+    if len(fields) != received.count(b"\n", start, end) or len(fields) > MAX_FIELDS:
+        return None
+    line = request_line_of(*beginning.groups())
+    head = RequestHead(line, [(name, value.rstrip(b" \t")) for name, value in fields])
+    return head, end + 2
 
-    def __init__(self, line: RequestLine, headers: Headers, over_limit: bool = False) -> None:
-        self.line = line
-        self.headers = headers
-        self.over_limit = over_limit
+
+class LineReader:
+    """Reads one head line by line as it comes, and says what is wrong with it as soon as it can."""
+
+    def __init__(self) -> None:
+        #: What there is of it, once the request line has come.
+        self.head: RequestHead | None = None
+        self._line = bytearray()
+        self._empty_lines = 0
         self._bytes = 0
-        self._fields = 0
 
-    def add_field(self, line: bytes) -> None:
-        """Take one more field.
+    def read(self, received: bytes) -> bytes | None:
+        """Take *received*; what of it follows the head, None if more of that is to come.
 
-        :raises RequestRefused: 400 if it is malformed, 431 if there are too many, or too long ones.
+        :raises RequestRefused: 400, 405, 414, 431 or 505.
         """
+        buffer = self._line
+        # The last byte of what was looked at before may be half of a line's end.
+        at, unseen = 0, max(0, len(buffer) - 1)
+        buffer += received
+        while (end := buffer.find(b"\r\n", unseen)) >= 0:
+            line = bytes(buffer[at:end])
+            at = unseen = end + 2
+            if len(line) > MAX_LINE:
+                raise self._too_long()
+            if self._is_last(line):
+                return bytes(buffer[at:])
+        if len(buffer) - at >= MAX_LINE + 2:
+            raise self._too_long()
+        # What would otherwise be waited for in vain, such as bare line feeds.
+        if is_hopeless(buffer, unseen):
+            raise RequestRefused(400, "The request is not HTTP/1.1.")
+        del buffer[:at]
+        return None
+
+    def _is_last(self, line: bytes) -> bool:
+        """Take one *line*, and tell whether it ends the head."""
+        if self.head is not None:
+            if line:
+                self._add_field(self.head, line)
+            return not line
+        if not line and self._empty_lines < MAX_EMPTY_LINES:
+            self._empty_lines += 1
+        else:
+            self.head = RequestHead(request_line(line))
+        return False
+
+    def _add_field(self, head: RequestHead, line: bytes) -> None:
         self._bytes += len(line)
-        self._fields += 1
-        if self._fields > MAX_FIELDS:
+        if len(head.fields) >= MAX_FIELDS:
             raise RequestRefused(431, f"The request has more than {MAX_FIELDS} fields.")
         if self._bytes > MAX_HEAD:
             raise RequestRefused(431, f"The request's fields are longer than {MAX_HEAD} bytes.")
         name, value = field(line)
-        try:
-            self.headers.addRawHeader(name, value)
-        except InvalidHeaderName:
-            raise RequestRefused(400, MALFORMED_FIELD) from None
+        if not is_token(name):
+            raise RequestRefused(400, MALFORMED_FIELD)
+        head.add(name, value)
 
-    # --- what the fields say, once all of them are there
-
-    @cached_property
-    def _values(self) -> dict[bytes, Sequence[bytes]]:
-        return dict(self.headers.getAllRawHeaders())
-
-    def values(self, name: bytes) -> Sequence[bytes]:
-        """The values of all fields of that *name*, which is in HTTP's usual spelling."""
-        return self._values.get(name, ())
-
-    @property
-    def path(self) -> bytes:
-        """The target without its query."""
-        return self.line.target.partition(b"?")[0]
-
-    @cached_property
-    def body_length(self) -> int | None:
-        """Bytes of the body, None if it is chunked.
-
-        :raises RequestRefused: 400.
-        """
-        lengths, codings = self.values(b"Content-Length"), self.values(b"Transfer-Encoding")
-        return body_length(lengths, codings, self.line.minor)
-
-    @cached_property
-    def expects_continue(self) -> bool:
-        """Whether the client waits for a 100 before it sends the body.
-
-        :raises RequestRefused: 417.
-        """
-        # Of HTTP/1.0 it means nothing (RFC 9110 section 10.1.1).
-        return self.line.minor == 1 and expects_continue(self.values(b"Expect"))
+    def _too_long(self) -> RequestRefused:
+        if self.head is None:
+            return RequestRefused(414, f"The request line is longer than {MAX_LINE} bytes.")
+        return RequestRefused(431, f"A field is longer than {MAX_LINE} bytes.")

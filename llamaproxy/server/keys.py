@@ -14,12 +14,12 @@ import attrs
 from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
-from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
 
-from llamaproxy.cors import CorsMemory, origin_in
+from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import BadRequest, ProxyError, Unauthorized, error_response
+from llamaproxy.heads import RequestHead
 
 #: RFC 6750 section 2.1, with any token: what is none of the keys is refused anyway.
 _BEARER = re.compile(rb"bearer(?:[ \t]+(.*))?", re.IGNORECASE | re.DOTALL)
@@ -42,13 +42,13 @@ def is_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
 
 
-def keys_in(headers: Headers) -> set[bytes]:
+def keys_in(head: RequestHead) -> set[bytes]:
     """The different keys in the fields of a request; empty fields have none.
 
     ``Authorization`` of another scheme than Bearer counts as a key that is nobody's.
     """
     keys = set()
-    for value in headers.getRawHeaders(b"authorization", ()):
+    for value in head.values(b"authorization"):
         if credentials := value.strip(b" \t"):
             bearer = _BEARER.fullmatch(credentials)
             if bearer is None:
@@ -56,7 +56,7 @@ def keys_in(headers: Headers) -> set[bytes]:
             elif bearer[1]:
                 keys.add(bearer[1])
     for name in _KEY_FIELDS:
-        for value in headers.getRawHeaders(name, ()):
+        for value in head.values(name):
             if key := value.strip(b" \t"):
                 keys.add(key)
     return keys
@@ -66,18 +66,14 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def _is_open(method: bytes, path: bytes, headers: Headers) -> bool:
+def _is_open(head: RequestHead) -> bool:
     """Whether anybody may send this request."""
+    method = head.line.method
     if method == b"OPTIONS":
-        is_open = all(map(headers.hasHeader, _PREFLIGHT_FIELDS))
+        is_open = all(map(head.values, _PREFLIGHT_FIELDS))
     else:
-        is_open = path == b"/health" and method in (b"GET", b"HEAD")
-    return is_open and not _has_body(headers)
-
-
-def _has_body(headers: Headers) -> bool:
-    length = headers.getRawHeaders(b"content-length", [b"0"])
-    return length != [b"0"] or headers.hasHeader(b"transfer-encoding")
+        is_open = method in (b"GET", b"HEAD") and head.path == b"/health"
+    return is_open and head.body_length == 0
 
 
 @attrs.define
@@ -126,7 +122,7 @@ class ApiKeys:
             raise ValueError("there is no key in it")
         self._digests = tuple(digests)
 
-    def admit(self, method: bytes, path: bytes, headers: Headers) -> bytes:
+    def admit(self, head: RequestHead) -> bytes:
         """The digest of the key that a request came with; empty if it needs none.
 
         Two kinds of request need none, if they have no body: those for the proxy's own
@@ -135,9 +131,9 @@ class ApiKeys:
 
         :raises ProxyError: if it came with none of these keys, or with two (RFC 6750 section 3.1).
         """
-        if _is_open(method, path, headers):
+        if _is_open(head):
             return b""
-        keys = keys_in(headers)
+        keys = keys_in(head)
         if not keys:
             raise Unauthorized(
                 "No API key was provided. It belongs into the field 'Authorization: Bearer KEY'."
@@ -165,16 +161,15 @@ class GuardedResource(Resource):
         self._keys = keys
 
     def render(self, request: Any) -> Any:
-        headers = request.requestHeaders
+        head: RequestHead = request.head
         try:
-            request.key_id = self._keys.admit(request.method, request.path, headers)
+            request.key_id = self._keys.admit(head)
         except ProxyError as error:
-            self._cors.apply(origin_in(headers), request.responseHeaders)
+            self._cors.apply(head.origin, request.responseHeaders)
             request.write(error_response(request, error))
             request.finish()
             return NOT_DONE_YET
-        for name in (b"authorization", *_KEY_FIELDS):
-            headers.removeHeader(name)
+        head.remove(b"authorization", *_KEY_FIELDS)
         return self._resource.render(request)
 
 

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 
-from twisted.internet.interfaces import IReactorTime
-from twisted.web.http import Request
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IReactorTime
+from twisted.internet.protocol import Factory
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
-from twisted.web.server import Site
+from twisted.web.server import version
+from zope.interface import implementer
 
-from llamaproxy.cors import CorsMemory, origin_in
-from llamaproxy.errors import ProxyError, last_answer
+from llamaproxy import jsontext
+from llamaproxy.cors import CorsMemory
+from llamaproxy.errors import ProxyError
 from llamaproxy.events import RequestBegan, RequestEnded, Tell, tell_nobody
+from llamaproxy.heads import RequestHead, answer_head, date
 from llamaproxy.request import ProxyRequest
 from llamaproxy.server.channel import ProxyChannel
 from llamaproxy.server.connections import Connections
-from llamaproxy.server.framing import RequestLine, request_id
+from llamaproxy.server.framing import request_id
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.keys import ApiKeys, GuardedResource
 from llamaproxy.server.limits import Limits
-
-#: Logged as the status of an answer that did not come to its end, as nginx does it.
-CUT_OFF_STATUS = 499
 
 _DEFAULT_LIMITS = Limits()
 
@@ -32,11 +32,12 @@ _DEFAULT_LIMITS = Limits()
 _UNPRINTABLE = re.compile("[^!-~]")
 
 
-class ProxySite(Site):
+@implementer(IProtocolNegotiationFactory)
+class ProxySite(Factory):
     """The HTTP server: a resource, the rules for requests to it, and the connections to it."""
 
-    # Not the stock factory, which would speak HTTP/2 as well where the library for it is there.
-    protocol: Any = ProxyChannel
+    #: Whether Twisted's request answers with the traceback of a fault.
+    displayTracebacks = False
 
     def __init__(
         self,
@@ -48,7 +49,9 @@ class ProxySite(Site):
         hosts: AllowedHosts | None = None,
         tell: Tell = tell_nobody,
     ) -> None:
-        """:param keys: those that clients must have; with None, none is asked for.
+        """:param resource: renders every request, whatever its path.
+
+        :param keys: those that clients must have; with None, none is asked for.
 
         :param cors: what the upstream lets pages do, for requests that are refused here.
 
@@ -58,21 +61,16 @@ class ProxySite(Site):
         """
         self.cors = CorsMemory() if cors is None else cors
         self.hosts = AllowedHosts() if hosts is None else hosts
-        Site.__init__(
-            self,
-            resource if keys is None else GuardedResource(resource, keys, self.cors),
-            requestFactory=ProxyRequest,
-            parsePOSTFormSubmission=False,
-            timeout=None,  # the channels look after their time themselves
-            reactor=clock,
-        )
+        self.resource = resource if keys is None else GuardedResource(resource, keys, self.cors)
         self._tell = tell
         self.limits = limits
         self.keys = keys
         self.clock = clock
         self.now = clock.seconds
         self.connections = Connections(clock, limits.idle_grace)
-        self.displayTracebacks = False
+
+    def buildProtocol(self, addr: IAddress | None) -> ProxyChannel:
+        return ProxyChannel(self)
 
     def acceptableProtocols(self) -> list[bytes]:
         """What is spoken over TLS (RFC 7301)."""
@@ -82,18 +80,10 @@ class ProxySite(Site):
         """*request* is being served from now on; the time is returned."""
         self.connections.began(request)
         self._tell(RequestBegan(request.id))
-        finished = request.notifyFinish()
-        finished.addErrback(
-            lambda _: self._request_ended(request, 101 if request.code == 101 else CUT_OFF_STATUS)
-        )
-        finished.addBoth(lambda _: self.connections.ended(request))
         return self.now()
 
-    def log(self, request: Any) -> None:
-        """Called by Twisted for a request that was answered to the end."""
-        self._request_ended(request, request.code)
-
-    def _request_ended(self, request: Any, status: int) -> None:
+    def ended(self, request: ProxyRequest, status: int) -> None:
+        """*request* has been answered with *status*, or its client has left."""
         self._tell_of_end(
             request.getClientAddress(),
             request.method,
@@ -103,30 +93,38 @@ class ProxySite(Site):
             self.now() - request.started_at,
             {**request.counts(), **request.log_fields, "request": request.id},
         )
+        self.connections.ended(request)
 
-    def refusal(
-        self, error: ProxyError, line: RequestLine | None, request: Request | None, client: object
-    ) -> bytes:
+    def refusal(self, error: ProxyError, head: RequestHead | None, client: object) -> bytes:
         """The answer of *error* to what will not be served, after which its connection is closed.
 
-        :param line: the request line, if one has come; *request*: what of the request there is.
-
-        :param client: the address of the client.
+        :param head: what there is of the request's head; *client*: the address of the client.
         """
-        fields = Headers()
-        client_ids = None
-        if request is not None:
-            self.cors.apply(origin_in(request.requestHeaders), fields)
-            client_ids = request.requestHeaders.getRawHeaders(b"X-Request-Id")
+        cors = Headers()
+        method, path = b"-", b"-"
+        client_ids: Sequence[bytes] = ()
+        if head is not None:
+            method, path = head.line.method, head.path
+            client_ids = head.values(b"x-request-id")
+            self.cors.apply(head.origin, cors)
         answer_id = request_id(client_ids)
-        head, body = last_answer(error, answer_id, fields)
-        method, target = (line.method, line.target) if line else (b"-", b"-")
+        body = jsontext.dumps(error.body)
+        fields = [
+            (b"Server", version),
+            (b"Date", date()),
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", b"%d" % len(body)),
+            (b"Connection", b"close"),
+            (b"X-Request-Id", answer_id),
+            *((name, values[0]) for name, values in cors.getAllRawHeaders()),
+            *((name.encode(), value.encode("latin-1")) for name, value in error.headers.items()),
+        ]
         if method == b"HEAD":
             body = b""
-        path = target.partition(b"?")[0]
         log_fields = {"error": error.logged, "kind": error.kind, "request": answer_id.decode()}
         self._tell_of_end(client, method, path, error.status, len(body), 0.0, log_fields)
-        return head + body
+        phrase = HTTPStatus(error.status).phrase.encode()
+        return answer_head(1, error.status, phrase, fields) + body
 
     def _tell_of_end(
         self,

@@ -21,6 +21,11 @@ class ConnectionState:
     object looks at :attr:`deadline`, and ends the connection when it has passed.
     """
 
+    __slots__ = (
+        *("_now", "_limits", "_linger_end", "over_limit"),
+        *("phase", "deadline", "received_any", "stalled", "half_closed"),
+    )
+
     def __init__(self, now: Callable[[], float], limits: Limits, over_limit: bool = False) -> None:
         """:param over_limit: whether there are more connections than *limits* allow.
 
@@ -65,9 +70,9 @@ class ConnectionState:
         self.phase, self.deadline = ANSWER, inf
 
     def answer_ended(self) -> None:
-        """Another request may come."""
+        """Another request may come, once the client has read the answer."""
         self.phase = IDLE
-        self._wait(self._limits.client_timeout)
+        self._wait(self._limits.read_timeout if self.stalled else self._limits.client_timeout)
 
     def tunnel_begins(self) -> None:
         """The connection is the upstream's from now on."""
@@ -84,6 +89,8 @@ class ConnectionState:
         self.stalled = False
         if self.phase == ANSWER:
             self.deadline = inf
+        elif self.phase == IDLE:
+            self._wait(self._limits.client_timeout)
 
     def close(self) -> None:
         """The connection is closed as soon as the client has read what waits for it."""

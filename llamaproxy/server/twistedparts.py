@@ -1,8 +1,8 @@
 """What the server relies on that Twisted does, but does not promise.
 
-Every use of such a thing stands here, or in :class:`llamaproxy.server.channel.ProxyChannel` if it
-is a method of HTTPChannel that is overridden or called out of turn; ``tests/server`` has a test of
-each, which fails on a Twisted that does it differently.
+Every use of such a thing stands here, or in :class:`llamaproxy.request.ProxyRequest` if it is a
+method of Request that is overridden; ``tests/server`` has a test of each, which fails on a Twisted
+that does it differently.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from twisted.test import iosim
-from twisted.web.http import HTTPChannel
+
+from llamaproxy.server.channel import ProxyChannel
 
 
 class Connections:
@@ -14,15 +15,15 @@ class Connections:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._paused: set[Any] = set()
-        self._channels: list[HTTPChannel] = []
-        register = HTTPChannel.registerProducer
+        self._channels: list[ProxyChannel] = []
+        register = ProxyChannel.registerProducer
 
-        def registered(channel: HTTPChannel, producer: Any, streaming: bool) -> None:
+        def registered(channel: ProxyChannel, producer: Any, streaming: bool) -> None:
             self._channels.append(channel)
-            register(channel, producer, streaming)  # type: ignore[no-untyped-call]
+            register(channel, producer, streaming)
 
         transport: Any = iosim.FakeTransport
-        monkeypatch.setattr(HTTPChannel, "registerProducer", registered)
+        monkeypatch.setattr(ProxyChannel, "registerProducer", registered)
         monkeypatch.setattr(transport, "pauseProducing", lambda each: self._paused.add(each))
         monkeypatch.setattr(transport, "resumeProducing", lambda each: self._paused.discard(each))
 

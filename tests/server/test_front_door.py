@@ -397,6 +397,33 @@ def test_a_client_that_reads_nothing_cannot_have_requests_piled_up() -> None:
     assert client.line.producerState == "paused"
 
 
+def test_the_next_request_waits_until_the_answer_before_has_been_read() -> None:
+    door = FrontDoor(at_once=False)
+    client = door.client()
+    client.send(get() * 3)
+    client.channel.pauseProducing()
+    answer_with(door, (b"Content-Length", b"2"))
+    assert door.inside.waiting == [] and client.line.producerState == "paused"
+    client.send(get())  # was on its way
+    door.clock.pump([1] * 590)
+    assert door.inside.waiting == [] and not client.ended
+    client.channel.resumeProducing()
+    for _ in range(3):
+        answer_with(door, (b"Content-Length", b"2"))
+    assert client.statuses() == [200] * 4 and client.line.producerState == "producing"
+
+
+def test_a_client_that_reads_no_answer_is_left_with_one() -> None:
+    door = FrontDoor()
+    client = door.client()
+    client.channel.pauseProducing()
+    for _ in range(100):
+        client.send(get())
+    assert door.inside.passed == []
+    door.clock.pump([1] * 1300)
+    assert client.line.disconnected
+
+
 def test_requests_are_read_again_when_those_before_are_answered() -> None:
     door = FrontDoor(at_once=False)
     client = door.client()

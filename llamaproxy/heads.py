@@ -1,0 +1,100 @@
+"""Heads of HTTP/1.1: what that of a request says, and how that of an answer is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from time import time
+from typing import NamedTuple
+
+from twisted.web.http import datetimeToString
+
+
+class RequestLine(NamedTuple):
+    """A request line; *authority* is that of a target in absolute form."""
+
+    method: bytes
+    target: bytes
+    minor: int
+    authority: bytes | None = None
+
+
+class RequestHead:
+    """A request's head: its *line*, and its *fields* as they are spelled, in their order."""
+
+    __slots__ = (
+        *("line", "fields", "_by_name"),
+        *("body_length", "expects_continue", "id", "over_limit"),
+    )
+
+    def __init__(self, line: RequestLine, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self.line = line
+        self.fields = list(fields)
+        self._by_name: dict[bytes, list[bytes]] = {}
+        #: Bytes of the body, None if it is chunked.
+        self.body_length: int | None = 0
+        #: Whether the client waits for a 100 before it sends the body.
+        self.expects_continue = False
+        #: Whether it came on one of more connections than are allowed.
+        self.over_limit = False
+        #: By which the client, the log and the upstream know the request.
+        self.id = b""
+        by_name = self._by_name
+        for name, value in self.fields:
+            lower = name.lower()
+            if lower in by_name:
+                by_name[lower].append(value)
+            else:
+                by_name[lower] = [value]
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Add a field."""
+        self.fields.append((name, value))
+        self._by_name.setdefault(name.lower(), []).append(value)
+
+    def remove(self, *names: bytes) -> None:
+        """Forget the fields of these *names*, which are in lower case."""
+        removed = [name for name in names if self._by_name.pop(name, None)]
+        if removed:
+            self.fields = [field for field in self.fields if field[0].lower() not in removed]
+
+    def identify(self, id: bytes) -> None:
+        """Let *id* be that of the request, and the value of its only ``X-Request-Id``."""
+        self.id = id
+        if self.values(b"x-request-id") != [id]:
+            self.remove(b"x-request-id")
+            self.add(b"X-Request-Id", id)
+
+    def values(self, name: bytes) -> Sequence[bytes]:
+        """The values of all fields of that *name*, which is in lower case."""
+        return self._by_name.get(name, ())
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.line.target.partition(b"?")[0]
+
+    @property
+    def origin(self) -> bytes | None:
+        """The value of ``Origin``, None if there is none, or several."""
+        values = self.values(b"origin")
+        return values[0] if len(values) == 1 else None
+
+
+def answer_head(
+    minor: int, status: int, phrase: bytes, fields: Iterable[tuple[bytes, bytes]]
+) -> bytes:
+    """The head of an answer to a request of HTTP/1.*minor*, as it is sent."""
+    lines = b"\r\n".join(map(b": ".join, fields))
+    return b"HTTP/1.%d %d %b\r\n%b\r\n\r\n" % (minor, status, phrase, lines)
+
+
+def date() -> bytes:
+    """The time of day for a ``Date`` field."""
+    return _date_of(int(time()))
+
+
+@lru_cache(maxsize=1)
+def _date_of(second: int) -> bytes:
+    written: bytes = datetimeToString(second)
+    return written
