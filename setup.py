@@ -36,6 +36,7 @@ setup(
     package_data={"llamaproxy": ["py.typed"]},
     install_requires=[
         "attrs>=23.2",
+        "httptools>=0.6.4",
         "hyperlink>=21.0",
         "json-repair>=0.64.3",
         "klein>=24.8",

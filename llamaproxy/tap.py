@@ -12,8 +12,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
-from twisted.web.client import HTTPConnectionPool
-from twisted.web.iweb import IAgent
 from twisted.web.resource import IResource
 
 from llamaproxy import __version__
@@ -46,15 +44,17 @@ from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
 from llamaproxy.tools.offers import Offers
 from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
 from llamaproxy.tools.toolruntime import ToolRuntime
-from llamaproxy.upstream.agent import UpstreamAgent, agent_for_anywhere, connection_pool
+from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContextReader
 from llamaproxy.upstream.completions import Completions
 from llamaproxy.upstream.dialect import Detector
 from llamaproxy.upstream.inflate import InflatingAgent
 from llamaproxy.upstream.passthrough import LlamaStackResource
+from llamaproxy.upstream.pool import UpstreamPool
+from llamaproxy.upstream.responses import SendingAgent
 from llamaproxy.upstream.secrets import Secret
-from llamaproxy.upstream.treq_client import AuthorizedAgent, treq_client
+from llamaproxy.upstream.treq_client import AuthorizedAgent
 
 _log = Logger()
 
@@ -78,8 +78,8 @@ def assemble(
     options: Mapping[str, Any],
     url: DecodedURL,
     clock: IReactorTime,
-    agent: IAgent,
-    anywhere: IAgent,
+    agent: SendingAgent,
+    anywhere: SendingAgent,
 ) -> Application:
     """The application that *options* describe, in front of the server at *url*.
 
@@ -93,7 +93,7 @@ def assemble(
         agent = AuthorizedAgent(agent, server_key)
     secret = Secret(server_key)
     timeout: float = options["upstream-timeout"]
-    client = LlamaStackClient(treq_client(agent, clock), url, clock, timeout, secret)
+    client = LlamaStackClient(InflatingAgent(agent, clock), url, clock, timeout, secret)
     detector = Detector(client)
     metrics = Metrics()
     tool_status = ToolStatus(clock)
@@ -181,10 +181,10 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         services.addService(demo)
         url = demo.url
     sockets = prompt_writes(reactor)
-    pool = connection_pool(reactor)
+    pool = UpstreamPool(reactor)
     reaching = (options["connect-timeout"], options["upstream-ca"])
     agent = UpstreamAgent(sockets, url, pool, *reaching)
-    anywhere = agent_for_anywhere(sockets, pool, *reaching)
+    anywhere = AgentForAnywhere(sockets, pool, *reaching)
     app = assemble(options, url, reactor, agent, anywhere)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     listen = _listen_service(options, sockets, app, fixed_limits)
@@ -271,9 +271,7 @@ def _log_start(options: Options, url: DecodedURL) -> None:
 class UpstreamService(Service):
     """Ends, when the daemon stops, what would go on without a client."""
 
-    def __init__(
-        self, pool: HTTPConnectionPool, catalogue: Catalogue, sessions: SessionPool
-    ) -> None:
+    def __init__(self, pool: UpstreamPool, catalogue: Catalogue, sessions: SessionPool) -> None:
         self._pool = pool
         self._catalogue = catalogue
         self._sessions = sessions
@@ -285,4 +283,4 @@ class UpstreamService(Service):
 
     async def _close(self) -> None:
         await self._sessions.close()
-        await self._pool.closeCachedConnections()
+        self._pool.close()

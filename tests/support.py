@@ -18,17 +18,20 @@ from urllib.parse import unquote
 
 import attrs
 from hyperlink import DecodedURL
-from treq.testing import RequestTraversalAgent, StubTreq
-from twisted.internet.defer import Deferred
+from treq.testing import StubTreq
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone
+from twisted.test import iosim
+from twisted.web.client import URI, ResponseDone
 from twisted.web.http import Request
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import NOT_DONE_YET
+from twisted.web.server import NOT_DONE_YET, Site
 
 from llamaproxy.config.options import Options
 from llamaproxy.events import Event
@@ -36,11 +39,15 @@ from llamaproxy.jsontext import Json
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.server.site import ProxySite
 from llamaproxy.tap import assemble
+from llamaproxy.upstream.agent import AgentForAnywhere
 from llamaproxy.upstream.client import LlamaStackClient
+from llamaproxy.upstream.connection import UpstreamConnection
 from llamaproxy.upstream.dialect import Detector
+from llamaproxy.upstream.inflate import InflatingAgent
+from llamaproxy.upstream.pool import UpstreamPool
 from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.sse import EventDecoder
-from llamaproxy.upstream.treq_client import AuthorizedAgent, treq_client
+from llamaproxy.upstream.treq_client import AuthorizedAgent
 from llamaproxy.watchdog import Watchdog, watched
 
 T = TypeVar("T")
@@ -256,6 +263,51 @@ class FakeStack(Resource):
 # --- the application
 
 
+class _MemoryServer:
+    """Serves a resource, each request on a connection of its own."""
+
+    def __init__(self, url: URI, site: Site, pumps: list[Any]) -> None:
+        self.host = url.netloc
+        self.origin = b"%b://%b" % (url.scheme, url.netloc)
+        self._site = site
+        self._pumps = pumps
+
+    def connect(self) -> Deferred[UpstreamConnection]:
+        address = IPv4Address("TCP", "127.0.0.1", 31337)
+        server: Any = self._site.buildProtocol(address)
+        client = UpstreamConnection()
+        here = iosim.FakeTransport(client, isServer=False, peerAddress=address)
+        there = iosim.FakeTransport(server, isServer=True, peerAddress=address)
+        self._pumps.append(iosim.connect(server, there, client, here))
+        return succeed(client)
+
+
+class MemoryAgent(AgentForAnywhere):
+    """The agent in front of a resource that answers under every name: no socket.
+
+    Data is moved by :meth:`flush`.
+    """
+
+    def __init__(self, resource: IResource) -> None:
+        clock: Any = MemoryReactorClock()
+        AgentForAnywhere.__init__(self, clock, UpstreamPool(clock, max_idle=0))
+        self._site = Site(resource, reactor=clock)
+        self._pumps: list[Any] = []
+
+    def flush(self) -> None:
+        """Move what has been written."""
+        for pump in self._pumps:  # and those of requests that are made meanwhile
+            pump.flush()
+        self._pumps[:] = [
+            pump
+            for pump in self._pumps
+            if not (pump.clientIO.disconnected and pump.serverIO.disconnected)
+        ]
+
+    def _server(self, url: URI) -> _MemoryServer:
+        return _MemoryServer(url, self._site, self._pumps)
+
+
 class Upstream:
     """The client's side of a Llama Stack in memory: for the tests of a single class."""
 
@@ -267,12 +319,12 @@ class Upstream:
         key: bytes = b"",
     ) -> None:
         self.clock = clock or Clock()
-        self.agent = RequestTraversalAgent(stack)
+        self.agent = MemoryAgent(stack)
         self.asking = AuthorizedAgent(self.agent, key) if key else self.agent
         self.url = DecodedURL.from_text("http://stack:8321")
         self.secret = Secret(key)
         self.client = LlamaStackClient(
-            treq_client(self.asking, self.clock), self.url, self.clock, timeout, self.secret
+            InflatingAgent(self.asking, self.clock), self.url, self.clock, timeout, self.secret
         )
         self.detector = Detector(self.client)
 

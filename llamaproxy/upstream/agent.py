@@ -17,18 +17,18 @@ from twisted.internet.endpoints import (
     wrapClientTLS,
 )
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
-from twisted.web.client import URI, Agent, HTTPConnectionPool
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IAgentEndpointFactory, IBodyProducer, IResponse
-from zope.interface import implementer
+from twisted.internet.protocol import Factory
+from twisted.web.client import URI
 
-from llamaproxy.deferreds import cancelled_as_such
 from llamaproxy.errors import BadRequest
-from llamaproxy.upstream.connection import UpstreamConnection, UpstreamConnectionFactory
+from llamaproxy.upstream.bodies import Upload
+from llamaproxy.upstream.connection import UpstreamConnection
+from llamaproxy.upstream.exchange import AnswerTaker, Exchange
+from llamaproxy.upstream.pool import Server, UpstreamPool
 from llamaproxy.upstream.resolver import Resolved, Resolver
+from llamaproxy.upstream.response_head import Fields
+from llamaproxy.upstream.responses import SendingAgent
 from llamaproxy.upstream.tls import Verifier, handshake_failure, tls_context
-from llamaproxy.upstream.twisted_client import TargetAgent
 from llamaproxy.upstream.urls import as_uri, origin_of
 
 #: Seconds to connect: to resolve the name, to connect, and to shake hands.
@@ -38,61 +38,19 @@ CONNECT_TIMEOUT = 10.0
 #: connection to a "localhost" that listens on IPv4 alone.
 ATTEMPT_DELAY_SECONDS = 0.02
 
-#: Seconds an idle connection is kept: uvicorn closes its side after five, and a request that is
-#: sent while it does would be lost.
-IDLE_TIMEOUT = 2
-
-#: Idle connections kept; more are closed once their request is done.
-MAX_IDLE = 256
-
-#: Names that are looked up at a time for :func:`agent_for_anywhere`. The reactor has ten threads
+#: Names that are looked up at a time for :class:`AgentForAnywhere`. The reactor has ten threads
 #: for that, of which some must be left for the name of Llama Stack.
 MAX_LOOK_UPS = 4
 
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 
-
-class UpstreamPool(HTTPConnectionPool):
-    """The idle connections to upstreams, without those that their servers have closed.
-
-    Requests are repeated by :class:`UpstreamConnection`: Twisted's pool would repeat a DELETE too,
-    and could do it on another connection that is closed.
-    """
-
-    retryAutomatically = False
-    cachedConnectionTimeout = IDLE_TIMEOUT
-    maxPersistentPerHost = MAX_IDLE
-
-    def getConnection(self, key: Any, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
-        return Deferred.fromCoroutine(self._connection(key, endpoint))
-
-    async def _connection(
-        self, key: Any, endpoint: IStreamClientEndpoint, new: bool = False
-    ) -> UpstreamConnection:
-        while True:
-            client: Any = await HTTPConnectionPool.getConnection(self, key, endpoint)
-            connection: UpstreamConnection = client.transport
-            if not connection.used:
-                return connection
-            if not new and not connection.is_stale():
-                connection.reconnect = lambda: Deferred.fromCoroutine(
-                    self._connection(key, endpoint, new=True)
-                )
-                return connection
-            connection.abortConnection()
+#: Ports that are not named (RFC 9110 sections 4.2.1 and 4.2.2).
+_DEFAULT_PORTS = {b"http": 80, b"https": 443}
 
 
-def connection_pool(reactor: Any) -> UpstreamPool:
-    """The idle connections to upstreams."""
-    pool: Any = UpstreamPool
-    return pool(reactor)  # type: ignore[no-any-return]
-
-
-@implementer(IStreamClientEndpoint)
-class _ServerEndpoint:
+class TcpServer:
     """Connects to one server within *timeout* seconds, over TLS if *trust* is given.
-
-    The connection is wrapped in an :class:`UpstreamConnection`.
 
     A numeric address is not looked up, which would take a thread.
     """
@@ -100,21 +58,27 @@ class _ServerEndpoint:
     def __init__(
         self,
         reactor: Any,
+        origin: bytes,
         host: str,
         port: int,
         timeout: float,
         trust: Context | None,
         resolver: Resolver,
     ) -> None:
+        self.origin = origin
+        self.host = origin.partition(b"://")[2]
         self._reactor = reactor
         self._address = host, port
         self._timeout = timeout
         self._resolver = resolver
         self._verifier: Any = None if trust is None else Verifier(trust, host)
 
-    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
-        """:raises UpstreamTls: if the certificate of the server is not valid for it."""
-        connecting = Deferred.fromCoroutine(self._connect(factory))
+    def connect(self) -> Deferred[UpstreamConnection]:
+        """A new connection.
+
+        Fails with :class:`UpstreamTls` if the certificate of the server is not valid for it.
+        """
+        connecting = Deferred.fromCoroutine(self._connect())
         return connecting.addTimeout(self._timeout, self._reactor, _raise_timeout)
 
     async def _endpoint(self) -> Any:
@@ -129,14 +93,12 @@ class _ServerEndpoint:
             reactor, "name", port, timeout=self._timeout, attemptDelay=ATTEMPT_DELAY_SECONDS
         )
 
-    async def _connect(self, factory: IProtocolFactory) -> Any:
-        wrapping: Any = UpstreamConnectionFactory
+    async def _connect(self) -> UpstreamConnection:
         endpoint = await self._endpoint()
         if self._verifier is not None:
             endpoint = wrapClientTLS(self._verifier, endpoint)
-        # HostnameEndpoint fails with DNSLookupError when it is cancelled.
-        connecting = cancelled_as_such(endpoint.connect(wrapping(factory)))
-        connection: UpstreamConnection = await connecting
+        factory = Factory.forProtocol(UpstreamConnection)
+        connection: UpstreamConnection = await endpoint.connect(factory)
         if self._verifier is not None:
             try:
                 await connection.secured()
@@ -145,85 +107,104 @@ class _ServerEndpoint:
             except Exception as error:
                 raise handshake_failure(error, connection.certificate_error) from None
             try:
-                self._verifier.check(connection.getHandle())
+                self._verifier.check(connection.handle)
             except BaseException:
-                connection.abortConnection()
+                connection.abort()
                 raise
-        return connection.wrappedProtocol
+        return connection
 
 
-def _raise_timeout(result: object, seconds: float) -> object:
+def _raise_timeout(result: object, seconds: float) -> Any:
     raise ConnectTimeout
 
 
-@implementer(IAgent)
-class UpstreamAgent:
+class UpstreamAgent(SendingAgent):
     """Sends requests to one server, over TLS where its URL says https, with targets verbatim."""
 
     def __init__(
         self,
         reactor: Any,
         url: DecodedURL,
-        pool: HTTPConnectionPool,
+        pool: UpstreamPool,
         connect_timeout: float = CONNECT_TIMEOUT,
         authorities: str | None = None,
     ) -> None:
         """:param authorities: a PEM file with those to trust, instead of the system's."""
-        self._origin = origin_of(url)
+        origin = origin_of(url)
         secure = url.scheme == "https"
         trust = tls_context(authorities, system=authorities is None) if secure else None
         host, port = as_uri(url).host, url.port or 80
         resolver = Resolver(reactor, max_running=1)
-        endpoint = _ServerEndpoint(reactor, host, port, connect_timeout, trust, resolver)
-        self._host = self._origin.partition(b"://")[2]
-        self._agent = TargetAgent(endpoint, reactor, pool)
+        self._server = TcpServer(reactor, origin, host, port, connect_timeout, trust, resolver)
+        self._pool = pool
 
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        """Send a request for *uri*, of this server or only its target; *headers* are changed.
+    def send(
+        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+    ) -> Exchange:
+        """Send a request for *target*, which may be a URL of this server.
 
-        :raises BadRequest: if *uri* is not of this server, or could not be sent as it is.
+        :raises BadRequest: if it is another's, or this could not be sent as it is.
         """
-        target = uri.removeprefix(self._origin)
-        if not target.startswith(b"/") or not _TARGET.fullmatch(target):
-            raise BadRequest("The request target is not valid.")
-        fields = headers if headers is not None else Headers()
-        fields.setRawHeaders(b"Host", [self._host])
-        return self._agent.request(method, target, fields, bodyProducer)
+        target = checked(method, target.removeprefix(self._server.origin))
+        return self._pool.send(self._server, method, target, fields, body, taker)
 
 
-@implementer(IAgentEndpointFactory)
-class _ServerEndpoints:
-    """Makes endpoints for the servers of any URLs, with TLS for https."""
+class AgentForAnywhere(SendingAgent):
+    """Sends requests to any server, without cookies, redirects or compression."""
 
-    def __init__(self, reactor: Any, timeout: float, authorities: str | None) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        pool: UpstreamPool,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        authorities: str | None = None,
+    ) -> None:
+        """:param authorities: a PEM file with those to trust, besides the system's."""
         self._reactor = reactor
-        self._timeout = timeout
+        self._pool = pool
+        self._timeout = connect_timeout
         self._resolver = Resolver(reactor, MAX_LOOK_UPS)
         # Read once: the system's are many.
         self._trust = lru_cache(maxsize=1)(lambda: tls_context(authorities, system=True))
 
-    def endpointForURI(self, uri: URI) -> Any:
-        host = uri.host.decode("ascii").strip("[]")
-        trust = self._trust() if uri.scheme == b"https" else None
-        return _ServerEndpoint(self._reactor, host, uri.port, self._timeout, trust, self._resolver)
+    def send(
+        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+    ) -> Exchange:
+        """Send a request for *target*, which is a URL.
+
+        :raises BadRequest: if it is none, or this could not be sent as it is.
+        """
+        url = URI.fromBytes(target)
+        if url.scheme not in _DEFAULT_PORTS or not url.host:
+            raise BadRequest("The URL is not valid.")
+        target = checked(method, url.originForm)
+        return self._pool.send(self._server(url), method, target, fields, body, taker)
+
+    def _server(self, url: URI) -> Server:
+        authority = b"[%b]" % url.host if b":" in url.host else url.host
+        if url.port != _DEFAULT_PORTS[url.scheme]:
+            authority += b":%d" % url.port
+        trust = self._trust() if url.scheme == b"https" else None
+        return TcpServer(
+            self._reactor,
+            b"%b://%b" % (url.scheme, authority),
+            url.host.decode("ascii"),
+            url.port,
+            self._timeout,
+            trust,
+            self._resolver,
+        )
 
 
-def agent_for_anywhere(
-    reactor: Any,
-    pool: HTTPConnectionPool,
-    connect_timeout: float = CONNECT_TIMEOUT,
-    authorities: str | None = None,
-) -> IAgent:
-    """An agent for any server, without cookies, redirects or compression.
+def checked(method: bytes, target: bytes) -> bytes:
+    """*target*, a path and query to request with *method*.
 
-    :param authorities: a PEM file with those to trust, besides the system's.
+    :raises BadRequest: if a server could read the two as something else.
     """
-    endpoints = _ServerEndpoints(reactor, connect_timeout, authorities)
-    agent: IAgent = Agent.usingEndpointFactory(reactor, endpoints, pool)
-    return agent
+    if (
+        not target.startswith(b"/")
+        or not _TARGET.fullmatch(target)
+        or not _METHOD.fullmatch(method)
+    ):
+        raise BadRequest("The request target is not valid.")
+    return target

@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from io import BytesIO
-from typing import IO
+from typing import IO, Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConsumer
+from twisted.internet.interfaces import IPushProducer
 from twisted.web.iweb import IBodyProducer
-from zope.interface import implementer
+from zope.interface import classImplements, implementer
 
 #: Bytes read and written at a time: as much as Twisted sends in one turn of the reactor.
 PIECE_BYTES = 128 * 1024
 
+#: Bytes that a transport buffers before it asks for a pause: a body of so many is not paused.
+_UNPAUSED_BYTES = 64 * 1024
 
-@implementer(IBodyProducer)
+
+@implementer(IPushProducer)
 class Upload:
     """A body from a file, which is closed at the end, however the request ends.
 
-    FileBodyProducer, which treq would use, takes at least three turns of the reactor, and holds
-    an answer back that comes while it still sends. This has ended when the socket has taken all.
+    An answer may come while it is still sent: ``finished`` is when the socket has taken all.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -29,20 +30,20 @@ class Upload:
         self.length = self.bytes_left = file.seek(0, os.SEEK_END)
         file.seek(0)
         self._paused = False
-        self._completed: Deferred[None] = Deferred(lambda _: self.stopProducing())
-        self.consumer: IConsumer | None = None
+        self._registered = False
+        self._transport: Any = None
+        #: Whether all has been sent, or nothing more will be.
+        self.finished = False
         #: Called whenever the upstream has taken some of it.
         self.progressed: Callable[[], None] = lambda: None
 
-    @property
-    def finished(self) -> bool:
-        """Whether the request is complete, or has failed."""
-        return self._completed.called
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        self.consumer = consumer
-        self._produce(consumer)
-        return self._completed
+    def send(self, transport: Any, head: bytes) -> None:
+        """Write *head* and the body, with as few calls as there are pieces."""
+        self._transport = transport
+        if self.length > _UNPAUSED_BYTES:
+            self._registered = True
+            transport.registerProducer(self, True)
+        self._produce(head)
 
     def pauseProducing(self) -> None:
         self._paused = True
@@ -50,37 +51,35 @@ class Upload:
     def resumeProducing(self) -> None:
         self._paused = False
         self.progressed()
-        if self.consumer is not None:
-            self._produce(self.consumer)
+        if not self.finished and self._transport is not None:
+            self._produce()
 
     def stopProducing(self) -> None:
-        self.consumer = None
+        self.finished = True
         self._file.close()
+        if self._registered:
+            self._registered = False
+            self._transport.unregisterProducer()
 
-    def write(self, consumer: IConsumer, piece: bytes) -> None:
-        """Write the next *piece* of the body."""
-        self.bytes_left -= len(piece)
-        consumer.write(piece)
-
-    def complete(self) -> None:
-        """Report that the body has been sent."""
-        if not self._completed.called:
-            self._completed.callback(None)
-
-    def _produce(self, consumer: IConsumer) -> None:
-        while self.bytes_left and not self._paused:
+    def _produce(self, head: bytes = b"") -> None:
+        while head or (self.bytes_left and not (self._paused or self.finished)):
             try:
                 piece = self._file.read(PIECE_BYTES)
-                if not piece:
+                if not piece and self.bytes_left:
                     raise OSError("the file has become shorter")
             except (OSError, ValueError):
                 self.stopProducing()
-                self._completed.errback()
+                self._transport.abortConnection()
                 return
-            self.write(consumer, piece)
+            self.bytes_left -= len(piece)
+            self._transport.write(head + piece if head else piece)
+            head = b""
         if not self._paused and not self.finished:
             self.stopProducing()
-            self.complete()
+
+
+# treq hands on whatever says that it is one, and the agent needs no ``startProducing``.
+classImplements(Upload, IBodyProducer)  # type: ignore[misc]
 
 
 class BytesUpload(Upload):

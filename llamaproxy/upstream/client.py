@@ -32,19 +32,28 @@ from llamaproxy.upstream.chunks import (
     relay_chunks,
 )
 from llamaproxy.upstream.client_context import ClientContext
+from llamaproxy.upstream.exchange import AnswerTaker, Exchange
 from llamaproxy.upstream.failures import redirect_target, response_within
 from llamaproxy.upstream.relay import read_body
+from llamaproxy.upstream.response_head import ResponseHead
+from llamaproxy.upstream.responses import Response, SendingAgent
 from llamaproxy.upstream.secrets import Secret
+from llamaproxy.upstream.treq_client import treq_client
 from llamaproxy.upstream.urls import as_uri, read_url, url_for_log
+from llamaproxy.upstream.whole import ERROR_TIMEOUT, MAX_ERROR_BYTES, WholeAnswer
 
 #: The most bytes of an answer to a request of the proxy's own: a list of tools, a tool's result.
 MAX_JSON_BYTES = 16 * 1024 * 1024
 
-#: The most bytes, and seconds of silence, of the body of an error.
-_MAX_ERROR_BYTES, _ERROR_TIMEOUT = 1024 * 1024, 10.0
+#: What the proxy itself can read.
+_ACCEPT = (b"Accept", b"application/json, text/event-stream")
 
 #: Seconds for a CORS preflight request.
 PREFLIGHT_TIMEOUT = 2.0
+
+
+#: Is called with the fields of an answer as soon as they are there.
+OnFields = Callable[[Headers], None]
 
 
 class _ReadyURL(EncodedURL):
@@ -84,15 +93,6 @@ def _encoded(base: DecodedURL, path: str, query: dict[str, str]) -> _ReadyURL:
     return ready
 
 
-def _with_query(url: _ReadyURL, query: bytes) -> _ReadyURL:
-    """*url* with the *query* of a client's request, which begins with its question mark."""
-    if not query:
-        return url
-    ready = _ReadyURL(url.scheme, url.host, url.path, port=url.port)
-    ready._ready = url.to_text() + query.decode("ascii")
-    return ready
-
-
 @attrs.frozen(eq=False, repr=False)
 class LlamaStackClient:
     """Requests JSON and completions of a Llama Stack server, within limits of size and time.
@@ -101,16 +101,21 @@ class LlamaStackClient:
     silence after it.
     """
 
-    _http: HTTPClient
+    _agent: SendingAgent
     _url: DecodedURL
     clock: IReactorTime
     timeout: float
     _secret: Secret = attrs.Factory(Secret)
     _base: str = attrs.field(init=False)
+    _http: HTTPClient = attrs.field(init=False)
 
     @_base.default
     def _text_of_url(self) -> str:
         return self._url.to_text()
+
+    @_http.default
+    def _treq(self) -> HTTPClient:
+        return treq_client(self._agent)
 
     async def ask(
         self,
@@ -155,43 +160,44 @@ class LlamaStackClient:
         headers = Headers({name: list(values) for name, values in preflight_fields.items()})
         url = _url(self._base, path)
         response = await self._send("OPTIONS", url, headers, None, PREFLIGHT_TIMEOUT)
-        await self._body(response, PREFLIGHT_TIMEOUT, _MAX_ERROR_BYTES)
+        await self._body(response, PREFLIGHT_TIMEOUT, MAX_ERROR_BYTES)
         fields: Headers = response.headers
         return fields
 
-    async def open(
-        self,
-        path: str,
-        caller: ClientContext,
-        body: BytesUpload,
-        on_fields: Callable[[Headers], None],
-    ) -> IResponse:
-        """Request a completion: a response to read with :meth:`completion` or :meth:`relay`.
+    async def whole(
+        self, path: str, caller: ClientContext, body: BytesUpload, on_fields: OnFields
+    ) -> bytes:
+        """The answer to a request for a completion, for :meth:`completion`.
 
         All of the client's fields are sent along. *on_fields* is called with those of the answer,
-        of whatever status.
+        of whatever status, as soon as they are there.
 
         :raises UpstreamRefused: for an error status.
         :raises ProxyError: if there is no answer.
         """
-        url = _with_query(_url(self._base, path), caller.query)
-        headers = caller.chat_headers()
-        headers.setRawHeaders(b"Content-Type", [b"application/json"])
-        with _located_at(url):
-            response = await self._send("POST", url, headers, body, self.timeout)
-            self._secret.mask_fields(response.headers)
-            on_fields(response.headers)
-            if not 200 <= response.code < 300:
-                await self._json(response, self.timeout, _MAX_ERROR_BYTES)
-        return response
+        headers = Headers()
 
-    async def completion(self, response: IResponse) -> Json | list[Json | None]:
-        """The whole completion in *response*, or the chunks of one that was not to be streamed.
+        def on_head(head: ResponseHead) -> None:
+            for name, value in head.fields:
+                headers.addRawHeader(name, value)
+            self._secret.mask_fields(headers)
+            on_fields(headers)
+
+        url = _url(self._base, path)
+        answer = WholeAnswer(self.clock, self.timeout, MAX_ANSWER_BYTES, on_head)
+        answer.collect(self._post(url, caller, body, answer))
+        with _located_at(url):
+            head, text = await answer.collected
+            if not 200 <= head.status < 300:
+                self._json_in(head.status, headers, text)
+        return text
+
+    def completion(self, text: bytes) -> Json | list[Json | None]:
+        """The completion in *text*, or the chunks of one that was not to be streamed.
 
         :raises UpstreamRefused: for an error in it.
         :raises ProxyError: if it is none.
         """
-        text = await self._body(response, self.timeout, MAX_ANSWER_BYTES)
         try:
             if text.strip() and not looks_like_json(text):
                 return chunks_in(text)
@@ -199,12 +205,35 @@ class LlamaStackClient:
         except UpstreamRefused as error:
             raise self._secret.refusal(error) from None
 
-    async def relay(self, response: IResponse, handle: ChunkHandler) -> None:
+    async def open(
+        self, path: str, caller: ClientContext, body: BytesUpload, on_fields: OnFields
+    ) -> Response:
+        """The answer, as :meth:`whole` has it, that has begun to come: for :meth:`relay`."""
+        url = _url(self._base, path)
+        response = Response()
+        response.exchange = self._post(url, caller, body, response)
+        with _located_at(url):
+            await response_within(response.begun, self.clock, self.timeout, where=self._base)
+            self._secret.mask_fields(response.headers)
+            on_fields(response.headers)
+            if not 200 <= response.code < 300:
+                await self._json(response, self.timeout, MAX_ERROR_BYTES)
+        return response
+
+    async def relay(self, response: Response, handle: ChunkHandler) -> None:
         """Hand the chunks of *response* to *handle* as they come (see :func:`relay_chunks`)."""
         try:
             await relay_chunks(response, self.clock, self.timeout, handle)
         except UpstreamRefused as error:
             raise self._secret.refusal(error) from None
+
+    def _post(
+        self, url: _ReadyURL, caller: ClientContext, body: BytesUpload, taker: AnswerTaker
+    ) -> Exchange:
+        """Request a completion, which *taker* is told of."""
+        fields = [*caller.chat_fields(), (b"Content-Type", b"application/json"), _ACCEPT]
+        target = url.to_text().encode("ascii") + caller.query
+        return self._agent.send(b"POST", target, fields, body, taker)
 
     async def _send(
         self,
@@ -214,7 +243,7 @@ class LlamaStackClient:
         body: BytesUpload | None,
         timeout: float,
     ) -> IResponse:
-        headers.setRawHeaders(b"Accept", [b"application/json, text/event-stream"])
+        headers.setRawHeaders(_ACCEPT[0], [_ACCEPT[1]])
         request = self._http.request(
             method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
         )
@@ -225,26 +254,34 @@ class LlamaStackClient:
         if response.code < 400:
             text = await self._body(response, timeout, limit)
         else:
-            text = await self._error_body(response, min(timeout, _ERROR_TIMEOUT))
+            text = await self._error_body(response, min(timeout, ERROR_TIMEOUT))
+        return self._json_in(response.code, response.headers, text)
+
+    def _json_in(self, status: int, headers: Headers, text: bytes) -> Any:
+        """The JSON value *text* of an answer, of whatever kind.
+
+        :raises UpstreamRefused: for an error status.
+        :raises UpstreamBroke: for a redirect, or what is no JSON.
+        """
         try:
             answer = jsontext.loads_anyhow(text)
         except ValueError:
             answer = text[:2000].decode("utf-8", "replace")
-        if 200 <= response.code < 300:
+        if 200 <= status < 300:
             if isinstance(answer, str):
                 raise UpstreamBroke("Llama Stack answered with something that is not JSON.")
             return answer
-        if response.code < 400:
+        if status < 400:
             raise UpstreamBroke(
-                f"Llama Stack answered with a redirect ({response.code}) to "
-                f"{redirect_target(response.headers)}, which is not followed."
+                f"Llama Stack answered with a redirect ({status}) to "
+                f"{redirect_target(headers)}, which is not followed."
             )
-        raise self._secret.refusal(UpstreamRefused(response.code, answer))
+        raise self._secret.refusal(UpstreamRefused(status, answer))
 
     async def _error_body(self, response: Any, timeout: float) -> bytes:
         """The body of an error; empty if it breaks off, for its status is enough."""
         try:
-            return await read_body(response, self.clock, timeout, _MAX_ERROR_BYTES)
+            return await read_body(response, self.clock, timeout, MAX_ERROR_BYTES)
         except ProxyError:
             return b""
 

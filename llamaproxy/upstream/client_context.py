@@ -44,6 +44,9 @@ _TRACING = (b"traceparent", b"tracestate", b"x-request-id")
 
 _PROVIDER_DATA = (LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA)
 
+#: The fields of a client's chat that are sent in another way, or by others.
+_CHAT_REPLACED = (*_PROVIDER_DATA, b"accept", b"content-type")
+
 
 @attrs.frozen
 class ClientContext:
@@ -107,15 +110,11 @@ class ClientContext:
         """The same without what belongs to a single chat."""
         return attrs.evolve(self, chat="", query=b"", chat_fields=(), tracing=())
 
-    def chat_headers(self) -> Headers:
+    def chat_fields(self) -> list[tuple[bytes, bytes]]:
         """The fields to send with a chat completion: all that the client sent for it."""
-        fields = Headers({name: list(values) for name, values in self._chat_fields})
-        for name in _PROVIDER_DATA:
-            fields.removeHeader(name)
-        for name, values in self.credentials:
-            if name in _PROVIDER_DATA:
-                fields.setRawHeaders(name, list(values))
-        return fields
+        kept = [field for field in self._chat_fields if field[0].lower() not in _CHAT_REPLACED]
+        kept += [field for field in self.credentials if field[0] in _PROVIDER_DATA]
+        return [(name, value) for name, values in kept for value in values]
 
     def headers(self) -> Headers:
         """The fields to send with requests other than chat completions."""

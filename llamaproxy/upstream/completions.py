@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import attrs
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IResponse
 
 from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused, UpstreamUnavailable
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.bodies import BytesUpload
 from llamaproxy.upstream.chunks import ChunkHandler
-from llamaproxy.upstream.client import LlamaStackClient
+from llamaproxy.upstream.client import LlamaStackClient, OnFields
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.dialect import Detector, ServerDialect
 
-#: Is called with the fields of each answer as soon as they are there.
-OnFields = Callable[[Headers], None]
+T = TypeVar("T")
+
+#: Asks for a completion.
+Ask = Callable[[str, ClientContext, BytesUpload, OnFields], Awaitable[T]]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -55,35 +57,32 @@ class ClientCompletions:
 
         :raises ProxyError: if there is none.
         """
-        response = await self._open(body)
-        return await self._client.completion(response)
+        return self._client.completion(await self._at_its_path(self._client.whole, body))
 
     async def stream(self, body: Json, handle: ChunkHandler) -> None:
         """Call *handle* with each chunk of a completion as it comes.
 
         :raises ProxyError: if the stream is refused or breaks off.
         """
-        response = await self._open(body)
-        await self._client.relay(response, handle)
+        await self._client.relay(await self._at_its_path(self._client.open, body), handle)
 
-    async def _open(self, body: Json) -> IResponse:
-        """The successful answer to *body*, at the path where completions are served."""
+    async def _at_its_path(self, ask: Ask[T], body: Json) -> T:
+        """What *ask* comes to, at the path where completions are served."""
         dialect = await self._detector.generation()
         try:
-            return await self._open_at(dialect, body)
+            return await self._ask_at(dialect, ask, body)
         except UpstreamRefused as error:
             dialect = await self._moved_to(dialect, error)
-            return await self._open_at(dialect, body)
+            return await self._ask_at(dialect, ask, body)
         except UpstreamUnavailable:
             self._detector.forget()
             raise
 
-    async def _open_at(self, dialect: ServerDialect, body: Json) -> IResponse:
+    def _ask_at(self, dialect: ServerDialect, ask: Ask[T], body: Json) -> Awaitable[T]:
         caller = dialect.chat_context_for(self._caller)
         # Serialised anew where it is asked twice: it may be large, and is not kept meanwhile.
-        return await self._client.open(
-            _path(dialect), caller, BytesUpload(jsontext.dumps(body)), self._on_fields
-        )
+        upload = BytesUpload(jsontext.dumps(body))
+        return ask(_path(dialect), caller, upload, self._on_fields)
 
     async def _moved_to(self, previous: ServerDialect, error: UpstreamRefused) -> ServerDialect:
         """The dialect of the upstream now, if *error* means that the path is not served (any more).

@@ -4,54 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.client import (
-    RequestGenerationFailed,
-    RequestTransmissionFailed,
-    ResponseFailed,
-    ResponseNeverReceived,
-)
 from twisted.web.http_headers import Headers
 
-from llamaproxy.errors import ProxyError, UpstreamBroke, UpstreamTimeout, UpstreamUnavailable
+from llamaproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.watchdog import Watchdog
 
-#: What Agent wraps other failures in; the second subclasses the first.
-_WRAPPERS = (
-    ResponseFailed,
-    ResponseNeverReceived,
-    RequestGenerationFailed,
-    RequestTransmissionFailed,
-)
 
-
-def upstream_error(failure: Failure) -> BaseException:
-    """The one translation of an HTTP client's failure, unwrapping what Agent wraps.
-
-    Cancellation stays :class:`CancelledError`, however deep it is buried.
-    """
+def connecting_error(failure: Failure) -> ProxyError:
+    """What *failure* to connect means."""
     error = failure.value
-    if isinstance(error, ProxyError | CancelledError):
+    if isinstance(error, ProxyError):
         return error
-    if isinstance(error, ConnectingCancelledError):
-        return CancelledError()
-    if isinstance(error, _WRAPPERS):
-        for reason in error.reasons:
-            if isinstance(reason, Failure) and reason.check(ProxyError, CancelledError, *_WRAPPERS):
-                return upstream_error(reason)
-        return UpstreamBroke("Llama Stack closed the connection before it answered.")
-    if isinstance(error, TimeoutError | ConnectTimeout):
+    if isinstance(error, ConnectTimeout):
         return UpstreamTimeout("Llama Stack did not accept a connection in time.")
     described = isinstance(error, ConnectError | DNSLookupError)
     reason = (type(error).__doc__ or "").strip() if described else ""
     return UpstreamUnavailable(
         f"Llama Stack could not be reached: {reason or type(error).__name__}"
     )
+
+
+def not_begun(seconds: float) -> UpstreamTimeout:
+    """The error of an answer whose head has not come within *seconds*."""
+    return UpstreamTimeout(f"Llama Stack did not begin to answer within {seconds:g} s.")
 
 
 async def response_within(
@@ -81,10 +62,8 @@ async def response_within(
     watchdog.start()
     try:
         return await request
-    except Exception:
-        error = upstream_error(Failure())
-        if timed_out:
-            error = UpstreamTimeout(f"Llama Stack did not begin to answer within {seconds:g} s.")
+    except (ProxyError, CancelledError) as failure:
+        error = not_begun(seconds) if timed_out else failure
         if isinstance(error, ProxyError):
             error.where = where
         raise error from None

@@ -8,20 +8,15 @@ cannot slow it down.
 from __future__ import annotations
 
 import zlib
-from typing import Any, cast
+from collections.abc import Callable
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IPushProducer, IReactorTime
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.components import proxyForInterface
-from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone
-from twisted.web.http import PotentialDataLoss
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from llamaproxy.errors import UpstreamBroke
+from llamaproxy.upstream.bodies import Upload
+from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
+from llamaproxy.upstream.response_head import Fields, ResponseHead
+from llamaproxy.upstream.responses import SendingAgent
 
 #: The most bytes that one step inflates to.
 STEP = 64 * 1024
@@ -33,134 +28,117 @@ _GZIP_MAGIC = b"\x1f\x8b"
 #: zlib's head. "deflate" is sent without zlib's head too.
 _CODINGS = {b"gzip": 47, b"x-gzip": 47, b"deflate": 47}
 
+#: Fields that an inflated answer has not.
+_COMPRESSED = (b"content-encoding", b"content-length")
 
-@implementer(IAgent)
-class InflatingAgent:
+
+class InflatingAgent(SendingAgent):
     """Sends requests by the agent within, for uncompressed answers, and inflates those that are."""
 
-    def __init__(self, within: IAgent, clock: IReactorTime) -> None:
+    def __init__(self, within: Sender, clock: IReactorTime) -> None:
         self._within = within
         self._clock = clock
 
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        """:raises UpstreamBroke: if the answer is compressed in an unknown way."""
-        fields = Headers() if headers is None else headers
-        fields.setRawHeaders(b"Accept-Encoding", [b"identity"])
-        answer = self._within.request(method, uri, fields, bodyProducer)
-        return answer.addCallback(_inflated, self._clock)
+    def send(
+        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+    ) -> Exchange:
+        fields = [field for field in fields if field[0].lower() != b"accept-encoding"]
+        fields.append((b"Accept-Encoding", b"identity"))
+        inflater = Inflater(taker, self._clock)
+        inflater.exchange = self._within.send(method, target, fields, body, inflater)
+        return inflater
 
 
-def _inflated(response: IResponse, clock: IReactorTime) -> IResponse:
-    values = b",".join(response.headers.getRawHeaders(b"content-encoding", []))
-    codings = [coding.strip().lower() for coding in values.split(b",")]
-    codings = [coding for coding in codings if coding not in (b"", b"identity")]
-    if not codings or response.length == 0:
-        return response
-    if len(codings) > 1 or codings[0] not in _CODINGS:
-        response.deliverBody(_Unwanted())
-        raise UpstreamBroke("The answer is compressed in a way that nobody has asked for.")
-    response.headers.removeHeader(b"content-encoding")
-    return _InflatedResponse(response, _CODINGS[codings[0]], clock)
+class Inflater:
+    """Hands an answer on to the taker within, inflated and no faster than that takes it.
 
+    An answer that is not compressed goes straight to it.
+    """
 
-class _Unwanted(Protocol):
-    """Closes the connection of an answer that cannot be read."""
-
-    def connectionMade(self) -> None:
-        cast(Any, self.transport).loseConnection()
-
-
-class _InflatedResponse(proxyForInterface(IResponse)):  # type: ignore[misc]
-    """The response within, its body inflated."""
-
-    length = UNKNOWN_LENGTH
-
-    def __init__(self, original: IResponse, window_bits: int, clock: IReactorTime) -> None:
-        super().__init__(original)
-        self._window_bits = window_bits
-        self._clock = clock
-
-    def deliverBody(self, protocol: IProtocol) -> None:
-        self.original.deliverBody(Inflater(protocol, self._clock, self._window_bits))
-
-
-@implementer(IPushProducer)
-class Inflater(Protocol):
-    """Delivers an inflated body to the protocol within, no faster than that takes it."""
-
-    def __init__(self, within: IProtocol, clock: IReactorTime, window_bits: int = 47) -> None:
+    def __init__(self, within: AnswerTaker, clock: IReactorTime) -> None:
         self._within = within
         self._clock = clock
+        self.received: Callable[[bytes], None] = within.received
+        self.ended: Callable[[], None] = within.ended
+        self.failed: Callable[[Exception], None] = within.failed
+        #: What the answer comes by; there once it has been sent.
+        self.exchange: Exchange | None = None
         #: The call of the next step.
         self._next: IDelayedCall | None = None
-        self._zlib = zlib.decompressobj(window_bits)
+        self._zlib = zlib.decompressobj(47)
         self._raw_allowed = True
         self._compressed = b""
         self._paused = self._busy = False
         #: Whether anything has come; and whether what comes belongs to no gzip member any more.
         self._begun = self._finished = False
-        self._end: Failure | None = None
-        self._ended = self._told = False
+        #: Whether all has come; and whether nothing is to be told any more.
+        self._complete = self._over = False
+        #: Why it has come to no orderly end.
+        self._error: Exception | None = None
 
-    def connectionMade(self) -> None:
-        self._within.makeConnection(cast(Any, self))
+    def answered(self, head: ResponseHead) -> None:
+        """Look at how the answer is compressed."""
+        values = b",".join(value for name, value in head.fields if name.lower() == _COMPRESSED[0])
+        codings = [coding.strip().lower() for coding in values.split(b",")]
+        codings = [coding for coding in codings if coding not in (b"", b"identity")]
+        if not codings or head.length == 0:
+            self._within.answered(head)
+        elif len(codings) > 1 or codings[0] not in _CODINGS:
+            self._fail("The answer is compressed in a way that nobody has asked for.")
+        else:
+            self._zlib = zlib.decompressobj(_CODINGS[codings[0]])
+            self.received, self.ended, self.failed = self._received, self._ended, self._failed
+            head.length = None
+            head.fields = [each for each in head.fields if each[0].lower() not in _COMPRESSED]
+            self._within.answered(head)
 
-    def dataReceived(self, data: bytes) -> None:
-        self._begun = True
-        if not (self._finished or self._ended):
-            self._compressed += data
-            self._go_on()
+    # --- the exchange of the taker within
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._end = reason
-        if self._ended:
-            self._tell_end(reason)
-        self._inflate()
-
-    # --- the transport of the protocol within
-
-    def pauseProducing(self) -> None:
+    def pause(self) -> None:
         self._paused = True
-        if self._end is None:
-            cast(Any, self.transport).pauseProducing()
+        if self.exchange is not None:
+            self.exchange.pause()
 
-    def resumeProducing(self) -> None:
+    def resume(self) -> None:
         self._paused = False
         self._go_on()
 
-    def stopProducing(self) -> None:
-        self.loseConnection()
-
-    def loseConnection(self) -> None:
+    def cancel(self) -> None:
         self._compressed = b""
-        self._ended = True
+        self._over = True
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        cast(Any, self.transport).loseConnection()
-        if self._end is not None:
-            self._tell_end(self._end)
+        if self.exchange is not None:
+            self.exchange.cancel()
+
+    # --- for the exchange, of a compressed answer
+
+    def _received(self, data: bytes) -> None:
+        self._begun = True
+        if not (self._finished or self._over):
+            self._compressed += data
+            self._go_on()
+
+    def _ended(self) -> None:
+        self._complete = True
+        self._inflate()
+
+    def _failed(self, error: Exception) -> None:
+        self._error = error
+        self._ended()
 
     # --- within
 
-    def _tell_end(self, reason: Failure) -> None:
-        """Tell the protocol within of the end, once."""
-        self._ended = True
-        if not self._told:
-            self._told = True
-            self._within.connectionLost(reason)
+    def _fail(self, why: str) -> None:
+        self.cancel()
+        self._within.failed(UpstreamBroke(why))
 
     def _go_on(self) -> None:
         """Inflate what has come, and let more come if that is all."""
         self._inflate()
-        if self._end is None and not (self._paused or self._ended or self._next or self._busy):
-            cast(Any, self.transport).resumeProducing()
+        if not (self._paused or self._over or self._next or self._busy or self.exchange is None):
+            self.exchange.resume()
 
     def _step_later(self) -> None:
         self._next = None
@@ -170,26 +148,27 @@ class Inflater(Protocol):
         if self._busy or self._next is not None:  # resumed by what it is being given; or waiting
             return
         undecided = self._raw_allowed or self._zlib.eof
-        if undecided and len(self._compressed) < 2 and self._end is None:
+        if undecided and len(self._compressed) < 2 and not self._complete:
             return  # two bytes tell what it is
         self._busy = True
         try:
-            if self._compressed and not self._paused and not self._ended:
+            if self._compressed and not self._paused and not self._over:
                 self._step()
         except zlib.error:
-            error = UpstreamBroke("The answer is not compressed as it says.")
-            cast(Any, self.transport).loseConnection()
-            self._tell_end(Failure(error))
+            self._fail("The answer is not compressed as it says.")
         finally:
             self._busy = False
-        if self._compressed and not self._paused and not self._ended:
+        if self._compressed and not self._paused and not self._over:
             self._next = self._clock.callLater(0, self._step_later)
-            if self._end is None:
-                cast(Any, self.transport).pauseProducing()
-        if self._end is not None and not self._ended and not self._compressed:
-            complete = self._zlib.eof or not self._begun
-            complete = complete or not self._end.check(ResponseDone, PotentialDataLoss)
-            self._tell_end(self._end if complete else Failure(UpstreamBroke()))
+            if self.exchange is not None:
+                self.exchange.pause()
+        if self._complete and not self._over and not self._compressed:
+            self._over = True
+            whole = self._zlib.eof or not self._begun
+            if self._error is None and whole:
+                self._within.ended()
+            else:
+                self._within.failed(self._error or UpstreamBroke())
 
     def _step(self) -> None:
         if self._zlib.eof:
@@ -209,4 +188,4 @@ class Inflater(Protocol):
         eof = self._zlib.eof
         self._compressed = self._zlib.unused_data if eof else self._zlib.unconsumed_tail
         if data:
-            self._within.dataReceived(data)
+            self._within.received(data)

@@ -24,7 +24,8 @@ HIGH_WATER_BYTES = 64 * 1024
 #: Seconds in which a body that is not needed any more may still end by itself.
 DRAIN_SECONDS = 1.0
 
-_SILENT = "Llama Stack stopped sending in the middle of its answer."
+#: What is said of an upstream that has begun to answer and does not go on.
+SILENT = "Llama Stack stopped sending in the middle of its answer."
 
 
 class BodyStream(Protocol):
@@ -110,7 +111,7 @@ class BodyStream(Protocol):
 
     def _silent(self) -> None:
         if self._waiter is not None:
-            self._end = UpstreamTimeout(_SILENT)
+            self._end = UpstreamTimeout(SILENT)
             self._producer.loseConnection()
             self._wake()
 
@@ -193,7 +194,7 @@ class Relay(Protocol):
         cast(Any, self.transport).loseConnection()
 
     def _silent(self) -> None:
-        self._end(Failure(UpstreamTimeout(_SILENT)))
+        self._end(Failure(UpstreamTimeout(SILENT)))
         self.stopProducing()
 
     def _end(self, failure: Failure | None) -> None:

@@ -1,79 +1,139 @@
-"""Heads of responses, parsed strictly (RFC 9112). Pure.
+"""Heads of responses, and bodies in chunks: parsed strictly, by llhttp (RFC 9112). Pure.
 
-Twisted's client accepts much that is no HTTP, keeps the fields that ``Connection`` nominates, and
-uses a connection again that is about to close.
+llhttp refuses what could be read in two ways: bare line feeds, folded lines, space before a colon,
+lengths that are repeated or beside a coding. It has no limits, lets through a few things that are
+no HTTP/1.1, and knows neither HEAD nor what ``Connection`` nominates: that is here.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import attrs
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from llamaproxy.upstream.headers import HOP_BY_HOP
 
-#: The most bytes, and the most fields, of one head.
+#: The most bytes, and the most fields, of one head; and of bytes in a body that are not its own.
 MAX_HEAD, MAX_FIELDS = 64 * 1024, 256
 
-#: Where a head ends; a single LF may end a line (RFC 9112 section 2.2).
-END_OF_HEAD = re.compile(rb"\n\r?\n")
+#: Where a head ends. llhttp lets no line end otherwise.
+END_OF_HEAD = b"\r\n\r\n"
 
-#: RFC 9112 section 5: space before the colon is for a proxy to remove (5.1), and folded lines for
-#: it to unfold (5.2); a bare CR, or a NUL, makes the head invalid (2.2, and RFC 9110 section 5.5).
-_NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_VALUE = rb"[^\r\n\0]*(?:\r?\n[ \t][^\r\n\0]*)*"
-_FIELD = re.compile(rb"(" + _NAME + rb")[ \t]*:(" + _VALUE + rb")\r?\n")
+#: What a chunked body ends with that has no trailers.
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
 
-#: RFC 9112 section 4; the phrase, and the space before it, are left out by some servers.
-_HEAD = re.compile(
-    rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: ([^\0-\x08\n-\x1f\x7f]*))?\r?\n"
-    rb"((?:" + _NAME + rb"[ \t]*:" + _VALUE + rb"\r?\n)*)\r?\n"
-)
+_VERSIONS = (b"HTTP/1.1 ", b"HTTP/1.0 ")
+_PHRASE = re.compile(rb"[^\0-\x08\n-\x1f\x7f]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+
+#: Fields of the framing, which are looked at here; each with the others that are not handed on.
+_LOOKED_AT = HOP_BY_HOP | {b"content-length"}
+
+#: Fields in the order and the spelling of their sender.
+Fields = list[tuple[bytes, bytes]]
 
 
 class BadHead(ValueError):
-    """What is wrong with a head: a predicate that follows "The answer"."""
+    """What is wrong with an answer: a predicate that follows "The answer"."""
 
 
 @attrs.define
 class ResponseHead:
-    """One head: its end-to-end *fields* by lower-case name, and how its body is framed.
+    """One head: its end-to-end *fields*, and how its body is framed.
 
-    *length* is that of the body, None if it is chunked or ends with the connection;
-    *close* tells that the connection cannot be used again.
+    *length* is that of the body, None if it is chunked or ends with the connection; a
+    ``Content-Length`` stands in the fields too. *bodiless* tells that there can be no body, and
+    *close* that the connection cannot be used again. *tunnel* is what the bytes of another
+    protocol are sent by, after 101.
     """
 
-    status: bytes
+    status: int
     phrase: bytes
-    fields: dict[bytes, list[bytes]]
+    fields: Fields
     length: int | None = None
-    until_close: bool = False
-    close: bool = False
     bodiless: bool = False
+    close: bool = False
+    chunks: Chunks | None = None
+    tunnel: Any = None
 
     @property
     def interim(self) -> bool:
         """Whether another response follows (RFC 9110 section 15.2)."""
-        return self.status.startswith(b"1") and not self.switches
+        return self.status < 200 and not self.switches
 
     @property
     def switches(self) -> bool:
         """Whether another protocol follows (RFC 9110 section 7.8)."""
-        return self.status == b"101"
+        return self.status == 101
 
-    def for_client(self) -> bytes:
-        """The head as Twisted's HTTP client needs it: the status and the framing alone."""
-        if self.bodiless:
-            framing = b""
-        elif self.length is None:
-            framing = b"Transfer-Encoding: chunked\r\n"
-        else:
-            framing = b"Content-Length: %d\r\n" % self.length
-        close = b"Connection: close\r\n" if self.close else b""
-        # That client takes 101 for an interim answer, and waits for another.
-        status = b"200" if self.switches else self.status
-        return b"HTTP/1.1 %b %b\r\n%b%b\r\n" % (status, self.phrase, framing, close)
+    @property
+    def until_close(self) -> bool:
+        """Whether the body ends with the connection."""
+        return self.length is None and self.chunks is None
+
+
+class _Message:
+    """What llhttp reports of one message."""
+
+    def __init__(self) -> None:
+        self.phrase = b""
+        self.fields: Fields = []
+        self.parts: list[bytes] = []
+        self.complete = False
+
+    def on_status(self, phrase: bytes) -> None:
+        self.phrase = phrase
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields.append((name, value.rstrip(b" \t")))
+
+    def on_body(self, body: bytes) -> None:
+        if not self.complete:  # else: another message, for which nobody has asked
+            self.parts.append(body)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+class Chunks:
+    """The chunked body that follows a head. Extensions and trailers are dropped."""
+
+    def __init__(self, parser: HttpResponseParser, message: _Message) -> None:
+        self._parser = parser
+        self._message = message
+        self._bodiless_bytes = 0
+        self._tail = b"\r\n"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the body has ended."""
+        return self._message.complete
+
+    @property
+    def ends_exactly(self) -> bool:
+        """Whether nothing came after the end, trailers included.
+
+        Those are not dangerous, but the head of another answer ends as they do.
+        """
+        return self._tail == _LAST_CHUNK
+
+    def feed(self, data: bytes) -> tuple[bytes, str]:
+        """The bytes of the body in *data*; and what is wrong behind them, empty if nothing is."""
+        message = self._message
+        wrong = ""
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            # Behind the end, it is what shall not be there.
+            wrong = "" if message.complete else "is not chunked as it says"
+        parts, message.parts = message.parts, []
+        self._tail = (self._tail + data[-len(_LAST_CHUNK) :])[-len(_LAST_CHUNK) :]
+        self._bodiless_bytes = 0 if parts else self._bodiless_bytes + len(data)
+        if self._bodiless_bytes > MAX_HEAD:
+            wrong = f"has more than {MAX_HEAD} bytes that are not of its body"
+        return parts[0] if len(parts) == 1 else b"".join(parts), wrong
 
 
 def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> ResponseHead:
@@ -81,53 +141,63 @@ def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> Resp
 
     :raises BadHead: if it is not valid, or leaves open where the body ends.
     """
-    match = _HEAD.fullmatch(raw)
-    if match is None:
+    if not raw.startswith(_VERSIONS) or not raw.endswith(END_OF_HEAD):
         raise BadHead("has a malformed head")
-    minor, status, phrase, lines = match.groups()
-    field_lines = _FIELD.findall(lines)
-    if len(field_lines) > MAX_FIELDS:
-        raise BadHead(f"has more than {MAX_FIELDS} header fields")
-    fields: dict[bytes, list[bytes]] = {}
-    for name, value in field_lines:
-        if b"\n" in value:
-            value = b" ".join(line.strip(b" \t\r") for line in value.split(b"\n"))
-        fields.setdefault(name.lower(), []).append(value.strip(b" \t"))
-    if status == b"101" and upgrade:
-        for name in (b"content-length", b"transfer-encoding", b"keep-alive"):
-            fields.pop(name, None)
-        return ResponseHead(status, phrase or b"", fields, None, until_close=True, close=True)
-    if status == b"101":
+    switches = raw[9:12] == b"101"
+    if switches and not upgrade:
         raise BadHead("switches protocols, for which nobody asked")
-    if status.startswith(b"1"):
-        return ResponseHead(status, phrase or b"", {})
-    options: list[bytes] = []
-    if b"connection" in fields:
-        tokens = b",".join(fields[b"connection"]).lower().split(b",")
-        options = [option.strip(b" \t") for option in tokens]
-    length = _length(fields)
-    chunked = b"transfer-encoding" in fields
-    fields.pop(b"content-length", None)
-    for name in HOP_BY_HOP.intersection(fields).union(options):
-        fields.pop(name, None)
-    bodiless = method == b"HEAD" or status in (b"204", b"304")
-    if bodiless and length is not None and status != b"204":
-        # What the length of another answer would be (RFC 9110 section 8.6).
-        fields[b"content-length"] = [b"%d" % length]
+    message = _Message()
+    parser = HttpResponseParser(message)
+    try:
+        parser.feed_data(raw)
+    except HttpParserUpgrade:
+        pass
+    except HttpParserError:
+        raise BadHead("has a malformed head") from None
+    status = parser.get_status_code()
+    if status < 100 or not _PHRASE.fullmatch(message.phrase):
+        raise BadHead("has a malformed head")
+    if len(message.fields) > MAX_FIELDS:
+        raise BadHead(f"has more than {MAX_FIELDS} header fields")
+    if status < 200 and not switches:
+        return ResponseHead(status, message.phrase, [])
+    fields, looked_at, options = _sorted_out(message.fields)
+    if switches:
+        head = ResponseHead(status, message.phrase, fields, close=True)
+        head.fields = [field for field in fields if field[0].lower() != b"content-length"]
+        return head
+    length = _length(looked_at)
+    bodiless = method == b"HEAD" or status in (204, 304)
+    if status == 204 and length is not None:
+        # RFC 9110 section 8.6. Where it stays, it is what the length of another answer would be.
+        fields = [field for field in fields if field[0].lower() != b"content-length"]
+    chunked = b"transfer-encoding" in looked_at and not bodiless
+    chunks = Chunks(parser, message) if chunked else None
     # After an error of its model provider, a Llama Stack closes the connection some seconds later,
     # though it says that it will not, and a request that is sent until then is lost (seen in 0.6.1
     # and OGX 1.5.0).
-    failed = status[:1] in b"45"
-    until_close = not bodiless and length is None and not chunked
-    return ResponseHead(
-        status,
-        phrase or b"",
-        fields,
-        0 if bodiless else length,
-        until_close,
-        failed or until_close or minor == b"0" or b"close" in options,
-        bodiless,
+    close = (status >= 400 and status < 600) or raw[7:8] == b"0" or b"close" in options
+    head = ResponseHead(
+        status, message.phrase, fields, 0 if bodiless else length, bodiless, close, chunks
     )
+    head.close = close or head.until_close
+    return head
+
+
+def _sorted_out(fields: Fields) -> tuple[Fields, dict[bytes, list[bytes]], set[bytes]]:
+    """Of *fields*: those to hand on; those of the framing, by name; the options of Connection."""
+    looked_at: dict[bytes, list[bytes]] = {}
+    names = [name.lower() for name, _ in fields]
+    for name, (_, value) in zip(names, fields, strict=True):
+        if name in _LOOKED_AT:
+            looked_at.setdefault(name, []).append(value)
+    if not looked_at.keys() - {b"content-length"}:
+        return fields, looked_at, set()
+    tokens = b",".join(looked_at.get(b"connection", ())).lower().split(b",")
+    options = {token.strip(b" \t") for token in tokens}
+    dropped = HOP_BY_HOP | options - {b"content-length"}
+    kept = [field for name, field in zip(names, fields, strict=True) if name not in dropped]
+    return kept, looked_at, options
 
 
 def _length(fields: dict[bytes, list[bytes]]) -> int | None:
@@ -142,7 +212,6 @@ def _length(fields: dict[bytes, list[bytes]]) -> int | None:
         return None
     if lengths is None:
         return None
-    values = {value.strip(b" \t") for value in b",".join(lengths).split(b",")}
-    if len(values) > 1 or not _LENGTH.fullmatch(value := values.pop()):
+    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
         raise BadHead("has an invalid Content-Length")
-    return int(value)
+    return int(lengths[0])

@@ -7,46 +7,37 @@ from typing import Any
 import attrs
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
+from twisted.web.iweb import IAgent
 
-from llamaproxy.upstream.inflate import InflatingAgent
+from llamaproxy.upstream.bodies import Upload
+from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
+from llamaproxy.upstream.response_head import Fields
+from llamaproxy.upstream.responses import SendingAgent
 
 
-@implementer(IAgent)
 @attrs.frozen(eq=False, repr=False)
-class AuthorizedAgent:
+class AuthorizedAgent(SendingAgent):
     """Sends requests by the agent within, with the operator's key in all but OPTIONS.
 
-    Those may be preflights of any page. *headers* are changed by it.
+    Those may be preflights of any page.
     """
 
-    _within: IAgent
+    _within: Sender
     _key: bytes = attrs.field(repr=False)
 
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        fields = Headers() if headers is None else headers
+    def send(
+        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+    ) -> Exchange:
         if method != b"OPTIONS":
-            fields.setRawHeaders(b"Authorization", [b"Bearer " + self._key])
-        return self._within.request(method, uri, fields, bodyProducer)
+            fields = [field for field in fields if field[0].lower() != b"authorization"]
+            fields.append((b"Authorization", b"Bearer " + self._key))
+        return self._within.send(method, target, fields, body, taker)
 
 
-def treq_client(agent: IAgent, clock: IReactorTime) -> HTTPClient:
-    """A treq client without cookies, which one caller could get of another.
-
-    Answers are inflated within limits, which treq itself does not have.
-    """
-    inflating: Any = InflatingAgent(agent, clock)
-    return HTTPClient(inflating, cookiejar=_NoCookies())
+def treq_client(agent: IAgent) -> HTTPClient:
+    """A treq client of *agent* without cookies, which one caller could get of another."""
+    within: Any = agent
+    return HTTPClient(within, cookiejar=_NoCookies())
 
 
 class _NoCookies(IndexableCookieJar):

@@ -15,8 +15,9 @@ from twisted.internet.task import react
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import FixedServers, McpSource
-from llamaproxy.upstream.agent import agent_for_anywhere, connection_pool
+from llamaproxy.upstream.agent import AgentForAnywhere
 from llamaproxy.upstream.client_context import ClientContext
+from llamaproxy.upstream.pool import UpstreamPool
 
 MADE_UP: dict[str, Any] = {
     **{"string": "x", "integer": 2, "number": 2, "boolean": False},
@@ -35,8 +36,8 @@ def arguments(tool: ToolDefinition) -> dict[str, Any]:
 
 
 async def talk(reactor: Any, url: str, *wanted: str) -> None:
-    connections: Any = connection_pool(reactor)
-    sessions = SessionPool(agent_for_anywhere(reactor, connections), reactor)
+    connections: Any = UpstreamPool(reactor)
+    sessions = SessionPool(AgentForAnywhere(reactor, connections), reactor)
     source = McpSource(FixedServers({"it": url}), sessions, reactor)
     listing = await source.list_tools(ClientContext())
     for group, reason in listing.failures.items():
@@ -50,7 +51,7 @@ async def talk(reactor: Any, url: str, *wanted: str) -> None:
                 said = {"error": str(error)}
             print(json.dumps({"tool": tool.name, **said}), flush=True)
     await sessions.close()
-    await connections.closeCachedConnections()
+    connections.close()
     if listing.failures:
         raise SystemExit(1)
 

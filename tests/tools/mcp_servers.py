@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.web.http import Request
@@ -18,7 +17,7 @@ from llamaproxy.tools.mcp.http import Fields
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.session import Session
 from llamaproxy.upstream.client_context import ClientContext
-from tests.support import Asked, answer, outcome, read
+from tests.support import Asked, MemoryAgent, answer, outcome, read
 
 URL = "http://mcp:9000/mcp"
 
@@ -222,7 +221,7 @@ class Conversation:
 
     def __init__(self, server: Resource) -> None:
         self.clock = Clock()
-        self.agent = RequestTraversalAgent(server)
+        self.agent = MemoryAgent(server)
         self.changes: list[float] = []
         self._running: list[Deferred[Any]] = []
         self.going_on.append(self)

@@ -9,12 +9,8 @@ import json
 from typing import Any
 
 import pytest
-from treq.testing import RequestTraversalAgent
-from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from twisted.web.resource import Resource
-from zope.interface import implementer
 
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke
 from llamaproxy.jsontext import Json
@@ -31,10 +27,13 @@ from llamaproxy.tools.source import (
 )
 from llamaproxy.tools.toolruntime import ToolRuntime
 from llamaproxy.upstream.client_context import ClientContext
+from llamaproxy.upstream.exchange import AnswerTaker, Exchange
+from llamaproxy.upstream.responses import SendingAgent
 from tests.support import (
     INVOKE,
     Answer,
     FakeStack,
+    MemoryAgent,
     Upstream,
     answer,
     hang_up,
@@ -47,24 +46,17 @@ from tests.tools.mcp_servers import URL, Conversation, FakeMcp, error, never, ra
 ONE, TWO = "http://one:9000/mcp", "http://two:9000/mcp"
 
 
-@implementer(IAgent)
-class Hosts:
+class Hosts(SendingAgent):
     """An agent that finds each server by its name."""
 
     def __init__(self, **servers: Resource) -> None:
-        self._agents = {name: RequestTraversalAgent(each) for name, each in servers.items()}
+        self._agents = {name: MemoryAgent(each) for name, each in servers.items()}
 
-    def request(
-        self,
-        method: bytes,
-        uri: bytes,
-        headers: Headers | None = None,
-        bodyProducer: IBodyProducer | None = None,
-    ) -> Deferred[IResponse]:
-        host = uri.split(b"/")[2].partition(b":")[0].decode()
-        asked: Any = self._agents[host].request(method, uri, headers, bodyProducer)
-        response: Deferred[IResponse] = asked
-        return response
+    def send(
+        self, method: bytes, target: bytes, fields: Any, body: Any, taker: AnswerTaker
+    ) -> Exchange:
+        host = target.split(b"/")[2].partition(b":")[0].decode()
+        return self._agents[host].send(method, target, fields, body, taker)
 
     def flush(self) -> None:
         for agent in self._agents.values():

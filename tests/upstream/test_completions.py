@@ -14,6 +14,7 @@ from llamaproxy.upstream.completions import ClientCompletions, Completions
 from tests.support import (
     CHAT,
     FakeStack,
+    MemoryAgent,
     Upstream,
     answer,
     chunk,
@@ -139,7 +140,7 @@ def test_a_server_that_went_away_is_asked_again_what_it_is(
         raise UpstreamUnavailable
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.upstream.client._http, "request", refuse)
+        patch.setattr(MemoryAgent, "send", refuse)
         with pytest.raises(UpstreamUnavailable):
             client.ask()
     client.ask()

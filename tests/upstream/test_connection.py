@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Factory, Protocol
-from twisted.internet.testing import StringTransport
-from twisted.web.http_headers import Headers
+from twisted.internet.protocol import Factory
 
-from llamaproxy.upstream.connection import UpstreamConnectionFactory
 from tests.test_sockets import Asked, Peer, Wires, error_of, on_sockets, status_of, wires
 
 __all__ = ["wires"]
@@ -184,34 +180,6 @@ async def test_a_body_where_there_can_be_none_is_nobodys_answer(wires: Wires, st
     assert (await first.end()).endswith(b"\r\n\r\n")
     await wires.ask(port, "GET /x")
     assert (await wires.stack.asked()).peer is not asked.peer
-
-
-class Received(Protocol):
-    """Twisted's client, waiting for an answer: remembers what it was sent."""
-
-    state = "WAITING"
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def request(self, request: object) -> Deferred[None]:
-        return Deferred()
-
-    def dataReceived(self, data: bytes) -> None:
-        self.data += data
-
-
-def test_a_connection_that_was_told_to_close_hears_nothing_more() -> None:
-    """Else the rest of an answer that nobody wants would bring it back into the pool."""
-    factory: Any = UpstreamConnectionFactory
-    wire = factory(Factory.forProtocol(Received)).buildProtocol(None)
-    wire.makeConnection(StringTransport())
-    client = wire.wrappedProtocol
-    wire.request(SimpleNamespace(method=b"POST", headers=Headers()))
-    wire.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfi")
-    client.transport.loseConnection()
-    wire.dataReceived(b"rst")
-    assert client.data.endswith(b"\r\n\r\nfi")
 
 
 # --- answers that do not wait for the request

@@ -15,8 +15,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.testing import MemoryReactorClock
 
 from llamaproxy.errors import UpstreamTimeout
-from llamaproxy.upstream.agent import UpstreamAgent, connection_pool
+from llamaproxy.upstream.agent import UpstreamAgent
 from llamaproxy.upstream.failures import response_within
+from llamaproxy.upstream.pool import UpstreamPool
 from tests.support import outcome, pending_calls
 from tests.test_sockets import (
     Asked,
@@ -81,6 +82,16 @@ FAILURES: dict[str, tuple[Script, tuple[int, str]]] = {
         sends(OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx"),
         (502, "upstream_broke"),
     ),
+    "equal lengths": (
+        sends(OK + b"Content-Length: 4, 4\r\n\r\nsome"),
+        (502, "upstream_broke"),
+    ),
+    "bare line feeds": (
+        sends(b"HTTP/1.1 200 OK\nContent-Length: 4\n\nsome"),
+        (502, "upstream_broke"),
+    ),
+    "a folded line": (sends(OK + b"A: b\r\n c\r\n\r\n"), (502, "upstream_broke")),
+    "a space before the colon": (sends(OK + b"A : b\r\n\r\n"), (502, "upstream_broke")),
     "a negative length": (sends(OK + b"Content-Length: -1\r\n\r\n"), (502, "upstream_broke")),
     "length and coding": (
         sends(OK + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
@@ -127,6 +138,7 @@ CUTS: dict[str, Script] = {
     "chunked, a bad size": sends(CHUNKED + b"4\r\nsome\r\n-1\r\n"),
     "chunked, a size with a space": sends(CHUNKED + b"4\r\nsome\r\n 4\r\nmore\r\n"),
     "chunked, too long a chunk": sends(CHUNKED + b"4\r\nsome!\r\n0\r\n\r\n"),
+    "chunked, a length behind it": sends(CHUNKED + b"4\r\nsome\r\n0\r\nContent-Length: 4\r\n\r\n"),
     "until close, resets": sends(OK + b"\r\nsome"),
     "until close, stalls": sends(OK + b"\r\nsome"),
 }
@@ -190,10 +202,9 @@ def complete(message: bytes) -> bytes:
 
 FRAMINGS: dict[str, Script] = {
     "length": sends(OK + b"Content-Length: 4\r\n\r\nsome"),
-    "length twice": sends(OK + b"Content-Length: 4, 4\r\n\r\nsome"),
     "length and more": sends(OK + b"Content-Length: 4\r\n\r\nsomeHTTP/1.1 200 OK\r\n\r\n"),
     "chunked": sends(CHUNKED + b"3;a=b\r\nsom\r\n01\r\ne\r\n0\r\n\r\n"),
-    "trailers": sends(CHUNKED + b"4\r\nsome\r\n0\r\nA: b\r\nContent-Length: 1\r\n\r\n"),
+    "trailers": sends(CHUNKED + b"4\r\nsome\r\n0\r\nA: b\r\n\r\n"),
     "until close": sends(OK + b"\r\nsome", "closes"),
     "1.0 until close": sends(b"HTTP/1.0 200 OK\r\n\r\nsome", "closes"),
     "1.0 length": sends(b"HTTP/1.0 200 OK\r\nContent-Length: 4\r\n\r\nsome"),
@@ -201,7 +212,6 @@ FRAMINGS: dict[str, Script] = {
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\nA: b\r\n\r\n"
         b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK + b"Content-Length: 4\r\n\r\nsome"
     ),
-    "line feeds": sends(b"HTTP/1.1 200 OK\nContent-Length: 4\n\nsome"),
 }
 
 
@@ -332,7 +342,7 @@ class Connecting:
         clock: Any = MemoryReactorClock()
         clock.nameResolver = NoAnswer()
         url = DecodedURL.from_text(f"http://{host}:8321")
-        agent = UpstreamAgent(clock, url, connection_pool(clock), connect_timeout=7)
+        agent = UpstreamAgent(clock, url, UpstreamPool(clock), connect_timeout=7)
         request = agent.request(b"GET", f"http://{host}:8321/x".encode())
         self.waiting = Deferred.fromCoroutine(response_within(request, clock, 600))
         self.clock = clock

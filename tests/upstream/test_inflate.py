@@ -10,16 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
-from twisted.python.failure import Failure
-from twisted.web.client import ResponseDone
 from twisted.web.http import Request
 
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.inflate import STEP, Inflater
+from llamaproxy.upstream.response_head import ResponseHead
 from tests.support import (
     CHAT,
     FakeStack,
@@ -41,39 +38,57 @@ def raw_deflate(data: bytes) -> bytes:
 CODERS: dict[str, Any] = {"gzip": gzip.compress, "deflate": zlib.compress, "x-gzip": gzip.compress}
 
 
-class Reader(Protocol):
+class Reader:
     """Takes what it is given; from *stop_after* bytes on, no more until it is resumed."""
 
     def __init__(self, stop_after: int = 2**40) -> None:
         self.got = b""
         self.steps: list[int] = []
-        self.ends: list[Failure] = []
+        self.ends: list[Exception | None] = []
         self._stop_after = stop_after
         self.clock = Clock()
+        self.producer: Any = None
 
-    def dataReceived(self, data: bytes) -> None:
+    def answered(self, head: ResponseHead) -> None:
+        assert (head.length, head.fields) == (None, [(b"A", b"b")])
+
+    def received(self, data: bytes) -> None:
         self.got += data
         self.steps.append(len(data))
         if len(self.got) >= self._stop_after:
-            self.producer.pauseProducing()
+            self.producer.pause()
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.ends.append(reason)
+    def ended(self) -> None:
+        self.ends.append(DONE)
 
-    @property
-    def producer(self) -> Any:
-        return self.transport
-
-
-def inflating(reader: Reader) -> tuple[Inflater, StringTransport]:
-    inflater = Inflater(reader, reader.clock)
-    transport = StringTransport()
-    connect: Any = inflater.makeConnection
-    connect(transport)
-    return inflater, transport
+    def failed(self, error: Exception) -> None:
+        self.ends.append(error)
 
 
-DONE = Failure(ResponseDone())
+class Source:
+    """The exchange that a compressed answer comes by."""
+
+    state = "producing"
+
+    def pause(self) -> None:
+        self.state = "paused"
+
+    def resume(self) -> None:
+        self.state = "producing"
+
+    def cancel(self) -> None:
+        self.state = "cancelled"
+
+
+def inflating(reader: Reader) -> tuple[Inflater, Source]:
+    inflater = reader.producer = Inflater(reader, reader.clock)
+    inflater.exchange = source = Source()
+    fields = [(b"Content-Encoding", b"GZIP"), (b"A", b"b"), (b"content-length", b"9")]
+    inflater.answered(ResponseHead(200, b"OK", fields, 9))
+    return inflater, source
+
+
+DONE = None
 
 
 @given(
@@ -86,9 +101,9 @@ def test_what_was_compressed_comes_out(data: bytes, coder: Any, draws: st.DataOb
     cut = draws.draw(st.integers(1, len(packed)))
     reader = Reader()
     inflater, _ = inflating(reader)
-    inflater.dataReceived(packed[:cut])
-    inflater.dataReceived(packed[cut:])
-    inflater.connectionLost(DONE)
+    inflater.received(packed[:cut])
+    inflater.received(packed[cut:])
+    inflater.ended()
     assert reader.got == data
     assert reader.ends == [DONE]
 
@@ -97,17 +112,17 @@ def test_a_bomb_goes_off_in_steps_and_no_faster_than_it_is_read() -> None:
     packed = gzip.compress(bytes(100 * STEP))
     assert len(packed) < STEP
     reader = Reader(stop_after=3 * STEP)
-    inflater, transport = inflating(reader)
-    inflater.dataReceived(packed)
+    inflater, source = inflating(reader)
+    inflater.received(packed)
     assert reader.steps == [STEP], "one in a turn of the reactor"
-    assert transport.producerState == "paused"
+    assert source.state == "paused"
     reader.clock.advance(0)
     assert reader.steps == 3 * [STEP]
-    assert transport.producerState == "paused"
-    inflater.connectionLost(DONE)
+    assert source.state == "paused"
+    inflater.ended()
     assert reader.ends == []
     for _ in range(200):
-        reader.producer.resumeProducing()
+        reader.producer.resume()
         reader.clock.advance(0)
     assert len(reader.got) == 100 * STEP
     assert reader.ends == [DONE]
@@ -117,33 +132,33 @@ def test_what_comes_while_a_step_waits_for_its_turn_comes_behind_it() -> None:
     data = bytes(STEP) + b"x" * (3 * STEP)
     packed = gzip.compress(data)
     reader = Reader()
-    inflater, transport = inflating(reader)
-    inflater.dataReceived(packed[:-20])
-    inflater.dataReceived(packed[-20:])
-    assert len(reader.steps) == 1 and transport.producerState == "paused"
+    inflater, source = inflating(reader)
+    inflater.received(packed[:-20])
+    inflater.received(packed[-20:])
+    assert len(reader.steps) == 1 and source.state == "paused"
     reader.clock.advance(0)
-    assert reader.got == data and transport.producerState == "producing"
-    inflater.connectionLost(DONE)
+    assert reader.got == data and source.state == "producing"
+    inflater.ended()
     assert reader.ends == [DONE]
 
 
 def test_a_reader_that_has_gone_has_no_turn() -> None:
     reader = Reader()
     inflater, _ = inflating(reader)
-    inflater.dataReceived(gzip.compress(bytes(10 * STEP)))
-    reader.producer.loseConnection()
+    inflater.received(gzip.compress(bytes(10 * STEP)))
+    reader.producer.cancel()
     assert not pending_calls(reader.clock)
-    inflater.connectionLost(DONE)
+    inflater.ended()
     assert len(reader.got) == STEP
 
 
 def test_a_reader_that_wants_no_more_gets_no_more() -> None:
     reader = Reader(stop_after=STEP)
-    inflater, transport = inflating(reader)
-    inflater.dataReceived(gzip.compress(bytes(10 * STEP)))
-    reader.producer.loseConnection()
-    assert transport.disconnecting
-    inflater.connectionLost(DONE)
+    inflater, source = inflating(reader)
+    inflater.received(gzip.compress(bytes(10 * STEP)))
+    reader.producer.cancel()
+    assert source.state == "cancelled"
+    inflater.ended()
     assert len(reader.got) == STEP
 
 
@@ -151,10 +166,10 @@ def test_a_reader_that_wants_no_more_gets_no_more() -> None:
 def test_what_is_damaged_or_cut_short_is_no_answer(packed: bytes) -> None:
     reader = Reader()
     inflater, _ = inflating(reader)
-    inflater.dataReceived(packed)
-    inflater.connectionLost(DONE)
+    inflater.received(packed)
+    inflater.ended()
     [end] = reader.ends
-    assert end.check(UpstreamBroke)
+    assert isinstance(end, UpstreamBroke)
 
 
 @pytest.mark.parametrize("coding", CODERS)
@@ -197,10 +212,10 @@ def test_gzip_members_follow_each_other_and_what_comes_behind_is_nothing(
     inflater, _ = inflating(reader)
     while packed:
         cut = draws.draw(st.integers(1, len(packed)))
-        inflater.dataReceived(packed[:cut])
+        inflater.received(packed[:cut])
         packed = packed[cut:]
         reader.clock.advance(0)
-    inflater.connectionLost(DONE)
+    inflater.ended()
     reader.clock.advance(0)
     assert reader.got == b"".join(members)
     assert reader.ends == [DONE]
@@ -209,36 +224,51 @@ def test_gzip_members_follow_each_other_and_what_comes_behind_is_nothing(
 def test_what_comes_behind_the_body_is_not_kept() -> None:
     reader = Reader()
     inflater, _ = inflating(reader)
-    inflater.dataReceived(gzip.compress(b"a") + b"junk")
+    inflater.received(gzip.compress(b"a") + b"junk")
     reader.clock.advance(0)
     for _ in range(100):
-        inflater.dataReceived(bytes(STEP))
+        inflater.received(bytes(STEP))
     held = [value for value in vars(inflater).values() if isinstance(value, bytes)]
     assert sum(map(len, held)) == 0 and reader.got == b"a"
     assert inflater._zlib.unused_data == b"junk"
 
 
+@pytest.mark.parametrize("cut", [1, 10, 10_000])
+def test_what_came_before_an_answer_broke_off_is_delivered(cut: int) -> None:
+    reader = Reader(stop_after=STEP)
+    inflater, _ = inflating(reader)
+    inflater.received(gzip.compress(bytes(3 * STEP))[:-cut] or b"\x1f\x8b")
+    error = UpstreamBroke("cut")
+    inflater.failed(error)
+    for _ in range(4):
+        reader.producer.resume()
+        reader.clock.advance(0)
+    assert reader.ends == [error]
+    assert reader.got == bytes(len(reader.got))
+    assert len(reader.got) > 2 * STEP or cut > 10
+
+
 def test_an_empty_body_is_whole() -> None:
     reader = Reader()
     inflater, _ = inflating(reader)
-    inflater.connectionLost(DONE)
+    inflater.ended()
     assert reader.ends == [DONE] and reader.got == b""
 
 
 def test_a_reader_that_pauses_and_goes_on_within_a_piece_gets_the_next() -> None:
     class Hesitant(Reader):
-        def dataReceived(self, data: bytes) -> None:
-            Reader.dataReceived(self, data)
-            self.producer.pauseProducing()
-            self.producer.resumeProducing()
+        def received(self, data: bytes) -> None:
+            Reader.received(self, data)
+            self.producer.pause()
+            self.producer.resume()
 
     reader = Hesitant()
-    inflater, transport = inflating(reader)
+    inflater, source = inflating(reader)
     packed = gzip.compress(bytes(5 * STEP))
-    inflater.dataReceived(packed[:-10])
+    inflater.received(packed[:-10])
     reader.clock.advance(0)
-    assert transport.producerState == "producing"
-    inflater.dataReceived(packed[-10:])
-    inflater.connectionLost(DONE)
+    assert source.state == "producing"
+    inflater.received(packed[-10:])
+    inflater.ended()
     reader.clock.advance(0)
     assert len(reader.got) == 5 * STEP and reader.ends == [DONE]

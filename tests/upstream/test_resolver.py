@@ -22,10 +22,10 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy.upstream.agent import (
     MAX_LOOK_UPS,
+    AgentForAnywhere,
     UpstreamAgent,
-    agent_for_anywhere,
-    connection_pool,
 )
+from llamaproxy.upstream.pool import UpstreamPool
 from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.resolver import (
     FRESH_SECONDS,
@@ -219,8 +219,8 @@ def slow_names() -> Iterator[SlowNames]:
 async def test_slow_names_of_others_do_not_hold_up_the_servers(
     wires: Wires, slow_names: SlowNames
 ) -> None:
-    pool: Any = connection_pool(reactor)
-    anywhere = agent_for_anywhere(reactor, pool)
+    pool: Any = UpstreamPool(reactor)
+    anywhere = AgentForAnywhere(reactor, pool)
     port = wires.listen(wires.stack)
     asking: list[Deferred[Any]] = []
     for number in range(60):
@@ -238,4 +238,4 @@ async def test_slow_names_of_others_do_not_hold_up_the_servers(
         each.cancel()
     assert slow_names.most["all"] <= MAX_LOOK_UPS + 1
     assert all(slow_names.most[f"slow{number}.example"] <= 1 for number in range(20))
-    await pool.closeCachedConnections()
+    pool.close()

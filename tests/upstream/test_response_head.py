@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,20 +16,20 @@ def head(*lines: str, status: str = "HTTP/1.1 200 OK", method: bytes = b"GET") -
 
 def test_fields_keep_their_order_repetitions_and_bytes() -> None:
     read = head("B: 1", "a:\xff \t", "b:  2  2 ", "C:")
-    assert list(read.fields.items()) == [(b"b", [b"1", b"2  2"]), (b"a", [b"\xff"]), (b"c", [b""])]
+    assert read.fields == [(b"B", b"1"), (b"a", b"\xff"), (b"b", b"2  2"), (b"C", b"")]
 
 
 @pytest.mark.parametrize(
     ("line", "status", "phrase"),
     [
-        ("HTTP/1.1 200 OK", b"200", b"OK"),
-        ("HTTP/1.1 200 ", b"200", b""),
-        ("HTTP/1.1 200", b"200", b""),
-        ("HTTP/1.0 404 Not \xe9 Found", b"404", b"Not \xe9 Found"),
-        ("HTTP/1.1 799 \t", b"799", b"\t"),
+        ("HTTP/1.1 200 OK", 200, b"OK"),
+        ("HTTP/1.1 200 ", 200, b""),
+        ("HTTP/1.1 200", 200, b""),
+        ("HTTP/1.0 404 Not \xe9 Found", 404, b"Not \xe9 Found"),
+        ("HTTP/1.1 799 \t", 799, b"\t"),
     ],
 )
-def test_status_lines(line: str, status: bytes, phrase: bytes) -> None:
+def test_status_lines(line: str, status: int, phrase: bytes) -> None:
     """RFC 9112 section 4."""
     read = head(status=line)
     assert (read.status, read.phrase) == (status, phrase)
@@ -42,6 +40,12 @@ def test_status_lines(line: str, status: bytes, phrase: bytes) -> None:
     [
         "HTTP/2 200 OK",
         "HTTP/1 200 OK",
+        "HTTP/1.2 200 OK",
+        "HTTP/0.9 200 OK",
+        "HTTP/2.0 200 OK",
+        "HTTP/1.1 000 OK",
+        "HTTP/1.1 200 O\x01K",
+        "RTSP/1.0 200 OK",
         "HTTP/1.1  200 OK",
         "HTTP/1.1 20 OK",
         "HTTP/1.1 2000 OK",
@@ -74,6 +78,13 @@ def test_what_is_no_status_line_is_refused(line: str) -> None:
         "a: b\r",
         "\xe9: a",
         "(a): b",
+        "a : b",
+        "a\t: b",
+        "a: b\x01",
+        "a: b\r\n c",
+        "a: b\r\n\tc",
+        " a: b",
+        "a: b\nc: d",
     ],
 )
 def test_a_malformed_field_is_refused(line: str) -> None:
@@ -84,33 +95,22 @@ def test_a_malformed_field_is_refused(line: str) -> None:
         head("a: b", line, "c: d")
 
 
-def test_a_folded_line_is_unfolded_and_space_before_the_colon_removed() -> None:
-    """RFC 9112 sections 5.1 and 5.2."""
-    read = head("A \t: 1 ", " \t2", "\t3", "B:", "  4", "C: 5")
-    assert read.fields == {b"a": [b"1 2 3"], b"b": [b"4"], b"c": [b"5"]}
-
-
-def test_unfolding_takes_no_longer_than_reading() -> None:
-    spaces = " " * 60_000
-    before = time.process_time()
-    assert head("a: b", f" c{spaces}d").fields == {b"a": [f"b c{spaces}d".encode()]}
-    assert time.process_time() - before < 1
-
-
-def test_a_single_line_feed_ends_a_line_too() -> None:
-    """RFC 9112 section 2.2."""
-    assert read_response_head(b"HTTP/1.1 200 OK\nA: b\n\n", b"GET").fields == {b"a": [b"b"]}
+def test_a_single_line_feed_ends_no_line() -> None:
+    """RFC 9112 section 2.2 lets a recipient take it for the end of one, and does not ask for it."""
+    for raw in (b"HTTP/1.1 200 OK\nA: b\n\n", b"HTTP/1.1 200 OK\r\nA: b\r\n\n"):
+        with pytest.raises(BadHead):
+            read_response_head(raw, b"GET")
 
 
 @pytest.mark.parametrize("name", sorted(HOP_BY_HOP - {b"transfer-encoding"}))
 def test_hop_by_hop_fields_are_not_handed_on(name: bytes) -> None:
     """RFC 9110 section 7.6.1."""
-    assert head(f"{name.decode().upper()}: x", "Kept: y").fields == {b"kept": [b"y"]}
+    assert head(f"{name.decode().upper()}: x", "Kept: y").fields == [(b"Kept", b"y")]
 
 
 def test_fields_that_connection_nominates_are_not_handed_on() -> None:
     read = head("Connection: X-One, ,x-two", "X-ONE: 1", "X-Two: 2", "connection:\tX-3", "X-3: 3")
-    assert read.fields == {}
+    assert read.fields == []
 
 
 def test_nominating_the_framing_does_not_change_it() -> None:
@@ -124,8 +124,7 @@ def test_nominating_the_framing_does_not_change_it() -> None:
     [
         (["Content-Length: 0"], 0),
         (["Content-Length: 5"], 5),
-        (["Content-Length: 5, 5"], 5),
-        (["Content-Length: 5", "content-length: 5"], 5),
+        (["Content-Length: 5 "], 5),
         (["Transfer-Encoding: Chunked"], None),
     ],
 )
@@ -133,13 +132,15 @@ def test_framing(lines: list[str], length: int | None) -> None:
     """RFC 9112 section 6.3."""
     read = head(*lines)
     assert (read.length, read.until_close, read.close) == (length, False, False)
-    assert b"content-length" not in read.fields
+    assert [field for field in read.fields if field[0] != b"Content-Length"] == []
 
 
 @pytest.mark.parametrize(
     "lines",
     [
         ["Content-Length: 5", "Content-Length: 6"],
+        ["Content-Length: 5", "content-length: 5"],
+        ["Content-Length: 5, 5"],
         ["Content-Length: 5, 6"],
         ["Content-Length: -5"],
         ["Content-Length: +5"],
@@ -174,7 +175,7 @@ def test_an_answer_without_a_body_has_none_whatever_length_it_tells(
     """RFC 9110 section 8.6."""
     read = head("Content-Length: 7", status=f"HTTP/1.1 {status} x", method=method)
     assert (read.length, read.bodiless, read.until_close) == (0, True, False)
-    assert read.fields == ({b"content-length": [b"7"]} if fields_kept else {})
+    assert read.fields == ([(b"Content-Length", b"7")] if fields_kept else [])
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,6 @@ def test_whether_the_connection_can_be_used_again(
 ) -> None:
     read = head(*lines, status=status)
     assert read.close == close
-    assert (b"Connection: close\r\n" in read.for_client()) == close
 
 
 def test_interim_answers_and_a_protocol_for_which_nobody_asked() -> None:
@@ -204,7 +204,7 @@ def test_interim_answers_and_a_protocol_for_which_nobody_asked() -> None:
 
 
 def test_more_fields_than_anybody_needs_are_refused() -> None:
-    assert len(head(*["A: b"] * MAX_FIELDS).fields[b"a"]) == MAX_FIELDS
+    assert len(head(*["A: b"] * MAX_FIELDS).fields) == MAX_FIELDS
     with pytest.raises(BadHead):
         head(*["A: b"] * (MAX_FIELDS + 1))
 
@@ -216,5 +216,4 @@ def test_nothing_but_a_refusal_comes_of_arbitrary_bytes(noise: bytes) -> None:
             read = read_response_head(raw, b"GET")
         except BadHead:
             continue
-        for values in read.fields.values():
-            assert not any(set(value) & set(b"\r\n\0") for value in values)
+        assert not any(set(name + value) & set(b"\r\n\0") for name, value in read.fields)

@@ -15,7 +15,8 @@ from twisted.python.usage import UsageError
 
 from llamaproxy.config.options import Options
 from llamaproxy.errors import UpstreamTls
-from llamaproxy.upstream.agent import agent_for_anywhere, connection_pool
+from llamaproxy.upstream.agent import AgentForAnywhere
+from llamaproxy.upstream.pool import UpstreamPool
 from llamaproxy.upstream.relay import read_body
 from tests.test_sockets import (
     Peer,
@@ -207,13 +208,13 @@ async def test_mcp_servers_may_have_an_authority_of_the_systems_or_the_one_that_
     issuer = system if certificate_host == "system" else authority
     secure = wires.listen(wires.stack, certificate(issuer, "localhost"))
     other = wires.listen(wires.stack, certificate(trustme.CA(), "localhost"))
-    pool: Any = connection_pool(reactor)
-    agent: Any = agent_for_anywhere(reactor, pool, authorities=file)
+    pool: Any = UpstreamPool(reactor)
+    agent: Any = AgentForAnywhere(reactor, pool, authorities=file)
     response = await agent.request(b"GET", b"https://localhost:%d/v1/version" % secure)
     assert b"0.6.1" in await read_body(response, reactor, silence=10, limit=1000)
     with pytest.raises(UpstreamTls):
         await agent.request(b"GET", b"https://localhost:%d/v1/version" % other)
-    await pool.closeCachedConnections()
+    pool.close()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])

@@ -1,0 +1,237 @@
+"""UpstreamPool: connections to servers, of which the idle ones are used again."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
+
+from llamaproxy.errors import BadRequest
+from llamaproxy.upstream.bodies import Upload
+from llamaproxy.upstream.connection import UpstreamConnection
+from llamaproxy.upstream.exchange import AnswerTaker
+from llamaproxy.upstream.failures import connecting_error
+from llamaproxy.upstream.response_head import Fields
+
+#: Seconds an idle connection is kept: uvicorn closes its side after five, and a request that is
+#: sent while it does would be lost.
+IDLE_TIMEOUT = 2
+
+#: Idle connections kept of one server; more are closed once their request is done.
+MAX_IDLE = 256
+
+#: Methods that may be asked once more (RFC 9110 section 9.2.2), if they came without a body.
+#: DELETE is idempotent too, but its second answer may be another one.
+_REPEATABLE = (b"GET", b"HEAD", b"OPTIONS")
+
+#: Methods that usually have a body: that there is none is said (RFC 9110 section 8.6).
+_USUALLY_WITH_BODY = (b"POST", b"PUT")
+
+
+class Server(Protocol):
+    """A server that can be connected to."""
+
+    #: Its scheme and authority: what its idle connections are kept by.
+    origin: bytes
+    #: The field ``Host`` of requests to it.
+    host: bytes
+
+    def connect(self) -> Deferred[UpstreamConnection]:
+        """A new connection, secured where it has to be."""
+
+
+class PooledExchange:
+    """A request to one server, and its answer."""
+
+    def __init__(
+        self,
+        pool: UpstreamPool,
+        server: Server,
+        method: bytes,
+        head: bytes,
+        body: Upload | None,
+        upgrade: bool,
+        taker: AnswerTaker,
+    ) -> None:
+        self.server = server
+        self.method = method
+        self.head = head
+        self.body = body
+        self.upgrade = upgrade
+        self.taker = taker
+        self.paused = False
+        self._pool = pool
+        self._connection: UpstreamConnection | None = None
+        self._connecting: Deferred[None] | None = None
+        self._over = False
+
+    def pause(self) -> None:
+        self.paused = True
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        self.paused = False
+        if self._connection is not None:
+            self._connection.resume()
+
+    def cancel(self) -> None:
+        connection = self._connection
+        self.left()
+        if connection is not None:
+            connection.abort()
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+    # --- for the pool
+
+    def carried_by(self, connection: UpstreamConnection) -> None:
+        """Go on *connection*."""
+        self._connection = connection
+        connection.carry(self)
+
+    def connect(self) -> None:
+        """Go on a new connection."""
+        self._connecting = self.server.connect().addCallbacks(self._connected, self._unconnected)
+
+    # --- for the connection
+
+    def left(self) -> None:
+        self._connection = None
+        self._over = True
+        if self.body is not None and not self.body.finished:
+            self.body.stopProducing()
+
+    def lost(self, error: Exception, repeatable: bool) -> None:
+        self._connection = None
+        if repeatable and self.body is None and self.method in _REPEATABLE:
+            self.connect()
+        else:
+            self.left()
+            self.taker.failed(error)
+
+    # --- within
+
+    def _connected(self, connection: UpstreamConnection) -> None:
+        self._connecting = None
+        self._pool.adopt(connection, self.server.origin)
+        if self._over:
+            connection.abort()
+        else:
+            self.carried_by(connection)
+
+    def _unconnected(self, failure: Failure) -> None:
+        self._connecting = None
+        if not self._over:
+            self.left()
+            self.taker.failed(connecting_error(failure))
+
+
+class UpstreamPool:
+    """Sends requests on idle connections, without those that their servers have closed."""
+
+    def __init__(self, clock: IReactorTime, max_idle: int = MAX_IDLE) -> None:
+        self._clock = clock
+        self._max_idle = max_idle
+        #: By origin, those that have been idle the longest first.
+        self._idle: dict[bytes, list[UpstreamConnection]] = {}
+        self._sweep: IDelayedCall | None = None
+
+    def send(
+        self,
+        server: Server,
+        method: bytes,
+        target: bytes,
+        fields: Fields,
+        body: Upload | None,
+        taker: AnswerTaker,
+    ) -> PooledExchange:
+        """Send a request to *server* (see :meth:`Sender.send`).
+
+        *target* is sent as it is.
+        """
+        head = _head(server.host, method, target, fields, body)
+        upgrade = any(name.lower() == b"upgrade" for name, _ in fields)
+        exchange = PooledExchange(self, server, method, head, body, upgrade, taker)
+        connection = self._take(server.origin)
+        if connection is None:
+            exchange.connect()
+        else:
+            exchange.carried_by(connection)
+        return exchange
+
+    def adopt(self, connection: UpstreamConnection, origin: bytes) -> None:
+        """Keep *connection* whenever it is idle."""
+        connection.origin = origin
+        connection.released = self._release
+        connection.gone = self._forget
+
+    def close(self) -> None:
+        """Close the idle connections, and keep none from now on."""
+        self._max_idle = 0
+        for idle in self._idle.values():
+            for connection in idle[:]:
+                connection.close()
+        self._idle = {}
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+
+    def _take(self, origin: bytes) -> UpstreamConnection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            expired = self._clock.seconds() - connection.idle_since >= IDLE_TIMEOUT
+            if not expired and not connection.is_stale():
+                return connection
+            connection.close()
+        return None
+
+    def _release(self, connection: UpstreamConnection) -> None:
+        if len(self._idle.get(connection.origin, ())) >= self._max_idle:
+            connection.close()
+            return
+        connection.idle_since = self._clock.seconds()
+        self._idle.setdefault(connection.origin, []).append(connection)
+        if self._sweep is None:
+            self._sweep = self._clock.callLater(IDLE_TIMEOUT, self._close_expired)
+
+    def _forget(self, connection: UpstreamConnection) -> None:
+        idle = self._idle.get(connection.origin, [])
+        if connection in idle:
+            idle.remove(connection)
+
+    def _close_expired(self) -> None:
+        """Close what has been idle for too long: one delayed call serves all connections."""
+        self._sweep = None
+        now = self._clock.seconds()
+        for origin, idle in list(self._idle.items()):
+            fresh = [each for each in idle if now - each.idle_since < IDLE_TIMEOUT]
+            for connection in idle[: len(idle) - len(fresh)]:
+                connection.close()
+            if fresh:
+                self._idle[origin] = fresh
+            else:
+                del self._idle[origin]
+        if self._idle:
+            oldest = min(idle[0].idle_since for idle in self._idle.values())
+            self._sweep = self._clock.callLater(oldest + IDLE_TIMEOUT - now, self._close_expired)
+
+
+def _head(host: bytes, method: bytes, target: bytes, fields: Fields, body: Upload | None) -> bytes:
+    """The head of a request (RFC 9112 section 3).
+
+    :raises BadRequest: if one of *fields* would become two.
+    """
+    if body is not None:
+        fields.append((b"Content-Length", b"%d" % body.length))
+    elif method in _USUALLY_WITH_BODY:
+        fields.append((b"Content-Length", b"0"))
+    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, host)]
+    lines += [b"%b: %b" % field for field in fields]
+    head = b"\r\n".join(lines)
+    if not head.count(b"\n") == head.count(b"\r") == len(fields) + 1 or b"\0" in head:
+        raise BadRequest("The request's header fields are not valid.")
+    return head + b"\r\n\r\n"

@@ -1,0 +1,145 @@
+"""Responses: answers as Twisted's ``IAgent`` and ``IResponse`` have them, for treq and others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IPushProducer
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from llamaproxy.upstream.bodies import Upload
+from llamaproxy.upstream.exchange import AnswerTaker, Exchange
+from llamaproxy.upstream.response_head import Fields, ResponseHead
+
+
+@implementer(IResponse, IPushProducer)
+class Response:
+    """Takes an answer: ``begun`` fires with this itself when the head is there.
+
+    The body waits for :meth:`deliverBody`, and is then paused, resumed and closed by the
+    protocol's transport, which this is. One that has closed it is told nothing any more.
+    """
+
+    version = (b"HTTP", 1, 1)
+    request = None
+    previousResponse = None
+
+    def __init__(self) -> None:
+        self.begun: Deferred[Any] = Deferred(lambda _: self.loseConnection())
+        self.code = 0
+        self.phrase = b""
+        self.headers = Headers()
+        self.length: Any = 0
+        #: What sends the bytes of another protocol, after 101.
+        self.tunnel: Any = None
+        #: The exchange whose answer this is.
+        self.exchange: Exchange | None = None
+        self._body: Any = None
+        self._waiting: list[bytes] = []
+        self._end: Failure | None = None
+        #: Whether the reader wants no more.
+        self._closed = False
+
+    # --- for the exchange
+
+    def answered(self, head: ResponseHead) -> None:
+        self.code, self.phrase, self.tunnel = head.status, head.phrase, head.tunnel
+        self.length = UNKNOWN_LENGTH if head.length is None else head.length
+        for name, value in head.fields:
+            self.headers.addRawHeader(name, value)
+        if not head.bodiless:
+            self.headers.removeHeader(b"content-length")
+        self.begun.callback(self)
+        if self._body is None:
+            self.pauseProducing()
+
+    def received(self, data: bytes) -> None:
+        if self._body is None:
+            self._waiting.append(data)
+        else:
+            self._body.dataReceived(data)
+
+    def ended(self) -> None:
+        self._close(Failure(ResponseDone()))
+
+    def failed(self, error: Exception) -> None:
+        if self.begun.called:
+            self._close(Failure(error))
+        else:
+            self.begun.errback(error)
+
+    # --- for the reader
+
+    def deliverBody(self, protocol: IProtocol) -> None:
+        body: Any = protocol
+        self.resumeProducing()
+        body.makeConnection(self)
+        self._body = body
+        waiting, self._waiting = self._waiting, []
+        for data in waiting:
+            if not self._closed:
+                body.dataReceived(data)
+        if self._end is not None:
+            self._close(self._end)
+
+    def setPreviousResponse(self, response: IResponse) -> None:
+        raise NotImplementedError("redirects are not followed")
+
+    def pauseProducing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.pause()
+
+    def resumeProducing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.resume()
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def loseConnection(self) -> None:
+        self._closed = True
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.cancel()
+
+    # --- within
+
+    def _close(self, reason: Failure) -> None:
+        self.exchange = None
+        self._end = reason
+        if self._body is not None and not self._closed:
+            self._body.connectionLost(reason)
+
+
+@implementer(IAgent)
+class SendingAgent:
+    """The base of agents: requests and responses by way of :meth:`send`."""
+
+    def send(
+        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+    ) -> Exchange:
+        """See :class:`llamaproxy.upstream.exchange.Sender`."""
+        raise NotImplementedError
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[Any]:
+        """A :class:`Response`; *bodyProducer* must be an :class:`Upload`.
+
+        :raises BadRequest: if this could not be sent as it is.
+        """
+        body: Any = bodyProducer
+        pairs = () if headers is None else headers.getAllRawHeaders()
+        fields = [(name, value) for name, values in pairs for value in values]
+        response = Response()
+        response.exchange = self.send(method, uri, fields, body, response)
+        return response.begun
