@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from time import time
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from twisted.web.http import datetimeToString
+from twisted.web.http_headers import Headers
+
+#: Fields in the order and the spelling of their sender.
+Fields: TypeAlias = list[tuple[bytes, bytes]]
 
 
 class RequestLine(NamedTuple):
@@ -29,7 +33,7 @@ class RequestHead:
 
     def __init__(self, line: RequestLine, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self.line = line
-        self.fields = list(fields)
+        self.fields: Fields = list(fields)
         self._by_name: dict[bytes, list[bytes]] = {}
         #: Bytes of the body, None if it is chunked.
         self.body_length: int | None = 0
@@ -79,6 +83,14 @@ class RequestHead:
         """The value of ``Origin``, None if there is none, or several."""
         values = self.values(b"origin")
         return values[0] if len(values) == 1 else None
+
+
+def headers_of(fields: Fields) -> Headers:
+    """*fields* as Twisted has them."""
+    headers = Headers()
+    for name, value in fields:
+        headers.addRawHeader(name, value)
+    return headers
 
 
 def answer_head(

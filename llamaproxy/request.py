@@ -20,7 +20,7 @@ from twisted.web.server import NOT_DONE_YET, Request, version
 
 from llamaproxy.errors import ProxyError, ShuttingDown, error_response
 from llamaproxy.events import request_id
-from llamaproxy.heads import RequestHead, answer_head, date
+from llamaproxy.heads import Fields, RequestHead, answer_head, date, headers_of
 
 _log = Logger()
 
@@ -85,10 +85,7 @@ class ProxyRequest(Request):
 
     @cached_property
     def requestHeaders(self) -> Headers:  # type: ignore[override]
-        headers = Headers()
-        for name, value in self.head.fields:
-            headers.addRawHeader(name, value)
-        return headers
+        return headers_of(self.head.fields)
 
     @cached_property
     def responseHeaders(self) -> Headers:  # type: ignore[override]
@@ -138,9 +135,8 @@ class ProxyRequest(Request):
         try:
             body = await work
         except Exception as failure:
-            if self.channel is None:
-                return  # the client has left
-            body = self._fail(self.error_of(failure))
+            self.fail(failure)
+            return
         if self.channel is None:
             return
         if isinstance(body, bytes):
@@ -157,18 +153,22 @@ class ProxyRequest(Request):
         _log.failure("a request failed", Failure(failure))
         return ProxyError()
 
-    def _fail(self, error: ProxyError) -> bytes | int:
-        """The body that tells of *error*.
+    def fail(self, failure: Exception) -> None:
+        """End with *failure*, unless the client has left: as an error of OpenAI's shape.
 
-        ``NOT_DONE_YET`` if the answer has begun: the status has been sent, so only an abnormal end
-        can tell the client now, and the connection is closed.
+        If the answer has begun, the status has been sent, so only an abnormal end can tell the
+        client now, and the connection is closed.
         """
+        if self.channel is None:
+            return
+        error = self.error_of(failure)
         if not self.startedWriting:
-            return error_response(self, error)
+            self.write(error_response(self, error))
+            self.finish()
+            return
         self.note(error=error.logged, kind=error.kind)
         _log.warn("an answer was cut short: {kind}", kind=error.kind)
         self.cut_off()
-        return NOT_DONE_YET
 
     def cut_off(self) -> None:
         """End an answer that has begun so that it does not look whole."""
@@ -182,7 +182,7 @@ class ProxyRequest(Request):
 
     # --- the answer
 
-    def begin(self, status: int, phrase: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    def begin(self, status: int, phrase: bytes, fields: Fields) -> None:
         """Send the head of the answer, of the end-to-end *fields* as they are.
 
         Those that belong to the connection are added, and what every answer has: the id, a date.
@@ -195,7 +195,7 @@ class ProxyRequest(Request):
         names = {name.lower() for name, _ in fields}
         has_length = b"content-length" in names
         self._bodiless = line.method == b"HEAD" or status in NO_BODY_CODES
-        added: list[tuple[bytes, bytes]] = []
+        added: Fields = []
         if b"date" not in names:  # an upstream without a clock (RFC 9110 section 6.6.1)
             added.append((b"Date", date()))
         if b"x-request-id" not in names:  # else: the upstream's own

@@ -11,7 +11,7 @@ from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 
 from llamaproxy.chat.endpoint import ChatCompletions
-from llamaproxy.cors import CorsMemory, origin_in
+from llamaproxy.cors import CorsMemory
 from llamaproxy.request import ProxyRequest
 
 #: Where chat completions are asked for.
@@ -36,8 +36,9 @@ class _Root(Resource):
         self._paths = {rule.rule.encode() for rule in rules}
 
     def render(self, request: Any) -> Any:
-        # For an error of ours, should there be one.
-        self._cors.apply(origin_in(request.requestHeaders), request.responseHeaders)
+        if (origin := request.head.origin) is not None:
+            # For an error of ours, should there be one.
+            self._cors.apply(origin, request.responseHeaders)
         is_routed = request.path in self._paths
         return (self._routes if is_routed else self._passthrough).render(request)
 

@@ -35,6 +35,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 from llamaproxy.config.options import Options
 from llamaproxy.events import Event
+from llamaproxy.heads import RequestHead, RequestLine
 from llamaproxy.jsontext import Json
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.server.site import ProxySite
@@ -544,6 +545,15 @@ class Proxy(Upstream):
         return self.request(
             "POST", "/v1/chat/completions", {**asked, **(body or {}), **more}, fields
         )
+
+
+def head_with(fields: Headers | Mapping[Any, Any]) -> RequestHead:
+    """The head of a request with *fields*, names with their values."""
+    headers = fields if isinstance(fields, Headers) else Headers(dict(fields))
+    pairs = headers.getAllRawHeaders()
+    return RequestHead(
+        RequestLine(b"POST", b"/", 1), [(name, value) for name, values in pairs for value in values]
+    )
 
 
 def pending_calls(clock: Clock) -> list[Any]:

@@ -7,18 +7,19 @@ from collections.abc import Iterable
 
 import attrs
 from twisted.logger import Logger
-from twisted.web.http import Request
 from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
 from llamaproxy.errors import BadRequest
+from llamaproxy.heads import Fields, RequestHead
 from llamaproxy.jsontext import Json
+from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, chat_fields, forwarded_for
 
 _log = Logger()
 
-#: Header fields: names in lower case, each with its values.
-Fields = tuple[tuple[bytes, tuple[bytes, ...]], ...]
+#: Names in lower case, each with its values.
+NamedValues = tuple[tuple[bytes, tuple[bytes, ...]], ...]
 
 #: The fields that identify a caller: lists and memories are kept apart by them (DESIGN: T4).
 _CREDENTIALS = (
@@ -57,25 +58,25 @@ class ClientContext:
     its question mark.
     """
 
-    credentials: Fields = ()
-    _tracing: Fields = ()
+    credentials: NamedValues = ()
+    _tracing: NamedValues = ()
     _tokens: tuple[tuple[str, str], ...] = ()
     chat: str = ""
 
     query: bytes = b""
     _unsent: frozenset[bytes] = frozenset({_KEY_ID})
-    _chat_fields: Fields = attrs.field(default=(), repr=False)
+    _chat_fields: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
 
     @classmethod
     def of(
         cls,
-        headers: Headers,
+        head: RequestHead,
         key_id: bytes = b"",
         identity_names: Iterable[bytes] = (),
-        chat_fields: Headers | None = None,
+        chat_fields: Iterable[tuple[bytes, bytes]] = (),
         query: bytes = b"",
     ) -> ClientContext:
-        """The context of a request with *headers*.
+        """The context of a request with that *head*.
 
         :param key_id: of the API key that the request came with, empty for none.
 
@@ -86,10 +87,8 @@ class ClientContext:
         :raises BadRequest: if provider data can be read in two ways.
         """
 
-        def pick(names: Iterable[bytes]) -> Fields:
-            return tuple(
-                (name, tuple(values)) for name in names if (values := headers.getRawHeaders(name))
-            )
+        def pick(names: Iterable[bytes]) -> NamedValues:
+            return tuple((name, tuple(values)) for name in names if (values := head.values(name)))
 
         for _, values in pick(_PROVIDER_DATA):
             for value in values:
@@ -98,23 +97,23 @@ class ClientContext:
         return cls(
             key_field + pick((*_CREDENTIALS, *identity_names)),
             pick(_TRACING),
-            chat=headers.getRawHeaders(_CHAT, [b""])[0].decode("latin-1").strip(),
+            chat=next(iter(head.values(_CHAT)), b"").decode("latin-1").strip(),
             query=query,
             unsent=frozenset({_KEY_ID, *_CHAT_ONLY}) - {*identity_names},
-            chat_fields=()
-            if chat_fields is None
-            else tuple((name, tuple(each)) for name, each in chat_fields.getAllRawHeaders()),
+            chat_fields=tuple(chat_fields),
         )
 
     def for_listing(self) -> ClientContext:
         """The same without what belongs to a single chat."""
         return attrs.evolve(self, chat="", query=b"", chat_fields=(), tracing=())
 
-    def chat_fields(self) -> list[tuple[bytes, bytes]]:
+    def chat_fields(self) -> Fields:
         """The fields to send with a chat completion: all that the client sent for it."""
         kept = [field for field in self._chat_fields if field[0].lower() not in _CHAT_REPLACED]
-        kept += [field for field in self.credentials if field[0] in _PROVIDER_DATA]
-        return [(name, value) for name, values in kept for value in values]
+        for name, values in self.credentials:
+            if name in _PROVIDER_DATA:
+                kept += [(name, value) for value in values]
+        return kept
 
     def headers(self) -> Headers:
         """The fields to send with requests other than chat completions."""
@@ -223,17 +222,16 @@ def check_provider_data(value: bytes) -> None:
         _log.warn("provider data that is not JSON is not used")
 
 
-def without_mcp_headers(fields: Headers) -> None:
-    """Remove ``mcp_headers`` from the provider data in *fields*.
+def without_mcp_headers(fields: Fields) -> Fields:
+    """*fields* without ``mcp_headers`` in their provider data.
 
     :raises BadRequest: as :func:`check_provider_data`.
     """
-    for name in _PROVIDER_DATA:
-        values = fields.getRawHeaders(name)
-        if not values:
-            continue
-        remaining = []
-        for value in values:
+    if not any(name.lower() in _PROVIDER_DATA for name, _ in fields):
+        return fields
+    remaining = []
+    for name, value in fields:
+        if name.lower() in _PROVIDER_DATA:
             check_provider_data(value)
             try:
                 value_object = jsontext.loads_anyhow(value)
@@ -242,12 +240,10 @@ def without_mcp_headers(fields: Headers) -> None:
             if isinstance(value_object, dict) and "mcp_headers" in value_object:
                 del value_object["mcp_headers"]
                 value = json.dumps(value_object).encode("ascii") if value_object else b""
-            if value:
-                remaining.append(value)
-        if remaining:
-            fields.setRawHeaders(name, remaining)
-        else:
-            fields.removeHeader(name)
+            if not value:
+                continue
+        remaining.append((name, value))
+    return remaining
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -261,18 +257,17 @@ class ClientContextReader:
     _trusted: TrustedProxies = TRUST_NOBODY
     _identity_names: tuple[bytes, ...] = ()
 
-    def of(self, request: Request, key_id: bytes) -> ClientContext:
+    def of(self, request: ProxyRequest, key_id: bytes) -> ClientContext:
         """The context of *request*, which came with the API key of that *key_id*.
 
         :raises BadRequest: as :meth:`ClientContext.of`.
         """
         client = address_of(request)
-        fields = forwarded_for(
-            request.requestHeaders, client, request.isSecure(), client in self._trusted
-        )
+        head = request.head
+        fields = forwarded_for(head.fields, client, request.isSecure(), client in self._trusted)
         uri: bytes = request.uri
         return ClientContext.of(
-            request.requestHeaders,
+            head,
             key_id,
             self._identity_names,
             chat_fields(fields),
@@ -280,7 +275,7 @@ class ClientContextReader:
         )
 
 
-def address_of(request: Request) -> str | None:
+def address_of(request: ProxyRequest) -> str | None:
     """The address that *request* came from; a client of a Unix socket has none."""
     host: str | None = getattr(request.getClientAddress(), "host", None)
     return host

@@ -8,6 +8,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from twisted.web.http_headers import Headers
 
+from llamaproxy.heads import Fields
+
 #: RFC 9110 section 7.6.1, plus the obsolete ones that peers still send.
 HOP_BY_HOP = frozenset(
     {
@@ -47,6 +49,8 @@ _RESPONSE_ONLY = _BODY_FIELDS | {
     *(b"x-request-id", b"location", b"content-location"),
 }
 
+_NOT_ANSWERED = HOP_BY_HOP | _RESPONSE_ONLY
+
 _NOT_FORWARDED = HOP_BY_HOP | _NEVER_FORWARDED | _REWRITTEN | _FORWARDED
 
 
@@ -78,60 +82,63 @@ class TrustedProxies:
 TRUST_NOBODY = TrustedProxies(())
 
 
-def forwarded(headers: Headers) -> Headers:
-    """The fields of a client's request that go to the upstream."""
-    return _without(headers, _NOT_FORWARDED)
-
-
 def forwarded_for(
-    headers: Headers, client: str | None, secure: bool, trusted: bool = False
-) -> Headers:
-    """The same, and ``X-Forwarded-*``: the client's address, the scheme and the host.
+    fields: Fields, client: str | None, secure: bool, trusted: bool = False
+) -> Fields:
+    """The fields of a client's request that go to the upstream, and ``X-Forwarded-*``.
 
-    Those of the client itself are replaced unless it is *trusted*. There is no ``Via``
-    (RFC 9110 section 7.6.3 asks for one): nobody reads it, and servers stop compressing for it.
+    Those have the client's address, the scheme and the host; what the client itself says there is
+    replaced unless it is *trusted*. There is no ``Via`` (RFC 9110 section 7.6.3 asks for one):
+    nobody reads it, and servers stop compressing for it.
     """
-    fields = forwarded(headers)
-    client_values = headers.getRawHeaders if trusted else _no_values
-    addresses = list(client_values(b"x-forwarded-for") or ())
+    kept, others = _parted(fields, _NOT_FORWARDED)
+    said = others if trusted else {}
+    addresses = said.get(b"x-forwarded-for", [])
     if client is not None:
-        addresses.append(client.encode("ascii", "replace"))
+        addresses = [*addresses, client.encode("ascii", "replace")]
     if addresses:
-        fields.setRawHeaders(b"X-Forwarded-For", [b", ".join(addresses)])
-    scheme = client_values(b"x-forwarded-proto") or [b"https" if secure else b"http"]
-    fields.setRawHeaders(b"X-Forwarded-Proto", scheme)
-    host = client_values(b"x-forwarded-host") or headers.getRawHeaders(b"host")
-    if host:
-        fields.setRawHeaders(b"X-Forwarded-Host", host)
-    return fields
+        kept.append((b"X-Forwarded-For", b", ".join(addresses)))
+    schemes = said.get(b"x-forwarded-proto") or [b"https" if secure else b"http"]
+    kept += [(b"X-Forwarded-Proto", scheme) for scheme in schemes]
+    hosts = said.get(b"x-forwarded-host") or others.get(b"host", [])
+    kept += [(b"X-Forwarded-Host", host) for host in hosts]
+    return kept
 
 
-def _no_values(name: bytes) -> None:
-    return None
+def _parted(fields: Fields, dropped: frozenset[bytes]) -> tuple[Fields, dict[bytes, list[bytes]]]:
+    """Of *fields*: those that are kept, and the values of those *dropped*, by their names.
+
+    What ``Connection`` nominates is dropped as well.
+    """
+    kept: Fields = []
+    others: dict[bytes, list[bytes]] = {}
+    for field in fields:
+        name = field[0].lower()
+        if name in dropped:
+            others.setdefault(name, []).append(field[1])
+        else:
+            kept.append(field)
+    if b"connection" in others:
+        tokens = b",".join(others[b"connection"]).lower().split(b",")
+        nominated = {token.strip(b" \t") for token in tokens} - dropped
+        if nominated:
+            kept = [field for field in kept if field[0].lower() not in nominated]
+    return kept, others
 
 
-def _without(headers: Headers, dropped: frozenset[bytes]) -> Headers:
-    remaining = Headers()
-    nominations = headers.getRawHeaders(b"connection")
-    if nominations:
-        tokens = b",".join(nominations).split(b",")
-        dropped = dropped.union(token.strip().lower() for token in tokens)
-    for name, values in headers.getAllRawHeaders():
-        if name.lower() not in dropped:
-            remaining.setRawHeaders(name, values)
-    return remaining
-
-
-def chat_fields(forwarded_fields: Headers) -> Headers:
+def chat_fields(forwarded_fields: Fields) -> Fields:
     """Those of the fields that are forwarded which go with a chat completion (DESIGN: L8)."""
-    selected = Headers()
-    for name, values in forwarded_fields.getAllRawHeaders():
-        lower = name.lower()
-        if lower not in _BODY_FIELDS and not lower.startswith(b"x-llamaproxy-"):
-            selected.setRawHeaders(name, values)
-    return selected
+    return [
+        (name, value)
+        for name, value in forwarded_fields
+        if (lower := name.lower()) not in _BODY_FIELDS and not lower.startswith(b"x-llamaproxy-")
+    ]
 
 
 def answer_fields(headers: Headers) -> Headers:
     """The fields of the upstream's answer to a chat that its client gets (DESIGN: L8)."""
-    return _without(headers, HOP_BY_HOP | _RESPONSE_ONLY)
+    remaining = Headers()
+    for name, values in headers.getAllRawHeaders():
+        if name.lower() not in _NOT_ANSWERED:
+            remaining.setRawHeaders(name, values)
+    return remaining

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from itertools import takewhile
-from typing import Any, ClassVar
+from typing import Any
 
+import attrs
 from hyperlink import DecodedURL
-from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
-from twisted.web.http import NO_BODY_CODES
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IResponse
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.python.failure import Failure
 from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
 
-from llamaproxy.cors import CorsMemory, origin_in
-from llamaproxy.errors import BadRequest, ProxyError
+from llamaproxy.cors import CorsMemory
+from llamaproxy.errors import BadRequest, ProxyError, UpstreamTimeout
+from llamaproxy.heads import Fields, headers_of
 from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.client_context import address_of, without_mcp_headers
-from llamaproxy.upstream.dialect import Detector
-from llamaproxy.upstream.failures import response_within
+from llamaproxy.upstream.dialect import Detector, ServerDialect
+from llamaproxy.upstream.exchange import Exchange, Sender
+from llamaproxy.upstream.failures import not_begun
 from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, forwarded_for
-from llamaproxy.upstream.relay import ResponseRelay
-from llamaproxy.upstream.secrets import Secret
-from llamaproxy.upstream.tunnel import TunnelRelay, ask_to_switch, wants_websocket
+from llamaproxy.upstream.relay import SILENT
+from llamaproxy.upstream.response_head import ResponseHead
+from llamaproxy.upstream.secrets import Masker, Secret
+from llamaproxy.upstream.tunnel import SWITCH, Tunnel, wants_websocket
 from llamaproxy.upstream.urls import as_uri
+from llamaproxy.watchdog import Watchdog
 
 with warnings.catch_warnings():
     # Its HTTPClient is deprecated; nothing of it is used but the place in the resource tree.
@@ -38,6 +43,9 @@ _NO_SECRET = Secret()
 
 #: Paths that are the same in every version of the server.
 _SAME_EVERYWHERE = (b"/v1/version", b"/v1/health")
+
+#: Bytes of a body for which a client's connection always has room.
+_SMALL_BODY = 32 * 1024
 
 _ABSOLUTE = re.compile(rb"(https?)://(?:[^/?#@]*@)?([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
@@ -58,17 +66,16 @@ def _common_end(one: bytes, other: bytes) -> int:
 class LlamaStackResource(ReverseProxyResource):
     """Forwards requests to Llama Stack and relays the answers, byte for byte, unbuffered.
 
-    Requests go through a shared :class:`twisted.web.iweb.IAgent`, with the target as the client
-    wrote it and all end-to-end fields, repeated ones too. Neither side is read faster than the
-    other reads. Of the stock resource, only its place in the tree is used.
+    The target is sent as the client wrote it, with all end-to-end fields, repeated ones too.
+    Neither side is read faster than the other reads. Of the stock resource, only its place in the
+    tree is used.
     """
 
     isLeaf = True
-    _log: ClassVar[Logger] = Logger()
 
     def __init__(
         self,
-        agent: IAgent,
+        sender: Sender,
         url: DecodedURL,
         detector: Detector,
         clock: IReactorTime,
@@ -86,141 +93,249 @@ class LlamaStackResource(ReverseProxyResource):
         :param cors: learns the CORS fields of the server's answers.
         """
         ReverseProxyResource.__init__(self, "", 0, b"")
-        self._agent = agent
-        self._url = as_uri(url).to_text().rstrip("/").encode("ascii")
-        match = _ABSOLUTE.fullmatch(self._url)
+        self.sender = sender
+        self.url = as_uri(url).to_text().rstrip("/").encode("ascii")
+        match = _ABSOLUTE.fullmatch(self.url)
         assert match is not None
         self._authority = _authority(match[1], match[2])
         self._base = match[3]
-        self._detector = detector
-        self._clock = clock
-        self._timeout = timeout
-        self._trusted = trusted
-        self._secret = secret
-        self._cors = CorsMemory() if cors is None else cors
+        self.detector = detector
+        self.clock = clock
+        self.timeout = timeout
+        self.trusted = trusted
+        self.secret = secret
+        self.cors = CorsMemory() if cors is None else cors
 
     def render(self, request: ProxyRequest) -> int:
         """Forward *request*, and relay the answer."""
-        return request.respond(self._forward(request))
-
-    async def _forward(self, request: ProxyRequest) -> int | None:
-        response = await self._response(request)
-        if response.code == 101:
-            return await self._tunnel(request, response)
-        request.setResponseCode(response.code, response.phrase)
-        if response.code >= 400:
-            self._secret.mask_fields(response.headers)
-        origin = origin_in(request.requestHeaders)
-        self._cors.learn_from_answer(origin, response.headers, request.responseHeaders)
-        _copy_fields(response, request)
-        # Where there cannot be a body, its length says nothing about the one that there could be.
-        bodiless = request.method == b"HEAD" or response.code in NO_BODY_CODES
-        if response.length is not UNKNOWN_LENGTH and not bodiless:
-            length = b"%d" % int(response.length)
-            request.responseHeaders.setRawHeaders(b"Content-Length", [length])
-        # The head goes out now: the first byte of a stream may be long in coming.
-        request.write(b"")
-        masker = self._secret.masker() if response.code >= 400 and self._secret.key else None
-        relay = ResponseRelay(request, self._clock, self._timeout, masker)
-        response.deliverBody(relay)
-        await relay.finished
-        return None
-
-    async def _tunnel(self, request: ProxyRequest, response: IResponse) -> int:
-        relay = TunnelRelay(request, response, self._clock, self._timeout)
-        relay.start()
-        try:
-            await relay.finished
-        except ProxyError as error:
-            request.note(error=error.logged, kind=error.kind)
-        channel: Any = request.channel
-        if channel is not None:
-            channel.loseConnection()
+        request.work = passage = Passage(self, request)
+        passage.begin()
         return NOT_DONE_YET
 
-    async def _response(self, request: ProxyRequest) -> IResponse:
-        target: bytes = request.uri
-        if not target.startswith(b"/"):
-            raise BadRequest("The request target must begin with '/'.")
-        client_path, mark, query = target.partition(b"?")
-        path, tools = client_path, False
-        if path.startswith((b"/v1/", b"/openai/v1/")) and path not in _SAME_EVERYWHERE:
-            generation = await self._detector.generation()
-            path = generation.upstream_path(request.method, path)
-            tools = generation.wants_mcp_headers(path)
-        content: Any = request.content
-        body = Upload(content) if _has_body(request) else None
-        client = address_of(request)
-        fields = forwarded_for(
-            request.requestHeaders, client, request.isSecure(), client in self._trusted
-        )
-        if wants_websocket(request) and body is None:
-            ask_to_switch(fields)
-        if not tools:
-            without_mcp_headers(fields)
-        if self._secret.key:
-            # An error must be readable, for the key may be in it.
-            fields.setRawHeaders(b"Accept-Encoding", [b"identity"])
-        target = self._url + path + mark + query
-        pending: Any = self._agent.request(request.method, target, fields, body)
-        response: IResponse = await response_within(
-            pending, self._clock, self._timeout, body, self._url.decode("ascii")
-        )
-        if response.code == 404 and path != client_path:
-            # Perhaps the server was replaced by one of another generation.
-            self._detector.doubt()
-        self._rewrite_redirects(response.headers, fields, client_path, path)
-        return response
-
-    def _rewrite_redirects(
-        self, response_fields: Headers, request_fields: Headers, client_path: bytes, path: bytes
-    ) -> None:
-        """Make the server's redirects to itself redirect to this proxy.
+    def client_location(self, location: bytes, target: _Target, request_fields: Fields) -> bytes:
+        """Where the server's redirect to *location* leads a client: to itself means to this proxy.
 
         :param request_fields: those sent, whose ``X-Forwarded-*`` have the proxy's address.
-
-        :param client_path: the path of the client's request; *path* is that of the server's.
         """
-        for name in (b"location", b"content-location"):
-            locations = response_fields.getRawHeaders(name)
-            if locations:
-                rewritten = [
-                    self._client_location(place, request_fields, client_path, path)
-                    for place in locations
-                ]
-                response_fields.setRawHeaders(name, rewritten)
-
-    def _client_location(
-        self, location: bytes, request_fields: Headers, client_path: bytes, path: bytes
-    ) -> bytes:
         match = _ABSOLUTE.fullmatch(location)
         if match is None or _authority(*match.groups()[:2]) != self._authority:
             return location
-        target = match[3].removeprefix(self._base)
+        place = match[3].removeprefix(self._base)
+        client_path, path = target.client_path, target.path
         common = _common_end(client_path, path)
-        if path != client_path and target.startswith(path[: len(path) - common]):
-            target = client_path[: len(client_path) - common] + target[len(path) - common :]
-        hosts = request_fields.getRawHeaders(b"x-forwarded-host")
-        if not hosts:
-            return target or b"/"
-        scheme = (request_fields.getRawHeaders(b"x-forwarded-proto") or [b"http"])[0]
-        return b"%b://%b%b" % (scheme, hosts[0], target)
+        if path != client_path and place.startswith(path[: len(path) - common]):
+            place = client_path[: len(client_path) - common] + place[len(path) - common :]
+        sent = dict(reversed(request_fields))
+        if b"X-Forwarded-Host" not in sent:
+            return place or b"/"
+        return b"%b://%b%b" % (sent[b"X-Forwarded-Proto"], sent[b"X-Forwarded-Host"], place)
 
 
-def _copy_fields(response: IResponse, request: ProxyRequest) -> None:
-    """Give *request* the fields of *response*.
+@attrs.frozen
+class _Target:
+    """The *path* that a server is asked for, and that which its client has asked for."""
 
-    ``Server`` and ``Date``, which Twisted Web has set by itself, are the upstream's to say, and a
-    ``Content-Type`` is nobody's to invent.
+    client_path: bytes
+    path: bytes
+
+
+@implementer(IPushProducer)
+class Passage:
+    """One request on its way to the server, and the answer on its way back.
+
+    It takes the answer (:class:`llamaproxy.upstream.exchange.AnswerTaker`), is the producer of the
+    client's connection, and what is cancelled when the client leaves. No Deferred and no delayed
+    call is made for it, unless the server's generation is not known yet.
     """
-    fields = response.headers
-    for name, values in request.responseHeaders.getAllRawHeaders():
-        if name != b"Content-Type" and not fields.hasHeader(name):
-            fields.setRawHeaders(name, values)
-    request.responseHeaders = fields
 
+    def __init__(self, resource: LlamaStackResource, request: ProxyRequest) -> None:
+        self._resource = resource
+        self._request = request
+        self._deliver: Callable[[bytes], None] = request.write
+        self._limit = Watchdog(resource.clock, resource.timeout, self._expired)
+        self._detecting: Deferred[Any] | None = None
+        self._exchange: Exchange | None = None
+        self._upload: Upload | None = None
+        self._target = _Target(b"", b"")
+        self._fields: Fields = []
+        self._answered = False
+        self._masker: Masker | None = None
+        self._tunnel: Tunnel | None = None
+        self._registered = False
+        self._over = False
 
-def _has_body(request: ProxyRequest) -> bool:
-    """Whether the request came with a body, be it an empty one."""
-    fields = request.requestHeaders
-    return fields.hasHeader(b"content-length") or fields.hasHeader(b"transfer-encoding")
+    # --- the request
+
+    def begin(self) -> None:
+        """Send the request, as soon as the server's generation is known if that matters."""
+        path = self._request.uri.partition(b"?")[0]
+        versioned = path.startswith((b"/v1/", b"/openai/v1/")) and path not in _SAME_EVERYWHERE
+        detector = self._resource.detector
+        if not versioned:
+            self._send(None)
+        elif detector.detected is not None:
+            self._send(detector.detected)
+        else:
+            self._detecting = Deferred.fromCoroutine(detector.generation())
+            self._detecting.addCallbacks(self._send, self._not_detected)
+
+    def _send(self, dialect: ServerDialect | None) -> None:
+        self._detecting = None
+        if self._over:
+            return
+        try:
+            self._exchange = self._sent(dialect)
+        except ProxyError as error:
+            self.failed(error)
+
+    def _not_detected(self, failure: Failure) -> None:
+        if not self._over:
+            error: Any = failure.value
+            self.failed(error)
+
+    def _sent(self, dialect: ServerDialect | None) -> Exchange:
+        resource, request = self._resource, self._request
+        target: bytes = request.uri
+        if not target.startswith(b"/"):
+            raise BadRequest("The request target must begin with '/'.")
+        path, mark, query = target.partition(b"?")
+        served = path if dialect is None else dialect.upstream_path(request.method, path)
+        self._target = _Target(path, served)
+        client = address_of(request)
+        head = request.head
+        fields = forwarded_for(head.fields, client, request.isSecure(), client in resource.trusted)
+        if head.values(b"content-length") or head.values(b"transfer-encoding"):
+            body = self._upload = Upload(request.content)  # be it an empty one
+            body.progressed = self._limit.feed
+        elif wants_websocket(head):
+            fields += SWITCH
+        if dialect is None or not dialect.wants_mcp_headers(self._target.path):
+            fields = without_mcp_headers(fields)
+        if resource.secret.key:
+            # An error must be readable, for the key may be in it.
+            fields = [field for field in fields if field[0].lower() != b"accept-encoding"]
+            fields.append((b"Accept-Encoding", b"identity"))
+        self._fields = fields
+        self._limit.start()
+        upstream_target = resource.url + self._target.path + mark + query
+        return resource.sender.send(
+            request.method, upstream_target, list(fields), self._upload, self
+        )
+
+    # --- the answer
+
+    def answered(self, head: ResponseHead) -> None:
+        """The head of the answer has come."""
+        self._answered = True
+        self._limit.feed()
+        resource, request = self._resource, self._request
+        if head.switches:
+            self._tunnel = Tunnel(request, head.tunnel, self._limit)
+            self._deliver = self._tunnel.to_client
+            self._register()
+            self._tunnel.open(head)
+            return
+        if head.status == 404 and self._target.path != self._target.client_path:
+            # Perhaps the server was replaced by one of another generation.
+            resource.detector.doubt()
+        fields = head.fields
+        if head.status >= 400 and resource.secret.key:
+            fields = resource.secret.masked_fields(fields)
+            self._masker = resource.secret.masker()
+            self._deliver = self._write_masked
+        fields = [
+            (name, resource.client_location(value, self._target, self._fields))
+            if name.lower() in (b"location", b"content-location")
+            else (name, value)
+            for name, value in fields
+        ]
+        if (origin := request.head.origin) is not None:
+            resource.cors.learn(origin, headers_of(head.fields))
+        request.begin(head.status, head.phrase, fields)
+        if head.length is None or head.length > _SMALL_BODY:
+            self._register()
+
+    def received(self, data: bytes) -> None:
+        """More of the body has come."""
+        self._limit.feed()
+        self._deliver(data)
+
+    def ended(self) -> None:
+        """The answer is complete."""
+        self._end()
+        request = self._request
+        if request.channel is None:
+            return
+        if self._tunnel is not None:
+            self._tunnel.close()
+            return
+        if self._masker is not None:
+            request.write(self._masker.finish())
+        request.finish()
+
+    def failed(self, error: Exception) -> None:
+        """There is no answer, or no end of it."""
+        self._end()
+        if isinstance(error, ProxyError):
+            error.where = error.where or self._resource.url.decode("ascii")
+        if self._tunnel is None:
+            self._request.fail(error)
+        else:
+            error = self._request.error_of(error)
+            self._request.note(error=error.logged, kind=error.kind)
+            self._tunnel.close()
+
+    # --- limits and cancelling
+
+    def cancel(self) -> None:
+        """The client has left, or the daemon waits no longer."""
+        if self._over:
+            return
+        self._leave()
+        self.failed(CancelledError())
+
+    def _expired(self) -> None:
+        self._leave()
+        late = not_begun(self._resource.timeout)
+        self.failed(UpstreamTimeout(SILENT) if self._answered else late)
+
+    def _leave(self) -> None:
+        """End what was started for the client; nothing is told of it any more."""
+        exchange, detecting = self._exchange, self._detecting
+        self._over = True
+        if detecting is not None:
+            detecting.cancel()
+        if exchange is not None:
+            exchange.cancel()
+
+    def _end(self) -> None:
+        self._over = True
+        self._limit.stop()
+        self._exchange = self._detecting = None
+        if self._registered and self._request.channel is not None:
+            self._registered = False
+            self._request.unregisterProducer()
+
+    # --- for the client's connection
+
+    def _register(self) -> None:
+        self._registered = True
+        self._request.registerProducer(self, True)
+
+    def pauseProducing(self) -> None:
+        # A client that does not read is no silence of the upstream.
+        self._limit.stop()
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resumeProducing(self) -> None:
+        if self._exchange is not None:
+            self._limit.start()
+            self._exchange.resume()
+
+    def stopProducing(self) -> None:
+        """The client has left: :meth:`cancel` is called as well."""
+
+    def _write_masked(self, data: bytes) -> None:
+        assert self._masker is not None
+        self._request.write(self._masker.feed(data))

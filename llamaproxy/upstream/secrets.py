@@ -10,6 +10,7 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused
+from llamaproxy.heads import Fields
 
 
 @attrs.frozen
@@ -27,6 +28,10 @@ class Secret:
         text = jsontext.dumps(error.body)
         hidden = self.masked(text)
         return error if hidden == text else UpstreamRefused(error.status, jsontext.loads(hidden))
+
+    def masked_fields(self, fields: Fields) -> Fields:
+        """*fields* with the key masked in their values."""
+        return [(name, self.masked(value)) for name, value in fields]
 
     def mask_fields(self, headers: Headers) -> None:
         """Mask the key in header fields."""

@@ -5,77 +5,64 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from twisted.internet.interfaces import IReactorTime
-from twisted.web.http import Request
-from twisted.web.http_headers import Headers
-
-from llamaproxy.upstream.relay import ResponseRelay
+from llamaproxy.heads import Fields, RequestHead, answer_head
+from llamaproxy.request import ProxyRequest
+from llamaproxy.upstream.response_head import ResponseHead
+from llamaproxy.watchdog import Watchdog
 
 #: The fields of request and response that switch protocols (RFC 9110 section 7.8).
-_SWITCH = {b"Connection": [b"Upgrade"], b"Upgrade": [b"websocket"]}
+SWITCH: Fields = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+
+_SWITCH_NAMES = frozenset(name.lower() for name, _ in SWITCH)
 
 
-def wants_websocket(request: Request) -> bool:
-    """Whether *request* opens a WebSocket (RFC 6455 section 4.1)."""
-    fields = request.requestHeaders.getRawHeaders
-    options = b",".join(fields(b"connection", [])).lower().split(b",")
-    protocols = [value.strip().lower() for value in fields(b"upgrade", [])]
-    return (
-        request.method == b"GET"
-        and request.clientproto == b"HTTP/1.1"
-        and b"upgrade" in [option.strip() for option in options]
-        and protocols == [b"websocket"]
-    )
+def wants_websocket(head: RequestHead) -> bool:
+    """Whether the request with that *head* opens a WebSocket (RFC 6455 section 4.1)."""
+    protocols = [value.strip().lower() for value in head.values(b"upgrade")]
+    if protocols != [b"websocket"] or head.line.method != b"GET" or head.line.minor == 0:
+        return False
+    options = b",".join(head.values(b"connection")).lower().split(b",")
+    return head.body_length == 0 and b"upgrade" in [option.strip() for option in options]
 
 
-def ask_to_switch(fields: Headers) -> None:
-    """Put the fields that open a WebSocket into those of a forwarded request."""
-    for name, values in _SWITCH.items():
-        fields.setRawHeaders(name, list(values))
+class Tunnel:
+    """Bytes both ways between the client of *request* and the upstream, until one closes.
 
-
-class TunnelRelay(ResponseRelay):
-    """Relays bytes both ways, neither side faster than the other reads, until one closes.
-
-    ``finished`` fires as that of a body, whose bytes are the upstream's; silence is that of both.
+    Neither side is read faster than the other reads; silence is that of both.
     """
 
-    def __init__(
-        self, request: Request, response: Any, clock: IReactorTime, silence: float
-    ) -> None:
-        ResponseRelay.__init__(self, request, clock, silence)
-        self._deliver = self._to_client
-        self._upstream = response.tunnel
-        self._response = response
+    def __init__(self, request: ProxyRequest, upstream: Any, silence: Watchdog) -> None:
+        """:param upstream: sends bytes to the upstream (:attr:`ResponseHead.tunnel`)."""
+        self._request = request
+        self._upstream = upstream
+        self._silence = silence
+        self._closed = False
 
-    def start(self) -> None:
-        """Send 101 to the client, and begin to relay."""
-        request, response = self._request, self._response
-        channel: Any = request.channel
+    def open(self, answer: ResponseHead) -> None:
+        """Send 101 to the client, with the fields of the upstream's *answer*."""
+        request = self._request
+        channel = request.channel
         request.setResponseCode(101)
         request.startedWriting = 1
-        fields = [
-            *((name, value) for name, values in _SWITCH.items() for value in values),
-            *(
-                (name, value)
-                for name, values in response.headers.getAllRawHeaders()
-                if name not in _SWITCH
-                for value in values
-            ),
-        ]
-        lines = [b"HTTP/1.1 101 %b" % HTTPStatus(101).phrase.encode()]
-        head = b"\r\n".join([*lines, *(b"%b: %b" % field for field in fields), b"", b""])
+        fields = [field for field in answer.fields if field[0].lower() not in _SWITCH_NAMES]
         self._upstream.hold_back(channel.transport)
-        response.deliverBody(self)
-        channel.switch(head, self._to_upstream)
+        phrase = HTTPStatus(101).phrase.encode()
+        channel.switch(answer_head(1, 101, phrase, [*SWITCH, *fields]), self._to_upstream)
 
-    def _to_client(self, data: bytes) -> None:
-        channel: Any = self._request.channel
+    def to_client(self, data: bytes) -> None:
+        """Send bytes of the upstream's."""
+        channel = self._request.channel
         if channel is not None:
             self._request.sentLength += len(data)
             channel.transport.write(data)
 
+    def close(self) -> None:
+        """Send nothing more to the upstream, and close the client's connection."""
+        self._closed = True
+        if self._request.channel is not None:
+            self._request.channel.loseConnection()
+
     def _to_upstream(self, data: bytes) -> None:
-        if not self.finished.called:
+        if not self._closed:
             self._silence.feed()
             self._upstream.send(data)

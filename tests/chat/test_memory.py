@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
-from twisted.web.http_headers import Headers
 
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.mixed_turns import new_mark, without_marks
@@ -28,6 +27,7 @@ from tests.support import (
     answer,
     call,
     calling,
+    head_with,
     saying,
     tool_result,
 )
@@ -386,7 +386,7 @@ def test_an_older_open_webui_that_does_not_is_helped() -> None:
 
 
 def who(name: str) -> ClientContext:
-    return ClientContext.of(Headers({b"authorization": [name.encode()]}))
+    return ClientContext.of(head_with({b"authorization": [name.encode()]}))
 
 
 def remember(memory: TurnMemory, text: str, name: str = "a") -> str:

@@ -12,7 +12,6 @@ from prometheus_client import generate_latest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
-from twisted.web.http_headers import Headers
 
 from llamaproxy.admin.eventlog import log_event
 from llamaproxy.admin.metrics import Metrics
@@ -34,12 +33,12 @@ from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import Listing, ListLimits
 from llamaproxy.upstream.client_context import ClientContext
-from tests.support import outcome, pending_calls
+from tests.support import head_with, outcome, pending_calls
 
 
 def caller(token: str = "", request_id: str = "1") -> ClientContext:
     credentials = {"Authorization": [token]} if token else {}
-    return ClientContext.of(Headers({**credentials, "X-Request-Id": [request_id]}))
+    return ClientContext.of(head_with({**credentials, "X-Request-Id": [request_id]}))
 
 
 def tool(name: str, group: str = "g") -> ToolDefinition:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http import Request
-from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import McpBroke, ProxyError
 from llamaproxy.jsontext import Json
@@ -16,7 +15,7 @@ from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.http import HttpRefused
 from llamaproxy.tools.mcp.pool import IDLE_TIMEOUT, SessionPool
 from llamaproxy.upstream.client_context import ClientContext
-from tests.support import answer, hang_up, pending_calls
+from tests.support import answer, hang_up, head_with, pending_calls
 from tests.tools.mcp_servers import (
     URL,
     Conversation,
@@ -922,7 +921,7 @@ def test_no_two_callers_or_chats_share_a_session() -> None:
     server = FakeMcp()
     talk = Conversation(server)
     pool = SessionPool(talk.agent, talk.clock)
-    one, other = (ClientContext.of(Headers({b"authorization": [name]})) for name in (b"a", b"b"))
+    one, other = (ClientContext.of(head_with({b"authorization": [name]})) for name in (b"a", b"b"))
     sessions = [
         pool.session(URL, (("X", "same"),), who, chat) for who in (one, other) for chat in ("", "c")
     ]
@@ -935,7 +934,7 @@ def test_no_caller_can_have_all_sessions() -> None:
     talk = Conversation(FakeMcp())
     pool = SessionPool(talk.agent, talk.clock, max_sessions=100)
     greedy, modest = (
-        ClientContext.of(Headers({b"authorization": [name]})) for name in (b"a", b"b")
+        ClientContext.of(head_with({b"authorization": [name]})) for name in (b"a", b"b")
     )
     oldest = pool.session(URL, (), modest)
     for number in range(1000):

@@ -9,7 +9,6 @@ import json
 from typing import Any
 
 import pytest
-from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke
@@ -37,6 +36,7 @@ from tests.support import (
     Upstream,
     answer,
     hang_up,
+    head_with,
     recorded,
     tool,
     tool_result,
@@ -68,7 +68,7 @@ def caller(header: str = "X-LlamaStack-Provider-Data", **fields: Json) -> Client
     urls = {"one": ONE, "two": TWO, "main": "http://127.0.0.1:9102/mcp"}
     data = {"mcp_headers": {urls[name]: each for name, each in fields.items()}, "other": 1}
     own = {"Authorization": ["Bearer own"], "X-Request-Id": ["r-1"]}
-    return ClientContext.of(Headers({**own, header: [json.dumps(data)]}))
+    return ClientContext.of(head_with({**own, header: [json.dumps(data)]}))
 
 
 class World:
@@ -481,7 +481,7 @@ def test_a_caller_without_tokens_lists_everything_at_once() -> None:
 def translated(
     value: str, mcp_headers: str, header: str = "X-LlamaStack-Provider-Data"
 ) -> ClientContext:
-    who = ClientContext.of(Headers({header: [value], "Authorization": ["Bearer own"]}))
+    who = ClientContext.of(head_with({header: [value], "Authorization": ["Bearer own"]}))
     return who.translated(b"x-ogx-provider-data", mcp_headers)
 
 
@@ -520,13 +520,13 @@ def test_a_bare_token_is_made_of_the_field(value: str, token: str) -> None:
 
 
 def test_one_without_provider_data_stays_who_he_is() -> None:
-    who = ClientContext.of(Headers({"Authorization": ["Bearer own"]}))
+    who = ClientContext.of(head_with({"Authorization": ["Bearer own"]}))
     assert who.translated(b"x-ogx-provider-data", "apart") is who
 
 
 def test_both_spellings_together() -> None:
     who = ClientContext.of(
-        Headers(
+        head_with(
             {
                 "X-LlamaStack-Provider-Data": [
                     json.dumps({"a": 1, "mcp_headers": {"u": {"A": "1"}}})

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke, UpstreamRefused
 from llamaproxy.jsontext import Json
@@ -22,6 +21,7 @@ from tests.support import (
     Upstream,
     answer,
     hang_up,
+    head_with,
     nothing,
     recorded,
     recording,
@@ -30,7 +30,7 @@ from tests.support import (
 )
 
 NAMES = "get_text get_structured get_image get_mixed fail slow ping nested big headers".split()
-SOMEBODY = ClientContext.of(Headers({"Authorization": ["Bearer a"], "traceparent": ["00-1"]}))
+SOMEBODY = ClientContext.of(head_with({"Authorization": ["Bearer a"], "traceparent": ["00-1"]}))
 
 
 class Source:

@@ -17,7 +17,6 @@ from twisted.internet.error import (
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
-from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import (
     ProxyError,
@@ -42,13 +41,14 @@ from tests.support import (
     event,
     events,
     hang_up,
+    head_with,
     nothing,
     outcome,
     pending_calls,
     recorded,
 )
 
-SOMEBODY = ClientContext.of(Headers({"Authorization": ["Bearer a"], "X-Request-Id": ["7"]}))
+SOMEBODY = ClientContext.of(head_with({"Authorization": ["Bearer a"], "X-Request-Id": ["7"]}))
 
 
 def upstream_of(*answers: Answer) -> tuple[FakeStack, Upstream]:

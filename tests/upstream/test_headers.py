@@ -9,14 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.web.http_headers import Headers
 
+from llamaproxy.heads import headers_of
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.headers import (
     HOP_BY_HOP,
     TRUST_NOBODY,
     TrustedProxies,
-    forwarded,
-    forwarded_for,
 )
+from llamaproxy.upstream.headers import (
+    forwarded_for as forwarded_fields,
+)
+from tests.support import head_with
 
 _names = st.text(st.sampled_from("abcXYZ-"), min_size=1, max_size=6).map(str.encode)
 _values = st.lists(st.binary(max_size=5).map(lambda raw: raw.hex().encode()), min_size=1)
@@ -24,6 +27,20 @@ _values = st.lists(st.binary(max_size=5).map(lambda raw: raw.hex().encode()), mi
 
 def raw(headers: Headers) -> dict[bytes, list[bytes]]:
     return {name.lower(): list(values) for name, values in headers.getAllRawHeaders()}
+
+
+def forwarded_for(
+    headers: Headers, client: str | None, secure: bool, trusted: bool = False
+) -> Headers:
+    return headers_of(forwarded_fields(head_with(headers).fields, client, secure, trusted))
+
+
+def forwarded(headers: Headers) -> Headers:
+    """What is forwarded, without what is said of the client."""
+    fields = forwarded_for(headers, None, secure=False)
+    for name in (b"X-Forwarded-For", b"X-Forwarded-Proto", b"X-Forwarded-Host"):
+        fields.removeHeader(name)
+    return fields
 
 
 @given(st.dictionaries(_names, _values))
@@ -145,15 +162,15 @@ TRACING = ("traceparent", "tracestate", "X-Request-Id")
 def test_a_caller_has_credentials_and_tracing_and_nothing_else() -> None:
     expected = {name.lower().encode(): [name.encode(), b"2"] for name in (*CREDENTIALS, *TRACING)}
     headers = Headers({**expected, b"Cookie": [b"c"], b"User-Agent": [b"u"], b"Accept": [b"*"]})
-    assert raw(ClientContext.of(headers).headers()) == expected
+    assert raw(ClientContext.of(head_with(headers)).headers()) == expected
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
 def test_callers_differ_by_their_credentials(name: str) -> None:
-    one, other = (ClientContext.of(Headers({name: [value]})) for value in ("a", "b"))
+    one, other = (ClientContext.of(head_with({name: [value]})) for value in ("a", "b"))
     assert one.credentials != other.credentials
     assert one.credentials != ClientContext().credentials
-    assert hash(one) == hash(ClientContext.of(Headers({name.lower(): ["a"]})))
+    assert hash(one) == hash(ClientContext.of(head_with({name.lower(): ["a"]})))
 
 
 @pytest.mark.parametrize("mcp_headers", ["kept", "dropped", "apart"])
@@ -161,7 +178,8 @@ def test_callers_differ_by_an_identity_that_is_not_sent(mcp_headers: str) -> Non
     data = b"x-llamastack-provider-data"
     for headers in (Headers(), Headers({data: [b'{"a": 1}']}), Headers({data: [b"broken"]})):
         contexts = {
-            identity: ClientContext.of(headers, identity) for identity in (b"", b"one", b"two")
+            identity: ClientContext.of(head_with(headers), identity)
+            for identity in (b"", b"one", b"two")
         }
         for translate in (False, True):
             if translate:
@@ -174,4 +192,4 @@ def test_callers_differ_by_an_identity_that_is_not_sent(mcp_headers: str) -> Non
 
 @pytest.mark.parametrize("name", TRACING)
 def test_tracing_identifies_nobody(name: str) -> None:
-    assert ClientContext.of(Headers({name: ["a"]})).credentials == ClientContext().credentials
+    assert ClientContext.of(head_with({name: ["a"]})).credentials == ClientContext().credentials
