@@ -17,7 +17,7 @@ from llamaproxy.upstream.inflate import InflatingAgent
 
 
 @implementer(IAgent)
-@attrs.frozen(eq=False, repr=False)
+@attrs.frozen
 class AuthorizedAgent:
     """Sends requests by the agent within, with the operator's key in all but OPTIONS.
 
