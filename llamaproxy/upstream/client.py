@@ -93,7 +93,7 @@ def _with_query(url: _ReadyURL, query: bytes) -> _ReadyURL:
     return ready
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class LlamaStackClient:
     """Requests JSON and completions of a Llama Stack server, within limits of size and time.
 

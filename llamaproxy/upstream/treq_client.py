@@ -17,7 +17,7 @@ from llamaproxy.upstream.inflate import InflatingAgent
 
 
 @implementer(IAgent)
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class AuthorizedAgent:
     """Sends requests by the agent within, with the operator's key in all but OPTIONS.
 
