@@ -91,7 +91,7 @@ class ProxyChannel(Protocol):
         for a chat does not wait for that, but ends at once (DESIGN: L17).
         """
         self.state.half_closed = True
-        if self.state.phase != ANSWER:
+        if self.state.phase != ANSWER and not self._pipelined:
             self.loseConnection()
         elif self._half_closed_check is None:
             self._check_half_closed()
@@ -168,7 +168,7 @@ class ProxyChannel(Protocol):
     def is_idle(self) -> bool:
         """Whether there is no request, and none has begun to come (but for half a line)."""
         begun = self._reader is not None and self._reader.head is not None
-        return self.state.phase not in (BODY, ANSWER, TUNNEL) and not begun
+        return self.state.phase not in (BODY, ANSWER, TUNNEL) and not (begun or self._pipelined)
 
     def dataReceived(self, data: bytes) -> None:
         if (phase := self.state.phase) == CLOSING:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -85,3 +87,32 @@ def test_a_connection_between_two_requests_keeps_nothing_of_them() -> None:
     }
     assert kept <= {"transport", "state", "served"}
     assert vars(channel) == {} == vars(fresh.channel)
+
+
+class Ends:
+    """The least that a connection needs of its transport."""
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """Nobody is to be paused."""
+
+
+def test_an_idle_connection_costs_less_than_a_kilobyte() -> None:
+    door = FrontDoor()
+    transport: Any = Ends()
+
+    def connect(count: int) -> None:
+        for _ in range(count):
+            channel: Any = door.site.buildProtocol(None)
+            channel.makeConnection(transport)
+
+    connect(10)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        connect(1000)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert door.site.connections.connected == 1010
+    assert (after - before) / 1000 < 1000

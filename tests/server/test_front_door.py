@@ -815,6 +815,27 @@ def test_requests_that_are_answered_at_once_are_all_answered_to_a_half_closed_cl
     assert client.ended
 
 
+@pytest.mark.parametrize("half_closed_first", [True, False])
+def test_a_half_closed_client_that_reads_slowly_gets_all_its_answers(
+    half_closed_first: bool,
+) -> None:
+    door = FrontDoor(at_once=False)
+    client = door.client()
+    client.send(get() * 2)
+    if half_closed_first:
+        client.half_close()
+    client.channel.pauseProducing()
+    answer_with(door, (b"Content-Length", b"2"))
+    if not half_closed_first:
+        client.half_close()
+    door.site.connections.drain()
+    door.clock.pump([1] * 60)
+    assert not client.ended and door.inside.waiting == []
+    client.channel.resumeProducing()
+    answer_with(door, (b"Content-Length", b"2"))
+    assert client.statuses() == [200] * 2 and client.ended
+
+
 def test_a_half_closed_client_is_told_of_a_bad_request() -> None:
     door = FrontDoor(at_once=False)
     client = door.client()

@@ -114,6 +114,17 @@ def test_a_stalled_client_has_one_deadline_until_it_has_read_everything() -> Non
     assert timed.left == inf
 
 
+def test_the_next_request_is_awaited_from_when_the_answer_has_been_read() -> None:
+    timed = Timed()
+    timed.state.answer_begins()
+    timed.state.stall()
+    timed.state.answer_ended()
+    assert (timed.state.phase, timed.left) == (IDLE, 600)
+    timed.clock.advance(100)
+    timed.state.unstall()
+    assert (timed.state.phase, timed.left) == (IDLE, 20)
+
+
 @pytest.mark.parametrize("phase", [HEAD, BODY, CLOSING])
 def test_a_stall_changes_no_other_deadline(phase: int) -> None:
     timed = Timed()
