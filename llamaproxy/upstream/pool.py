@@ -19,6 +19,9 @@ from llamaproxy.upstream.response_head import Fields
 #: sent while it does would be lost.
 IDLE_TIMEOUT = 2
 
+#: Seconds between two looks at idle connections, at least.
+SWEEP_SECONDS = 0.1
+
 #: Idle connections kept of one server; more are closed once their request is done.
 MAX_IDLE = 256
 
@@ -217,7 +220,8 @@ class UpstreamPool:
                 del self._idle[origin]
         if self._idle:
             oldest = min(idle[0].idle_since for idle in self._idle.values())
-            self._sweep = self._clock.callLater(oldest + IDLE_TIMEOUT - now, self._close_expired)
+            due = max(oldest + IDLE_TIMEOUT - now, SWEEP_SECONDS)
+            self._sweep = self._clock.callLater(due, self._close_expired)
 
 
 def _head(host: bytes, method: bytes, target: bytes, fields: Fields, body: Upload | None) -> bytes:

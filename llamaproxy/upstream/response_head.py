@@ -82,6 +82,10 @@ class _Message:
         self.fields: Fields = []
         self.parts: list[bytes] = []
         self.complete = False
+        self.begun = 0
+
+    def on_message_begin(self) -> None:
+        self.begun += 1
 
     def on_status(self, phrase: bytes) -> None:
         self.phrase = phrase
@@ -117,7 +121,7 @@ class Chunks:
 
         Those are not dangerous, but the head of another answer ends as they do.
         """
-        return self._tail == _LAST_CHUNK
+        return self._tail == _LAST_CHUNK and self._message.begun == 1
 
     def feed(self, data: bytes) -> tuple[bytes, str]:
         """The bytes of the body in *data*; and what is wrong behind them, empty if nothing is."""
