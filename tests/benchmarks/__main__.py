@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from . import processes
+from . import instructions, processes
 from .bench import Bench
 from .figures import Figure, table
 
@@ -32,6 +32,11 @@ MEASUREMENTS: Final = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Start the servers, run the measurements that were asked for, print what came out."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["instructions"]:
+        counted = _instructions_options(arguments[1:])
+        instructions.main(counted.root, counted.amount)
+        return
     options = _options(arguments)
     cpus = sorted(os.sched_getaffinity(0))
     load_cpu, server_cpu = cpus[0], cpus[-1]
@@ -99,6 +104,18 @@ def _measure(options: argparse.Namespace, load_cpu: int, server_cpu: int) -> lis
                 # A server that died, or never answered: the others can still be measured.
                 print(f"{name} could not be measured: {reason!r}", file=sys.stderr)
         return figures
+
+
+def _instructions_options(arguments: Sequence[str]) -> Any:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks instructions",
+        description="Count the daemon's instructions for a piece of work, under valgrind.",
+    )
+    parser.add_argument(
+        "--root", type=Path, default=processes.ROOT, help="the checkout to load it from (this one)"
+    )
+    parser.add_argument("--amount", type=int, default=100, help="requests of each kind (100)")
+    return parser.parse_args(arguments)
 
 
 def _options(arguments: Sequence[str] | None) -> Any:

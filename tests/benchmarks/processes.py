@@ -77,9 +77,9 @@ def idle(cpu: int) -> float:
     raise LookupError(cpu)
 
 
-def stub(port: int) -> list[str]:
-    """The command that starts the stand-in for Llama Stack."""
-    return [sys.executable, "-m", f"{__package__}.stub", str(port)]
+def stub(port: int, *seconds: float) -> list[str]:
+    """The command that starts the stand-in for Llama Stack, with seconds between two events."""
+    return [sys.executable, "-m", f"{__package__}.stub", str(port), *map(str, seconds)]
 
 
 def bare(port: int) -> list[str]:
@@ -109,19 +109,33 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(command: Sequence[str], port: int, cpu: int, log: Path) -> Iterator[Server]:
-    """Run a server on one CPU, from its first answer to GET /health until the end of the block."""
+def serving(
+    command: Sequence[str],
+    port: int,
+    cpu: int,
+    log: Path,
+    root: Path = ROOT,
+    seconds: float = 20,
+) -> Iterator[Server]:
+    """Run a server on one CPU, from its first answer to GET /health until the end of the block.
+
+    `root` is the checkout that it is loaded from, `seconds` how long it may take to start.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     # Its metrics belong to the cost; port 0 keeps clear of a daemon that already runs here.
-    environment |= {"PYTHONPATH": str(ROOT), "LLAMAPROXY_ADMIN": "tcp:0:interface=127.0.0.1"}
+    environment |= {
+        "LLAMAPROXY_ADMIN": "tcp:0:interface=127.0.0.1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": f"{root}:{ROOT}",
+    }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=output, close_fds=True
+            command, cwd=root, env=environment, stdout=output, stderr=output, close_fds=True
         )
     try:
         os.sched_setaffinity(process.pid, {cpu})
         server = Server(process.pid, port)
-        if not _healthy(server, process):
+        if not _healthy(server, process, seconds):
             last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise NotServing(f"{' '.join(command)}\n{last}")
         yield server
@@ -134,7 +148,7 @@ def serving(command: Sequence[str], port: int, cpu: int, log: Path) -> Iterator[
             process.wait()
 
 
-def _healthy(server: Server, process: subprocess.Popen[bytes], seconds: float = 20) -> bool:
+def _healthy(server: Server, process: subprocess.Popen[bytes], seconds: float) -> bool:
     """Wait until a server answers; false if it ended or the time is up."""
     limit = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < limit:
