@@ -18,7 +18,7 @@ from typing import Final
 
 import attrs
 
-from . import processes
+from . import contenders, processes
 from .canned import WORD, chat
 from .http1 import request, whole
 
@@ -31,7 +31,7 @@ _EVENTS: Final = 3
 REQUESTS: Final = {
     "pass-through": request("GET", "/v1/health"),
     "chat, ten tools": request("POST", _CHAT, chat("Hello, who are you?")),
-    "one-tool loop": request("POST", _CHAT, chat("[call] What is the weather in Oslo?")),
+    "one-tool loop": request("POST", _CHAT, chat("[call 1] What is the weather in Oslo?")),
 }
 
 
@@ -116,7 +116,7 @@ def hearing(upstream: int) -> Callable[[int, int], None]:
     following = request("GET", "/stub/next")
 
     def hear(port: int, amount: int) -> None:
-        asked = request("POST", _CHAT, chat("Tell me.", stream=True, max_tokens=amount))
+        asked = request("POST", _CHAT, chat("Tell me.", stream=True, max_tokens=amount, seed=0))
         with (
             socket.create_connection(("127.0.0.1", port), _LIMIT) as client,
             socket.create_connection(("127.0.0.1", upstream), _LIMIT) as stub,
@@ -146,13 +146,13 @@ def counting(root: Path, logs: Path) -> Iterator[Counted]:
         cpus = sorted(os.sched_getaffinity(0))
         port = processes.free_port()
         upstream = running.enter_context(
-            processes.serving(processes.stub(port, 0), port, cpus[0], logs / "upstream.log")
+            processes.serving(contenders.stub(port), port, cpus[0], logs / "upstream.log")
         )
         port = processes.free_port()
         command = [
             *("valgrind", "--tool=callgrind", "--instr-atstart=no", "-q"),
             f"--callgrind-out-file={logs}/callgrind.out.%p",
-            *processes.llamaproxy(port, upstream.port),
+            *contenders.llamaproxy(port, upstream.port),
         ]
         log = logs / "proxy.log"
         server = running.enter_context(
