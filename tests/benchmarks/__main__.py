@@ -81,9 +81,12 @@ def _plots(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--into", type=Path, default=plots.PLACE, help="folder (docs/performance)")
     parser.add_argument("--seconds", type=float, default=0.5, help="length of a run (0.5)")
+    parser.add_argument(
+        "--before", type=Path, metavar="DIR", help="an earlier checkout to compare with"
+    )
     options = parser.parse_args(arguments)
     _allow_descriptors()
-    plots.draw(options.into, options.seconds)
+    plots.draw(options.into, options.seconds, options.before and options.before.resolve())
 
 
 def _allow_descriptors() -> None:

@@ -49,7 +49,8 @@ def serve(port: int, kind: str, reactor: Any) -> None:
     """
     log.startLogging(open("/dev/null", "w"), setStdout=False)
     site: Any = Site
-    factory = site(Constant()) if kind == "resource" else Factory.forProtocol(Parrot)
+    resource: Any = Constant
+    factory = site(resource()) if kind == "resource" else Factory.forProtocol(Parrot)
     reactor.listenTCP(port, factory, backlog=1024, interface="127.0.0.1")
     reactor.run()
 

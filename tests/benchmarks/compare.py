@@ -57,6 +57,17 @@ class Comparison:
         ) as server:
             yield server
 
+    @contextlib.contextmanager
+    def noted(self, what: str) -> Iterator[None]:
+        """Go on after a server that died, or never answered: others can still be measured."""
+        try:
+            yield
+        except (Failed, processes.NotServing, OSError, LookupError, ValueError) as reason:
+            note = f"{what}: could not be measured: {reason!r}"
+            print(f"NOTE {note}", file=sys.stderr)
+            if note not in self.missing:
+                self.missing.append(note)
+
     def record(self, kind: str, name: str, sample: Sample) -> None:
         """Keep what a run came to."""
         for unit, value in sample.items():
@@ -102,7 +113,7 @@ def measure(compared: Comparison, kinds: Sequence[str], rounds: int, seconds: fl
             for number in range(rounds):
                 # Every other round the other way about, so that no one always follows the same.
                 for name in names if number % 2 else reversed(names):
-                    with _noted(compared, f"{work.key}, {name}"):
+                    with compared.noted(f"{work.key}, {name}"):
                         sample = work.run(servers[name], compared.upstream, seconds)
                         compared.record(work.key, name, sample)
 
@@ -125,21 +136,9 @@ def report(compared: Comparison, rounds: int, seconds: float) -> dict[str, Any]:
 
 def _rest(compared: Comparison, kind: str, rounds: int) -> None:
     look, names, share = RESTING[kind]
-    names = tuple(name for name in names if name in compared.programs)
-    print(f"{kind}: {', '.join(names)} ...", file=sys.stderr)
+    there = [name for name in names if name in compared.programs]
+    print(f"{kind}: {', '.join(there)} ...", file=sys.stderr)
     for _ in range(max(1, round(share * rounds))):
-        for name in names:
-            with _noted(compared, f"{kind}, {name}"):
+        for name in there:
+            with compared.noted(f"{kind}, {name}"):
                 compared.record(kind, name, look(name, compared.start))
-
-
-@contextlib.contextmanager
-def _noted(compared: Comparison, what: str) -> Iterator[None]:
-    """A server that died, or never answered: the others can still be measured."""
-    try:
-        yield
-    except (Failed, processes.NotServing, OSError, LookupError, ValueError) as reason:
-        note = f"{what}: could not be measured: {reason!r}"
-        print(f"NOTE {note}", file=sys.stderr)
-        if note not in compared.missing:
-            compared.missing.append(note)

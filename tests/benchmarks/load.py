@@ -8,6 +8,9 @@ from statistics import median
 from time import perf_counter
 from typing import Final
 
+import attrs
+
+from .http1 import request, wanted
 from .meter import Run
 from .sockets import Connection
 
@@ -21,42 +24,61 @@ class Failed(Exception):
     """A server answered otherwise than it should, or not at all."""
 
 
-def crowd(
-    port: int, asked: bytes, connections: int, seconds: float, read: Callable[[int], Run]
-) -> Run:
-    """What a server spent while `connections` clients asked for `seconds`, after some to warm up.
+@attrs.define
+class Tally:
+    """What the clients of a crowd have seen so far."""
 
-    `read` reads the meters, given the number of answers so far.
+    answers: int = 0
+    waits: list[float] = attrs.Factory(list)
+    """Seconds that each answer took."""
+
+
+def crowd(
+    port: int,
+    asked: bytes,
+    connections: int,
+    seconds: float,
+    read: Callable[[int], Run],
+) -> tuple[Run, Tally]:
+    """What a server spent while `connections` clients asked for `seconds`, and all that was seen.
+
+    The latter has the answers before and after that time, too. `read` reads the meters,
+    given the number of answers so far.
     """
+    tally = Tally()
     with contextlib.ExitStack() as open_, select.epoll() as epoll:
         clients = {}
+        sent = {}
         for _ in range(connections):
             client = Connection(open_.enter_context(connect(port)), epoll)
             clients[client.socket.fileno()] = client
+            sent[client] = perf_counter()
             client.send(asked)
-        answers = 0
 
         def ask_until(moment: float) -> None:
-            nonlocal answers
             while perf_counter() < moment:
-                ready = epoll.poll(LIMIT)
-                if not ready:
-                    raise Failed(f"no answer in {LIMIT:g} s")
-                for descriptor, event in ready:
-                    client = clients[descriptor]
-                    if event & select.EPOLLOUT:
-                        client.flush()
-                    if event == select.EPOLLOUT:
-                        continue
-                    for answer in _good(client.messages()):
-                        if answer:
-                            answers += 1
-                            client.send(asked)
+                hear(again=True)
+
+        def hear(again: bool) -> None:
+            for descriptor, event in epoll.poll(LIMIT) or _dead():
+                client = clients[descriptor]
+                if event & select.EPOLLOUT:
+                    client.flush()
+                if event != select.EPOLLOUT and _good(client.messages()):
+                    now = perf_counter()
+                    tally.answers += 1
+                    tally.waits.append(now - sent.pop(client))
+                    if again:
+                        sent[client] = now
+                        client.send(asked)
 
         ask_until(perf_counter() + _SHARE * seconds)
-        before = read(answers)
+        before = read(tally.answers)
         ask_until(perf_counter() + seconds)
-        return read(answers) - before
+        spent = read(tally.answers) - before
+        while sent:
+            hear(again=False)
+        return spent, tally
 
 
 def alone(port: int, asked: bytes, seconds: float, fewest: int = 3) -> list[float]:
@@ -101,11 +123,16 @@ def download(port: int, path: str) -> tuple[int, float]:
     buffer = bytearray(1024 * 1024)
     with connect(port) as client:
         began = perf_counter()
-        client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
-        received = 0
-        while got := client.recv_into(buffer):
-            received += got
-        return received, perf_counter() - began
+        client.sendall(request("GET", path))
+        received = client.recv(65536)
+        _good([received])
+        length = wanted(received)
+        had = len(received)
+        while had < length:
+            if not (got := client.recv_into(buffer)):
+                raise Failed(f"{had} of {length} bytes")
+            had += got
+        return had, perf_counter() - began
 
 
 def connect(port: int) -> socket.socket:

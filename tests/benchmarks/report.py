@@ -67,21 +67,33 @@ def write(report: Mapping[str, Any], page: Path = PAGE) -> None:
 def warnings(samples: Samples) -> list[str]:
     """What makes figures doubtful."""
     notes = []
-    for work, programs in samples.items():
-        for name, units in programs.items():
-            pace = units.get("pace_percent")
-            busy = units.get("server_percent")
-            if pace and Spread.of(pace).middle < 100 * BUSY:
-                notes.append(
-                    f"{work}, {name}: events came at {Spread.of(pace).middle:.0f} % of their pace, "
-                    "so that some came together, which is cheaper"
-                )
-            elif not pace and busy and Spread.of(busy).middle < 100 * BUSY and work != "download":
-                notes.append(
-                    f"{work}, {name}: used {Spread.of(busy).middle:.0f} % of its CPU: trust its "
-                    "CPU time, its rate was bounded by the load or by other programs"
-                )
+    for work in WORKS:
+        programs = samples.get(work.key, {})
+        slow = {name: _middle(units, "pace_percent") for name, units in programs.items()}
+        waiting = {name: _middle(units, "server_percent") for name, units in programs.items()}
+        if text := _below(slow):
+            notes.append(f"{work.title}: events that came late came together, and cheaper: {text}")
+        elif text := _below(waiting):
+            notes.append(f"{work.title}: trust CPU, not rates, of those not busy: {text}")
+        for kind, each in work.expected.items():
+            asked = _middle(programs.get(OURS, {}), f"asked_{kind}")
+            # Lists that are refreshed meanwhile are counted too.
+            if asked is not None and abs(asked - each) > 0.05 * max(each, 1):
+                notes.append(f"{work.title}: asked for {asked:.2f} {kind} each, not {each}")
     return notes
+
+
+def _middle(units: Mapping[str, Sequence[float]], unit: str) -> float | None:
+    return Spread.of(units[unit]).middle if units.get(unit) else None
+
+
+def _below(percents: Mapping[str, float | None]) -> str:
+    """Who is below what counts as busy, or as in time."""
+    return ", ".join(
+        f"{name} {percent:.0f} %"
+        for name, percent in percents.items()
+        if percent is not None and percent < 100 * BUSY
+    )
 
 
 def _targets(samples: Samples) -> list[str]:

@@ -13,6 +13,8 @@ from .meter import Meter
 from .processes import Server
 from .stub import SLOW
 
+ASKED: Final = ("others", "completions", "tools", "invocations")
+"""What the upstream counts: requests of three kinds, and the tools that completions offer."""
 CONNECTIONS: Final = 32
 STREAMS: Final = 300
 INTERVAL: Final = 20
@@ -34,8 +36,8 @@ class Work:
     """Given the server, its upstream and a length in seconds."""
     contenders: tuple[str, ...]
     """Who can do it, besides the daemon and an earlier one."""
-    rounds: float = 1.0
-    """How many rounds of it there are, for each that is asked for."""
+    expected: Mapping[str, int] = attrs.Factory(dict)
+    """What the daemon should ask of the upstream for each piece, of the kinds in `ASKED`."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,13 +57,19 @@ BURSTS: Final = completion("[burst]", stream=True)
 PARALLEL: Final = completion("[parallel 3] What is the weather in Oslo, Rome and Riga?")
 
 
-def crowd(asked: bytes, expected: Mapping[str, int]) -> Callable[[Server, Server, float], Sample]:
-    """Many clients; `expected` is what each request should make the daemon ask of the upstream."""
+def crowd(asked: bytes) -> Callable[[Server, Server, float], Sample]:
+    """Many clients."""
 
     def run(server: Server, upstream: Server, seconds: float) -> Sample:
-        return load.crowd(
-            server.port, asked, CONNECTIONS, seconds, Meter(server, upstream).read
-        ).sample()
+        meter = Meter(server, upstream)
+        before = upstream.get("/stub/counts")
+        spent, tally = load.crowd(server.port, asked, CONNECTIONS, seconds, meter.read)
+        after = upstream.get("/stub/counts")
+        asked_for = {
+            f"asked_{kind}": (after.get(kind, 0) - before.get(kind, 0)) / max(1, tally.answers)
+            for kind in ASKED
+        }
+        return {**spent.sample(), **asked_for}
 
     return run
 
@@ -114,26 +122,30 @@ WORKS: Final = (
     Work(
         "pass",
         "pass-through, a request",
-        crowd(HEALTH, {"others": 1}),
+        crowd(HEALTH),
         ("bare protocol", "relay", "twisted.web", "nginx", "Go"),
+        {"others": 1},
     ),
     Work(
         "chat",
         f"chat, {TOOL_COUNT} tools, a chat",
-        crowd(CHAT, {"completions": 1, "tools": TOOL_COUNT, "invocations": 0}),
+        crowd(CHAT),
         (*_LOOPERS, "LiteLLM"),
+        {"completions": 1, "tools": TOOL_COUNT, "invocations": 0},
     ),
     Work(
         "loop",
         "one-tool loop, a loop",
-        crowd(LOOP, {"completions": 2, "tools": 2 * TOOL_COUNT, "invocations": 1}),
+        crowd(LOOP),
         _LOOPERS,
+        {"completions": 2, "tools": 2 * TOOL_COUNT, "invocations": 1},
     ),
     Work(
         "burst",
         f"{BURST} events at once, a stream",
-        crowd(BURSTS, {"completions": 1, "tools": TOOL_COUNT}),
+        crowd(BURSTS),
         ("nginx", "Go"),
+        {"completions": 1, "tools": TOOL_COUNT},
     ),
     Work(
         "events",
