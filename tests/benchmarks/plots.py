@@ -42,6 +42,11 @@ def show(measured: Sweep, folder: Path) -> None:
         _plot(folder / f"{name}.svg", series, across, upwards, title, divisor)
 
 
+def _few(value: float, _: int) -> str:
+    """The label of a mark between two powers of ten, so few of them that they have room."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+
+
 def _plot(
     file: Path, series: Series, across: str, upwards: str, title: str, divisor: float = 1
 ) -> None:
@@ -63,6 +68,9 @@ def _plot(
             axes.plot(x, high, "--", color=colour, alpha=0.4, linewidth=1)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:,g}")
+        axis.set_minor_formatter(_few)
     axes.set_xlabel(across)
     axes.set_ylabel(upwards)
     axes.set_title(title)
