@@ -47,6 +47,9 @@ setup(
         "tzdata>=2024.1",
     ],
     extras_require={
+        "bench": [
+            "matplotlib>=3.8",
+        ],
         "test": [
             "h11>=0.16",
             "hypothesis>=6.100",

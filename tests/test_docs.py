@@ -45,6 +45,7 @@ FOREIGN_OPTIONS = {
     *("pidfile", "logfile"),  # twistd's
     *("add-host", "rm", "time"),  # docker's
     "minutes",  # the soak test's
+    *("before", "json", "root", "rounds", "seconds"),  # the benchmark's
     *("config-settings", "enable-auto-tool-choice", "jinja", "tool-call-parser"),
 }
 

@@ -1,128 +1,98 @@
 """The command ``python -m tests.benchmarks``."""
 
 import argparse
-import contextlib
 import json
-import os
-import platform
+import resource
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
 
-from . import processes
-from .bench import Bench
-from .figures import Figure, table
-
-_SETTLE: Final = 1.0
-"""Seconds from the first answer to the reading of idle memory."""
-
-MEASUREMENTS: Final = {
-    "pass-through": Bench.pass_through,
-    "chat": Bench.chat,
-    "loop": Bench.loop,
-    "latency": Bench.latency,
-    "stream": Bench.stream,
-    "memory": Bench.memory,
-}
+from . import compare, instructions, report
+from .processes import ROOT
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Start the servers, run the measurements that were asked for, print what came out."""
-    options = _options(arguments)
-    cpus = sorted(os.sched_getaffinity(0))
-    load_cpu, server_cpu = cpus[0], cpus[-1]
-    if load_cpu == server_cpu:
-        print("WARNING one CPU only: the load competes with the servers", file=sys.stderr)
-    os.sched_setaffinity(0, {load_cpu})
-    try:
-        figures = _measure(options, load_cpu, server_cpu)
-    except processes.NotServing as reason:
-        print(f"A server did not start: {reason}", file=sys.stderr)
-        return
-    conditions = {
-        "against": options.against,
-        "python": platform.python_version(),
-        "twisted": version("twisted"),
-        "seconds": options.seconds,
-        "repeat": options.repeat,
-        "cpus": {"server": server_cpu, "load_and_upstream": load_cpu},
-    }
-    print(", ".join(f"{name} {value}" for name, value in conditions.items()), end="\n\n")
-    print(table(figures))
-    if options.json:
-        report = conditions | {"figures": [figure.json() for figure in figures]}
-        options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    """Do what the command says; figures that miss their targets are printed, and fail nothing."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands = {"instructions": _instructions, "report": _report, "plots": _plots}
+    if arguments and arguments[0] in commands:
+        commands[arguments[0]](arguments[1:])
+    else:
+        _compare(arguments)
 
 
-def _measure(options: argparse.Namespace, load_cpu: int, server_cpu: int) -> list[Figure]:
-    with contextlib.ExitStack() as running:
-        logs = Path(running.enter_context(tempfile.TemporaryDirectory()))
-
-        def start(name: str, command: Sequence[str], port: int, cpu: int) -> processes.Server:
-            log = logs / f"{name}.log"
-            return running.enter_context(processes.serving(command, port, cpu, log))
-
-        port = processes.free_port()
-        upstream = start("upstream", processes.stub(port), port, load_cpu)
-        port = processes.free_port()
-        bare = start("bare", processes.bare(port), port, server_cpu)
-        port = processes.free_port()
-        relay = start("relay", processes.relay(port, upstream.port), port, server_cpu)
-        port = processes.free_port()
-        command = (
-            processes.stub(port)
-            if options.against == "stub"
-            else processes.llamaproxy(port, upstream.port)
-        )
-        proxy = start("proxy", command, port, server_cpu)
-        time.sleep(_SETTLE)
-        bench = Bench(
-            proxy=proxy,
-            upstream=upstream,
-            bare=bare,
-            relay=relay,
-            server_cpu=server_cpu,
-            seconds=options.seconds,
-            repeat=options.repeat,
-            idle_memory=proxy.memory(),
-        )
-        figures: list[Figure] = []
-        for name in options.which or MEASUREMENTS:
-            print(f"{name} ...", file=sys.stderr)
-            try:
-                figures += MEASUREMENTS[name](bench)
-            except (OSError, LookupError, ArithmeticError, ValueError) as reason:
-                # A server that died, or never answered: the others can still be measured.
-                print(f"{name} could not be measured: {reason!r}", file=sys.stderr)
-        return figures
-
-
-def _options(arguments: Sequence[str] | None) -> Any:
+def _compare(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure what the daemon costs. Misses are printed; the exit code is 0.",
+        description="Measure what the daemon costs, beside others. "
+        "Further commands: instructions, plots, report FILE.",
     )
     parser.add_argument(
-        "which", nargs="*", metavar="WHICH", help=f"any of {', '.join(MEASUREMENTS)}; default all"
+        "kinds", nargs="*", metavar="KIND", help=f"any of {', '.join(compare.KINDS)}; default all"
     )
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a run (1)")
-    parser.add_argument("--repeat", type=int, default=5, help="runs behind each median (5)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write a report there as well")
+    parser.add_argument("--rounds", type=int, default=5, help="runs behind each median (5)")
     parser.add_argument(
-        "--against",
-        choices=("llamaproxy", "stub"),
-        default="llamaproxy",
-        help="the server under test; `stub` shows what the load itself can reach",
+        "--before", type=Path, metavar="DIR", help="an earlier checkout to compare with"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write a report there as well")
+    options = parser.parse_args(arguments)
+    if unknown := [kind for kind in options.kinds if kind not in compare.KINDS]:
+        parser.error(f"no such kind: {', '.join(unknown)}")
+    _allow_descriptors()
+    before = options.before and options.before.resolve()
+    with compare.comparison(before) as compared:
+        kinds = options.kinds or compare.KINDS
+        compare.measure(compared, kinds, options.rounds, options.seconds)
+        outcome = compare.report(compared, options.rounds, options.seconds)
+    if options.json:
+        options.json.write_text(json.dumps(outcome, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    print(report.tables(outcome))
+
+
+def _report(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks report",
+        description=f"Put the figures of a report into {report.PAGE.relative_to(ROOT)}.",
+    )
+    parser.add_argument("file", type=Path, help="what --json has written")
+    report.write(json.loads(parser.parse_args(arguments).file.read_text("utf-8")))
+
+
+def _instructions(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks instructions",
+        description="Count the daemon's instructions for a piece of work, under valgrind.",
+    )
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, help="the checkout to load it from (this one)"
+    )
+    parser.add_argument("--amount", type=int, default=100, help="requests of each kind (100)")
+    options = parser.parse_args(arguments)
+    instructions.main(options.root.resolve(), options.amount)
+
+
+def _plots(arguments: Sequence[str]) -> None:
+    from . import plots
+
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks plots",
+        description="Measure and draw the plots of the documentation.",
+    )
+    parser.add_argument("--into", type=Path, default=plots.PLACE, help="folder (docs/performance)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="length of a run (0.5)")
+    parser.add_argument(
+        "--before", type=Path, metavar="DIR", help="an earlier checkout to compare with"
     )
     options = parser.parse_args(arguments)
-    unknown = [name for name in options.which if name not in MEASUREMENTS]
-    if unknown:
-        parser.error(f"no such measurement: {', '.join(unknown)}")
-    return options
+    _allow_descriptors()
+    plots.draw(options.into, options.seconds, options.before and options.before.resolve())
+
+
+def _allow_descriptors() -> None:
+    """Raise the limit of descriptors as far as this process, and those it starts, may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,11 @@ def _tool(number: int) -> dict[str, Any]:
     }
 
 
+def tools(count: int) -> bytes:
+    """The list of so many tools."""
+    return compact({"data": [_tool(number) for number in range(count)]})
+
+
 def _completion(message: dict[str, Any], finish_reason: str) -> bytes:
     return compact(
         {
@@ -111,7 +116,6 @@ def _event(finish_reason: str | None = None, **delta: Any) -> bytes:
 
 HEALTH: Final = compact({"status": "OK"})
 VERSION: Final = compact({"version": "0.6.1"})
-TOOLS: Final = compact({"data": [_tool(number) for number in range(TOOL_COUNT)]})
 TOOLGROUPS: Final = compact(
     {
         "data": [
@@ -135,19 +139,26 @@ RESULT: Final = compact(
     }
 )
 ANSWER: Final = _completion({"content": "Hello from the scripted model."}, "stop")
-CALL: Final = _completion(
-    {
-        "tool_calls": [
-            {
-                "id": "call_1_0",
-                "function": {"arguments": '{"city": "Oslo", "days": 3}', "name": "get_text_4"},
-                "type": "function",
-            }
-        ]
-    },
-    "tool_calls",
-)
 NOT_FOUND: Final = compact({"detail": "Not Found"})
+
+
+def calls(count: int) -> bytes:
+    """A completion that makes so many calls at once."""
+    arguments = '{"city": "Oslo", "days": 3}'
+    return _completion(
+        {
+            "tool_calls": [
+                {
+                    "id": f"call_1_{number}",
+                    "function": {"arguments": arguments, "name": f"get_text_{number}"},
+                    "type": "function",
+                }
+                for number in range(count)
+            ]
+        },
+        "tool_calls",
+    )
+
 
 STREAM_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ndate: Sun, 22 Nov 2026 14:45:40 GMT\r\nserver: uvicorn\r\n"
@@ -155,7 +166,10 @@ STREAM_HEAD: Final = (
 )
 FIRST_EVENT: Final = _event(content="", role="assistant")
 CONTENT_EVENT: Final = _event(content=f"{WORD.decode()} ")
-LAST_EVENT: Final = _event("stop") + b"0\r\n\r\n"
+_DONE: Final = b"data: [DONE]\n\n"
+LAST_EVENT: Final = _event("stop") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(_DONE), _DONE)
+BURST: Final = STREAM_HEAD + FIRST_EVENT + 100 * CONTENT_EVENT + LAST_EVENT
+"""A stream of 103 events that are all there at once."""
 
 
 def chat(text: str, **fields: Any) -> bytes:

@@ -1,64 +1,136 @@
-"""What one figure is, and how it compares with its target."""
+"""What samples come to: medians with quartiles, ratios of pairs, and the targets."""
 
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from statistics import median, quantiles
+from typing import Any, Final, Literal
 
 import attrs
 
+from .contenders import BEFORE, OURS
+
+Samples = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+"""By kind of work, program and unit: a value of each round, in their order."""
+
 
 @attrs.frozen
-class Figure:
-    """One measured number."""
+class Spread:
+    """A median, and the quartiles on both sides of it."""
 
-    name: str
-    value: float
+    middle: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of some values; of one, that three times. :exc:`ValueError` if there is none."""
+        if not values:
+            raise ValueError("no values")
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, _, high = quantiles(values, method="inclusive")
+        return cls(median(values), low, high)
+
+    def text(self) -> str:
+        """As in ``0.52 (0.50 to 0.55)``."""
+        if self.low == self.high:
+            return number(self.middle)
+        return f"{number(self.middle)} ({number(self.low)} to {number(self.high)})"
+
+
+def number(value: float) -> str:
+    """Three digits, as many as the figures are good for."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def ratios(
+    samples: Samples, work: str, unit: str, name: str, other: str, more_is_better: bool
+) -> list[float]:
+    """How `name` compares with `other`, round by round: above 1 is better than `other`.
+
+    Pairs, as what disturbs a machine disturbs neighbours alike. Empty if one was not measured.
+    """
+    programs = samples.get(work, {})
+    own = programs.get(name, {}).get(unit, ())
+    others = programs.get(other, {}).get(unit, ())
+    if more_is_better:
+        return [a / b for a, b in zip(own, others, strict=False) if b]
+    return [b / a for a, b in zip(own, others, strict=False) if a]
+
+
+@attrs.frozen
+class Target:
+    """What a figure must reach, and what we want of it."""
+
+    title: str
+    work: str
     unit: str
-    limit: Literal["at least", "at most"]
-    target: float
-    by_cpu: float | None = None
-    """For a ratio of requests/s, the same ratio in CPU time for each request."""
-    details: dict[str, Any] = attrs.Factory(dict)
-    """The single runs behind the median."""
-    warnings: list[str] = attrs.Factory(list)
+    least: float
+    want: float
+    bound: Literal["at least", "at most"] = "at least"
+    other: str | None = None
+    """With whom the daemon is compared; `None` for a figure of its own."""
+    share: bool = False
+    """A part of the other's figure, instead of how many times better than that."""
+    more_is_better: bool = False
 
-    @property
-    def verdict(self) -> str:
-        """Whether the value, and the ratio by CPU time too, is on the right side of its target."""
-        values = [self.value] if self.by_cpu is None else [self.value, self.by_cpu]
-        if self.limit == "at least":
-            within = min(values) >= self.target
+    def measured(self, samples: Samples) -> Spread | None:
+        """What has been measured; `None` if that is nothing."""
+        if self.other is None:
+            values = list(samples.get(self.work, {}).get(OURS, {}).get(self.unit, ()))
+        elif self.share:
+            values = ratios(samples, self.work, self.unit, self.other, OURS, False)
         else:
-            within = max(values) <= self.target
-        return "PASS" if within else "MISS"
+            values = ratios(samples, self.work, self.unit, OURS, self.other, self.more_is_better)
+        return Spread.of(values) if values else None
 
-    def json(self) -> dict[str, Any]:
-        """The figure as it stands in the JSON report."""
-        return attrs.asdict(self) | {"unit": self.unit.strip(), "verdict": self.verdict}
-
-
-def table(figures: list[Figure]) -> str:
-    """The figures as text, one line each, then the runs behind them, then the warnings."""
-    sign = {"at least": ">=", "at most": "<="}
-    lines = [f"{'figure':<46}{'measured':>11}{'by CPU':>9}{'target':>13}  verdict"]
-    for figure in figures:
-        measured = f"{figure.value:.3f}" if figure.value < 2 else f"{figure.value:.1f}"
-        by_cpu = "" if figure.by_cpu is None else f"{figure.by_cpu:.3f}"
-        target = f"{sign[figure.limit]} {figure.target:g}{figure.unit}"
-        lines.append(
-            f"{figure.name:<46}{measured + figure.unit:>11}{by_cpu:>9}{target:>13}"
-            f"  {figure.verdict}"
-        )
-    for figure in figures:
-        if figure.details:
-            lines += ["", figure.name]
-            lines += [line for runs in figure.details.items() for line in _runs(*runs)]
-    warnings = [f"WARNING {warning}" for figure in figures for warning in figure.warnings]
-    return "\n".join([*lines, "", *warnings])
+    def verdict(self, measured: Spread | None) -> str:
+        """What the median says."""
+        if measured is None:
+            return "not measured"
+        sign = 1 if self.bound == "at least" else -1
+        if sign * measured.middle >= sign * self.want:
+            return "as we want it"
+        return "enough" if sign * measured.middle >= sign * self.least else "MISSED"
 
 
-def _runs(kind: str, runs: list[Any]) -> list[str]:
-    if all(isinstance(run, float) for run in runs):
-        return [f"  {kind:<21}" + " ".join(f"{run:.3f}" for run in runs)]
-    return [
-        f"  {kind:<21}" + ", ".join(f"{name} {value:g}" for name, value in run.items())
-        for run in runs
-    ]
+TARGETS: Final = (
+    Target("pass-through / Go, CPU", "pass", "cpu_us", 0.6, 0.8, other="Go"),
+    Target("chat, ten tools / Go, CPU", "chat", "cpu_us", 1.0, 1.4, other="Go"),
+    Target("chat, ten tools / Go cached, CPU", "chat", "cpu_us", 0.45, 0.65, other="Go cached"),
+    Target("one-tool loop / Go, CPU", "loop", "cpu_us", 0.75, 1.0, other="Go"),
+    Target("one-tool loop / Go cached, CPU", "loop", "cpu_us", 0.45, 0.65, other="Go cached"),
+    Target("event, 300 streams / Go, CPU", "events", "cpu_us", 0.6, 0.9, other="Go"),
+    Target("103 events at once / Go, CPU", "burst", "cpu_us", 1.0, 1.2, other="Go"),
+    Target(
+        "256 MiB download / Go, MB/s",
+        *("download", "megabytes", 0.85, 1.0),
+        other="Go",
+        more_is_better=True,
+    ),
+    Target(
+        "chat on one connection, p50, of the one before",
+        *("one-chat", "p50_ms", 0.6, 0.5, "at most"),
+        other=BEFORE,
+        share=True,
+    ),
+    Target(
+        "three parallel tools, over the slowest, ms", "parallel", "over_ms", 3.0, 1.5, "at most"
+    ),
+    Target("idle process, MB", "memory", "idle_mb", 60, 45, "at most"),
+    Target("idle connection, kB", "memory", "connection_kb", 2.0, 1.5, "at most"),
+    Target("open stream, kB", "memory", "stream_kb", 30, 20, "at most"),
+    Target(
+        "start to first answer, of the one before",
+        *("start", "start_ms", 0.7, 0.5, "at most"),
+        other=BEFORE,
+        share=True,
+    ),
+)
+
+
+def samples_of(report: Mapping[str, Any]) -> Samples:
+    """The samples of a report that has been read."""
+    samples: Samples = report["samples"]
+    return samples

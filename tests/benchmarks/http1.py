@@ -1,11 +1,10 @@
 """Just enough HTTP/1.1 to find where a message ends."""
 
 
-def whole(received: bytes) -> int:
-    """The length in bytes of the message that `received` starts with, 0 while some is missing.
+def wanted(received: bytes) -> int:
+    """The length in bytes of the message that `received` starts with, 0 if nothing tells it yet.
 
-    Good for peers that we know: lower or mixed case names, `Content-Length` or chunks, and no
-    chunk that holds a bare `0` line.
+    Good for peers that we know: lower or mixed case names, and a `Content-Length` or no body.
     """
     end = received.find(b"\r\n\r\n")
     if end < 0:
@@ -13,12 +12,19 @@ def whole(received: bytes) -> int:
     head = received[:end].lower()
     field = head.find(b"\r\ncontent-length:")
     if field >= 0:
-        total = end + 4 + int(head[field + 17 :].split(b"\r\n", 1)[0])
+        return end + 4 + int(head[field + 17 :].split(b"\r\n", 1)[0])
+    return 0 if b"\r\ntransfer-encoding: chunked" in head else end + 4
+
+
+def whole(received: bytes) -> int:
+    """The length in bytes of the message that `received` starts with, 0 while some is missing.
+
+    No chunk may hold a bare `0` line.
+    """
+    if total := wanted(received):
         return total if len(received) >= total else 0
-    if b"\r\ntransfer-encoding: chunked" in head:
-        last = received.find(b"\r\n0\r\n\r\n", end + 2)
-        return last + 7 if last >= 0 else 0
-    return end + 4
+    last = received.find(b"\r\n0\r\n\r\n")
+    return last + 7 if last >= 0 else 0
 
 
 def request(method: str, path: str, body: bytes = b"") -> bytes:
@@ -37,8 +43,12 @@ def request(method: str, path: str, body: bytes = b"") -> bytes:
 
 def response(body: bytes, status: str = "200 OK") -> bytes:
     """The bytes of a JSON answer, with the header fields that uvicorn sends."""
-    head = (
+    return head(len(body), status) + body
+
+
+def head(length: int, status: str = "200 OK") -> bytes:
+    """The head of a JSON answer of so many bytes."""
+    return (
         f"HTTP/1.1 {status}\r\ndate: Sun, 22 Nov 2026 14:45:40 GMT\r\nserver: uvicorn\r\n"
-        f"content-length: {len(body)}\r\ncontent-type: application/json\r\n\r\n"
-    )
-    return head.encode() + body
+        f"content-length: {length}\r\ncontent-type: application/json\r\n\r\n"
+    ).encode()

@@ -1,156 +1,153 @@
-"""The load: clients that ask again as soon as they are answered, and clients that listen."""
+"""The load: clients that ask again as soon as they are answered."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+import select
+import socket
+from collections.abc import Callable
+from statistics import median
 from time import perf_counter
+from typing import Final
 
 import attrs
 
-from .canned import WORD
-from .http1 import whole
+from .http1 import request, wanted
+from .meter import Run
+from .sockets import Connection
+
+LIMIT: Final = 30.0
+"""Seconds without a byte after which a server counts as dead."""
+_SHARE: Final = 0.25
+"""The part of a run's length that comes before it, for warming up."""
+
+
+class Failed(Exception):
+    """A server answered otherwise than it should, or not at all."""
 
 
 @attrs.define
 class Tally:
-    """What the connections of one run have seen so far."""
+    """What the clients of a crowd have seen so far."""
 
     answers: int = 0
-    failures: int = 0
     waits: list[float] = attrs.Factory(list)
-    """Seconds from a request to the end of its answer, one for each answer."""
-    over: bool = False
+    """Seconds that each answer took."""
 
 
-class ClientContext(asyncio.Protocol):
-    """One keep-alive connection that repeats one request."""
+def crowd(
+    port: int,
+    asked: bytes,
+    connections: int,
+    seconds: float,
+    read: Callable[[int], Run],
+) -> tuple[Run, Tally]:
+    """What a server spent while `connections` clients asked for `seconds`, and all that was seen.
 
-    _transport: asyncio.Transport
-
-    def __init__(self, request: bytes, tally: Tally) -> None:
-        self._request = request
-        self._tally = tally
-        self._received = b""
-        self._sent = 0.0
-        self.closed = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._ask()
-
-    def data_received(self, received: bytes) -> None:
-        received = self._received + received if self._received else received
-        if not whole(received):
-            self._received = received
-            return
-        self._received = b""
-        self._tally.waits.append(perf_counter() - self._sent)
-        if received.startswith(b"HTTP/1.1 200"):
-            self._tally.answers += 1
-        else:
-            self._tally.failures += 1
-        if self._tally.over:
-            self._transport.close()
-        else:
-            self._ask()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self._tally.over:
-            self._tally.failures += 1
-        self.closed.set_result(None)
-
-    def _ask(self) -> None:
-        self._sent = perf_counter()
-        self._transport.write(self._request)
-
-
-@contextlib.asynccontextmanager
-async def calling(port: int, request: bytes, connections: int) -> AsyncIterator[Tally]:
-    """Keep `connections` connections busy with `request`; on leaving, wait for the last answers.
-
-    A connection that breaks is counted as a failure and not replaced.
+    The latter has the answers before and after that time, too. `read` reads the meters,
+    given the number of answers so far.
     """
-    loop = asyncio.get_running_loop()
     tally = Tally()
-    callers = []
-    for _ in range(connections):
-        _, caller = await loop.create_connection(
-            lambda: ClientContext(request, tally), "127.0.0.1", port
-        )
-        callers.append(caller.closed)
-    try:
-        yield tally
-    finally:
-        tally.over = True
-        await _limited(callers)
+    with contextlib.ExitStack() as open_, select.epoll() as epoll:
+        clients = {}
+        sent = {}
+        for _ in range(connections):
+            client = Connection(open_.enter_context(connect(port)), epoll)
+            clients[client.socket.fileno()] = client
+            sent[client] = perf_counter()
+            client.send(asked)
+
+        def ask_until(moment: float) -> None:
+            while perf_counter() < moment:
+                hear(again=True)
+
+        def hear(again: bool) -> None:
+            for descriptor, event in epoll.poll(LIMIT) or _dead():
+                client = clients[descriptor]
+                if event & select.EPOLLOUT:
+                    client.flush()
+                if event != select.EPOLLOUT and _good(client.messages()):
+                    now = perf_counter()
+                    tally.answers += 1
+                    tally.waits.append(now - sent.pop(client))
+                    if again:
+                        sent[client] = now
+                        client.send(asked)
+
+        ask_until(perf_counter() + _SHARE * seconds)
+        before = read(tally.answers)
+        ask_until(perf_counter() + seconds)
+        spent = read(tally.answers) - before
+        while sent:
+            hear(again=False)
+        return spent, tally
 
 
-@attrs.define
-class Heard:
-    """What the streams of one run have brought so far."""
+def alone(port: int, asked: bytes, seconds: float, fewest: int = 3) -> list[float]:
+    """Seconds that each request took of one client that asks one after the other.
 
-    started: int = 0
-    """Streams that have brought a word."""
-    words: int = 0
-    """Content events."""
-    ended: int = 0
-    """Streams that came to their end with a `[DONE]`."""
-
-
-class Listener(asyncio.Protocol):
-    """One connection that asks for one stream and counts its events."""
-
-    _transport: asyncio.Transport
-
-    def __init__(self, request: bytes, heard: Heard) -> None:
-        self._request = request
-        self._heard = heard
-        self._tail = b""
-        self._silent = True
-        self._done = False
-        self.closed = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._request)
-
-    def data_received(self, received: bytes) -> None:
-        joined = self._tail + received
-        # One byte short of a word, so that a split word counts, and none counts twice.
-        self._tail = joined[1 - len(WORD) :]
-        words = joined.count(WORD)
-        self._heard.words += words
-        if words and self._silent:
-            self._silent = False
-            self._heard.started += 1
-        self._done = self._done or b"[DONE]" in joined
-        if joined.endswith(b"\n0\r\n\r\n"):
-            self._transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._heard.ended += self._done
-        self.closed.set_result(None)
+    For so many seconds, and at least `fewest` of them, after some to warm up.
+    """
+    waits: list[float] = []
+    with connect(port) as client, select.epoll() as epoll:
+        connection = Connection(client, epoll)
+        began = perf_counter()
+        warmed = began + _SHARE * seconds
+        now = began
+        while now < warmed + seconds or len(waits) < fewest:
+            sent = perf_counter()
+            connection.send(asked)
+            while not (answers := connection.messages()):
+                _good(answers)
+                for _, event in epoll.poll(LIMIT) or _dead():
+                    if event & select.EPOLLOUT:
+                        connection.flush()
+            _good(answers)
+            now = perf_counter()
+            if sent >= warmed or now - sent > seconds:
+                waits.append(now - sent)
+    return waits
 
 
-@contextlib.asynccontextmanager
-async def listening(port: int, request: bytes, streams: int) -> AsyncIterator[Heard]:
-    """Open `streams` streams at once; on leaving, wait for their ends."""
-    loop = asyncio.get_running_loop()
-    heard = Heard()
-    listeners = []
-    for _ in range(streams):
-        _, listener = await loop.create_connection(
-            lambda: Listener(request, heard), "127.0.0.1", port
-        )
-        listeners.append(listener.closed)
-    try:
-        yield heard
-    finally:
-        await _limited(listeners)
+def once(port: int, asked: bytes) -> float:
+    """Seconds that one request takes, on a connection of its own."""
+    (wait,) = alone(port, asked, 0.0, 1)
+    return wait
 
 
-async def _limited(closed: Iterable[asyncio.Future[None]], seconds: float = 30) -> None:
-    """Wait for connections to close, but not for ever: what stays open is missing in the counts."""
-    await asyncio.wait(closed, timeout=seconds)
+def milliseconds(waits: list[float]) -> float:
+    """The median of seconds, in milliseconds."""
+    return median(waits) * 1000
+
+
+def download(port: int, path: str) -> tuple[int, float]:
+    """Bytes of an answer, and the seconds from the request to the last of them."""
+    buffer = bytearray(1024 * 1024)
+    with connect(port) as client:
+        began = perf_counter()
+        client.sendall(request("GET", path))
+        received = client.recv(65536)
+        _good([received])
+        length = wanted(received)
+        had = len(received)
+        while had < length:
+            if not (got := client.recv_into(buffer)):
+                raise Failed(f"{had} of {length} bytes")
+            had += got
+        return had, perf_counter() - began
+
+
+def connect(port: int) -> socket.socket:
+    """A connection to a server of this machine."""
+    return socket.create_connection(("127.0.0.1", port), LIMIT)
+
+
+def _good(answers: list[bytes] | None) -> list[bytes]:
+    if answers is None:
+        raise Failed("a connection was closed")
+    for answer in answers:
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise Failed(answer[:200].decode("latin-1"))
+    return answers
+
+
+def _dead() -> list[tuple[int, int]]:
+    raise Failed(f"no answer in {LIMIT:g} s")

@@ -6,7 +6,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 """The project's root, from which `llamaproxy` and its plugin are loaded."""
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
-_TWISTD: Final = ("-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=")
 _OURS: Final = ("LLAMAPROXY_", "LLAMASTACK_", "PROXY_PORT", "PYTHON")
 
 
@@ -34,7 +32,16 @@ class Server:
     port: int
 
     def cpu(self) -> float:
-        """CPU seconds used so far, in user and system mode, by all its threads."""
+        """CPU seconds used so far, in user and system mode, by all its threads.
+
+        From the scheduler's own account, in nanoseconds, where the kernel keeps it; clock ticks of
+        10 ms would be a percent of a second's run.
+        """
+        try:
+            tasks = Path(f"/proc/{self.pid}/task").iterdir()
+            return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        except FileNotFoundError:
+            pass
         stat = Path(f"/proc/{self.pid}/stat").read_text()
         # The second field, the command in brackets, may itself hold spaces.
         fields = stat.rpartition(")")[2].split()
@@ -42,11 +49,10 @@ class Server:
 
     def memory(self) -> float:
         """Resident memory now, in MB (millions of bytes)."""
-        return self._status("VmRSS")
-
-    def peak_memory(self) -> float:
-        """The most resident memory that it ever had, in MB (millions of bytes)."""
-        return self._status("VmHWM")
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024 / 1e6
+        raise LookupError("VmRSS")
 
     def get(self, path: str, seconds: float = 10) -> Any:
         """The JSON that it answers a GET with."""
@@ -61,45 +67,6 @@ class Server:
         finally:
             connection.close()
 
-    def _status(self, field: str) -> float:
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith(f"{field}:"):
-                return int(line.split()[1]) * 1024 / 1e6
-        raise LookupError(field)
-
-
-def idle(cpu: int) -> float:
-    """Seconds that a CPU has been idle since the machine started."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *ticks = line.split()
-        if name == f"cpu{cpu}":
-            return (int(ticks[3]) + int(ticks[4])) / _TICKS
-    raise LookupError(cpu)
-
-
-def stub(port: int) -> list[str]:
-    """The command that starts the stand-in for Llama Stack."""
-    return [sys.executable, "-m", f"{__package__}.stub", str(port)]
-
-
-def bare(port: int) -> list[str]:
-    """The command that starts the yardstick."""
-    return [sys.executable, "-m", f"{__package__}.bare", str(port)]
-
-
-def relay(port: int, upstream: int) -> list[str]:
-    """The command that starts the yardstick of the streams."""
-    return [sys.executable, "-m", f"{__package__}.relay", str(port), str(upstream)]
-
-
-def llamaproxy(port: int, upstream: int) -> list[str]:
-    """The command that starts the daemon, as `twistd` would."""
-    return [
-        *(sys.executable, *_TWISTD, "llamaproxy"),
-        *("--listen", f"tcp:{port}:interface=127.0.0.1"),
-        *("--llamastack-url", f"http://127.0.0.1:{upstream}"),
-    ]
-
 
 def free_port() -> int:
     """A TCP port that nobody listens on just now."""
@@ -109,19 +76,33 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(command: Sequence[str], port: int, cpu: int, log: Path) -> Iterator[Server]:
-    """Run a server on one CPU, from its first answer to GET /health until the end of the block."""
+def serving(
+    command: Sequence[str],
+    port: int,
+    cpu: int,
+    log: Path,
+    root: Path = ROOT,
+    seconds: float = 20,
+) -> Iterator[Server]:
+    """Run a server on one CPU, from its first answer to GET /health until the end of the block.
+
+    `root` is the checkout that it is loaded from, `seconds` how long it may take to start.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
     # Its metrics belong to the cost; port 0 keeps clear of a daemon that already runs here.
-    environment |= {"PYTHONPATH": str(ROOT), "LLAMAPROXY_ADMIN": "tcp:0:interface=127.0.0.1"}
-    with log.open("wb") as output:
+    environment |= {
+        "GOMAXPROCS": "1",
+        "LLAMAPROXY_ADMIN": "tcp:0:interface=127.0.0.1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": f"{root}:{ROOT}",
+    }
+    with log.open("wb") as output, on(cpu):
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=output, close_fds=True
+            command, cwd=root, env=environment, stdout=output, stderr=output, close_fds=True
         )
     try:
-        os.sched_setaffinity(process.pid, {cpu})
         server = Server(process.pid, port)
-        if not _healthy(server, process):
+        if not _healthy(server, process, seconds):
             last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise NotServing(f"{' '.join(command)}\n{last}")
         yield server
@@ -134,12 +115,23 @@ def serving(command: Sequence[str], port: int, cpu: int, log: Path) -> Iterator[
             process.wait()
 
 
-def _healthy(server: Server, process: subprocess.Popen[bytes], seconds: float = 20) -> bool:
+@contextlib.contextmanager
+def on(cpu: int) -> Iterator[None]:
+    """Run on one CPU what is started in the block: a process's threads inherit it."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
+def _healthy(server: Server, process: subprocess.Popen[bytes], seconds: float) -> bool:
     """Wait until a server answers; false if it ended or the time is up."""
     limit = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < limit:
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
             server.get("/health", 1)
             return True
-        time.sleep(0.05)
+        time.sleep(0.002)
     return False
