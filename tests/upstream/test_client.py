@@ -41,6 +41,7 @@ from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.failures import response_within, upstream_error
 from tests.support import (
     Answer,
+    Chunks,
     FakeStack,
     Upstream,
     answer,
@@ -71,7 +72,7 @@ def ask(*answers: Answer) -> Any:
 
 async def chunks_of(upstream: Upstream, into: list[Json | None]) -> list[Json | None]:
     response = await upstream.client.open("/x", ClientContext(), BytesUpload(b"{}"), lambda _: None)
-    await upstream.client.relay(response, into.append)
+    await upstream.client.relay(response, Chunks(into))
     return into
 
 
