@@ -89,7 +89,7 @@ class ProxyRequest(Request):
 
     @cached_property
     def responseHeaders(self) -> Headers:  # type: ignore[override]
-        return Headers({b"Server": [version]})
+        return Headers()
 
     @cached_property
     def args(self) -> dict[bytes, list[bytes]]:  # type: ignore[override]
@@ -196,6 +196,8 @@ class ProxyRequest(Request):
         has_length = b"content-length" in names
         self._bodiless = line.method == b"HEAD" or status in NO_BODY_CODES
         added: Fields = []
+        if b"server" not in names:
+            added.append((b"Server", version))
         if b"date" not in names:  # an upstream without a clock (RFC 9110 section 6.6.1)
             added.append((b"Date", date()))
         if b"x-request-id" not in names:  # else: the upstream's own

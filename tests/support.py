@@ -344,6 +344,22 @@ class Upstream:
         return outcome(got)
 
 
+@attrs.frozen
+class Chunks:
+    """A handler of chunks that puts each into a list, and takes none for like the one before."""
+
+    into: list[Json | None]
+
+    def handle_alike(self, _: bytes) -> bool:
+        return False
+
+    def handle(self, chunk: Json | None, _: bytes) -> None:
+        self.into.append(chunk)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
 #: Times that data is moved between the connections in memory: more than any exchange needs.
 _ENOUGH = 12
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamaproxy.jsontext import canonical, dumps, loads_anyhow
+from llamaproxy.jsontext import JsonList, canonical, dumps, loads_anyhow
 from llamaproxy.jsontext import loads as loads_fast
 from llamaproxy.jsontext import loads_exactly as loads
 
@@ -107,3 +107,20 @@ def test_nesting_that_somebody_could_need_is_not() -> None:
     for depth in (100, 200):
         text = b"[" * depth + b"]" * depth
         assert dumps(loads(text)) == text
+
+
+@given(st.lists(values), st.lists(values), st.sampled_from([1, 2**70, "\ud800"]))
+def test_a_list_may_be_serialised_before_and_added_to(
+    values: list[Any], more: list[Any], beside: Any
+) -> None:
+    whole = JsonList.of(values) + JsonList.of(more)
+    assert bool(whole) == bool(values + more)
+    assert loads(dumps({"list": whole, "beside": beside})) == {
+        "list": values + more,
+        "beside": beside,
+    }
+
+
+def test_nothing_else_is_serialised() -> None:
+    with pytest.raises(TypeError):
+        dumps({"a": object()})

@@ -7,10 +7,12 @@ from typing import Any, Protocol
 import attrs
 from twisted.internet.defer import Deferred
 
+from llamaproxy import jsontext
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.deltas import texts_of
 from llamaproxy.chat.eventstream import EventStream
 from llamaproxy.chat.finish_reasons import check_reason, closing_reason, mark_cut_off
+from llamaproxy.chat.likeness import Likeness, Place
 from llamaproxy.chat.messages import (
     Completion,
     ToolCall,
@@ -35,6 +37,7 @@ from llamaproxy.errors import ProxyError, UpstreamBroke
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.completions import ClientCompletions
+from llamaproxy.upstream.sse import encode_event
 
 
 class Answer(Protocol):
@@ -180,6 +183,8 @@ class UnaryAnswer:
 class StreamedAnswer:
     """Relays the rounds as one stream of chunks. Implements :class:`Answer`.
 
+    Also a :class:`ChunkHandler`, to which the rounds are told.
+
     *cards* and *last_text_only* as for :class:`UnaryAnswer`.
     """
 
@@ -197,6 +202,8 @@ class StreamedAnswer:
     _usage: Any = attrs.field(init=False, default=None)
     _running: list[Card] = attrs.field(init=False, factory=list)
 
+    _likeness: Likeness = attrs.field(init=False)
+
     @_round.default
     def _no_round(self) -> RoundStream:
         return RoundStream(CallVisibility(), self._roles)
@@ -207,7 +214,9 @@ class StreamedAnswer:
         self._blocks.begin_round()
         # Without server tools no round follows.
         self._held_content = HeldContent(self._last_text_only and bool(visibility.server_tools))
-        await self._completions.stream(body, self._handle_chunk)
+        self._likeness = Likeness(self._round.reserve, self._keep)
+        await self._completions.stream(body, self)
+        self._likeness.settle()
         for held in self._round.held_chunks():
             await self._send(held)
         completion = self._round.completion()
@@ -242,8 +251,9 @@ class StreamedAnswer:
             finish.append({**beside, "choices": [], "usage": self._usage})
         else:
             finish[-1] |= {k: v for k, v in beside.items() if k not in finish[-1]}
+        await self._events.wait()
         for chunk in finish:
-            await self._send(chunk)
+            self._events.add(_event(self._merged(chunk)))
         self._events.finish()
 
     async def fail(self, error: ProxyError) -> None:
@@ -254,8 +264,15 @@ class StreamedAnswer:
         await self._events.send({"error": error.body["error"]})
         self._events.finish()
 
-    def _handle_chunk(self, chunk: Json | None) -> Deferred[None] | None:
-        """Relay a chunk of the upstream's, None for ``[DONE]`` (see :data:`ChunkHandler`)."""
+    def handle_alike(self, event: bytes) -> bool:
+        shown = self._likeness.shown(event)
+        if shown is None:
+            return False
+        self._events.add(shown)
+        return True
+
+    def handle(self, chunk: Json | None, event: bytes) -> None:
+        self._likeness.settle()
         if chunk is not None:
             self._header.adopt(chunk)
         visible = self._round.feed(chunk)
@@ -263,8 +280,19 @@ class StreamedAnswer:
             visible = self._held_content.without_text(visible)
         if visible is None:
             self._events.start()
-            return None
-        return self._events.write(self._merged(visible))
+        else:
+            self._events.add(_event(self._merged(visible)))
+        self._likeness.learn(event, visible)
+
+    def flush(self) -> Deferred[None] | None:
+        self._events.flush()
+        return self._events.writable()
+
+    def _keep(self, place: Place, text: str) -> None:
+        """Keep the *text* of events that were told by their likeness."""
+        self._round.keep(place.index, place.key, text)
+        if place.index == 0:
+            self._join.joined(place.key, text)
 
     async def _send(self, chunk: Json) -> None:
         await self._events.send(self._merged(chunk))
@@ -283,3 +311,7 @@ class StreamedAnswer:
         chunk["object"] = "chat.completion.chunk"
         chunk.update(self._header.fields())
         return chunk
+
+
+def _event(chunk: Json) -> bytes:
+    return encode_event(jsontext.dumps(chunk))

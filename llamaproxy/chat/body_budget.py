@@ -27,6 +27,7 @@ class BodyBudget:
         :raises Overloaded: if others are counted and *limit* would be passed; one alone may.
         """
         size = _memory_of(body)
+        del body  # would be held as long as this waits
         if self.in_use and self.in_use + size > self.limit:
             raise Overloaded()
         self.in_use += size

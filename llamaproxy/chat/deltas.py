@@ -96,8 +96,12 @@ class MessageBuilder:
 
     def _add_text(self, key: str, text: str) -> None:
         if self._reserve(len(text) + (0 if key in self._texts else len(key) + 64)):
-            # A lone surrogate may be half of a pair that was split.
-            self._texts.setdefault(key, bytearray()).extend(text.encode("utf-8", "surrogatepass"))
+            self.keep(key, text)
+
+    def keep(self, key: str, text: str) -> None:
+        """Add *text*, which has been reserved, to the one under *key*."""
+        # A lone surrogate may be half of a pair that was split.
+        self._texts.setdefault(key, bytearray()).extend(text.encode("utf-8", "surrogatepass"))
 
     def _add_parts(self, key: str, parts: list[Any]) -> None:
         """Keep *parts*; those of text are added up."""

@@ -38,13 +38,15 @@ class EventStream:
         self.started = False
         self._request = request
         self._paused = False
+        #: What is to be sent by the next write.
+        self._parts: list[bytes] = []
         # One for each sender: cancelling one must not cancel others.
         self._waiters: list[Deferred[None]] = []
         self._silence = Watchdog(clock, keep_alive, self._comment)
         self._silence.start()
 
     def start(self) -> None:
-        """Send the status and the fields, once."""
+        """Have the status and the fields sent, with what is sent next."""
         if not self.started:
             self.started = True
             fields = self._request.responseHeaders
@@ -53,33 +55,46 @@ class EventStream:
             # nginx would buffer the stream otherwise.
             fields.setRawHeaders(b"X-Accel-Buffering", [b"no"])
             self._request.registerProducer(self, True)
-            self._request.write(b"")
+            self._parts.append(b"")
             self._on_start()
 
-    def write(self, payload: Json) -> Deferred[None] | None:
-        """Send one event.
-
-        :returns: None, or what fires when the client has read enough to be sent more.
-        """
+    def add(self, event: bytes) -> None:
+        """Have *event* sent by :meth:`flush`."""
         self.start()
-        self._silence.feed()
-        self._request.write(encode_event(jsontext.dumps(payload)))
+        self._parts.append(event)
+
+    def flush(self) -> None:
+        """Send what has been added, in one write."""
+        if self._parts:
+            self._silence.feed()
+            data = b"".join(self._parts)
+            self._parts.clear()
+            self._request.write(data)
+
+    def writable(self) -> Deferred[None] | None:
+        """None, or what fires when the client has read enough to be sent more."""
         if not self._paused:
             return None
         waiter: Deferred[None] = Deferred()
         self._waiters.append(waiter)
         return waiter
 
-    async def send(self, payload: Json) -> None:
-        """Send one event, and wait until the client can be sent more."""
-        writable = self.write(payload)
+    async def wait(self) -> None:
+        """Wait until the client can be sent more."""
+        writable = self.writable()
         if writable is not None:
             await writable
 
+    async def send(self, payload: Json) -> None:
+        """Send one event, and wait until the client can be sent more."""
+        self.add(encode_event(jsontext.dumps(payload)))
+        self.flush()
+        await self.wait()
+
     def finish(self) -> None:
-        """Send the end mark ``[DONE]``."""
-        self.start()
-        self._request.write(DONE)
+        """Send what has been added, and the end mark ``[DONE]``."""
+        self.add(DONE)
+        self.flush()
 
     def close(self) -> None:
         """Stop the comments and the back-pressure; nothing is sent after this."""
@@ -102,6 +117,6 @@ class EventStream:
 
     def _comment(self) -> None:
         if not self._paused:
-            self.start()
-            self._request.write(KEEP_ALIVE)
+            self.add(KEEP_ALIVE)
+            self.flush()
         self._silence.start()

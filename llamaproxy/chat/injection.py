@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llamaproxy.chat.messages import objects, payload_of
 from llamaproxy.chat.openwebui import is_background_task
-from llamaproxy.jsontext import Json
+from llamaproxy.jsontext import Json, JsonList
 
 
 def is_injected(body: Json, patterns: str, task: str) -> bool:
@@ -29,9 +29,9 @@ def tool_names(body: Json) -> frozenset[str]:
     return frozenset(name for name in names if isinstance(name, str))
 
 
-def with_tools(body: Json, definitions: list[Json]) -> Json:
+def with_tools(body: Json, server_tools: JsonList) -> Json:
     """*body* with server tools behind the client's own (L1); no empty list is left (L3)."""
-    tools = [*(body.get("tools") or []), *definitions]
+    tools = JsonList.of(body.get("tools") or []) + server_tools
     if tools:
         return {**body, "tools": tools}
     absent = ("tools", "tool_choice", "parallel_tool_calls")

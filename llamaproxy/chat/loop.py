@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError
@@ -28,7 +28,7 @@ from llamaproxy.events import (
     Tell,
     tell_nobody,
 )
-from llamaproxy.jsontext import Json
+from llamaproxy.jsontext import Json, JsonList
 from llamaproxy.tools.arguments import parse_arguments
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.names import NameIndex, plain_name
@@ -120,13 +120,14 @@ class ToolLoop:
     ) -> None:
         """Relay the request in a single round: no server tool is offered or run (L4).
 
+        :param body: is emptied: the memory that it takes is not needed once it is serialised.
         :raises ProxyError: if it fails.
         """
         client_tools = tool_names(body)
-        body = {**body, "messages": self._memory.recall(client, body["messages"])}
         legacy = "functions" in body
         visibility = CallVisibility(client_tools, shows_all=True, legacy_functions=legacy)
-        await self._round(with_tools(body, []), visibility, answer, record)
+        request = _serialised(body, self._memory.recall(client, body["messages"]), JsonList())
+        await self._round(request, visibility, answer, record)
 
     async def run(
         self,
@@ -138,26 +139,28 @@ class ToolLoop:
     ) -> None:
         """Answer in rounds with server tools, only those that *patterns* match if given (L5).
 
+        :param body: is emptied, as by :meth:`pass_on`.
         :raises ProxyError: if a round fails.
         """
         client_tools = tool_names(body)
         offer = await self._catalogue.offer(client, client_tools, patterns)
         record.tools = len(offer.tools)
-        names = NameIndex(offer.tools, client_tools)
+        names = offer.names(client_tools)
         chat = _Chat(client, offer, client_tools, answer, record, names, self._slots.for_chat())
         mark = new_mark() if offer.tools else ""
         visibility = CallVisibility(
             client_tools, offer.tools.keys(), mark=mark, legacy_functions="functions" in body
         )
-        body = with_offered_names(body, client_tools, offer.named)
-        body = with_tools(body, offer.definitions())
-        body["messages"] = self._memory.recall(client, without_old_cards(body["messages"]))
-        request_length = len(body["messages"])
+        body |= with_offered_names(body, client_tools, offer.named)
+        history = self._memory.recall(client, without_old_cards(body["messages"]))
+        request = _serialised(body, history, offer.definitions)
+        del history
+        turn: list[Json] = []
         repeats = _Repeats()
         limit = None
         while limit is None:
             visibility.after_server_calls = record.rounds > 0
-            completion = await self._round(body, visibility, answer, record)
+            completion = await self._round(request, visibility, answer, record)
             server_calls = [call for call in completion.calls if not visibility.shows(call.name)]
             client_calls = len(completion.calls) - len(server_calls)
             results = await self._run_all(server_calls, chat)
@@ -168,13 +171,15 @@ class ToolLoop:
             if limit is not None and results:
                 results = [(call, limit.noted(result)) for call, result in results]
             called_names = {names.fuzzy_match(call.name) or call.name for call in completion.calls}
-            body = after_round(body, called_names, client_tools, offer.tools.keys())
-            body = follow_up(body, completion.message, [(c, r.text) for c, r in results])
+            request = after_round(request, called_names, client_tools, offer.tools.keys())
+            messages = follow_up(completion.message, [(c, r.text) for c, r in results])
+            turn += messages
+            request = {**request, "messages": request["messages"] + JsonList.of(messages)}
             if client_calls and (server_calls or record.rounds > 1):
-                self._memory.remember(client, mark, body["messages"][request_length:])
+                self._memory.remember(client, mark, turn)
             if client_calls or not server_calls:
                 return
-        await self._answer_without_tools(body, chat, limit)
+        await self._answer_without_tools(request, chat, limit)
 
     async def _round(
         self, body: Json, visibility: CallVisibility, answer: Answer, record: ChatRecord
@@ -247,6 +252,17 @@ class ToolLoop:
             return await self._catalogue.invoke(tool, arguments, chat.client, chat.record)
 
         return await chat.in_slot(invoke)
+
+
+def _serialised(body: Json, messages: list[Any], server_tools: JsonList) -> Json:
+    """*body*, which is emptied, with *messages* and tools as they are sent in every round.
+
+    What has been parsed takes far more memory, and would be held by all who wait for the answer.
+    """
+    request = with_tools(body, server_tools)
+    request["messages"] = JsonList.of(messages)
+    body.clear()
+    return request
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -7,7 +7,10 @@ rewrite the rest (DESIGN: L19, L20; :mod:`llamaproxy.chat.mixed_turns` restores 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Any, Generic, TypeVar
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -16,6 +19,8 @@ from llamaproxy import jsontext
 from llamaproxy.chat.mixed_turns import restore_turns
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.client_context import ClientContext
+
+T = TypeVar("T")
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -38,6 +43,41 @@ class _Share:
     size: int = 0
 
 
+class Largest(Generic[T]):
+    """Finds the largest of many things, whose sizes change, without a look at all of them."""
+
+    def __init__(self, size: Callable[[T], int]) -> None:
+        self._size = size
+        #: Things by a size that they had, the largest first; one of each is not too small.
+        self._heap: list[tuple[int, int, T]] = []
+        self._numbers = count()
+        self._room = 16
+
+    def grown(self, thing: T) -> None:
+        """To be called when *thing* has become larger."""
+        self._push(thing)
+        if len(self._heap) > self._room:
+            self._heap = [(-self._size(thing), number, thing) for _, number, thing in self._heap]
+            latest = {thing: (size, number, thing) for size, number, thing in self._heap if size}
+            self._heap = list(latest.values())
+            heapify(self._heap)
+            self._room = 2 * len(self._heap) + 16
+
+    def find(self) -> T:
+        """The largest; there must be one that is larger than nothing."""
+        while True:
+            size, _, thing = self._heap[0]
+            if -size == self._size(thing):
+                return thing
+            heappop(self._heap)
+            self._push(thing)
+
+    def _push(self, thing: T) -> None:
+        size = self._size(thing)
+        if size:
+            heappush(self._heap, (-size, next(self._numbers), thing))
+
+
 @attrs.define(eq=False, repr=False)
 class TurnMemory:
     """Remembers mixed turns, bounded in entries, bytes of JSON, and seconds since their last use.
@@ -53,6 +93,12 @@ class TurnMemory:
     _turns: OrderedDict[str, _Turn] = attrs.field(init=False, factory=OrderedDict)
     _shares: dict[object, _Share] = attrs.field(init=False, factory=dict)
     _size: int = attrs.field(init=False, default=0)
+    _by_entries: Largest[_Share] = attrs.field(
+        init=False, factory=lambda: Largest(lambda share: len(share.marks))
+    )
+    _by_bytes: Largest[_Share] = attrs.field(
+        init=False, factory=lambda: Largest(lambda share: share.size)
+    )
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -68,11 +114,9 @@ class TurnMemory:
         share = self._shares.setdefault(owner, _Share())
         self._keep(mark, _Turn(owner, text, self._clock.seconds()), share)
         while len(self._turns) > self._max_entries:
-            largest = max(self._shares.values(), key=lambda share: len(share.marks))
-            self._forget(next(iter(largest.marks)))
+            self._forget(next(iter(self._by_entries.find().marks)))
         while self._size > self._max_bytes:
-            largest = max(self._shares.values(), key=lambda share: share.size)
-            self._forget(next(iter(largest.marks)))
+            self._forget(next(iter(self._by_bytes.find().marks)))
 
     def recall(self, client: ClientContext, messages: list[Any]) -> list[Any]:
         """*messages* with the remembered turns restored, and without any marks."""
@@ -95,6 +139,8 @@ class TurnMemory:
         share.marks[mark] = None
         share.size += len(turn.text)
         self._size += len(turn.text)
+        self._by_entries.grown(share)
+        self._by_bytes.grown(share)
 
     def _forget(self, mark: str) -> None:
         turn = self._turns.pop(mark, None)

@@ -107,12 +107,12 @@ def wants_json(body: Json) -> bool:
     return as_object(body.get("response_format")).get("type") in ("json_object", "json_schema")
 
 
-def follow_up(body: Json, message: Json, results: Iterable[tuple[ToolCall, str]]) -> Json:
-    """*body* for the next round, with the model's *message* and its calls' results (L9, L10)."""
+def follow_up(message: Json, results: Iterable[tuple[ToolCall, str]]) -> list[Json]:
+    """What a round adds: the model's *message* and the results of its calls (L9, L10)."""
     tool_messages = [
         {"role": "tool", "tool_call_id": call.id, "content": text} for call, text in results
     ]
-    return {**body, "messages": [*body["messages"], message, *tool_messages]}
+    return [message, *tool_messages]
 
 
 #: Calls that one message may have; a model that makes more has lost its way.

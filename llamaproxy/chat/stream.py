@@ -142,6 +142,10 @@ class RoundStream:
         # Without an id a chunk could not be shown before the answer has one.
         return chunk if visible or (not choices and chunk.get("id")) else None
 
+    def keep(self, index: int, key: str, text: str) -> None:
+        """Add *text*, which has been reserved, to that of a choice that has been shown."""
+        self._choices[index].text.keep(key, text)
+
     def completion(self) -> Completion:
         """The message and the calls of the first choice, at the end of the stream.
 
@@ -207,7 +211,7 @@ class RoundStream:
         return {self._first_index: 0, 0: self._first_index}.get(index, index)
 
     def _new_choice(self) -> _Choice:
-        return _Choice(MessageBuilder(self._reserve), CallReader(self._visibility, self._reserve))
+        return _Choice(MessageBuilder(self.reserve), CallReader(self._visibility, self.reserve))
 
     def _read(self, choice: Json, chunk: Json) -> bool:
         """Read one choice of *chunk*, and make it what the client is shown; False for nothing."""
@@ -260,12 +264,12 @@ class RoundStream:
             # What is about the tokens is shown once.
             beside = {k: None if shown and k in _TOKEN_KEYS else v for k, v in beside.items()}
             size = _size(beside)
-            if self._reserve(size - state.beside_size):
+            if self.reserve(size - state.beside_size):
                 state.beside_finish, state.beside_size = beside, size
             return shown
         return shown or tokens
 
-    def _reserve(self, size: int) -> bool:
+    def reserve(self, size: int) -> bool:
         """Count *size* more characters that are kept; False if there is no room for them."""
         self._reserved += size
         return self._reserved <= self._max_characters

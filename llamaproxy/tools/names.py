@@ -72,7 +72,7 @@ _MIN_SIMILARITY = 0.6
 
 
 class NameIndex:
-    """Finds the tool that a model means by a name that is not offered; made for one chat.
+    """Finds the tool that a model means by a name that is not offered.
 
     Its cost is that of the names' length once, however many calls there are.
     """

@@ -12,44 +12,48 @@ from weakref import WeakValueDictionary
 import attrs
 
 from llamaproxy import jsontext
-from llamaproxy.jsontext import Json
+from llamaproxy.jsontext import JsonList
 from llamaproxy.tools.definitions import ToolDefinition
-from llamaproxy.tools.names import Patterns, offered_names
+from llamaproxy.tools.names import NameIndex, Patterns, offered_names
 
 Groups = Mapping[str, list[ToolDefinition]]
 
 
 @attrs.frozen
 class Offer:
-    """The server tools offered in one chat, by the name that the model knows."""
+    """The server tools offered in one chat, by the name that the model knows.
+
+    *entries* has each as an entry of a request's ``tools``, serialised once for all chats.
+    """
 
     tools: dict[str, ToolDefinition] = attrs.Factory(dict)
-    _entries: dict[str, Json] = attrs.field()
+    entries: dict[str, bytes] = attrs.field(repr=False)
+    #: The entries of a request's ``tools``, which all chats share.
+    definitions: JsonList = attrs.field(init=False, repr=False)
+    _names: NameIndex = attrs.field(init=False, repr=False, eq=False)
 
-    @_entries.default
-    def _all_entries(self) -> dict[str, Json]:
-        return {
-            name: {
-                "type": "function",
-                "function": {
-                    "name": name,
-                    "description": tool.description,
-                    "parameters": tool.parameters,
-                },
-            }
-            for name, tool in self.tools.items()
-        }
+    @entries.default
+    def _all_entries(self) -> dict[str, bytes]:
+        return {name: _entry(name, tool) for name, tool in self.tools.items()}
 
-    def definitions(self) -> list[Json]:
-        """The offer as entries of a request's ``tools``, which all chats share."""
-        return [self._entries[name] for name in self.tools]
+    @definitions.default
+    def _all_definitions(self) -> JsonList:
+        return JsonList(b",".join(self.entries[name] for name in self.tools))
+
+    @_names.default
+    def _index(self) -> NameIndex:
+        return NameIndex(self.tools)
+
+    def names(self, client_tools: Collection[str]) -> NameIndex:
+        """What finds the tool that a model means, in a chat whose client has tools of its own."""
+        return NameIndex(self.tools, client_tools) if client_tools else self._names
 
     def narrowed(self, reserved: Collection[str], patterns: list[str] | None) -> Offer:
         """The offer without the names *reserved*, and with nothing but what *patterns* match.
 
         :raises BadRequest: for patterns that are too many or too long.
         """
-        if not reserved and patterns is None:
+        if patterns is None and self.tools.keys().isdisjoint(reserved):
             return self
         allowed = None if patterns is None else Patterns(patterns)
         tools = {
@@ -57,13 +61,22 @@ class Offer:
             for name, tool in self.tools.items()
             if name not in reserved and (allowed is None or allowed.match(name, tool))
         }
-        return Offer(tools, self._entries)
+        return Offer(tools, self.entries)
 
     def named(self, name: str) -> list[str]:
         """The offered names of the tools that are called *name*, offered or real."""
         if name in self.tools:
             return [name]
         return [offered for offered, tool in self.tools.items() if tool.name == name]
+
+
+def _entry(name: str, tool: ToolDefinition) -> bytes:
+    function = {
+        "name": name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+    }
+    return jsontext.dumps({"type": "function", "function": function})
 
 
 @attrs.frozen(eq=False)
@@ -122,8 +135,8 @@ class Offers:
         """
         offer = Offer(offered_names(groups))
         by_group: dict[str, list[tuple[str, int]]] = {}
-        for (name, tool), entry in zip(offer.tools.items(), offer.definitions(), strict=True):
-            by_group.setdefault(tool.group, []).append((name, len(jsontext.dumps(entry))))
+        for name, tool in offer.tools.items():
+            by_group.setdefault(tool.group, []).append((name, len(offer.entries[name])))
         shares = len(by_group) or 1
         room = _Budget(self.max_tools, self.max_bytes)
         fitting: set[str] = set()
@@ -140,7 +153,8 @@ class Offers:
                         room.take(size)
         left_out = tuple(tool for name, tool in offer.tools.items() if name not in fitting)
         if left_out:
-            offer = Offer({name: tool for name, tool in offer.tools.items() if name in fitting})
+            tools = {name: tool for name, tool in offer.tools.items() if name in fitting}
+            offer = Offer(tools, {name: offer.entries[name] for name in tools})
         return ListedTools(groups, offer, left_out)
 
 

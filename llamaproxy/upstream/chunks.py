@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -19,15 +18,27 @@ from llamaproxy.upstream.sse import Event, EventDecoder, EventTooLarge
 #: The most bytes of one JSON answer that are kept in memory.
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
-#: Is called with each chunk, and with None for ``[DONE]``; returns None, or a Deferred until which
-#: no more may be delivered.
-ChunkHandler = Callable[[Json | None], Deferred[None] | None]
+
+class ChunkHandler(Protocol):
+    """What takes the chunks of a streamed completion as they come."""
+
+    def handle_alike(self, event: bytes) -> bool:
+        """Take the data of an event without parsing it; False if it is not like the one before."""
+
+    def handle(self, chunk: Json | None, event: bytes) -> None:
+        """Take a *chunk*, None for ``[DONE]``; *event* is the data it was in, empty if unknown."""
+
+    def flush(self) -> Deferred[None] | None:
+        """Send on what has come in one read.
+
+        :returns: None, or a Deferred until which no more may be delivered.
+        """
 
 
 async def relay_chunks(
-    response: Any, clock: IReactorTime, silence: float, handle: ChunkHandler
+    response: Any, clock: IReactorTime, silence: float, handler: ChunkHandler
 ) -> None:
-    """Call *handle* with each chunk in the body of *response*, in the turn in which it comes.
+    """Give *handler* each chunk in the body of *response*, in the turn in which it comes.
 
     That is a function call for each chunk and not a step of a coroutine, because a daemon with
     hundreds of streams spends most of its time here. An answer of one JSON object is one chunk;
@@ -51,26 +62,33 @@ async def relay_chunks(
             if not data:
                 return None
             is_json = looks_like_json(data)
+            prefix = b""
         if is_json:
             json_text.add(data)
             return None
         return deliver_events(data)
 
     def deliver_events(data: bytes) -> Deferred[None] | None:
-        nonlocal any_event, done
-        full = None
-        for event in _decoded(decoder, data):
-            any_event = True
-            if _is_done(event):
+        try:
+            take(_decoded(decoder, data))
+            if done:
                 # The HTTP message has not ended yet; its last bytes are about to come.
-                done = True
-                handle(None)
                 relay.release()
-                break
-            if event.data:
-                # One event may be too much for the client, and the next show it nothing (S11).
-                full = handle(_chunk(event)) or full
+        finally:
+            full = handler.flush()
         return full
+
+    def take(events: list[Event]) -> None:
+        nonlocal any_event, done
+        for event in events:
+            any_event = True
+            text = b"" if event.event else event.data
+            if not event.data or (text and handler.handle_alike(text)):
+                continue
+            done = _is_done(event)
+            handler.handle(None if done else _chunk(event), text)
+            if done:
+                return
 
     relay = Relay(deliver, clock, silence)
     response.deliverBody(relay)
@@ -79,13 +97,12 @@ async def relay_chunks(
         answer = completion_in(json_text.text())
         if not answer.get("choices"):
             raise UpstreamBroke("Llama Stack answered without choices.")
-        handle(answer)
+        handler.handle(answer, b"")
     elif not done:
-        for event in decoder.finish():
-            any_event = True
-            handle(None if _is_done(event) else _chunk(event))
+        take(decoder.finish())
         if not any_event:
             raise UpstreamBroke("Llama Stack answered with neither events nor JSON.")
+    handler.flush()
 
 
 #: Bytes that may precede an answer: blanks, and a byte order mark (RFC 8259 section 8.1).

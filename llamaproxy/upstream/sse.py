@@ -67,9 +67,9 @@ class EventDecoder:
         """
         if not chunk:
             return []
-        if not self._size and chunk.startswith(b"data: ") and self._is_one_event(chunk):
+        if not self._size and (lines := self._single_lines(chunk)):
             self._first = self._after_cr = False
-            return [Event(chunk[6:-2])]
+            return list(map(Event, lines))
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
             if not chunk:
@@ -101,11 +101,16 @@ class EventDecoder:
         self._read(b"", events)
         return events
 
-    def _is_one_event(self, chunk: bytes) -> bool:
-        """Whether *chunk* is one event of one line, as nearly all are that model servers send."""
-        end = len(chunk) - 2
-        one_line = chunk.find(b"\n") == end and chunk.endswith(b"\n") and b"\r" not in chunk
-        return one_line and end < self._limit
+    def _single_lines(self, chunk: bytes) -> list[bytes]:
+        """The data of whole events of one line each, which nearly all are that model servers send.
+
+        None if there is anything else in *chunk*.
+        """
+        if chunk.startswith(b"data: ") and chunk.endswith(b"\n\n") and len(chunk) <= self._limit:
+            lines = chunk[6:-2].split(b"\n\ndata: ")
+            if chunk.count(b"\n") == 2 * len(lines) and b"\r" not in chunk:
+                return lines
+        return []
 
     def _grow(self, size: int) -> None:
         self._size += size

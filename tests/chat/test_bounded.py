@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import orjson
 import pytest
 
+from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.stream import RoundStream
 from llamaproxy.errors import UpstreamBroke
-from tests.support import chunk
+from tests.chat.script import HALF, Ask, live
+from tests.chat.streams import client_tool
+from tests.support import calling, chunk, saying
 
 Json = dict[str, Any]
 
@@ -82,3 +88,54 @@ def test_a_usage_beside_every_chunk_is_the_last_ones() -> None:
     for number in range(1000):
         stream.feed({**chunk({}), "usage": {"completion_tokens": number, "note": "x" * 50}})
     assert stream.usage is not None and stream.usage["completion_tokens"] == 999
+
+
+def test_a_running_chat_keeps_no_parsed_request() -> None:
+    """Its messages and its tools are kept as they are sent, in a tenth of the memory."""
+    message = {"role": "user", "content": "Hi", "parsed": ["message"]}
+    tools = [client_tool("own", parsed=["tool"])]
+    chat = live(body={"messages": [message] * 3, "tools": tools})
+    chat.sends(HALF)
+    mine = {id(message), *map(id, tools)}
+    kept = [each for each in gc.get_objects() if isinstance(each, dict) and "parsed" in each]
+    assert {id(each) for each in kept} <= mine
+    assert chat.requests[0]["messages"] == [message] * 3
+    assert chat.requests[0]["tools"][0] == tools[0]
+    assert chat.requests[0]["tools"][1]["function"]["name"] == "clock"
+
+
+def test_a_budget_does_not_keep_what_it_counts() -> None:
+    text = json.dumps({"messages": []}).encode()
+    references = sys.getrefcount(text)
+    with BodyBudget(1000).holding(text):
+        assert sys.getrefcount(text) == references
+
+
+def test_tools_are_serialised_once_for_all_chats(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the messages once for all rounds."""
+    rounds = [calling("clock"), calling("clock"), calling("clock"), saying("Noon.")]
+    results = ["12:00", "12:01", "12:02"] * 2
+    names = ["clock", *(f"tool{number}" for number in range(100))]
+    chat = ask(*rounds, server=names, results=results)
+    dumps, seen = orjson.dumps, 0
+
+    def counted(value: Any, **options: Any) -> bytes:
+        nonlocal seen
+        seen += _entries_in(value)
+        return dumps(value, **options)
+
+    monkeypatch.setattr(orjson, "dumps", counted)
+    chat.again(*rounds, messages=[{"role": "user", "content": "Hi"}] * 50)
+    assert chat.text == "Noon."
+    assert len(chat.requests[-1]["tools"]) == 101
+    assert len(chat.requests[-1]["messages"]) == 56
+    assert seen < 100, "50 messages once, and what the rounds have added"
+
+
+def _entries_in(value: Any) -> int:
+    """The objects in *value* that are the elements of a list."""
+    if isinstance(value, dict):
+        return sum(map(_entries_in, value.values()))
+    if isinstance(value, list):
+        return len(value) + sum(map(_entries_in, value))
+    return 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from llamaproxy.chat.memory import TurnMemory
+from llamaproxy.chat.memory import Largest, TurnMemory
 from llamaproxy.chat.mixed_turns import new_mark, without_marks
 from llamaproxy.upstream.client_context import ClientContext
 from tests.chat.script import Ask, Chat, calls
@@ -439,6 +441,41 @@ def test_what_is_counted_is_what_is_there() -> None:
     sizes = [len(turn.text) for turn in memory._turns.values()]
     assert memory._size == sum(sizes) == sum(share.size for share in memory._shares.values())
     assert sum(len(share.marks) for share in memory._shares.values()) == len(memory)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefg"), st.integers(0, 20))))
+def test_the_largest_share_is_found(changes: list[tuple[str, int]]) -> None:
+    sizes: dict[str, int] = {}
+    largest: Largest[str] = Largest(lambda name: sizes.get(name, 0))
+    for name, size in changes:
+        has_grown = size > sizes.get(name, 0)
+        sizes[name] = size
+        if has_grown:
+            largest.grown(name)
+        if any(sizes.values()):
+            assert sizes[largest.find()] == max(sizes.values())
+
+
+def test_to_find_it_costs_the_same_however_many_there_are() -> None:
+    looks: list[int] = []
+
+    def size_of(number: int) -> int:
+        looks.append(number)
+        return sizes[number]
+
+    costs = []
+    for owners in (100, 10_000):
+        sizes = dict.fromkeys(range(owners), 1)
+        largest = Largest(size_of)
+        for number in range(owners):
+            largest.grown(number)
+        looks.clear()
+        for number in range(50):
+            sizes[largest.find()] = 0
+            sizes[owners + number] = 1
+            largest.grown(owners + number)
+        costs.append(len(looks))
+    assert costs[1] <= costs[0] + 100
 
 
 def test_a_look_at_a_history_costs_the_ids_in_it() -> None:

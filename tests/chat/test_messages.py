@@ -15,6 +15,7 @@ from llamaproxy.chat.messages import follow_up, objects, parse_request, read_cal
 from llamaproxy.chat.tool_choice import chosen_name, with_choice, with_free_choice
 from llamaproxy.chat.usage import added_usage
 from llamaproxy.errors import BadRequest
+from llamaproxy.jsontext import JsonList
 from tests.chat.streams import client_tool
 
 Json = dict[str, Any]
@@ -104,9 +105,9 @@ def test_server_tools_stand_behind_the_clients_own(
         "tool_choice": "auto",
         "parallel_tool_calls": False,
     }
-    result = with_tools(body, server_tools)
+    result = with_tools(body, JsonList.of(server_tools))
     if client_tools or server_tools:
-        assert result == {**body, "tools": client_tools + server_tools}
+        assert result == {**body, "tools": JsonList.of(client_tools + server_tools)}
     else:
         assert result == {"messages": []}
     assert body["tools"] is client_tools
@@ -144,16 +145,10 @@ def test_the_next_round_sees_what_was_said_and_what_came_of_it() -> None:
     entry = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     (call,) = read_calls([entry])
     message = {"role": "assistant", "content": "wait", "tool_calls": [entry]}
-    body = {"messages": [{"role": "user"}], "model": "m"}
-    assert follow_up(body, message, [(call, "done")]) == {
-        "messages": [
-            {"role": "user"},
-            message,
-            {"role": "tool", "tool_call_id": "c1", "content": "done"},
-        ],
-        "model": "m",
-    }
-    assert body["messages"] == [{"role": "user"}]
+    assert follow_up(message, [(call, "done")]) == [
+        message,
+        {"role": "tool", "tool_call_id": "c1", "content": "done"},
+    ]
 
 
 @given(_json | st.lists(st.fixed_dictionaries({"id": _json, "function": _json}), max_size=4))

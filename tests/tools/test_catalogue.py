@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import tracemalloc
 from typing import Any, cast
 
@@ -27,6 +28,7 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.events import Observers
+from llamaproxy.jsontext import JsonList
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.offers import Offer, Offers
@@ -370,7 +372,7 @@ def test_an_offer_is_a_list_of_openai_functions() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     offer = Offer({"g__web_1": ToolDefinition("g", "web search", "Searches.", schema)})
     function = {"name": "g__web_1", "description": "Searches.", "parameters": schema}
-    assert offer.definitions() == [{"type": "function", "function": function}]
+    assert offer.definitions == JsonList.of([{"type": "function", "function": function}])
     assert offer.named("web search") == offer.named("g__web_1") == ["g__web_1"]
     assert offer.named("other") == []
 
@@ -662,7 +664,7 @@ def test_what_does_not_fit_is_left_out_and_named(limits: tuple[int, int]) -> Non
     catalogued.source.listings[0].callback(Listing({"g": tools}))
     offer = outcome(pending)
     assert list(offer.tools) == ["a", "b"]
-    assert [entry["function"]["name"] for entry in offer.definitions()] == ["a", "b"]
+    assert [entry["function"]["name"] for entry in json.loads(offer.definitions.text)] == ["a", "b"]
     assert catalogued.status.as_json()["tools"]["left_out"] == ["g/c", "g/d"]
 
 

@@ -33,6 +33,7 @@ from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.failures import connecting_error, response_within
 from tests.support import (
     Answer,
+    Chunks,
     FakeStack,
     Upstream,
     answer,
@@ -64,9 +65,8 @@ def ask(*answers: Answer) -> Any:
 
 
 async def chunks_of(upstream: Upstream, into: list[Json | None]) -> list[Json | None]:
-    body = BytesUpload(b"{}")
-    response = await upstream.client.open("/x", ClientContext(), body, lambda _: None)
-    await upstream.client.relay(response, into.append)
+    response = await upstream.client.open("/x", ClientContext(), BytesUpload(b"{}"), lambda _: None)
+    await upstream.client.relay(response, Chunks(into))
     return into
 
 

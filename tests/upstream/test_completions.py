@@ -13,6 +13,7 @@ from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.completions import ClientCompletions, Completions
 from tests.support import (
     CHAT,
+    Chunks,
     FakeStack,
     MemoryAgent,
     Upstream,
@@ -40,7 +41,7 @@ def new() -> Any:
 
 async def streamed(completions: ClientCompletions, body: Json) -> list[Json | None]:
     chunks: list[Json | None] = []
-    await completions.stream(body, chunks.append)
+    await completions.stream(body, Chunks(chunks))
     return chunks
 
 
