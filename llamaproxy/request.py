@@ -81,6 +81,9 @@ class ProxyRequest(Request):
         self.method, self.uri = head.line.method, head.line.target
         self.path = head.path
         self.clientproto = b"HTTP/1.1" if head.line.minor else b"HTTP/1.0"
+        self.client = self.transport.getPeer()
+        #: By which the client, the log and the upstream know the request.
+        self.id = head.id.decode("latin-1")
         self.notifications = []
 
     @cached_property
@@ -94,10 +97,6 @@ class ProxyRequest(Request):
     @cached_property
     def args(self) -> dict[bytes, list[bytes]]:  # type: ignore[override]
         return parse_qs(self.uri.partition(b"?")[2], keep_blank_values=True)
-
-    @cached_property
-    def client(self) -> Any:
-        return self.transport.getPeer()
 
     @cached_property
     def host(self) -> Any:
@@ -285,11 +284,6 @@ class ProxyRequest(Request):
             self.render(self.site.resource)
         except BaseException:
             self.processingFailed(Failure())
-
-    @property
-    def id(self) -> str:
-        """The id by which the client, the log and the upstream know the request."""
-        return self.head.id.decode("latin-1")
 
     def getRequestHostname(self) -> bytes:
         """Always the same: no route depends on it, and Klein fails over hosts that are no names."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import ip_address
 
 #: A host and its port, as the Host field has them; an IPv6 address is in brackets.
@@ -24,17 +25,21 @@ class AllowedHosts:
 
     def __init__(self, names: Iterable[str] | None = None) -> None:
         self._names = None if names is None else frozenset(names)
+        # Clients come again with the same name.
+        self._is_allowed = lru_cache(maxsize=1024)(self._contains)
 
     def __contains__(self, host: bytes) -> bool:
         """Whether *host*, the value of a Host field, is one of them."""
-        if self._names is None:
-            return True
+        return self._names is None or self._is_allowed(host)
+
+    def _contains(self, host: bytes) -> bool:
+        names = self._names or frozenset()
         match = _HOST.fullmatch(host.decode("latin-1").lower())
         name = match[1].strip("[]").rstrip(".") if match else ""
-        if name in self._names or is_loopback(name):
+        if name in names or is_loopback(name):
             return True
         parts = name.split(".")
-        return any("." + ".".join(parts[n:]) in self._names for n in range(1, len(parts)))
+        return any("." + ".".join(parts[n:]) in names for n in range(1, len(parts)))
 
 
 LOOPBACK_NAMES = AllowedHosts(())

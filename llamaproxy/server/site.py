@@ -28,7 +28,8 @@ from llamaproxy.server.limits import Limits
 
 _DEFAULT_LIMITS = Limits()
 
-#: What a request may not write into the log.
+#: What a request may write into the log, and what it may not.
+_is_printable = re.compile(rb"[!-~]*").fullmatch
 _UNPRINTABLE = re.compile("[^!-~]")
 
 
@@ -140,11 +141,18 @@ class ProxySite(Factory):
         ended = RequestEnded(
             # A client of a Unix socket has no host.
             client=getattr(client, "host", "-"),
-            method=_UNPRINTABLE.sub("?", method.decode("latin-1")),
-            path=_UNPRINTABLE.sub("?", path.decode("latin-1")),
+            method=_printable(method),
+            path=_printable(path),
             status=status,
             sent=sent,
             seconds=seconds,
             fields=fields,
         )
         self._tell(ended)
+
+
+def _printable(text: bytes) -> str:
+    """*text* with question marks in place of what must not be in the log."""
+    if _is_printable(text):
+        return text.decode("ascii")
+    return _UNPRINTABLE.sub("?", text.decode("latin-1"))

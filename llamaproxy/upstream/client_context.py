@@ -227,7 +227,7 @@ def without_mcp_headers(fields: Fields) -> Fields:
 
     :raises BadRequest: as :func:`check_provider_data`.
     """
-    if not any(name.lower() in _PROVIDER_DATA for name, _ in fields):
+    if not [name for name, _ in fields if name.lower() in _PROVIDER_DATA]:
         return fields
     remaining = []
     for name, value in fields:

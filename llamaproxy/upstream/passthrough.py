@@ -148,21 +148,20 @@ class Passage:
     call is made for it, unless the server's generation is not known yet.
     """
 
+    _detecting: Deferred[Any] | None = None
+    _exchange: Exchange | None = None
+    _answered = _registered = _over = False
+    _masker: Masker | None = None
+    _tunnel: Tunnel | None = None
+    #: Set when the request is sent: its target, and its fields.
+    _target: _Target
+    _fields: Fields
+
     def __init__(self, resource: LlamaStackResource, request: ProxyRequest) -> None:
         self._resource = resource
         self._request = request
         self._deliver: Callable[[bytes], None] = request.write
         self._limit = Watchdog(resource.clock, resource.timeout, self._expired)
-        self._detecting: Deferred[Any] | None = None
-        self._exchange: Exchange | None = None
-        self._upload: Upload | None = None
-        self._target = _Target(b"", b"")
-        self._fields: Fields = []
-        self._answered = False
-        self._masker: Masker | None = None
-        self._tunnel: Tunnel | None = None
-        self._registered = False
-        self._over = False
 
     # --- the request
 
@@ -203,9 +202,10 @@ class Passage:
         self._target = _Target(path, served)
         client = address_of(request)
         head = request.head
+        body: Upload | None = None
         fields = forwarded_for(head.fields, client, request.isSecure(), client in resource.trusted)
         if head.values(b"content-length") or head.values(b"transfer-encoding"):
-            body = self._upload = Upload(request.content)  # be it an empty one
+            body = Upload(request.content)  # be it an empty one
             body.progressed = self._limit.feed
         elif wants_websocket(head):
             fields += SWITCH
@@ -218,9 +218,7 @@ class Passage:
         self._fields = fields
         self._limit.start()
         upstream_target = resource.url + self._target.path + mark + query
-        return resource.sender.send(
-            request.method, upstream_target, list(fields), self._upload, self
-        )
+        return resource.sender.send(request.method, upstream_target, list(fields), body, self)
 
     # --- the answer
 

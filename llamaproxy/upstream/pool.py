@@ -156,7 +156,7 @@ class UpstreamPool:
         *target* is sent as it is.
         """
         head = _head(server.host, method, target, fields, body)
-        upgrade = any(name.lower() == b"upgrade" for name, _ in fields)
+        upgrade = b"upgrade" in [name.lower() for name, _ in fields]
         exchange = PooledExchange(self, server, method, head, body, upgrade, taker)
         connection = self._take(server.origin)
         if connection is None:
