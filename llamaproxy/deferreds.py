@@ -15,19 +15,6 @@ _log = Logger()
 T = TypeVar("T")
 
 
-def cancelled_as_such(work: Deferred[T]) -> Deferred[T]:
-    """*work*, which fails with :class:`CancelledError` and nothing else if it is cancelled."""
-    outcome: Deferred[T] = Deferred()
-
-    def failed(failure: Failure) -> Failure:
-        work.cancel()
-        return failure
-
-    outcome.addErrback(failed)
-    work.chainDeferred(outcome)
-    return outcome
-
-
 class SharedCall(Generic[T]):
     """Runs a coroutine once for all who ask while it runs.
 
