@@ -18,19 +18,6 @@ _log = Logger()
 T = TypeVar("T")
 
 
-def cancelled_as_such(work: Deferred[T]) -> Deferred[T]:
-    """*work*, which fails with :class:`CancelledError` and nothing else if it is cancelled."""
-    outcome: Deferred[T] = Deferred()
-
-    def failed(failure: Failure) -> Failure:
-        work.cancel()
-        return failure
-
-    outcome.addErrback(failed)
-    work.chainDeferred(outcome)
-    return outcome
-
-
 async def within(seconds: float, clock: IReactorTime, work: Coroutine[Any, Any, T]) -> T:
     """What *work* returns or raises; it is cancelled when it has not ended after so many *seconds*.
 
