@@ -7,7 +7,6 @@ is shown those of its own tools, numbered from 0 (DESIGN: S3, S8).
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from itertools import zip_longest
 from typing import Any
 
 import attrs
@@ -27,6 +26,7 @@ from llamaproxy.chat.messages import (
 )
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
+from llamaproxy.tools.names import NameIndex, whole_names
 
 #: Characters of a name that are kept; servers refuse more than 64.
 _MAX_NAME = 512
@@ -41,7 +41,8 @@ class CallVisibility:
     *client_tools* and *server_tools* are the names of the tools; *shows_all* shows every call;
     *mark* is appended to the ids that the client is shown (L19); *after_server_calls* tells that
     server tools have been run in earlier rounds; *legacy_functions* that the client declared
-    ``functions`` (deprecated in OpenAI's API reference), not ``tools``.
+    ``functions`` (deprecated in OpenAI's API reference), not ``tools``; *index*
+    has all of these names, where there is one.
     """
 
     client_tools: Collection[str] = ()
@@ -50,7 +51,8 @@ class CallVisibility:
     mark: str = ""
     after_server_calls: bool = False
     legacy_functions: bool = False
-    _unambiguous: frozenset[str] | None = None
+    index: NameIndex | None = None
+    _whole: frozenset[str] | None = None
 
     def shows(self, name: str) -> bool:
         """Whether the client is shown a call of *name*."""
@@ -58,15 +60,11 @@ class CallVisibility:
 
     def is_complete_name(self, name: str) -> bool:
         """Whether *name* is that of a tool, and not the beginning of another tool's."""
-        if self._unambiguous is None:
-            names = sorted({*self.client_tools, *self.server_tools})
-            # Sorted, a name that begins with another stands right behind it.
-            self._unambiguous = frozenset(
-                name
-                for name, following in zip_longest(names, names[1:], fillvalue="")
-                if not following.startswith(name)
-            )
-        return name in self._unambiguous
+        if self.index is not None:
+            return name in self.index.whole_names
+        if self._whole is None:
+            self._whole = whole_names({*self.client_tools, *self.server_tools})
+        return name in self._whole
 
 
 @attrs.define(eq=False)

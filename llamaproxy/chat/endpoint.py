@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
-from llamaproxy.chat.answer import StreamedAnswer, UnaryAnswer
+from llamaproxy.chat.answer import UnaryAnswer
 from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.eventstream import EventStream
 from llamaproxy.chat.injection import is_injected
@@ -19,6 +19,7 @@ from llamaproxy.chat.loop import ToolLoop
 from llamaproxy.chat.messages import as_object, parse_request, wants_json
 from llamaproxy.chat.request_checks import check_coding, check_origin
 from llamaproxy.chat.round_merging import CompletionHeader
+from llamaproxy.chat.streamed import StreamedAnswer
 from llamaproxy.cors import CorsMemory, origin_in
 from llamaproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.events import ChatRecord, FirstByte, Tell, tell_nobody

@@ -60,7 +60,8 @@ class EventStream:
 
     def add(self, event: bytes) -> None:
         """Have *event* sent by :meth:`flush`."""
-        self.start()
+        if not self.started:
+            self.start()
         self._parts.append(event)
 
     def flush(self) -> None:

@@ -149,7 +149,11 @@ class ToolLoop:
         chat = _Chat(client, offer, client_tools, answer, record, names, self._slots.for_chat())
         mark = new_mark() if offer.tools else ""
         visibility = CallVisibility(
-            client_tools, offer.tools.keys(), mark=mark, legacy_functions="functions" in body
+            client_tools,
+            offer.tools.keys(),
+            mark=mark,
+            legacy_functions="functions" in body,
+            index=names,
         )
         body |= with_offered_names(body, client_tools, offer.named)
         history = self._memory.recall(client, without_old_cards(body["messages"]))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import translate
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from operator import add
 
 from llamaproxy.errors import BadRequest
@@ -98,6 +98,11 @@ class NameIndex:
         return spellings
 
     @cached_property
+    def whole_names(self) -> frozenset[str]:
+        """The names, the client's too, that are not the beginning of another."""
+        return whole_names({*self._others, *self._offered})
+
+    @cached_property
     def _rivals(self) -> frozenset[str]:
         return frozenset(plain_name(other) for other in self._others)
 
@@ -136,6 +141,14 @@ class NameIndex:
 def _pieces_of(name: str) -> frozenset[str]:
     plain = plain_name(name[:_MAX_NAME])
     return frozenset([*plain, *map(add, plain, plain[1:])])
+
+
+def whole_names(names: Collection[str]) -> frozenset[str]:
+    """Those of *names*, which are different, that are not the beginning of another."""
+    in_order = sorted(names)
+    # A name that begins with another stands right behind it.
+    pairs = zip_longest(in_order, in_order[1:], fillvalue="")
+    return frozenset(name for name, following in pairs if not following.startswith(name))
 
 
 def plain_name(name: str) -> str:

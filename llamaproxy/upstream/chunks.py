@@ -66,9 +66,6 @@ async def relay_chunks(
         if is_json:
             json_text.add(data)
             return None
-        return deliver_events(data)
-
-    def deliver_events(data: bytes) -> Deferred[None] | None:
         try:
             take(_decoded(decoder, data))
             if done:

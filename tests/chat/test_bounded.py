@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.stream import RoundStream
 from llamaproxy.errors import UpstreamBroke
-from tests.chat.script import HALF, Ask, live
+from tests.chat.script import HALF, Ask, live, streamed
 from tests.chat.streams import client_tool
 from tests.support import calling, chunk, saying
 
@@ -109,6 +109,23 @@ def test_a_budget_does_not_keep_what_it_counts() -> None:
     references = sys.getrefcount(text)
     with BodyBudget(1000).holding(text):
         assert sys.getrefcount(text) == references
+
+
+def test_names_are_compared_once_for_all_chats(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def counted(names: Collection[str]) -> frozenset[str]:
+        compared.append(len(names))
+        return frozenset(names)
+
+    monkeypatch.setattr("llamaproxy.tools.names.whole_names", counted)
+    rounds = [calling("clock"), saying("Noon.")]
+    chat = streamed(*rounds, server=["clock", "web"])
+    chat.again(*rounds)
+    assert chat.text == "Noon."
+    assert compared == [2]
+    chat.again(*rounds, tools=[client_tool("own")])
+    assert compared == [2, 3], "a client's own tools are compared too"
 
 
 def test_tools_are_serialised_once_for_all_chats(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

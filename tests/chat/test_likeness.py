@@ -18,12 +18,12 @@ from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
 from llamaproxy.chat import calls
-from llamaproxy.chat.answer import StreamedAnswer
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.eventstream import EventStream
 from llamaproxy.chat.likeness import Likeness, Place
 from llamaproxy.chat.messages import Completion
 from llamaproxy.chat.round_merging import CompletionHeader
+from llamaproxy.chat.streamed import StreamedAnswer
 from llamaproxy.errors import ProxyError
 from llamaproxy.upstream.chunks import relay_chunks
 
