@@ -31,16 +31,12 @@ class CorsMemory:
     def __contains__(self, origin: bytes) -> bool:
         return origin in self._by_origin
 
-    def learn_from_answer(
-        self, origin: bytes | None, answer: Headers, response_fields: Headers
-    ) -> None:
+    def learn_from_answer(self, origin: bytes, answer: Headers, response_fields: Headers) -> None:
         """:meth:`learn` from an *answer* of the upstream's that is passed on to the client.
 
         The fields that :meth:`apply` has put into *response_fields* are taken out of them again,
         for those of the answer replace them.
         """
-        if origin is None:
-            return
         for name in _FIELDS:
             response_fields.removeHeader(name)
         self.learn(origin, answer)
@@ -63,9 +59,3 @@ class CorsMemory:
             for name, values in fields.items():
                 headers.setRawHeaders(name, list(values))
             headers.setRawHeaders(b"Vary", [b"Origin"])
-
-
-def origin_in(headers: Headers) -> bytes | None:
-    """The value of ``Origin`` in the fields of a request, None if it has none or several."""
-    values = headers.getRawHeaders(b"origin")
-    return values[0] if values and len(values) == 1 else None

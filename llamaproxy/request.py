@@ -58,6 +58,8 @@ class ProxyRequest(Request):
     key_id = b""
     #: Whether a client that has closed its side may still wait for the answer.
     half_closable = True
+    #: Fields of the upstream's for the answer, whoever gives it; the proxy's own replace them.
+    relayed_fields: Fields = []  # noqa: RUF012 (replaced, never changed)
     #: None when the client has left, and when the answer has come to its end.
     channel: Any = None
     #: Whether the daemon does not wait any longer for the answer.
@@ -218,8 +220,11 @@ class ProxyRequest(Request):
         if self.finished:
             raise RuntimeError("Request.write called on a request after Request.finish was called.")
         if not self.startedWriting:
-            headers = self.responseHeaders.getAllRawHeaders()
-            fields = [(name, value) for name, values in headers for value in values]
+            headers = dict(self.responseHeaders.getAllRawHeaders())
+            fields = [(name, value) for name, values in headers.items() for value in values]
+            if self.relayed_fields:
+                own = {name.lower() for name in headers}
+                fields += [each for each in self.relayed_fields if each[0].lower() not in own]
             self.begin(self.code, self.code_message, fields)
         if not data or self._bodiless or self.channel is None:
             return

@@ -8,7 +8,6 @@ from typing import Any
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
 from llamaproxy.chat.answer import UnaryAnswer
@@ -20,9 +19,10 @@ from llamaproxy.chat.messages import as_object, parse_request, wants_json
 from llamaproxy.chat.request_checks import check_coding, check_origin
 from llamaproxy.chat.round_merging import CompletionHeader
 from llamaproxy.chat.streamed import StreamedAnswer
-from llamaproxy.cors import CorsMemory, origin_in
+from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.events import ChatRecord, FirstByte, Tell, tell_nobody
+from llamaproxy.heads import Fields, headers_of
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.client_context import ClientContext, ClientContextReader
@@ -51,8 +51,8 @@ class ChatCompletions:
 
         :raises ProxyError: if the request fails before anything has been sent.
         """
-        check_origin(request.requestHeaders)
-        check_coding(request.requestHeaders)
+        check_origin(request.head)
+        check_coding(request.head)
         client = self._clients.of(request, request.key_id)
         record = ChatRecord()
         request.counts = partial(_counts, record)
@@ -75,7 +75,7 @@ class ChatCompletions:
 
     async def _learn_cors(self, request: ProxyRequest, error: ProxyError) -> None:
         """Ask the upstream whether this request's page may read *error*, if it is not known."""
-        origin = origin_in(request.requestHeaders)
+        origin = request.head.origin
         unreachable = isinstance(error, UpstreamUnavailable | UpstreamTimeout)
         if origin is None or origin in self._cors or unreachable or request.channel is None:
             return
@@ -142,9 +142,8 @@ class _Chat:
     record: ChatRecord
 
     def field(self, name: bytes) -> str:
-        """A header field of the request, its values joined by commas (RFC 9110 section 5.3)."""
-        values = self.request.requestHeaders.getRawHeaders(name) or []
-        return b",".join(values).decode("latin-1").strip()
+        """The request's fields of that *name*, in lower case, joined (RFC 9110 section 5.3)."""
+        return b",".join(self.request.head.values(name)).decode("latin-1").strip()
 
 
 class _AnswerFields:
@@ -153,20 +152,15 @@ class _AnswerFields:
     def __init__(self, request: ProxyRequest, cors: CorsMemory) -> None:
         self._request = request
         self._cors = cors
-        self._relayed_names: list[bytes] = []
 
-    def relay(self, headers: Headers) -> None:
-        """Replace the fields of the round before by those in *headers*."""
-        if self._request.startedWriting:
+    def relay(self, fields: Fields) -> None:
+        """Replace the fields of the round before by those in *fields*."""
+        request = self._request
+        if request.startedWriting:
             return
-        fields = self._request.responseHeaders
-        self._cors.learn_from_answer(origin_in(self._request.requestHeaders), headers, fields)
-        for name in self._relayed_names:
-            fields.removeHeader(name)
-        relayed = list(answer_fields(headers).getAllRawHeaders())
-        self._relayed_names = [name for name, _ in relayed]
-        for name, values in relayed:
-            fields.setRawHeaders(name, values)
+        if (origin := request.head.origin) is not None:
+            self._cors.learn_from_answer(origin, headers_of(fields), request.responseHeaders)
+        request.relayed_fields = answer_fields(fields)
 
 
 def _counts(record: ChatRecord) -> dict[str, int]:

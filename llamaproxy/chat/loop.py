@@ -165,6 +165,8 @@ class ToolLoop:
         while limit is None:
             visibility.after_server_calls = record.rounds > 0
             completion = await self._round(request, visibility, answer, record)
+            if not completion.calls:
+                return
             server_calls = [call for call in completion.calls if not visibility.shows(call.name)]
             client_calls = len(completion.calls) - len(server_calls)
             results = await self._run_all(server_calls, chat)

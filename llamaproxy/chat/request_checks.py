@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from twisted.web.http_headers import Headers
-
 from llamaproxy.errors import UnsupportedMediaType
+from llamaproxy.heads import RequestHead
 
 #: Values of ``Sec-Fetch-Site`` that no page of another origin sends (W3C Fetch Metadata).
 _SAME_SITE = (b"same-origin", b"none")
 
 
-def check_origin(headers: Headers) -> None:
+def check_origin(head: RequestHead) -> None:
     """Refuse a request of a web page of another origin unless it is sent as JSON.
 
     For JSON a browser makes a preflight request first; text and forms it sends without one (Fetch
@@ -19,22 +18,22 @@ def check_origin(headers: Headers) -> None:
 
     :raises UnsupportedMediaType: if its ``Content-Type`` is another.
     """
-    sites = headers.getRawHeaders(b"sec-fetch-site", [])
-    cross_origin = any(site.strip().lower() not in _SAME_SITE for site in sites)
-    if not cross_origin and not headers.hasHeader(b"origin"):
+    sites = head.values(b"sec-fetch-site")
+    cross_origin = [site for site in sites if site.strip().lower() not in _SAME_SITE]
+    if not cross_origin and not head.values(b"origin"):
         return
-    types = headers.getRawHeaders(b"content-type", [])
+    types = head.values(b"content-type")
     if [value.partition(b";")[0].strip().lower() for value in types] != [b"application/json"]:
         raise UnsupportedMediaType(
             "A web page must send its chats as 'Content-Type: application/json'."
         )
 
 
-def check_coding(headers: Headers) -> None:
+def check_coding(head: RequestHead) -> None:
     """Refuse a compressed body (RFC 9110 section 8.4).
 
     :raises UnsupportedMediaType: if it has a ``Content-Encoding`` other than ``identity``.
     """
-    codings = b",".join(headers.getRawHeaders(b"content-encoding", [])).lower().split(b",")
-    if any(coding.strip() not in (b"", b"identity") for coding in codings):
+    codings = b",".join(head.values(b"content-encoding")).lower().split(b",")
+    if {coding.strip() for coding in codings} - {b"", b"identity"}:
         raise UnsupportedMediaType("The request body is compressed, which is not understood here.")

@@ -21,12 +21,12 @@ from twisted.internet.protocol import Factory
 from twisted.web.client import URI
 
 from llamaproxy.errors import BadRequest
+from llamaproxy.heads import Fields
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.connection import UpstreamConnection
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange
 from llamaproxy.upstream.pool import Server, UpstreamPool
 from llamaproxy.upstream.resolver import Resolved, Resolver
-from llamaproxy.upstream.response_head import Fields
 from llamaproxy.upstream.responses import SendingAgent
 from llamaproxy.upstream.tls import Verifier, handshake_failure, tls_context
 from llamaproxy.upstream.urls import as_uri, origin_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -21,6 +21,7 @@ from llamaproxy.errors import (
     UpstreamBroke,
     UpstreamRefused,
 )
+from llamaproxy.heads import Fields
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.bodies import BytesUpload
 from llamaproxy.upstream.chunks import (
@@ -53,7 +54,7 @@ PREFLIGHT_TIMEOUT = 2.0
 
 
 #: Is called with the fields of an answer as soon as they are there.
-OnFields = Callable[[Headers], None]
+OnFields = Callable[[Fields], None]
 
 
 class _ReadyURL(EncodedURL):
@@ -175,13 +176,9 @@ class LlamaStackClient:
         :raises UpstreamRefused: for an error status.
         :raises ProxyError: if there is no answer.
         """
-        headers = Headers()
 
         def on_head(head: ResponseHead) -> None:
-            for name, value in head.fields:
-                headers.addRawHeader(name, value)
-            self._secret.mask_fields(headers)
-            on_fields(headers)
+            on_fields(self._secret.masked_fields(head.fields))
 
         url = _url(self._base, path)
         answer = WholeAnswer(self.clock, self.timeout, MAX_ANSWER_BYTES, on_head)
@@ -189,7 +186,7 @@ class LlamaStackClient:
         with _located_at(url):
             head, text = await answer.collected
             if not 200 <= head.status < 300:
-                self._json_in(head.status, headers, text)
+                self._json_in(head.status, head.values(b"location"), text)
         return text
 
     def completion(self, text: bytes) -> Json | list[Json | None]:
@@ -214,8 +211,7 @@ class LlamaStackClient:
         response.exchange = self._post(url, caller, body, response)
         with _located_at(url):
             await response_within(response.begun, self.clock, self.timeout, where=self._base)
-            self._secret.mask_fields(response.headers)
-            on_fields(response.headers)
+            on_fields(self._secret.masked_fields(response.fields))
             if not 200 <= response.code < 300:
                 await self._json(response, self.timeout, MAX_ERROR_BYTES)
         return response
@@ -255,9 +251,10 @@ class LlamaStackClient:
             text = await self._body(response, timeout, limit)
         else:
             text = await self._error_body(response, min(timeout, ERROR_TIMEOUT))
-        return self._json_in(response.code, response.headers, text)
+        locations = response.headers.getRawHeaders(b"location", [])
+        return self._json_in(response.code, locations, text)
 
-    def _json_in(self, status: int, headers: Headers, text: bytes) -> Any:
+    def _json_in(self, status: int, locations: Sequence[bytes], text: bytes) -> Any:
         """The JSON value *text* of an answer, of whatever kind.
 
         :raises UpstreamRefused: for an error status.
@@ -274,7 +271,7 @@ class LlamaStackClient:
         if status < 400:
             raise UpstreamBroke(
                 f"Llama Stack answered with a redirect ({status}) to "
-                f"{redirect_target(headers)}, which is not followed."
+                f"{redirect_target(locations)}, which is not followed."
             )
         raise self._secret.refusal(UpstreamRefused(status, answer))
 

@@ -46,7 +46,7 @@ _TRACING = (b"traceparent", b"tracestate", b"x-request-id")
 _PROVIDER_DATA = (LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA)
 
 #: The fields of a client's chat that are sent in another way, or by others.
-_CHAT_REPLACED = (*_PROVIDER_DATA, b"accept", b"content-type")
+_CHAT_REPLACED = frozenset({*_PROVIDER_DATA, b"accept", b"content-type"})
 
 
 @attrs.frozen

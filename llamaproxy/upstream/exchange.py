@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from llamaproxy.heads import Fields
 from llamaproxy.upstream.bodies import Upload
-from llamaproxy.upstream.response_head import Fields, ResponseHead
+from llamaproxy.upstream.response_head import ResponseHead
 
 
 class AnswerTaker(Protocol):

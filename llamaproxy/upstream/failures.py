@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -9,7 +10,6 @@ from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.upstream.bodies import Upload
@@ -71,8 +71,11 @@ async def response_within(
         watchdog.stop()
 
 
-def redirect_target(headers: Headers) -> str:
-    """The ``Location`` of a redirect, without user and query, which may be secret; for messages."""
-    location = headers.getRawHeaders(b"location", [b""])[0].decode("latin-1")
+def redirect_target(locations: Sequence[bytes]) -> str:
+    """Where a redirect with these ``Location`` fields leads, for messages.
+
+    User and query, which may be secret, are left out.
+    """
+    location = locations[0].decode("latin-1") if locations else ""
     text = "".join(c if c.isprintable() else "?" for c in location.partition("?")[0])
     return text.rpartition("@")[2][:200] or "nowhere"

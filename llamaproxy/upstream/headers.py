@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from twisted.web.http_headers import Headers
-
 from llamaproxy.heads import Fields
 
 #: RFC 9110 section 7.6.1, plus the obsolete ones that peers still send.
@@ -135,10 +133,6 @@ def chat_fields(forwarded_fields: Fields) -> Fields:
     ]
 
 
-def answer_fields(headers: Headers) -> Headers:
+def answer_fields(fields: Fields) -> Fields:
     """The fields of the upstream's answer to a chat that its client gets (DESIGN: L8)."""
-    remaining = Headers()
-    for name, values in headers.getAllRawHeaders():
-        if name.lower() not in _NOT_ANSWERED:
-            remaining.setRawHeaders(name, values)
-    return remaining
+    return [field for field in fields if field[0].lower() not in _NOT_ANSWERED]

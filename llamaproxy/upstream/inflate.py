@@ -13,9 +13,10 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from llamaproxy.errors import UpstreamBroke
+from llamaproxy.heads import Fields
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
-from llamaproxy.upstream.response_head import Fields, ResponseHead
+from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.upstream.responses import SendingAgent
 
 #: The most bytes that one step inflates to.

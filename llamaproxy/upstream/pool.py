@@ -9,11 +9,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from llamaproxy.errors import BadRequest
+from llamaproxy.heads import Fields
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.connection import UpstreamConnection
 from llamaproxy.upstream.exchange import AnswerTaker
 from llamaproxy.upstream.failures import connecting_error
-from llamaproxy.upstream.response_head import Fields
 
 #: Seconds an idle connection is kept: uvicorn closes its side after five, and a request that is
 #: sent while it does would be lost.

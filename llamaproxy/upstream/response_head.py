@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from llamaproxy.heads import Fields
 from llamaproxy.upstream.headers import HOP_BY_HOP
 
 #: The most bytes, and the most fields, of one head; and of bytes in a body that are not its own.
@@ -30,9 +31,6 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 #: Fields of the framing, which are looked at here; each with the others that are not handed on.
 _LOOKED_AT = HOP_BY_HOP | {b"content-length"}
-
-#: Fields in the order and the spelling of their sender.
-Fields = list[tuple[bytes, bytes]]
 
 
 class BadHead(ValueError):
@@ -57,6 +55,10 @@ class ResponseHead:
     close: bool = False
     chunks: Chunks | None = None
     tunnel: Any = None
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The values of all end-to-end fields of that *name*, which is in lower case."""
+        return [value for each, value in self.fields if each.lower() == name]
 
     @property
     def interim(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -12,9 +13,10 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from llamaproxy.heads import Fields, headers_of
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange
-from llamaproxy.upstream.response_head import Fields, ResponseHead
+from llamaproxy.upstream.response_head import ResponseHead
 
 
 @implementer(IResponse, IPushProducer)
@@ -33,7 +35,8 @@ class Response:
         self.begun: Deferred[Any] = Deferred(lambda _: self.loseConnection())
         self.code = 0
         self.phrase = b""
-        self.headers = Headers()
+        #: The fields of the answer, in the server's order and spelling.
+        self.fields: Fields = []
         self.length: Any = 0
         #: What sends the bytes of another protocol, after 101.
         self.tunnel: Any = None
@@ -43,17 +46,14 @@ class Response:
         self._waiting: list[bytes] = []
         self._end: Failure | None = None
         #: Whether the reader wants no more.
-        self._closed = False
+        self._closed = self._bodiless = False
 
     # --- for the exchange
 
     def answered(self, head: ResponseHead) -> None:
         self.code, self.phrase, self.tunnel = head.status, head.phrase, head.tunnel
         self.length = UNKNOWN_LENGTH if head.length is None else head.length
-        for name, value in head.fields:
-            self.headers.addRawHeader(name, value)
-        if not head.bodiless:
-            self.headers.removeHeader(b"content-length")
+        self.fields, self._bodiless = head.fields, head.bodiless
         self.begun.callback(self)
         if self._body is None:
             self.pauseProducing()
@@ -74,6 +74,13 @@ class Response:
             self.begun.errback(error)
 
     # --- for the reader
+
+    @cached_property
+    def headers(self) -> Headers:
+        headers = headers_of(self.fields)
+        if not self._bodiless:
+            headers.removeHeader(b"content-length")
+        return headers
 
     def deliverBody(self, protocol: IProtocol) -> None:
         body: Any = protocol

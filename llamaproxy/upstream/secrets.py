@@ -6,7 +6,6 @@ OpenAI's own answer to a wrong key has the key in it.
 from __future__ import annotations
 
 import attrs
-from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused
@@ -31,13 +30,9 @@ class Secret:
 
     def masked_fields(self, fields: Fields) -> Fields:
         """*fields* with the key masked in their values."""
+        if not self.key:
+            return fields
         return [(name, self.masked(value)) for name, value in fields]
-
-    def mask_fields(self, headers: Headers) -> None:
-        """Mask the key in header fields."""
-        for name, values in list(headers.getAllRawHeaders()) if self.key else ():
-            if any(self.key in value for value in values):
-                headers.setRawHeaders(name, [self.masked(value) for value in values])
 
     def masker(self) -> Masker:
         """A masker for a text that comes in parts."""

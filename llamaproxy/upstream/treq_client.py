@@ -9,9 +9,9 @@ from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.web.iweb import IAgent
 
+from llamaproxy.heads import Fields
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
-from llamaproxy.upstream.response_head import Fields
 from llamaproxy.upstream.responses import SendingAgent
 
 

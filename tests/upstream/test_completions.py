@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import ProxyError, UpstreamRefused, UpstreamUnavailable
+from llamaproxy.heads import Fields
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.completions import ClientCompletions, Completions
@@ -52,7 +52,7 @@ class Client:
         self.stack = FakeStack()
         self.upstream = Upstream(self.stack)
         #: The fields of the answers.
-        self.fields: list[Headers] = []
+        self.fields: list[Fields] = []
         completions = Completions(self.upstream.client, self.upstream.detector)
         self.completions = completions.for_client(ClientContext(), self.fields.append)
         self.stream = stream

@@ -198,7 +198,9 @@ class McpHttp:
         if "jsonrpc" in message and isinstance(message.get("error"), dict):
             return messages.RpcError(message["error"], response.code)
         text = body.decode("utf-8", "replace")
-        return HttpRefused(response.code, text, redirect_target(response.headers))
+        return HttpRefused(
+            response.code, text, redirect_target(response.headers.getRawHeaders(b"location", []))
+        )
 
     def events(
         self, response: IResponse, decoder: EventDecoder, limit: int = MAX_STREAM
