@@ -1,7 +1,7 @@
 """Instructions that the daemon executes for a piece of work, counted by valgrind's callgrind.
 
-A count is the same on a busy machine as on a quiet one, to about half a percent: it tells what a
-change brought where times cannot. The kernel's work is not in it.
+A count is the same on a busy machine as on a quiet one, to about half a percent, that of a loop to
+two: it tells what a change brought where times cannot. The kernel's work is not in it.
 """
 
 import contextlib
