@@ -53,7 +53,7 @@ class Comparison:
         command = program.command(port, self.upstream.port)
         log = self.directory / f"{self._started}.log"
         with processes.serving(
-            command, port, self.server_cpu, log, root=program.root, seconds=60
+            command, port, self.server_cpu, log, program.root, seconds=60, ready=program.ready
         ) as server:
             yield server
 
@@ -102,11 +102,11 @@ def measure(compared: Comparison, kinds: Sequence[str], rounds: int, seconds: fl
             _rest(compared, kind, rounds)
     works = [work for work in WORKS if work.key in kinds]
     with contextlib.ExitStack() as running:
-        servers = {
-            name: running.enter_context(compared.start(name))
-            for name in compared.programs
-            if any(name in work.names for work in works)
-        }
+        servers = {}
+        for name in compared.programs:
+            if any(name in work.names for work in works):
+                with compared.noted(f"{name}, all of it"):
+                    servers[name] = running.enter_context(compared.start(name))
         for work in works:
             names = [name for name in work.names if name in servers]
             print(f"{work.key}: {', '.join(names)} ...", file=sys.stderr)

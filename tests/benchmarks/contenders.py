@@ -29,6 +29,8 @@ class Contender:
     """What starts it, given its own port and that of the upstream."""
     root: Path = processes.ROOT
     """The checkout that it is loaded from."""
+    ready: str = "/health"
+    """What it answers with 200 once it serves."""
 
 
 def stub(port: int, *tools: int) -> list[str]:
@@ -80,7 +82,7 @@ def contenders(directory: Path, before: Path | None) -> tuple[list[Contender], l
     else:
         missing.append(f"there are no Go proxies ({reason}): most targets cannot be looked at")
     if importlib.util.find_spec("litellm"):
-        there.append(Contender("LiteLLM", _litellm(directory)))
+        there.append(Contender("LiteLLM", _litellm(directory), ready="/health/liveliness"))
     else:
         missing.append("LiteLLM is not installed")
     return there, missing
@@ -174,4 +176,6 @@ model_list:
       model: "openai/*"
       api_base: "http://127.0.0.1:{upstream}/v1"
       api_key: "benchmark"
+general_settings:
+  dangerously_permit_weak_or_unset_master_key: true
 """

@@ -1,7 +1,7 @@
 """Instructions that the daemon executes for a piece of work, counted by valgrind's callgrind.
 
-A count is the same on a busy machine as on a quiet one, to about half a percent: it tells what a
-change brought where times cannot. The kernel's work is not in it.
+A count is the same on a busy machine as on a quiet one, to about half a percent, that of a loop to
+two: it tells what a change brought where times cannot. The kernel's work is not in it.
 """
 
 import contextlib
@@ -19,20 +19,22 @@ from typing import Final
 import attrs
 
 from . import contenders, processes
-from .canned import WORD, chat
+from .canned import WORD
 from .http1 import request, whole
+from .works import BURST, BURSTS, CHAT, HEALTH, LOOP, completion
 
-_CHAT: Final = "/v1/chat/completions"
 _LIMIT: Final = 60.0
 """Seconds without a byte after which the daemon counts as dead."""
 _EVENTS: Final = 3
 """Events for each request that is made: an event costs little."""
 
 REQUESTS: Final = {
-    "pass-through": request("GET", "/v1/health"),
-    "chat, ten tools": request("POST", _CHAT, chat("Hello, who are you?")),
-    "one-tool loop": request("POST", _CHAT, chat("[call 1] What is the weather in Oslo?")),
+    "pass-through": (HEALTH, 1.0),
+    "chat, ten tools": (CHAT, 1.0),
+    "one-tool loop": (LOOP, 1.0),
+    f"{BURST} events at once": (BURSTS, 0.2),
 }
+"""What is asked, and how often for each request that is made of the others."""
 
 
 @attrs.frozen
@@ -116,7 +118,7 @@ def hearing(upstream: int) -> Callable[[int, int], None]:
     following = request("GET", "/stub/next")
 
     def hear(port: int, amount: int) -> None:
-        asked = request("POST", _CHAT, chat("Tell me.", stream=True, max_tokens=amount, seed=0))
+        asked = completion("Tell me.", stream=True, max_tokens=amount, seed=0)
         with (
             socket.create_connection(("127.0.0.1", port), _LIMIT) as client,
             socket.create_connection(("127.0.0.1", upstream), _LIMIT) as stub,
@@ -134,8 +136,8 @@ def hearing(upstream: int) -> Callable[[int, int], None]:
 
 def measured(counted: Counted, amount: int) -> Iterator[tuple[str, float]]:
     """Name and thousands of instructions, of a piece of each kind of work."""
-    for name, asked in REQUESTS.items():
-        yield name, per_piece(counted, asking(asked), amount)
+    for name, (asked, share) in REQUESTS.items():
+        yield name, per_piece(counted, asking(asked), max(1, round(share * amount)))
     yield "streamed event", per_piece(counted, hearing(counted.upstream.port), _EVENTS * amount)
 
 

@@ -81,10 +81,17 @@ def crowd(
         return spent, tally
 
 
-def alone(port: int, asked: bytes, seconds: float, fewest: int = 3) -> list[float]:
+def alone(
+    port: int,
+    asked: bytes,
+    seconds: float,
+    fewest: int = 3,
+    less: Callable[[], float] = lambda: 0.0,
+) -> list[float]:
     """Seconds that each request took of one client that asks one after the other.
 
-    For so many seconds, and at least `fewest` of them, after some to warm up.
+    For so many seconds, and at least `fewest` of them, after some to warm up. `less` tells after
+    each answer how many of its seconds do not count.
     """
     waits: list[float] = []
     with connect(port) as client, select.epoll() as epoll:
@@ -102,15 +109,10 @@ def alone(port: int, asked: bytes, seconds: float, fewest: int = 3) -> list[floa
                         connection.flush()
             _good(answers)
             now = perf_counter()
+            wait = now - sent - less()
             if sent >= warmed or now - sent > seconds:
-                waits.append(now - sent)
+                waits.append(wait)
     return waits
-
-
-def once(port: int, asked: bytes) -> float:
-    """Seconds that one request takes, on a connection of its own."""
-    (wait,) = alone(port, asked, 0.0, 1)
-    return wait
 
 
 def milliseconds(waits: list[float]) -> float:

@@ -44,7 +44,7 @@ def show(measured: Sweep, folder: Path) -> None:
 
 def _few(value: float, _: int) -> str:
     """The label of a mark between two powers of ten, so few of them that they have room."""
-    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+    return f"{value:,g}" if f"{value:e}"[0] in "25" else ""
 
 
 def _plot(
@@ -55,7 +55,9 @@ def _plot(
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "llamaproxy", "svg.fonttype": "none"})
     from matplotlib import pyplot
+    from matplotlib.ticker import EngFormatter
 
+    by_rate = any(point.high is not None for points in series.values() for point in points)
     figure: Any
     axes: Any
     figure, axes = pyplot.subplots(figsize=(6.4, 4.0), layout="constrained")
@@ -68,9 +70,12 @@ def _plot(
             axes.plot(x, high, "--", color=colour, alpha=0.4, linewidth=1)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter("{x:,g}")
-        axis.set_minor_formatter(_few)
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.yaxis.set_minor_formatter(_few)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(_few if by_rate else "")
+    if not by_rate:
+        axes.set_xticks(sorted({point.x for points in series.values() for point in points}))
     axes.set_xlabel(across)
     axes.set_ylabel(upwards)
     axes.set_title(title)

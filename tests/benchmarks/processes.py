@@ -83,8 +83,9 @@ def serving(
     log: Path,
     root: Path = ROOT,
     seconds: float = 20,
+    ready: str = "/health",
 ) -> Iterator[Server]:
-    """Run a server on one CPU, from its first answer to GET /health until the end of the block.
+    """Run a server on one CPU, from its first answer to GET `ready` until the end of the block.
 
     `root` is the checkout that it is loaded from, `seconds` how long it may take to start.
     """
@@ -92,6 +93,7 @@ def serving(
     # Its metrics belong to the cost; port 0 keeps clear of a daemon that already runs here.
     environment |= {
         "GOMAXPROCS": "1",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # nothing here asks the internet
         "LLAMAPROXY_ADMIN": "tcp:0:interface=127.0.0.1",
         "PYTHONHASHSEED": "0",
         "PYTHONPATH": f"{root}:{ROOT}",
@@ -102,7 +104,7 @@ def serving(
         )
     try:
         server = Server(process.pid, port)
-        if not _healthy(server, process, seconds):
+        if not _healthy(server, process, ready, seconds):
             last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise NotServing(f"{' '.join(command)}\n{last}")
         yield server
@@ -126,12 +128,12 @@ def on(cpu: int) -> Iterator[None]:
         os.sched_setaffinity(0, own)
 
 
-def _healthy(server: Server, process: subprocess.Popen[bytes], seconds: float) -> bool:
+def _healthy(server: Server, process: subprocess.Popen[bytes], ready: str, seconds: float) -> bool:
     """Wait until a server answers; false if it ended or the time is up."""
     limit = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < limit:
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-            server.get("/health", 1)
+            server.get(ready, 1)
             return True
         time.sleep(0.002)
     return False

@@ -15,6 +15,7 @@ from .http1 import request
 from .load import LIMIT, Failed, connect
 from .meter import Run
 
+_EVENT: Final = b"data: "
 _READ: Final = 256 * 1024
 _MANY: Final = 1_000_000
 """Events of a stream that nobody hears to its end."""
@@ -29,7 +30,7 @@ class Listeners:
     words: int = 0
     """Content events so far."""
     first: dict[int, float] = attrs.Factory(dict)
-    """When the first content event of a stream came, by its descriptor."""
+    """When the first event of a stream came, by its descriptor."""
 
     def hear(self, over: Callable[[], bool]) -> None:
         """Hear the streams until `over`, which is asked after each look at what has come."""
@@ -43,10 +44,9 @@ class Listeners:
                     raise Failed("a stream ended")
                 # No peer splits events, as each of them is one small write; where one that is
                 # slow has them joined and cut, a word in thousands may be missed.
-                words = received.count(WORD)
-                if words and descriptor not in self.first:
+                self.words += received.count(WORD)
+                if descriptor not in self.first and _EVENT in received:
                     self.first[descriptor] = perf_counter()
-                self.words += words
 
 
 @contextlib.contextmanager

@@ -155,8 +155,7 @@ def _streams(
                 enough = max(seconds, 2.0 if count <= 10 else 0.0)
                 spent, wait = streams.heard(server.port, count, _APART, enough, meter.read)
                 events.setdefault(name, []).append(Point(count, spent.each))
-                # That the upstream waits before the first is no cost of a proxy's.
-                first.setdefault(name, []).append(Point(count, wait * 1000 - _APART))
+                first.setdefault(name, []).append(Point(count, wait * 1000))
     return events, first
 
 

@@ -11,7 +11,6 @@ from .contenders import BEFORE, OURS
 from .http1 import request
 from .meter import Meter
 from .processes import Server
-from .stub import SLOW
 
 ASKED: Final = ("others", "completions", "tools", "invocations")
 """What the upstream counts: requests of three kinds, and the tools that completions offer."""
@@ -110,11 +109,13 @@ def parallel(server: Server, upstream: Server, seconds: float) -> Sample:
 
     The slowest is what the upstream itself has seen, from a call's arrival to its result.
     """
-    waits = []
-    for _ in range(max(1, round(seconds / SLOW / 2))):
-        wait = load.once(server.port, PARALLEL)
-        waits.append(wait * 1000 - upstream.get("/stub/counts")["slowest_us"] / 1000)
-    return {"over_ms": sorted(waits)[len(waits) // 2]}
+
+    def slowest() -> float:
+        seconds: float = upstream.get("/stub/counts")["slowest_us"] / 1e6
+        return seconds
+
+    waits = load.alone(server.port, PARALLEL, seconds / 2, less=slowest)
+    return {"over_ms": load.milliseconds(waits)}
 
 
 _LOOPERS: Final = ("Go", "Go cached")
