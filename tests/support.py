@@ -350,8 +350,8 @@ class Chunks:
 
     into: list[Json | None]
 
-    def handle_alike(self, _: bytes) -> bool:
-        return False
+    def handle_alike(self, _: object) -> int:
+        return 0
 
     def handle(self, chunk: Json | None, _: bytes) -> None:
         self.into.append(chunk)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import accumulate
 
 import attrs
 
@@ -58,6 +59,20 @@ class _Around:
             return event[len(self.before) : -len(self.behind)]
         return None
 
+    def insides(self, events: Iterable[bytes]) -> list[bytes]:
+        """The plain texts inside of *events*, up to the first that has none."""
+        before, behind = self.before, self.behind
+        start, stop = len(before), -len(behind)
+        texts = []
+        for event in events:
+            if not (event.startswith(before) and event.endswith(behind)):
+                break
+            text = event[start:stop]
+            if not _PLAIN(text):
+                break
+            texts.append(text)
+        return texts
+
 
 @attrs.frozen
 class _Template:
@@ -83,23 +98,28 @@ class Likeness:
         #: As they stand in JSON: each is whole, so that all are one string's inside.
         self._texts = bytearray()
 
-    def shown(self, event: bytes) -> bytes | None:
-        """What the client is shown of *event*, as bytes of a stream, if it is like the last one."""
+    def shown(self, events: Iterable[bytes]) -> tuple[int, bytes]:
+        """How many of *events*, from the first on, are like the last one.
+
+        Besides, what the client is shown of them, as bytes of a stream.
+        """
         template = self._template
-        text = template.sent.inside(event) if template else None
-        if template is None or not text or not _PLAIN(text):
-            return None
+        texts = template.sent.insides(events) if template else []
+        if template is None or not texts:
+            return 0, b""
+        text = b"".join(texts)
         size = len(text)
         if not text.isascii():
-            try:
-                size = len(text.decode())
-            except UnicodeDecodeError:
-                return None
+            texts = _decodable(texts)
+            text = b"".join(texts)
+            size = len(text.decode())
         if b"\\" in text:
             size -= text.count(b"\\") - text.count(b"\\\\")
-        if self._reserve(size):
+        if size and self._reserve(size):
             self._texts += text
-        return template.shown.before + text + template.shown.behind
+        before, behind = template.shown.before, template.shown.behind
+        shown = before + (behind + before).join(texts) + behind if texts else b""
+        return len(texts), shown
 
     def settle(self) -> None:
         """Have the texts kept; to be called before anything is read that they are a part of."""
@@ -122,6 +142,16 @@ class Likeness:
             if around is not None and around == self._last:
                 template = _proven(around, place, visible)
         self._last, self._template = around, template
+
+
+def _decodable(texts: list[bytes]) -> list[bytes]:
+    """The *texts* that are UTF-8, up to the first that is not."""
+    try:
+        b" ".join(texts).decode()  # the blank keeps half a character from being made whole
+    except UnicodeDecodeError as error:
+        ends = accumulate(len(text) + 1 for text in texts)
+        return texts[: sum(1 for end in ends if end <= error.start)]
+    return texts
 
 
 def _place_in(visible: Json) -> Place | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -113,12 +114,11 @@ class StreamedAnswer:
         await self._events.send({"error": error.body["error"]})
         self._events.finish()
 
-    def handle_alike(self, event: bytes) -> bool:
-        shown = self._likeness.shown(event)
-        if shown is None:
-            return False
-        self._events.add(shown)
-        return True
+    def handle_alike(self, events: Iterable[bytes]) -> int:
+        count, shown = self._likeness.shown(events)
+        if count:
+            self._events.add(shown)
+        return count
 
     def handle(self, chunk: Json | None, event: bytes) -> None:
         self._likeness.settle()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -22,8 +24,11 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 class ChunkHandler(Protocol):
     """What takes the chunks of a streamed completion as they come."""
 
-    def handle_alike(self, event: bytes) -> bool:
-        """Take the data of an event without parsing it; False if it is not like the one before."""
+    def handle_alike(self, events: Iterable[bytes]) -> int:
+        """Take the data of those first *events* that are like the one before, without parsing them.
+
+        :returns: how many they are.
+        """
 
     def handle(self, chunk: Json | None, event: bytes) -> None:
         """Take a *chunk*, None for ``[DONE]``; *event* is the data it was in, empty if unknown."""
@@ -77,15 +82,15 @@ async def relay_chunks(
 
     def take(events: list[Event]) -> None:
         nonlocal any_event, done
-        for event in events:
-            any_event = True
-            text = b"" if event.event else event.data
-            if not event.data or (text and handler.handle_alike(text)):
-                continue
-            done = _is_done(event)
-            handler.handle(None if done else _chunk(event), text)
-            if done:
-                return
+        any_event = any_event or bool(events)
+        texts = [b"" if event.event else event.data for event in events]
+        at = 0
+        while at < len(events) and not done:
+            at += handler.handle_alike(islice(texts, at, None))
+            if at < len(events) and (event := events[at]).data:
+                done = _is_done(event)
+                handler.handle(None if done else _chunk(event), texts[at])
+            at += 1
 
     relay = Relay(deliver, clock, silence)
     response.deliverBody(relay)

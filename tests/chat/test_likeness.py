@@ -78,8 +78,8 @@ class Upstream:
 class Unlike(StreamedAnswer):
     """An answer that parses every event."""
 
-    def handle_alike(self, event: bytes) -> bool:
-        return False
+    def handle_alike(self, events: Iterable[bytes]) -> int:
+        return 0
 
 
 class Scene:
@@ -299,6 +299,10 @@ def write(text: str = "a", **fields: Any) -> bytes:
     return orjson.dumps({"id": "c1", "choices": [choice], "usage": None})
 
 
+#: Nothing was told by its likeness.
+NONE = (0, b"")
+
+
 def learnt(*events: bytes) -> Likeness:
     likeness = Likeness(lambda _: True, lambda *_: None)
     for each in events:
@@ -307,9 +311,10 @@ def learnt(*events: bytes) -> Likeness:
 
 
 def test_two_alike_are_enough() -> None:
-    assert learnt(write("one")).shown(write("two")) is None
-    shown = learnt(write("one"), write("two")).shown(write("three"))
-    assert shown == b"data: " + write("three") + b"\n\n"
+    assert learnt(write("one")).shown([write("two")]) == NONE
+    count, shown = learnt(write("one"), write("two")).shown(map(write, ("three", "four")))
+    assert count == 2
+    assert shown == b"data: " + write("three") + b"\n\ndata: " + write("four") + b"\n\n"
 
 
 @pytest.mark.parametrize(
@@ -331,7 +336,16 @@ def test_two_alike_are_enough() -> None:
 )
 def test_what_is_doubtful_is_parsed(text: bytes) -> None:
     likeness = learnt(write("one"), write("two"))
-    assert likeness.shown(write("MIDDLE").replace(b"MIDDLE", text)) is None
+    doubtful = write("MIDDLE").replace(b"MIDDLE", text)
+    assert likeness.shown([doubtful]) == NONE
+    count, shown = likeness.shown([write("three"), doubtful, write("four")])
+    assert (count, shown) == (1, b"data: " + write("three") + b"\n\n")
+
+
+def test_half_a_character_is_not_made_whole_by_the_next_event() -> None:
+    likeness = learnt(write("one"), write("two"))
+    halves = [write("MIDDLE").replace(b"MIDDLE", half) for half in (b"a\xc3", b"\xa9b")]
+    assert likeness.shown(halves) == NONE
 
 
 @given(
@@ -351,7 +365,7 @@ def test_texts_are_kept_as_they_were(text: str, odd: str) -> None:
     for each in (write("one"), write("two")):
         likeness.learn(each, orjson.loads(each))
     for part in (text, odd):
-        assert likeness.shown(write(part)) == b"data: " + write(part) + b"\n\n"
+        assert likeness.shown([write(part)]) == (1, b"data: " + write(part) + b"\n\n")
     likeness.settle()
     assert kept == [(Place(0, "content"), text + odd)]
     assert sizes == [len(text), len(odd)]
@@ -360,9 +374,9 @@ def test_texts_are_kept_as_they_were(text: str, odd: str) -> None:
 def test_another_spelling_does_not_end_it() -> None:
     likeness = learnt(write("one"), write("two"))
     escaped = write("MIDDLE").replace(b"MIDDLE", b"\\u003cb>")
-    assert likeness.shown(escaped) is None
+    assert likeness.shown([escaped]) == NONE
     likeness.learn(escaped, orjson.loads(escaped))
-    assert likeness.shown(write("three")) is not None
+    assert likeness.shown([write("three")])[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -371,7 +385,7 @@ def test_another_spelling_does_not_end_it() -> None:
 )
 def test_what_adds_more_than_a_text_is_not_alike(fields: Json) -> None:
     events = [write(text, **fields) for text in ("one", "two", "three")]
-    assert learnt(*events[:2]).shown(events[2]) is None
+    assert learnt(*events[:2]).shown(events[2:]) == NONE
 
 
 # --- what it costs
