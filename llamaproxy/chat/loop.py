@@ -51,11 +51,14 @@ _CallResults = list[tuple[ToolCall, ToolResult]]
 class _Repeats:
     """Counts in how many rounds in a row each call has had the same result."""
 
-    _counts: dict[bytes, int] = attrs.Factory(dict)
+    _counts: dict[tuple[str, bytes, str], int] = attrs.Factory(dict)
 
     def too_many(self, results: _CallResults) -> bool:
         """Count the *results* of a round; whether a call has been repeated too often."""
-        keys = {jsontext.canonical([plain_name(c.name), _arguments(c), r.text]) for c, r in results}
+        keys = {
+            (plain_name(call.name), jsontext.canonical(_arguments(call)), result.text)
+            for call, result in results
+        }
         self._counts = {key: self._counts.get(key, 0) + 1 for key in keys}
         return max(self._counts.values(), default=0) >= _MAX_REPEATS
 

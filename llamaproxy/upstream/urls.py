@@ -43,6 +43,6 @@ def origin_of(url: DecodedURL) -> bytes:
 def url_for_log(url: str) -> str:
     """*url* for the log: without user, query and fragment, which may be secret."""
     scheme, separator, remainder = url.partition("://")
-    location = re.split("[?#]", remainder, maxsplit=1)[0]
+    location = remainder.partition("?")[0].partition("#")[0]
     authority, slash, path = location.partition("/")
     return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
