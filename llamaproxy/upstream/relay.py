@@ -11,11 +11,10 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
-from twisted.web.http import PotentialDataLoss, Request
+from twisted.web.http import PotentialDataLoss
 from zope.interface import implementer
 
 from llamaproxy.errors import BodyTooLarge, UpstreamBroke, UpstreamTimeout
-from llamaproxy.upstream.secrets import Masker
 from llamaproxy.watchdog import Watchdog
 
 #: Bytes that may wait for a slow reader before the sender is paused.
@@ -201,31 +200,6 @@ class Relay(Protocol):
         self._silence.stop()
         if not self.finished.called:  # else: cancelled, or it has ended before
             self.finished.callback(failure)
-
-
-class ResponseRelay(Relay):
-    """Relays a body to a client, no faster than the client reads it."""
-
-    def __init__(
-        self, request: Request, clock: IReactorTime, silence: float, masker: Masker | None = None
-    ) -> None:
-        """:param masker: masks a secret in the body."""
-        write: Any = request.write
-        deliver = write if masker is None else lambda data: write(masker.feed(data))
-        Relay.__init__(self, deliver, clock, silence)
-        self._request = request
-        self._hider = masker
-
-    def connectionMade(self) -> None:
-        Relay.connectionMade(self)
-        self._request.registerProducer(self, True)
-
-    def _end(self, failure: Failure | None) -> None:
-        if not self.finished.called and self._request.channel is not None:
-            if self._hider is not None:
-                self._request.write(self._hider.finish())
-            self._request.unregisterProducer()
-        Relay._end(self, failure)
 
 
 async def read_body(response: Any, clock: IReactorTime, silence: float, limit: int) -> bytes:

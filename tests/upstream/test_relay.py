@@ -18,7 +18,6 @@ from llamaproxy.upstream.relay import (
     HIGH_WATER_BYTES,
     BodyStream,
     Relay,
-    ResponseRelay,
     body_of,
     read_body,
 )
@@ -212,92 +211,6 @@ class _Received:
         for part in self._parts:
             protocol.dataReceived(part)
         protocol.connectionLost(DONE)
-
-
-# --- ResponseRelay
-
-
-class Client:
-    """The client's request, as a relay sees it."""
-
-    def __init__(self) -> None:
-        self.channel: object | None = object()
-        self.written = b""
-        self.producer: Any = None
-
-    def registerProducer(self, producer: object, streaming: bool) -> None:
-        assert streaming
-        self.producer = producer
-
-    def unregisterProducer(self) -> None:
-        assert self.channel is not None
-        self.producer = None
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-
-class Relaying:
-    def __init__(self, silence: float = 5) -> None:
-        self.clock = Clock()
-        self.client = Client()
-        self.connection = Connection()
-        request: Any = self.client
-        transport: Any = self.connection
-        self.relay = ResponseRelay(request, self.clock, silence)
-        receiver: Any = self.relay
-        receiver.makeConnection(transport)
-
-
-def test_a_body_is_relayed_as_it_comes() -> None:
-    relaying = Relaying()
-    relaying.relay.dataReceived(b"a")
-    assert relaying.client.written == b"a"
-    relaying.relay.dataReceived(b"b")
-    assert relaying.client.written == b"ab"
-    relaying.relay.connectionLost(DONE)
-    assert outcome(relaying.relay.finished) is None
-    assert relaying.client.producer is None
-    assert pending_calls(relaying.clock) == []
-
-
-def test_a_body_that_is_cut_short_is_a_failure() -> None:
-    relaying = Relaying()
-    relaying.relay.connectionLost(CUT)
-    with pytest.raises(UpstreamBroke):
-        outcome(relaying.relay.finished)
-
-
-def test_the_upstream_is_read_no_faster_than_the_client_reads() -> None:
-    relaying = Relaying()
-    relaying.client.producer.pauseProducing()
-    assert relaying.connection.paused
-    relaying.client.producer.resumeProducing()
-    assert not relaying.connection.paused
-
-
-def test_a_client_that_does_not_read_is_no_silence_of_the_upstream() -> None:
-    relaying = Relaying(silence=5)
-    relaying.client.producer.pauseProducing()
-    relaying.clock.advance(100)
-    assert not relaying.connection.closed
-    relaying.client.producer.resumeProducing()
-    relaying.clock.advance(5)
-    assert relaying.connection.closed
-    relaying.relay.connectionLost(CUT)
-    with pytest.raises(UpstreamTimeout):
-        outcome(relaying.relay.finished)
-
-
-def test_a_client_that_leaves_closes_the_upstream_connection() -> None:
-    relaying = Relaying()
-    relaying.client.channel = None
-    relaying.relay.finished.cancel()
-    assert relaying.connection.closed
-    with pytest.raises(CancelledError):
-        outcome(relaying.relay.finished)
-    relaying.relay.connectionLost(CUT)
-    assert pending_calls(relaying.clock) == []
 
 
 def test_a_body_that_is_as_good_as_finished_is_read_to_its_end() -> None:
