@@ -92,12 +92,12 @@ def test_a_usage_beside_every_chunk_is_the_last_ones() -> None:
 
 def test_a_running_chat_keeps_no_parsed_request() -> None:
     """Its messages and its tools are kept as they are sent, in a tenth of the memory."""
-    message = {"role": "user", "content": "Hi", "parsed": ["message"]}
-    tools = [client_tool("own", parsed=["tool"])]
+    message = {"role": "user", "content": "Hi", "kept_of_this": ["message"]}
+    tools = [client_tool("own", kept_of_this=["tool"])]
     chat = live(body={"messages": [message] * 3, "tools": tools})
     chat.sends(HALF)
     mine = {id(message), *map(id, tools)}
-    kept = [each for each in gc.get_objects() if isinstance(each, dict) and "parsed" in each]
+    kept = [each for each in gc.get_objects() if isinstance(each, dict) and "kept_of_this" in each]
     assert {id(each) for each in kept} <= mine
     assert chat.requests[0]["messages"] == [message] * 3
     assert chat.requests[0]["tools"][0] == tools[0]
