@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import IO, Any, Protocol
 from urllib.parse import parse_qs, unquote_to_bytes
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import ISSLTransport
 from twisted.logger import Logger
@@ -31,6 +32,9 @@ MAX_PIPELINED_PER_TURN = 8
 
 #: Logged as the status of an answer that did not come to its end, as nginx does it.
 CUT_OFF_STATUS = 499
+
+
+_ANY_HOST = IPv4Address("TCP", "0.0.0.0", 0)
 
 
 class Work(Protocol):
@@ -99,10 +103,6 @@ class ProxyRequest(Request):
     @cached_property
     def args(self) -> dict[bytes, list[bytes]]:  # type: ignore[override]
         return parse_qs(self.uri.partition(b"?")[2], keep_blank_values=True)
-
-    @cached_property
-    def host(self) -> Any:
-        return self.transport.getHost()
 
     @cached_property
     def prepath(self) -> list[bytes]:  # type: ignore[override]
@@ -293,3 +293,7 @@ class ProxyRequest(Request):
     def getRequestHostname(self) -> bytes:
         """Always the same: no route depends on it, and Klein fails over hosts that are no names."""
         return b"llamaproxy"
+
+    def getHost(self) -> IPv4Address:
+        """Always the same: Klein, which alone asks, looks at a port that no route depends on."""
+        return _ANY_HOST
