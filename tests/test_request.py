@@ -147,3 +147,37 @@ def test_what_was_cancelled_by_anything_else_is_a_fault_and_no_end_of_the_daemon
 def test_work_may_leave_the_end_to_the_connection() -> None:
     door, client = asking(leave_to_others)
     assert client.line.value() == b"" and door.site.connections.running == 1
+
+
+def test_a_fault_in_a_resource_is_an_error_like_any_other(faults: list[Any]) -> None:
+    """DESIGN: L21: never a page."""
+
+    def render(request: object) -> bytes:
+        raise ValueError("a fault")
+
+    door = FrontDoor()
+    door.inside.render = render  # type: ignore[method-assign]
+    client = door.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+    assert client.statuses() == [500, 500] and len(faults) == 2
+    [error, _] = client.answers()
+    assert error.fields["content-type"] == ["application/json"]
+    assert b"internal_error" in error.body
+
+
+def test_a_request_that_ends_because_another_is_cut_short_is_no_trouble() -> None:
+    """One may have waited for what the other held."""
+    door = FrontDoor(at_once=False)
+    clients = [door.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(3)]
+    waiting: Any = list(door.inside.waiting)
+
+    class Holding:
+        def cancel(self) -> None:
+            for request in waiting:
+                if request.channel is not None:
+                    request.finish()
+
+    for request in waiting:
+        request.work = Holding()
+    door.site.connections.cut_short()
+    assert all(client.line.ended for client in clients)
+    assert door.site.connections.running == 0
