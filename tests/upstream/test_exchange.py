@@ -438,6 +438,7 @@ JUNK = st.one_of(
     st.binary(min_size=1, max_size=20),
     st.sampled_from([b"\r\n", b"\n", b"\r", b"0\r\n\r\n", b"\r\n0\r\n\r\n", b"5\r\n", DONE, OK]),
     st.sampled_from([DONE, CHUNKED]).map(lambda answer: answer + b"evil\r\n0\r\n\r\n"),
+    st.just(b"HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n0\r\n\r\n"),
 )
 
 
