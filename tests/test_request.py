@@ -12,7 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from llamaproxy.errors import BadRequest, UpstreamBroke
-from llamaproxy.request import ProxyRequest
+from llamaproxy.request import MAX_PIPELINED_PER_TURN, ProxyRequest
 from tests.server.door import Client, FrontDoor
 
 Work = Callable[[ProxyRequest], Coroutine[Any, Any, bytes | int | None]]
@@ -128,6 +128,17 @@ def test_a_daemon_that_stops_says_so() -> None:
     door.site.connections.cut_short()
     assert client.line.value().startswith(b"HTTP/1.1 503 ")
     assert b"shutting_down" in client.line.value()
+
+
+def test_what_has_not_been_begun_when_it_says_so_is_not_begun_any_more() -> None:
+    """A client's ninth request of a turn waits for the next."""
+    door = FrontDoor()
+    client = door.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 12)
+    begun = len(door.inside.passed)
+    door.site.connections.cut_short()
+    door.clock.advance(0)
+    assert len(door.inside.passed) == begun == MAX_PIPELINED_PER_TURN
+    assert client.statuses() == [200] * begun + [503] and client.ended
 
 
 def test_an_answer_that_has_begun_is_cut_off() -> None:

@@ -95,7 +95,7 @@ class Connections:
             if request.channel is None:
                 continue  # it had waited for what another held, and has ended
             if request.work is None:
-                request.loseConnection()
+                request.fail(ShuttingDown())
             else:
                 request.work.cancel()
 
