@@ -290,6 +290,12 @@ class ProxyRequest(Request):
         except BaseException:
             self.processingFailed(Failure())
 
+    def processingFailed(self, reason: Failure) -> Failure:
+        """A fault of the proxy: an error of OpenAI's shape as well, and never a page."""
+        failure: Any = reason.value
+        self.fail(failure)
+        return reason
+
     def getRequestHostname(self) -> bytes:
         """Always the same: no route depends on it, and Klein fails over hosts that are no names."""
         return b"llamaproxy"

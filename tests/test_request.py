@@ -12,7 +12,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from llamaproxy.errors import BadRequest, UpstreamBroke
-from llamaproxy.request import ProxyRequest
+from llamaproxy.request import MAX_PIPELINED_PER_TURN, ProxyRequest
 from tests.server.door import Client, FrontDoor
 
 Work = Callable[[ProxyRequest], Coroutine[Any, Any, bytes | int | None]]
@@ -130,6 +130,17 @@ def test_a_daemon_that_stops_says_so() -> None:
     assert b"shutting_down" in client.line.value()
 
 
+def test_what_has_not_been_begun_when_it_says_so_is_not_begun_any_more() -> None:
+    """A client's ninth request of a turn waits for the next."""
+    door = FrontDoor()
+    client = door.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 12)
+    begun = len(door.inside.passed)
+    door.site.connections.cut_short()
+    door.clock.advance(0)
+    assert len(door.inside.passed) == begun == MAX_PIPELINED_PER_TURN
+    assert client.statuses() == [200] * begun + [503] and client.ended
+
+
 def test_an_answer_that_has_begun_is_cut_off() -> None:
     door, client = asking(begin_and_hang)
     door.site.connections.cut_short()
@@ -147,3 +158,37 @@ def test_what_was_cancelled_by_anything_else_is_a_fault_and_no_end_of_the_daemon
 def test_work_may_leave_the_end_to_the_connection() -> None:
     door, client = asking(leave_to_others)
     assert client.line.value() == b"" and door.site.connections.running == 1
+
+
+def test_a_fault_in_a_resource_is_an_error_like_any_other(faults: list[Any]) -> None:
+    """DESIGN: L21: never a page."""
+
+    def render(request: object) -> bytes:
+        raise ValueError("a fault")
+
+    door = FrontDoor()
+    door.inside.render = render  # type: ignore[method-assign]
+    client = door.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+    assert client.statuses() == [500, 500] and len(faults) == 2
+    [error, _] = client.answers()
+    assert error.fields["content-type"] == ["application/json"]
+    assert b"internal_error" in error.body
+
+
+def test_a_request_that_ends_because_another_is_cut_short_is_no_trouble() -> None:
+    """One may have waited for what the other held."""
+    door = FrontDoor(at_once=False)
+    clients = [door.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(3)]
+    waiting: Any = list(door.inside.waiting)
+
+    class Holding:
+        def cancel(self) -> None:
+            for request in waiting:
+                if request.channel is not None:
+                    request.finish()
+
+    for request in waiting:
+        request.work = Holding()
+    door.site.connections.cut_short()
+    assert all(client.line.ended for client in clients)
+    assert door.site.connections.running == 0

@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, globalLogPublisher
 
 from tests.server.test_listen import stop
 from tests.test_sockets import (
@@ -87,6 +88,23 @@ async def test_whoever_closes_closes_both(wires: Wires, first: str) -> None:
         transport: Any = asked.peer.transport
         transport.loseConnection()
         assert (await client.end()).endswith(b"last words")
+
+
+@pytest.mark.parametrize("leaves", ["leave", "close_side"])
+@on_sockets
+async def test_a_client_that_leaves_is_no_fault(wires: Wires, leaves: str) -> None:
+    logged: list[Any] = []
+    observe: Any = logged.append
+    globalLogPublisher.addObserver(observe)
+    try:
+        client, asked = await tunnelled(wires)
+        getattr(client, leaves)()
+        await asked.peer.end()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert [each for each in logged if each["log_level"] > LogLevel.info] == []
+    [line] = [each for each in logged if "status" in each]
+    assert line["status"] == 101 and "error" not in line
 
 
 @on_sockets

@@ -120,7 +120,7 @@ class ProxyChannel(Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        if self.state.phase in (ANSWER, CLOSING):
+        if self.state.phase in (ANSWER, CLOSING, TUNNEL):
             self.transport.abortConnection()
         else:
             self.end(RequestRefused(408, "The request did not come in time."))
@@ -269,6 +269,8 @@ class ProxyChannel(Protocol):
     def registerProducer(self, producer: interfaces.IPushProducer, streaming: bool) -> None:
         """Have *producer*, which makes the answer, paused while the client does not read."""
         self._producer = producer
+        if self.state.stalled:
+            producer.pauseProducing()
 
     def unregisterProducer(self) -> None:
         self._producer = None

@@ -88,11 +88,14 @@ class Connections:
         busy = {request.channel for request in self._running}
         for channel in self._open - busy:
             channel.end(ShuttingDown())
-        for request in list(self._running):
+        for request in self._running:
             _close_after(request)
             request.stopping = True
+        for request in list(self._running):
+            if request.channel is None:
+                continue  # it had waited for what another held, and has ended
             if request.work is None:
-                request.loseConnection()
+                request.fail(ShuttingDown())
             else:
                 request.work.cancel()
 

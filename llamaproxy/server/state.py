@@ -81,13 +81,13 @@ class ConnectionState:
     def stall(self) -> None:
         """The client does not read what waits for it."""
         self.stalled = True
-        if self.phase == ANSWER and self.deadline == inf:
+        if self.phase in (ANSWER, TUNNEL) and self.deadline == inf:
             self._wait(self._limits.read_timeout)
 
     def unstall(self) -> None:
         """The client has been sent all that waited for it."""
         self.stalled = False
-        if self.phase == ANSWER:
+        if self.phase in (ANSWER, TUNNEL):
             self.deadline = inf
         elif self.phase == IDLE:
             self._wait(self._limits.client_timeout)

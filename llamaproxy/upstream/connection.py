@@ -80,7 +80,8 @@ class UpstreamConnection(protocol.Protocol):
         self._body_left = 0
         #: Whether the server has answered before it had the whole request.
         self._early = False
-        self._lost = False
+        #: Whether it is closed, or is being closed.
+        self._closed = False
 
     # --- for the pool
 
@@ -102,7 +103,7 @@ class UpstreamConnection(protocol.Protocol):
 
         The reactor may not have seen it yet, so the socket itself is read.
         """
-        if self._lost:
+        if self._closed:
             return True
         try:
             self._tcp.getHandle().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -118,6 +119,7 @@ class UpstreamConnection(protocol.Protocol):
             # What is still to be sent is not needed, and may never be taken.
             self.abort()
             return
+        self._closed = True
         self._transport.loseConnection()
         if self._tcp is not self._transport:
             # A peer need not answer a TLS closure alert (RFC 8446 section 6.1).
@@ -126,6 +128,7 @@ class UpstreamConnection(protocol.Protocol):
     def abort(self) -> None:
         """Close the connection, whatever is under way."""
         self._exchange = None
+        self._closed = True
         self._transport.abortConnection()
 
     @property
@@ -176,7 +179,7 @@ class UpstreamConnection(protocol.Protocol):
             self._read_head(exchange, data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._lost = True
+        self._closed = True
         self.gone(self)
         handshake, self._secured = self._secured, None
         if handshake is not None:

@@ -278,7 +278,7 @@ class Passage:
             error.where = error.where or self._resource.url.decode("ascii")
         if self._tunnel is None:
             self._request.fail(error)
-        else:
+        elif self._request.channel is not None:  # else: the client has left
             error = self._request.error_of(error)
             self._request.note(error=error.logged, kind=error.kind)
             self._tunnel.close()

@@ -131,7 +131,7 @@ class Chunks:
         wrong = ""
         try:
             self._parser.feed_data(data)
-        except HttpParserError:
+        except (HttpParserError, HttpParserUpgrade):
             # Behind the end, it is what shall not be there.
             wrong = "" if message.complete else "is not chunked as it says"
         parts, message.parts = message.parts, []

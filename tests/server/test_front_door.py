@@ -908,3 +908,43 @@ def test_our_own_answers_say_server_and_date_once_and_invent_no_type() -> None:
     [answer] = client.answers()
     assert len(answer.fields["server"]) == len(answer.fields["date"]) == 1
     assert "content-type" not in answer.fields
+
+
+def test_what_answers_a_client_that_does_not_read_is_paused_from_the_start() -> None:
+    """Over TLS, nobody is told a second time that more is written than is read."""
+    door = FrontDoor(at_once=False)
+    client = door.client().send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    told: list[str] = []
+
+    class Producer:
+        def pauseProducing(self) -> None:
+            told.append("pause")
+
+        def resumeProducing(self) -> None:
+            told.append("resume")
+
+        def stopProducing(self) -> None:
+            told.append("stop")
+
+    client.channel.pauseProducing()  # for the head of the answer, on top of the answer before
+    request: Any = door.inside.waiting[0]
+    request.registerProducer(Producer(), True)
+    assert told == ["pause"]
+    client.channel.resumeProducing()
+    assert told == ["pause", "resume"]
+
+
+def test_one_who_reads_nothing_of_another_protocol_is_cut_off_in_the_end() -> None:
+    door = FrontDoor(at_once=False, read_timeout=10)
+    client = door.client().send(get())
+    taken: list[bytes] = []
+    client.channel.switch(b"HTTP/1.1 101 Switching Protocols\r\n\r\n", taken.append)
+    door.clock.pump([1] * 100)
+    client.channel.pauseProducing()
+    door.clock.pump([1] * 9)
+    client.channel.resumeProducing()
+    door.clock.pump([1] * 100)
+    assert not client.ended
+    client.channel.pauseProducing()
+    door.clock.pump([1] * 12)
+    assert client.line.disconnected

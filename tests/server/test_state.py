@@ -101,9 +101,12 @@ def test_only_a_request_that_has_begun_to_come_is_being_received() -> None:
     assert received == [False, True, True, False, False, False]
 
 
-def test_a_stalled_client_has_one_deadline_until_it_has_read_everything() -> None:
+@pytest.mark.parametrize("tunnel", [False, True])
+def test_a_stalled_client_has_one_deadline_until_it_has_read_everything(tunnel: bool) -> None:
     timed = Timed()
     timed.state.answer_begins()
+    if tunnel:
+        timed.state.tunnel_begins()
     timed.state.stall()
     timed.clock.advance(100)
     timed.state.stall()

@@ -144,6 +144,19 @@ def test_a_stale_connection_is_not_used(way: str) -> None:
     assert wire.transport.writes == []
 
 
+def test_a_connection_that_is_being_closed_is_not_used_in_the_same_turn() -> None:
+    """Its socket is there until the reactor has closed it."""
+    world = World()
+    world.warm()
+    [wire] = world.wires
+    wire.send(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+    taker, _ = world.ask(b"POST", BytesUpload(b"x"))
+    assert len(world.wires) == 2 and wire.transport.writes == []
+    wire.lose(RESETS)
+    world.wires[1].send(DONE)
+    assert (taker.end, world.idle) == ("ended", 1)
+
+
 def test_a_pool_that_is_closed_keeps_nothing() -> None:
     world = World()
     world.warm()
@@ -425,6 +438,7 @@ JUNK = st.one_of(
     st.binary(min_size=1, max_size=20),
     st.sampled_from([b"\r\n", b"\n", b"\r", b"0\r\n\r\n", b"\r\n0\r\n\r\n", b"5\r\n", DONE, OK]),
     st.sampled_from([DONE, CHUNKED]).map(lambda answer: answer + b"evil\r\n0\r\n\r\n"),
+    st.just(b"HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n0\r\n\r\n"),
 )
 
 
