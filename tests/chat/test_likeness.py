@@ -39,6 +39,8 @@ class Written:
         self.responseHeaders = Headers()
         self.channel = object()
         self.writes: list[bytes] = []
+        #: Bytes of one write after which it wants no more for now.
+        self.pauses_after = 1 << 30
 
     def registerProducer(self, producer: Any, _: bool) -> None:
         self.producer = producer
@@ -48,6 +50,8 @@ class Written:
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
+        if len(data) > self.pauses_after:
+            self.producer.pauseProducing()
 
 
 @attrs.define
@@ -436,6 +440,21 @@ def test_the_end_is_one_write() -> None:
     Deferred.fromCoroutine(scene.answer.end())
     assert len(scene.request.writes) == before + 1
     assert scene.request.writes[-1].endswith(b"data: [DONE]\n\n")
+
+
+def test_an_end_that_is_large_waits_for_a_reader_who_is_slow() -> None:
+    """Each of many choices may end with all that stood beside its server's last chunk."""
+    scene = Scene()
+    scene.begin()
+    choices = [{"index": n, "delta": {"content": "x"}} for n in range(100)]
+    last = json.dumps({"choices": choices, "beside": "x" * 100_000}).encode()
+    scene.upstream.relay.dataReceived(b"data: %b\n\ndata: [DONE]\n\n" % last)
+    scene.request.pauses_after = 65536
+    ended = Deferred.fromCoroutine(scene.answer.end())
+    while not ended.called:
+        scene.request.producer.resumeProducing()
+    assert max(map(len, scene.request.writes[1:])) < 300_000
+    assert scene.body.endswith(b"data: [DONE]\n\n")
 
 
 def test_a_reader_who_is_slow_stops_the_upstream_once_a_read() -> None:
