@@ -80,6 +80,8 @@ class Likeness:
         self._keep = keep
         self._last: _Around | None = None
         self._template: _Template | None = None
+        #: What could not be proven, and is not tried again.
+        self._unproven: _Around | None = None
         #: As they stand in JSON: each is whole, so that all are one string's inside.
         self._texts = bytearray()
 
@@ -119,8 +121,9 @@ class Likeness:
         around = template = None
         if visible is not None and (place := _place_in(visible)):
             around = _around(event, visible["choices"][0]["delta"][place.key])
-            if around is not None and around == self._last:
+            if around is not None and around == self._last and around != self._unproven:
                 template = _proven(around, place, visible)
+                self._unproven = None if template else around
         self._last, self._template = around, template
 
 

@@ -424,6 +424,22 @@ def test_an_event_like_the_last_is_not_parsed(counted: Counted) -> None:
     assert len(scene.request.writes) == len(events)
 
 
+def test_events_that_cannot_be_told_by_it_are_tried_once(counted: Counted) -> None:
+    """Azure says with each text what its filters have found in it."""
+    scene = Scene()
+    scene.begin()
+    filtered = {"content_filter_results": {"hate": {"filtered": False}}}
+    costs = []
+    for number in range(10):
+        delta = {"content": f" word {number}"} if number else {"role": "assistant", "content": ""}
+        choice = {"index": 0, "delta": delta, "finish_reason": None, **filtered}
+        data = b"data: %b\n\n" % json.dumps({"id": "c", "choices": [choice]}).encode()
+        counted.calls = 0
+        scene.upstream.relay.dataReceived(data)
+        costs.append(counted.calls)
+    assert costs[4:] == [costs[1]] * 6
+
+
 def test_events_of_one_read_are_one_write() -> None:
     scene = Scene()
     scene.begin()
