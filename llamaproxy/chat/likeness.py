@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable
+from typing import NamedTuple
 
 import attrs
 
@@ -37,16 +38,14 @@ _MARKER_TEXT = jsontext.dumps(_MARKER)
 _MAX_BESIDE = 4096
 
 
-@attrs.frozen
-class Place:
+class Place(NamedTuple):
     """Where a text stands: the choice's *index*, and the *key* in its delta."""
 
     index: int
     key: str
 
 
-@attrs.frozen
-class _Around:
+class _Around(NamedTuple):
     """The bytes of an event *before* its text, and those *behind* it, both with the quote."""
 
     before: bytes
