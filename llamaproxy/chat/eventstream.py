@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from llamaproxy import jsontext
 from llamaproxy.jsontext import Json
+from llamaproxy.upstream.relay import HIGH_WATER_BYTES
 from llamaproxy.upstream.sse import DONE, KEEP_ALIVE, encode_event
 from llamaproxy.watchdog import Watchdog
 
@@ -91,6 +92,13 @@ class EventStream:
         self.add(encode_event(jsontext.dumps(payload)))
         self.flush()
         await self.wait()
+
+    async def put(self, event: bytes) -> None:
+        """Have *event* sent by the next write; it is sent now if there is enough for one."""
+        self.add(event)
+        if sum(map(len, self._parts)) > HIGH_WATER_BYTES:
+            self.flush()
+            await self.wait()
 
     def finish(self) -> None:
         """Send what has been added, and the end mark ``[DONE]``."""

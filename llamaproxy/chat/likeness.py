@@ -14,6 +14,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable
 from itertools import accumulate
+from typing import NamedTuple
 
 import attrs
 
@@ -38,16 +39,14 @@ _MARKER_TEXT = jsontext.dumps(_MARKER)
 _MAX_BESIDE = 4096
 
 
-@attrs.frozen
-class Place:
+class Place(NamedTuple):
     """Where a text stands: the choice's *index*, and the *key* in its delta."""
 
     index: int
     key: str
 
 
-@attrs.frozen
-class _Around:
+class _Around(NamedTuple):
     """The bytes of an event *before* its text, and those *behind* it, both with the quote."""
 
     before: bytes
@@ -95,6 +94,8 @@ class Likeness:
         self._keep = keep
         self._last: _Around | None = None
         self._template: _Template | None = None
+        #: What could not be proven, and is not tried again.
+        self._unproven: _Around | None = None
         #: As they stand in JSON: each is whole, so that all are one string's inside.
         self._texts = bytearray()
 
@@ -139,8 +140,9 @@ class Likeness:
         around = template = None
         if visible is not None and (place := _place_in(visible)):
             around = _around(event, visible["choices"][0]["delta"][place.key])
-            if around is not None and around == self._last:
+            if around is not None and around == self._last and around != self._unproven:
                 template = _proven(around, place, visible)
+                self._unproven = None if template else around
         self._last, self._template = around, template
 
 

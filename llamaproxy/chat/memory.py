@@ -110,6 +110,8 @@ class TurnMemory:
         """
         self._forget(mark)
         text = jsontext.dumps(turn)
+        if len(text) > self._max_bytes:
+            return
         owner = client.credentials
         share = self._shares.setdefault(owner, _Share())
         self._keep(mark, _Turn(owner, text, self._clock.seconds()), share)

@@ -16,6 +16,8 @@ from llamaproxy.jsontext import Json
 #: The fields of a completion that are taken from the first round (L16).
 _HEADER_TYPES: dict[str, Any] = {"id": str, "created": int | float, "model": str}
 
+#: Characters that one of them may have: every chunk has it, and one read may hold a thousand.
+_MAX_FIELD = 1024
 
 #: The keys of a message whose texts are joined over the rounds.
 TEXT_KEYS = ("content", "reasoning_content", "reasoning")
@@ -36,7 +38,9 @@ class CompletionHeader:
 
     def __init__(self, model: object, new_id: str) -> None:
         """:param model: the request's; with *new_id*, for an upstream that sends none."""
-        self._fields: Json = {"id": new_id, "created": int(time.time()), "model": model or ""}
+        self._fields: Json = {"id": new_id, "created": int(time.time()), "model": ""}
+        if isinstance(model, str) and len(model) <= _MAX_FIELD:
+            self._fields["model"] = model
         self._adopted: Json = {}
         self._final = False
 
@@ -45,8 +49,9 @@ class CompletionHeader:
         if self._final:
             return
         for key, kind in _HEADER_TYPES.items():
-            if isinstance(completion.get(key), kind) and completion[key]:
-                self._adopted.setdefault(key, completion[key])
+            value = completion.get(key)
+            if isinstance(value, kind) and value and len(str(value)) <= _MAX_FIELD:
+                self._adopted.setdefault(key, value)
 
     def fields(self) -> Json:
         """The fields, which do not change after the first time."""

@@ -103,7 +103,7 @@ class StreamedAnswer:
             finish[-1] |= {k: v for k, v in beside.items() if k not in finish[-1]}
         await self._events.wait()
         for chunk in finish:
-            self._events.add(_event(self._merged(chunk)))
+            await self._events.put(_event(self._merged(chunk)))
         self._events.finish()
 
     async def fail(self, error: ProxyError) -> None:

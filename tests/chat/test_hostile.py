@@ -50,6 +50,22 @@ def test_an_error_event_that_comes_first_is_an_http_error(error: bytes) -> None:
     assert "boom" in chat.exchange.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("key", ["id", "model"])
+def test_a_huge_field_of_the_first_chunk_is_not_repeated_with_every_other(key: str) -> None:
+    """One read may hold a thousand small events."""
+    chat = live(server=[])
+    chat.sends({**chunk({"content": "a"}), key: "x" * 100_000})
+    before = len(chat.exchange.body)
+    chat.sends(b"".join(event({"choices": [{"delta": {"content": "b"}}]}) for _ in range(1000)))
+    assert len(chat.exchange.body) - before < 1_000_000
+
+
+def test_nor_is_a_huge_model_of_the_request() -> None:
+    chat = live(server=[], model="x" * 100_000)
+    chat.sends(b"".join(event({"choices": [{"delta": {"content": "b"}}]}) for _ in range(1000)))
+    assert len(chat.exchange.body) < 1_000_000
+
+
 def test_an_empty_event_is_no_event() -> None:
     assert streamed(events(chunk({"content": "Hi."}), b"", chunk({}, "stop"))).text == "Hi."
 

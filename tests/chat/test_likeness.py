@@ -39,6 +39,8 @@ class Written:
         self.responseHeaders = Headers()
         self.channel = object()
         self.writes: list[bytes] = []
+        #: Bytes of one write after which it wants no more for now.
+        self.pauses_after = 1 << 30
 
     def registerProducer(self, producer: Any, _: bool) -> None:
         self.producer = producer
@@ -48,6 +50,8 @@ class Written:
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
+        if len(data) > self.pauses_after:
+            self.producer.pauseProducing()
 
 
 @attrs.define
@@ -434,6 +438,22 @@ def test_an_event_like_the_last_is_not_parsed(counted: Counted) -> None:
     assert len(scene.request.writes) == len(events)
 
 
+def test_events_that_cannot_be_told_by_it_are_tried_once(counted: Counted) -> None:
+    """Azure says with each text what its filters have found in it."""
+    scene = Scene()
+    scene.begin()
+    filtered = {"content_filter_results": {"hate": {"filtered": False}}}
+    costs = []
+    for number in range(10):
+        delta = {"content": f" word {number}"} if number else {"role": "assistant", "content": ""}
+        choice = {"index": 0, "delta": delta, "finish_reason": None, **filtered}
+        data = b"data: %b\n\n" % json.dumps({"id": "c", "choices": [choice]}).encode()
+        counted.calls = 0
+        scene.upstream.relay.dataReceived(data)
+        costs.append(counted.calls)
+    assert costs[4:] == [costs[1]] * 6
+
+
 def test_events_of_one_read_are_one_write() -> None:
     scene = Scene()
     scene.begin()
@@ -450,6 +470,21 @@ def test_the_end_is_one_write() -> None:
     Deferred.fromCoroutine(scene.answer.end())
     assert len(scene.request.writes) == before + 1
     assert scene.request.writes[-1].endswith(b"data: [DONE]\n\n")
+
+
+def test_an_end_that_is_large_waits_for_a_reader_who_is_slow() -> None:
+    """Each of many choices may end with all that stood beside its server's last chunk."""
+    scene = Scene()
+    scene.begin()
+    choices = [{"index": n, "delta": {"content": "x"}} for n in range(100)]
+    last = json.dumps({"choices": choices, "beside": "x" * 100_000}).encode()
+    scene.upstream.relay.dataReceived(b"data: %b\n\ndata: [DONE]\n\n" % last)
+    scene.request.pauses_after = 65536
+    ended = Deferred.fromCoroutine(scene.answer.end())
+    while not ended.called:
+        scene.request.producer.resumeProducing()
+    assert max(map(len, scene.request.writes[1:])) < 300_000
+    assert scene.body.endswith(b"data: [DONE]\n\n")
 
 
 def test_a_reader_who_is_slow_stops_the_upstream_once_a_read() -> None:

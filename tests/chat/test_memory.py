@@ -422,6 +422,14 @@ def test_a_turn_that_is_too_large_costs_only_itself() -> None:
     assert all(map(knows, [memory] * 3, marks, "abc"))
 
 
+def test_nor_does_it_cost_others_of_the_same_caller() -> None:
+    """DESIGN: L20."""
+    memory = TurnMemory(Clock(), max_entries=1000, max_bytes=5000, max_age=60)
+    mark = remember(memory, "x" * 1000)
+    assert not knows(memory, remember(memory, "large" * 2000))
+    assert knows(memory, mark)
+
+
 def test_no_caller_can_push_out_all_others() -> None:
     """DESIGN: L20."""
     for entries, size in ((10, 10**9), (10**9, 3000)):
