@@ -149,8 +149,8 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]], at_once: int = 0) -> li
     before any other, and as itself: :func:`twisted.internet.defer.gatherResults` would wrap it.
     """
     pieces = list(_in_turns(work, at_once) if at_once else work)
-    if len(pieces) == 1:
-        return [await pieces[0]]
+    if len(pieces) <= 1:  # as most often, and costs nothing
+        return [await one for one in pieces]
     running = [Deferred.fromCoroutine(one) for one in pieces]
     # The last is cancelled first, so that no place becomes free for one that waits for its turn.
     backwards = DeferredList(running[::-1], consumeErrors=True)
