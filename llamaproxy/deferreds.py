@@ -95,7 +95,8 @@ class Semaphore:
 
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens
-        self._waiting: deque[Deferred[None]] = deque()
+        # Made when somebody waits: an empty deque is as large as one of sixty-four.
+        self._waiting: deque[Deferred[None]] | None = None
         self._waking = False
 
     async def acquire(self) -> None:
@@ -103,6 +104,8 @@ class Semaphore:
         if self._tokens and not self._waiting:
             self._tokens -= 1
             return
+        if self._waiting is None:
+            self._waiting = deque()
         waiter: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiter)
         await waiter
