@@ -95,7 +95,8 @@ class Semaphore:
 
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens
-        self._waiting: deque[Deferred[None]] = deque()
+        # Made when somebody waits: an empty deque is as large as one of sixty-four.
+        self._waiting: deque[Deferred[None]] | None = None
         self._waking = False
 
     async def acquire(self) -> None:
@@ -103,6 +104,8 @@ class Semaphore:
         if self._tokens and not self._waiting:
             self._tokens -= 1
             return
+        if self._waiting is None:
+            self._waiting = deque()
         waiter: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiter)
         await waiter
@@ -149,8 +152,8 @@ async def all_of(work: Iterable[Coroutine[Any, Any, T]], at_once: int = 0) -> li
     before any other, and as itself: :func:`twisted.internet.defer.gatherResults` would wrap it.
     """
     pieces = list(_in_turns(work, at_once) if at_once else work)
-    if len(pieces) == 1:
-        return [await pieces[0]]
+    if len(pieces) <= 1:  # as most often, and costs nothing
+        return [await one for one in pieces]
     running = [Deferred.fromCoroutine(one) for one in pieces]
     # The last is cancelled first, so that no place becomes free for one that waits for its turn.
     backwards = DeferredList(running[::-1], consumeErrors=True)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import attrs
 from klein import Klein
+from klein.interfaces import IKleinRequest
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 
@@ -53,6 +54,9 @@ class _CoroutineResource(Resource):
         self._work = work
 
     def render(self, request: ProxyRequest) -> int:
+        # What Klein waits for is of no use to it any more, and would be kept as long as a stream.
+        request.notifications.clear()
+        request.unsetComponent(IKleinRequest)
         return request.respond(self._work)
 
 

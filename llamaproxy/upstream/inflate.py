@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -66,7 +67,8 @@ class Inflater:
         self.exchange: Exchange | None = None
         #: The call of the next step.
         self._next: IDelayedCall | None = None
-        self._zlib = zlib.decompressobj(47)
+        #: There once the answer is known to be compressed: it takes seven kilobytes.
+        self._zlib: Any = None
         self._raw_allowed = True
         self._compressed = b""
         self._paused = self._busy = False
