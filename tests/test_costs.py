@@ -20,11 +20,11 @@ from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
 
 from llamaproxy.config.options import Options
+from llamaproxy.heads import Fields
 from llamaproxy.server.site import ProxySite
 from llamaproxy.tap import assemble
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange
-from llamaproxy.upstream.response_head import Fields
 from llamaproxy.upstream.responses import SendingAgent
 from tests.server.door import Client
 from tests.support import call, chunk, completion, event, tool
