@@ -38,7 +38,8 @@ _MARKER_TEXT = jsontext.dumps(_MARKER)
 _MAX_BESIDE = 4096
 
 
-class Place(NamedTuple):
+@attrs.frozen
+class Place:
     """Where a text stands: the choice's *index*, and the *key* in its delta."""
 
     index: int
