@@ -350,7 +350,7 @@ class Chunks:
 
     into: list[Json | None]
 
-    def handle_alike(self, _: object) -> int:
+    def handle_alike(self, *_: object) -> int:
         return 0
 
     def handle(self, chunk: Json | None, _: bytes) -> None:

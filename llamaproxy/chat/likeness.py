@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -59,12 +59,13 @@ class _Around(NamedTuple):
             return event[len(self.before) : -len(self.behind)]
         return None
 
-    def insides(self, events: Iterable[bytes]) -> list[bytes]:
+    def insides(self, events: Sequence[bytes], first: int) -> list[bytes]:
         """The plain texts inside of *events*, up to the first that has none."""
         before, behind = self.before, self.behind
         start, stop = len(before), -len(behind)
         texts = []
-        for event in events:
+        for number in range(first, len(events)):
+            event = events[number]
             if not (event.startswith(before) and event.endswith(behind)):
                 break
             text = event[start:stop]
@@ -100,13 +101,13 @@ class Likeness:
         #: As they stand in JSON: each is whole, so that all are one string's inside.
         self._texts = bytearray()
 
-    def shown(self, events: Iterable[bytes]) -> tuple[int, bytes]:
-        """How many of *events*, from the first on, are like the last one.
+    def shown(self, events: Sequence[bytes], first: int) -> tuple[int, bytes]:
+        """How many of *events*, from number *first* on, are like the last one.
 
         Besides, what the client is shown of them, as bytes of a stream.
         """
         template = self._template
-        texts = template.sent.insides(events) if template else []
+        texts = template.sent.insides(events, first) if template else []
         if template is None or not texts:
             return 0, b""
         text = b"".join(texts)

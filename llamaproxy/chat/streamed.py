@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -114,8 +114,8 @@ class StreamedAnswer:
         await self._events.send({"error": error.body["error"]})
         self._events.finish()
 
-    def handle_alike(self, events: Iterable[bytes]) -> int:
-        count, shown = self._likeness.shown(events)
+    def handle_alike(self, events: Sequence[bytes], first: int) -> int:
+        count, shown = self._likeness.shown(events, first)
         if count:
             self._events.add(shown)
         return count

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -24,10 +23,12 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 class ChunkHandler(Protocol):
     """What takes the chunks of a streamed completion as they come."""
 
-    def handle_alike(self, events: Iterable[bytes]) -> int:
-        """Take the data of those first *events* that are like the one before, without parsing them.
+    def handle_alike(self, events: Sequence[bytes], first: int) -> int:
+        """Take the data of those *events* that are like the one before, without parsing them.
 
-        :returns: how many they are.
+        :param first: where to begin.
+
+        :returns: how many they are, up to one that is not.
         """
 
     def handle(self, chunk: Json | None, event: bytes) -> None:
@@ -86,7 +87,7 @@ async def relay_chunks(
         texts = [b"" if event.event else event.data for event in events]
         at = 0
         while at < len(events) and not done:
-            at += handler.handle_alike(islice(texts, at, None))
+            at += handler.handle_alike(texts, at)
             if at < len(events) and (event := events[at]).data:
                 done = _is_done(event)
                 handler.handle(None if done else _chunk(event), texts[at])

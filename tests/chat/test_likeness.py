@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -82,7 +82,7 @@ class Upstream:
 class Unlike(StreamedAnswer):
     """An answer that parses every event."""
 
-    def handle_alike(self, events: Iterable[bytes]) -> int:
+    def handle_alike(self, events: Sequence[bytes], first: int) -> int:
         return 0
 
 
@@ -315,8 +315,8 @@ def learnt(*events: bytes) -> Likeness:
 
 
 def test_two_alike_are_enough() -> None:
-    assert learnt(write("one")).shown([write("two")]) == NONE
-    count, shown = learnt(write("one"), write("two")).shown(map(write, ("three", "four")))
+    assert learnt(write("one")).shown([write("two")], 0) == NONE
+    count, shown = learnt(write("one"), write("two")).shown([*map(write, ("three", "four"))], 0)
     assert count == 2
     assert shown == b"data: " + write("three") + b"\n\ndata: " + write("four") + b"\n\n"
 
@@ -341,15 +341,15 @@ def test_two_alike_are_enough() -> None:
 def test_what_is_doubtful_is_parsed(text: bytes) -> None:
     likeness = learnt(write("one"), write("two"))
     doubtful = write("MIDDLE").replace(b"MIDDLE", text)
-    assert likeness.shown([doubtful]) == NONE
-    count, shown = likeness.shown([write("three"), doubtful, write("four")])
+    assert likeness.shown([doubtful], 0) == NONE
+    count, shown = likeness.shown([write("three"), doubtful, write("four")], 0)
     assert (count, shown) == (1, b"data: " + write("three") + b"\n\n")
 
 
 def test_half_a_character_is_not_made_whole_by_the_next_event() -> None:
     likeness = learnt(write("one"), write("two"))
     halves = [write("MIDDLE").replace(b"MIDDLE", half) for half in (b"a\xc3", b"\xa9b")]
-    assert likeness.shown(halves) == NONE
+    assert likeness.shown(halves, 0) == NONE
 
 
 @given(
@@ -369,7 +369,7 @@ def test_texts_are_kept_as_they_were(text: str, odd: str) -> None:
     for each in (write("one"), write("two")):
         likeness.learn(each, orjson.loads(each))
     for part in (text, odd):
-        assert likeness.shown([write(part)]) == (1, b"data: " + write(part) + b"\n\n")
+        assert likeness.shown([write(part)], 0) == (1, b"data: " + write(part) + b"\n\n")
     likeness.settle()
     assert kept == [(Place(0, "content"), text + odd)]
     assert sizes == [len(text), len(odd)]
@@ -378,9 +378,9 @@ def test_texts_are_kept_as_they_were(text: str, odd: str) -> None:
 def test_another_spelling_does_not_end_it() -> None:
     likeness = learnt(write("one"), write("two"))
     escaped = write("MIDDLE").replace(b"MIDDLE", b"\\u003cb>")
-    assert likeness.shown([escaped]) == NONE
+    assert likeness.shown([escaped], 0) == NONE
     likeness.learn(escaped, orjson.loads(escaped))
-    assert likeness.shown([write("three")])[0] == 1
+    assert likeness.shown([write("three")], 0)[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_another_spelling_does_not_end_it() -> None:
 )
 def test_what_adds_more_than_a_text_is_not_alike(fields: Json) -> None:
     events = [write(text, **fields) for text in ("one", "two", "three")]
-    assert learnt(*events[:2]).shown(events[2:]) == NONE
+    assert learnt(*events[:2]).shown(events, 2) == NONE
 
 
 # --- what it costs
@@ -526,3 +526,22 @@ def _calls_of(work: Callable[[], None]) -> int:
     finally:
         sys.setprofile(None)
     return counter.calls
+
+
+def test_events_of_another_spelling_cost_no_more_the_more_of_them_are_read_at_once() -> None:
+    class Looked(list[bytes]):
+        """Counts how often an event is looked at."""
+
+        looks = 0
+
+        def __getitem__(self, number: Any) -> Any:
+            self.looks += 1
+            return list.__getitem__(self, number)
+
+    likeness = learnt(write("one"), write("two"))
+    escaped = write("MIDDLE").replace(b"MIDDLE", b"\\u003cb>")
+    events = Looked([escaped] * 1000)
+    for number in range(len(events)):
+        assert likeness.shown(events, number) == NONE
+        likeness.learn(escaped, orjson.loads(escaped))
+    assert events.looks == len(events)
