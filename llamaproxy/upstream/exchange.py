@@ -13,7 +13,10 @@ class AnswerTaker(Protocol):
     """Is told of an answer."""
 
     def answered(self, head: ResponseHead) -> None:
-        """The head is there: called once and first, unless there is no answer."""
+        """The head is there: called once and first, unless there is no answer.
+
+        It stays as it is: the connection goes by it.
+        """
 
     def received(self, data: bytes) -> None:
         """The next bytes of the body, never none.

@@ -28,6 +28,7 @@ from tests.support import (
     event,
     pending_calls,
 )
+from tests.upstream.wires import CLOSES, World
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -272,3 +273,44 @@ def test_a_reader_that_pauses_and_goes_on_within_a_piece_gets_the_next() -> None
     inflater.ended()
     reader.clock.advance(0)
     assert len(reader.got) == 5 * STEP and reader.ends == [DONE]
+
+
+@pytest.mark.parametrize("length", ["counted", "chunked", "until close"])
+@pytest.mark.parametrize("cut", [0, 5])
+def test_a_compressed_answer_ends_where_its_framing_says(length: str, cut: int) -> None:
+    """What the taker within is told of the length must not be what the connection counts by."""
+    world = World()
+    body = gzip.compress(b"text")
+    framing, sent = {
+        "counted": (b"Content-Length: %d\r\n" % len(body), body),
+        "chunked": (
+            b"Transfer-Encoding: chunked\r\n",
+            b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+        ),
+        "until close": (b"", body),
+    }[length]
+    head = b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Encoding: gzip\r\n" + framing + b"\r\n"
+    reader = Reader()
+    inflater = Inflater(reader, world.clock)
+    _, inflater.exchange = world.ask(taker=inflater)
+    [wire] = world.wires
+    wire.send(head + sent[:cut])
+    assert reader.ends == []
+    wire.send(sent[cut:])
+    if length == "until close":
+        wire.lose(CLOSES)
+    assert (reader.got, reader.ends) == (b"text", [DONE])
+    assert world.idle == (length != "until close")
+
+
+def test_half_a_compressed_answer_is_no_whole_one() -> None:
+    world = World()
+    body = gzip.compress(b"text") + gzip.compress(b"more")
+    reader = Reader()
+    inflater = Inflater(reader, world.clock)
+    _, inflater.exchange = world.ask(taker=inflater)
+    head = b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    world.wires[0].send(head % len(body) + gzip.compress(b"text"))
+    world.wires[0].lose(CLOSES)
+    [end] = reader.ends
+    assert isinstance(end, UpstreamBroke)
