@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from llamaproxy.errors import UpstreamBroke
@@ -90,9 +91,9 @@ class Inflater:
         else:
             self._zlib = zlib.decompressobj(_CODINGS[codings[0]])
             self.received, self.ended, self.failed = self._received, self._ended, self._failed
-            head.length = None
-            head.fields = [each for each in head.fields if each[0].lower() not in _COMPRESSED]
-            self._within.answered(head)
+            fields = [each for each in head.fields if each[0].lower() not in _COMPRESSED]
+            # A head of its own: by that which came, the connection tells where the body ends.
+            self._within.answered(attrs.evolve(head, fields=fields, length=None))
 
     # --- the exchange of the taker within
 
