@@ -5,12 +5,15 @@ A count is an upper bound of what has been reached: lower it where a change make
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import socket
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -329,12 +332,51 @@ def calls_of(work: Callable[[], object]) -> int:
         nonlocal calls
         calls += event in ("call", "c_call")
 
+    gc.disable()  # which calls what it likes, and when it likes
     sys.setprofile(count)
     try:
         work()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return calls
+
+
+# --- memory
+
+
+def test_an_open_stream_keeps_little() -> None:
+    """With its two connections, but not what the test has of them."""
+    whole = _streaming()
+    door: Any = whole
+
+    def open_streams(count: int) -> None:
+        for _ in range(count):
+            whole.client = Client(door)
+            whole.ask(chat(stream=True))
+
+    open_streams(10)
+    before = _left_behind_by(lambda: None)
+    after = _left_behind_by(lambda: open_streams(100))
+    assert (after - before) / 100 < STREAM_BYTES
+
+
+#: Bytes of an open stream, without what the transports take.
+STREAM_BYTES = 28_000
+
+
+def _left_behind_by(work: Callable[[], None]) -> int:
+    """Bytes that *work* leaves behind, but for those that tests have asked for."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        work()
+        gc.collect()
+        taken = tracemalloc.take_snapshot()
+    finally:
+        tracemalloc.stop()
+    own = tracemalloc.Filter(False, f"{Path(__file__).parent}/*")
+    return sum(trace.size for trace in taken.filter_traces([own]).traces)
 
 
 # --- on sockets

@@ -28,7 +28,7 @@ from tests.support import (
     event,
     pending_calls,
 )
-from tests.upstream.wires import CLOSES, World
+from tests.upstream.wires import CLOSES, Taker, World
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -314,3 +314,31 @@ def test_half_a_compressed_answer_is_no_whole_one() -> None:
     world.wires[0].lose(CLOSES)
     [end] = reader.ends
     assert isinstance(end, UpstreamBroke)
+
+
+@pytest.mark.parametrize(
+    ("framing", "before", "behind", "idle"),
+    [
+        (b"Content-Length: %d\r\n\r\n", b"", b"", 1),
+        (b"Transfer-Encoding: chunked\r\n\r\n", b"%x\r\n", b"\r\n0\r\n\r\n", 1),
+        (b"\r\n", b"", b"", 0),
+    ],
+    ids=["counted", "chunked", "until close"],
+)
+def test_a_compressed_answer_ends_where_its_connection_says(
+    framing: bytes, before: bytes, behind: bytes, idle: int
+) -> None:
+    world, taker = World(), Taker()
+    inflater = Inflater(taker, world.clock)
+    inflater.exchange = world.pool.send(world, b"GET", b"/x", [], None, inflater)
+    [wire] = world.wires
+    body = gzip.compress(b"hello")
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n" + framing.replace(
+        b"%d", b"%d" % len(body)
+    )
+    wire.send(head + before.replace(b"%x", b"%x" % len(body)) + body + behind)
+    if not idle:
+        wire.lose(CLOSES)
+    assert (taker.body, taker.end, world.idle) == (b"hello", "ended", idle)
+    assert taker.head is not None and taker.head.length is None
+    assert b"Content-Encoding" not in dict(taker.head.fields)
