@@ -9,19 +9,16 @@ from typing import Any
 
 import attrs
 from hyperlink import DecodedURL, EncodedURL
-from treq.client import HTTPClient
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IResponse
 
 from llamaproxy import jsontext
 from llamaproxy.errors import (
-    BodyTooLarge,
     ProxyError,
     UpstreamBroke,
     UpstreamRefused,
 )
-from llamaproxy.heads import Fields
+from llamaproxy.heads import Fields, headers_of
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.bodies import BytesUpload
 from llamaproxy.upstream.chunks import (
@@ -39,7 +36,7 @@ from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.upstream.responses import Response, SendingAgent
 from llamaproxy.upstream.secrets import Secret
-from llamaproxy.upstream.treq_client import treq_client
+from llamaproxy.upstream.treq_client import WholeAnswers, treq_client
 from llamaproxy.upstream.urls import as_uri, read_url, url_for_log
 from llamaproxy.upstream.whole import ERROR_TIMEOUT, MAX_ERROR_BYTES, WholeAnswer
 
@@ -108,15 +105,10 @@ class LlamaStackClient:
     timeout: float
     _secret: Secret = attrs.Factory(Secret)
     _base: str = attrs.field(init=False)
-    _http: HTTPClient = attrs.field(init=False)
 
     @_base.default
     def _text_of_url(self) -> str:
         return self._url.to_text()
-
-    @_http.default
-    def _treq(self) -> HTTPClient:
-        return treq_client(self._agent)
 
     async def ask(
         self,
@@ -142,8 +134,8 @@ class LlamaStackClient:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
         upload = None if body is None else BytesUpload(body)
         with _located_at(url):
-            response = await self._send(method, url, headers, upload, seconds)
-            answer = await self._json(response, seconds, limit)
+            head, text = await self._whole(method, url, headers, upload, seconds, limit)
+            answer = self._json_in(head.status, head.values(b"location"), text)
         if not isinstance(answer, dict):
             raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
         return answer
@@ -160,10 +152,10 @@ class LlamaStackClient:
         }
         headers = Headers({name: list(values) for name, values in preflight_fields.items()})
         url = _url(self._base, path)
-        response = await self._send("OPTIONS", url, headers, None, PREFLIGHT_TIMEOUT)
-        await self._body(response, PREFLIGHT_TIMEOUT, MAX_ERROR_BYTES)
-        fields: Headers = response.headers
-        return fields
+        head, _ = await self._whole(
+            "OPTIONS", url, headers, None, PREFLIGHT_TIMEOUT, MAX_ERROR_BYTES
+        )
+        return headers_of(head.fields)
 
     async def whole(
         self, path: str, caller: ClientContext, body: BytesUpload, on_fields: OnFields
@@ -213,7 +205,9 @@ class LlamaStackClient:
             await response_within(response.begun, self.clock, self.timeout, where=self._base)
             on_fields(self._secret.masked_fields(response.fields))
             if not 200 <= response.code < 300:
-                await self._json(response, self.timeout, MAX_ERROR_BYTES)
+                text = await self._error_body(response, min(self.timeout, ERROR_TIMEOUT))
+                locations = response.headers.getRawHeaders(b"location", [])
+                self._json_in(response.code, locations, text)
         return response
 
     async def relay(self, response: Response, handle: ChunkHandler) -> None:
@@ -231,28 +225,22 @@ class LlamaStackClient:
         target = url.to_text().encode("ascii") + caller.query
         return self._agent.send(b"POST", target, fields, body, taker)
 
-    async def _send(
+    async def _whole(
         self,
         method: str,
         url: _ReadyURL,
         headers: Headers,
         body: BytesUpload | None,
         timeout: float,
-    ) -> IResponse:
+        limit: int,
+    ) -> tuple[ResponseHead, bytes]:
+        """Head and body of an answer, by treq."""
         headers.setRawHeaders(_ACCEPT[0], [_ACCEPT[1]])
-        request = self._http.request(
+        whole = WholeAnswers(self._agent, self.clock, timeout, limit)
+        await treq_client(whole).request(
             method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
         )
-        response: IResponse = await response_within(request, self.clock, timeout, where=self._base)
-        return response
-
-    async def _json(self, response: Any, timeout: float, limit: int) -> Any:
-        if response.code < 400:
-            text = await self._body(response, timeout, limit)
-        else:
-            text = await self._error_body(response, min(timeout, ERROR_TIMEOUT))
-        locations = response.headers.getRawHeaders(b"location", [])
-        return self._json_in(response.code, locations, text)
+        return whole.answer
 
     def _json_in(self, status: int, locations: Sequence[bytes], text: bytes) -> Any:
         """The JSON value *text* of an answer, of whatever kind.
@@ -281,9 +269,3 @@ class LlamaStackClient:
             return await read_body(response, self.clock, timeout, MAX_ERROR_BYTES)
         except ProxyError:
             return b""
-
-    async def _body(self, response: Any, timeout: float, limit: int) -> bytes:
-        try:
-            return await read_body(response, self.clock, timeout, limit)
-        except BodyTooLarge as error:
-            raise UpstreamBroke(str(error)) from None

@@ -145,8 +145,12 @@ class SendingAgent:
         :raises BadRequest: if this could not be sent as it is.
         """
         body: Any = bodyProducer
-        pairs = () if headers is None else headers.getAllRawHeaders()
-        fields = [(name, value) for name, values in pairs for value in values]
         response = Response()
-        response.exchange = self.send(method, uri, fields, body, response)
+        response.exchange = self.send(method, uri, fields_of(headers), body, response)
         return response.begun
+
+
+def fields_of(headers: Headers | None) -> Fields:
+    """*headers* as pairs."""
+    pairs = () if headers is None else headers.getAllRawHeaders()
+    return [(name, value) for name, values in pairs for value in values]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
-from twisted.web.iweb import IAgent
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer
+from zope.interface import implementer
 
 from llamaproxy.heads import Fields
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
-from llamaproxy.upstream.responses import SendingAgent
+from llamaproxy.upstream.response_head import ResponseHead
+from llamaproxy.upstream.responses import SendingAgent, fields_of
+from llamaproxy.upstream.whole import WholeAnswer
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -34,10 +40,49 @@ class AuthorizedAgent(SendingAgent):
         return self._within.send(method, target, fields, body, taker)
 
 
+@implementer(IAgent)
+class WholeAnswers:
+    """Has treq wait for the whole of an answer, within limits: the body is in :attr:`answer`.
+
+    So that reading it is no second thing to wait for, and to limit.
+    """
+
+    def __init__(self, agent: Sender, clock: IReactorTime, seconds: float, limit: int) -> None:
+        """:param seconds: to the head, and of silence after it; *limit*: bytes of the body."""
+        self._agent = agent
+        self._taker = WholeAnswer(clock, seconds, limit)
+        #: The head and the body, once treq has been answered.
+        self.answer: tuple[ResponseHead, bytes]
+
+    def request(
+        self,
+        method: bytes,
+        uri: bytes,
+        headers: Headers | None = None,
+        bodyProducer: IBodyProducer | None = None,
+    ) -> Deferred[Any]:
+        """See :class:`llamaproxy.upstream.responses.SendingAgent`; for one request alone."""
+        taker, body = self._taker, cast("Upload | None", bodyProducer)
+        taker.collect(self._agent.send(method, uri, fields_of(headers), body, taker))
+        return taker.collected.addCallback(self._answered)
+
+    def _answered(self, answer: tuple[ResponseHead, bytes]) -> _Answered:
+        self.answer = answer
+        return _Answered(answer[0].status)
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Answered:
+    """What treq is answered: it looks for content codings and cookies, and is shown none."""
+
+    code: int
+    headers: Headers = Headers()  # noqa: RUF009 (nobody adds to it)
+
+
 def treq_client(agent: IAgent) -> HTTPClient:
     """A treq client of *agent* without cookies, which one caller could get of another."""
     within: Any = agent
-    return HTTPClient(within, cookiejar=_NoCookies())
+    return HTTPClient(within, cookiejar=_NO_COOKIES)
 
 
 class _NoCookies(IndexableCookieJar):
@@ -48,3 +93,6 @@ class _NoCookies(IndexableCookieJar):
 
     def extract_cookies(self, response: Any, request: Any) -> None:
         pass
+
+
+_NO_COOKIES = _NoCookies()

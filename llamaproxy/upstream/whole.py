@@ -29,7 +29,7 @@ class WholeAnswer:
         clock: IReactorTime,
         seconds: float,
         limit: int,
-        on_head: Callable[[ResponseHead], None],
+        on_head: Callable[[ResponseHead], None] = lambda _: None,
     ) -> None:
         """:param seconds: to the head, and of silence after it.
 
