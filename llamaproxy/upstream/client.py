@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -66,14 +65,18 @@ class _ReadyURL(EncodedURL):
         return self._ready
 
 
-@contextmanager
-def _located_at(url: _ReadyURL) -> Iterator[None]:
-    """Note *url* as the place of errors raised within (``ProxyError.where``, for the log)."""
-    try:
-        yield
-    except ProxyError as error:
-        error.where = error.where or url_for_log(url.to_text())
-        raise
+class _LocatedAt:
+    """Notes *url* as the place of errors raised within (``ProxyError.where``, for the log)."""
+
+    def __init__(self, url: _ReadyURL) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        """Nothing is to be done before."""
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if isinstance(error, ProxyError):
+            error.where = error.where or url_for_log(self._url.to_text())
 
 
 @lru_cache(maxsize=256)
@@ -133,7 +136,7 @@ class LlamaStackClient:
         if body is not None:
             headers.setRawHeaders(b"Content-Type", [b"application/json"])
         upload = None if body is None else BytesUpload(body)
-        with _located_at(url):
+        with _LocatedAt(url):
             head, text = await self._whole(method, url, headers, upload, seconds, limit)
             answer = self._json_in(head.status, head.values(b"location"), text)
         if not isinstance(answer, dict):
@@ -175,7 +178,7 @@ class LlamaStackClient:
         url = _url(self._base, path)
         answer = WholeAnswer(self.clock, self.timeout, MAX_ANSWER_BYTES, on_head)
         answer.collect(self._post(url, caller, body, answer))
-        with _located_at(url):
+        with _LocatedAt(url):
             head, text = await answer.collected
             if not 200 <= head.status < 300:
                 self._json_in(head.status, head.values(b"location"), text)
@@ -201,7 +204,7 @@ class LlamaStackClient:
         url = _url(self._base, path)
         response = Response()
         response.exchange = self._post(url, caller, body, response)
-        with _located_at(url):
+        with _LocatedAt(url):
             await response_within(response.begun, self.clock, self.timeout, where=self._base)
             on_fields(self._secret.masked_fields(response.fields))
             if not 200 <= response.code < 300:
