@@ -230,7 +230,8 @@ class ProxyRequest(Request):
             return
         self.sentLength += len(data)
         if self.chunked:
-            self.transport.writeSequence([b"%x\r\n" % len(data), data, b"\r\n"])
+            # A copy costs less than three writes, or one of a list.
+            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:
             self.transport.write(data)
 
