@@ -184,7 +184,7 @@ class Passage:
             return
         try:
             self._exchange = self._sent(dialect)
-        except ProxyError as error:
+        except Exception as error:
             self.failed(error)
 
     def _not_detected(self, failure: Failure) -> None:

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from llamaproxy.errors import BadRequest, UpstreamBroke
 from llamaproxy.heads import Fields
+from llamaproxy.upstream.dialect import PLAIN_OPENAI
 from llamaproxy.upstream.exchange import AnswerTaker
 from llamaproxy.upstream.passthrough import LlamaStackResource
 from llamaproxy.upstream.response_head import ResponseHead
@@ -185,9 +186,15 @@ def test_a_generation_that_cannot_be_had_is_an_error(error: Exception) -> None:
     assert passing.is_over
 
 
-def test_a_request_that_cannot_be_sent_is_an_error() -> None:
-    passing = Passing(refusal=BadRequest("odd"))
-    assert passing.received.startswith(b"HTTP/1.1 400 ")
+@pytest.mark.parametrize(("refusal", "status"), [(BadRequest("odd"), 400), (OSError(), 500)])
+@pytest.mark.parametrize("path", [b"/x", b"/v1/models"])
+def test_a_request_that_cannot_be_sent_is_an_error(
+    path: bytes, refusal: Exception, status: int
+) -> None:
+    passing = Passing(GET.replace(b"/x", path), refusal=refusal)
+    if not passing.detection.called:
+        passing.detection.callback(PLAIN_OPENAI)
+    assert passing.received.startswith(b"HTTP/1.1 %d " % status)
     assert passing.is_over
 
 

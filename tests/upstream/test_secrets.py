@@ -12,6 +12,7 @@ from twisted.web.http import Request
 
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.upstream.secrets import Secret
+from tests.chat.streams import both
 from tests.support import CHAT, Answer, Exchange, FakeStack, Proxy, answer, events
 
 KEY = b"sk-secret-1234"
@@ -61,6 +62,17 @@ def test_a_chat_does_not_show_it(stream: bool, respond: Answer, tmp_path: Path) 
     assert exchange.json()["error"]["message"] == f"Incorrect API key provided: {'*' * len(KEY)}."
     [asked] = stack.asked_for(CHAT)
     assert asked.headers.getRawHeaders("Authorization") == [f"Bearer {KEY.decode()}"]
+
+
+@both
+def test_nor_where_it_was_redirected_to(stream: bool, tmp_path: Path) -> None:
+    stack = FakeStack()
+    stack.on(CHAT, answer(b"", 307, {"Location": f"http://elsewhere/{KEY.decode()}/"}))
+    fields = {"Authorization": "Bearer mine"}
+    exchange = proxy(stack, tmp_path).chat(stream=stream, fields=fields)
+    assert exchange.status == 502
+    assert f"http://elsewhere/{'*' * len(KEY)}/" in exchange.json()["error"]["message"]
+    assert_hidden(exchange)
 
 
 def test_nor_does_any_other_path(tmp_path: Path) -> None:
