@@ -85,6 +85,20 @@ def test_nor_does_any_other_path(tmp_path: Path) -> None:
     assert exchange.complete
 
 
+def test_nor_does_a_status_line(tmp_path: Path) -> None:
+    def shouting(request: Request) -> None:
+        request.setResponseCode(401, b"No such key: " + KEY)
+        request.write(b"")
+        request.finish()
+
+    stack = FakeStack()
+    stack.on("GET /v1/models", shouting)
+    fields = {"Authorization": "Bearer mine"}
+    exchange = proxy(stack, tmp_path).request("GET", "/v1/models", fields=fields)
+    assert exchange.status == 401
+    assert exchange.response.phrase == b"No such key: " + b"*" * len(KEY)
+
+
 def assert_hidden(exchange: Exchange) -> None:
     output: Any = [exchange.body, *exchange.response.headers.getAllRawHeaders()]
     assert KEY.decode() not in repr(output)
