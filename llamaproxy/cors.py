@@ -18,6 +18,9 @@ _FIELDS = (
     b"Access-Control-Expose-Headers",
 )
 
+#: What an answer of the proxy's own has of them.
+_APPLIED = (*_FIELDS, b"Vary")
+
 #: Origins that are remembered, and bytes of one.
 _MAX_ORIGINS, _MAX_ORIGIN = 256, 512
 
@@ -37,7 +40,7 @@ class CorsMemory:
         The fields that :meth:`apply` has put into *response_fields* are taken out of them again,
         for those of the answer replace them.
         """
-        for name in _FIELDS:
+        for name in _APPLIED:
             response_fields.removeHeader(name)
         self.learn(origin, answer)
 

@@ -151,7 +151,8 @@ class ProxyRequest(Request):
             return failure
         if isinstance(failure, CancelledError) and self.stopping:
             return ShuttingDown()
-        _log.failure("a request failed", Failure(failure))
+        # Its id is said here: what the upstream does is told in no request's context.
+        _log.failure("a request failed", Failure(failure), request=self.id)
         return ProxyError()
 
     def fail(self, failure: Exception) -> None:
@@ -168,7 +169,7 @@ class ProxyRequest(Request):
             self.finish()
             return
         self.note(error=error.logged, kind=error.kind)
-        _log.warn("an answer was cut short: {kind}", kind=error.kind)
+        _log.warn("an answer was cut short: {kind}", kind=error.kind, request=self.id)
         self.cut_off()
 
     def cut_off(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from operator import attrgetter
 from weakref import WeakKeyDictionary, ref
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -94,8 +95,9 @@ class _Sweep:
         self._call, self._at = None, inf
         self._rests_until = now + REST_SECONDS * len(self.watched)
         hungry = [dog for dog in self.watched if dog.due <= now]
-        for dog in hungry:
-            if dog in self.watched:  # else: stopped by the bark of another
+        for dog in sorted(hungry, key=attrgetter("due")):
+            # Unless the bark of another has stopped it, or put it off.
+            if dog in self.watched and dog.due <= now:
                 self.watched.discard(dog)
                 try:
                     dog.bark()

@@ -47,6 +47,21 @@ def test_so_does_an_error_of_the_upstreams(stream: bool, failing: Answer) -> Non
     assert exchange.field(ALLOW) == "http://page"
 
 
+@both
+def test_an_answer_varies_with_what_the_upstream_says_also_when_its_origin_is_known(
+    stream: bool,
+) -> None:
+    def varying(request: Request) -> None:
+        request.setHeader(b"Vary", b"Accept-Language, Origin")
+        allowing(saying("Hi."))(request)
+
+    stack = FakeStack()
+    stack.on(CHAT, varying, varying, allowing(saying("Hi.")))
+    proxy = Proxy(stack)
+    varied = [proxy.chat(stream=stream, fields=PAGE).field("Vary") for _ in range(3)]
+    assert varied == ["Accept-Language, Origin", "Accept-Language, Origin", None]
+
+
 def test_an_error_of_ours_says_what_the_upstream_said_before() -> None:
     stack = FakeStack()
     stack.on(CHAT, allowing(saying("Hi.")), hang_up)

@@ -145,6 +145,32 @@ def test_a_bark_may_stop_another_and_one_that_fails_costs_the_others_nothing() -
     assert [event["log_failure"].type for event in events] == [ZeroDivisionError]
 
 
+def test_those_that_are_due_in_one_sweep_bark_in_their_order() -> None:
+    clock = Clock()
+    barks: list[int] = []
+    for seconds in (7, 3, 9, 1, 8, 2, 6, 4, 5):
+        Watchdog(clock, seconds, partial(barks.append, seconds)).start()
+    clock.advance(100)
+    assert barks == sorted(barks) and len(barks) == 9
+
+
+def test_one_that_a_bark_has_put_off_does_not_bark() -> None:
+    clock = Clock()
+    barks: list[float] = []
+    put_off = [Watchdog(clock, 10, lambda: barks.append(clock.seconds())) for _ in range(2)]
+
+    def bark() -> None:
+        put_off[0].feed()
+        put_off[1].start()
+
+    for dog in (Watchdog(clock, 5, bark), *put_off):
+        dog.start()
+    clock.advance(20)
+    assert barks == []
+    clock.advance(10)
+    assert barks == [30, 30]
+
+
 def test_a_clock_is_not_kept_by_its_watchdogs() -> None:
     clock = Clock()
     dog = Watchdog(clock, 10, lambda: None)

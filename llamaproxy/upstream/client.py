@@ -260,9 +260,10 @@ class LlamaStackClient:
                 raise UpstreamBroke("Llama Stack answered with something that is not JSON.")
             return answer
         if status < 400:
+            target = redirect_target([self._secret.masked(each) for each in locations])
             raise UpstreamBroke(
-                f"Llama Stack answered with a redirect ({status}) to "
-                f"{redirect_target(locations)}, which is not followed."
+                f"Llama Stack answered with a redirect ({status}) to {target}, which is not "
+                "followed."
             )
         raise self._secret.refusal(UpstreamRefused(status, answer))
 

@@ -184,7 +184,7 @@ class Passage:
             return
         try:
             self._exchange = self._sent(dialect)
-        except ProxyError as error:
+        except Exception as error:
             self.failed(error)
 
     def _not_detected(self, failure: Failure) -> None:
@@ -236,8 +236,9 @@ class Passage:
         if head.status == 404 and self._target.path != self._target.client_path:
             # Perhaps the server was replaced by one of another generation.
             resource.detector.doubt()
-        fields = head.fields
+        phrase, fields = head.phrase, head.fields
         if head.status >= 400 and resource.secret.key:
+            phrase = resource.secret.masked(phrase)
             fields = resource.secret.masked_fields(fields)
             self._masker = resource.secret.masker()
             self._deliver = self._write_masked
@@ -249,7 +250,7 @@ class Passage:
         ]
         if (origin := request.head.origin) is not None:
             resource.cors.learn(origin, headers_of(head.fields))
-        request.begin(head.status, head.phrase, fields)
+        request.begin(head.status, phrase, fields)
         if head.length is None or head.length > _SMALL_BODY:
             self._register()
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from hyperlink import DecodedURL
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 
+from llamaproxy.config.logformat import format_json, format_text
 from llamaproxy.errors import BadRequest, UpstreamBroke
 from llamaproxy.heads import Fields
+from llamaproxy.upstream.dialect import PLAIN_OPENAI
 from llamaproxy.upstream.exchange import AnswerTaker
 from llamaproxy.upstream.passthrough import LlamaStackResource
 from llamaproxy.upstream.response_head import ResponseHead
@@ -185,9 +189,29 @@ def test_a_generation_that_cannot_be_had_is_an_error(error: Exception) -> None:
     assert passing.is_over
 
 
-def test_a_request_that_cannot_be_sent_is_an_error() -> None:
-    passing = Passing(refusal=BadRequest("odd"))
-    assert passing.received.startswith(b"HTTP/1.1 400 ")
+@pytest.mark.parametrize("error", [UpstreamBroke("no"), ZeroDivisionError()])
+@pytest.mark.parametrize("answered", [False, True])
+def test_what_is_logged_of_it_has_its_id(answered: bool, error: Exception) -> None:
+    passing = Passing(GET.replace(b"\r\n\r\n", b"\r\nX-Request-Id: mine\r\n\r\n"))
+    if answered:
+        passing.exchange.answer()
+    with capturedLogs() as logged:
+        passing.exchange.taker.failed(error)
+    assert len(logged) == answered + isinstance(error, ZeroDivisionError)
+    for event in logged:
+        assert (format_text(event) or "").endswith(" [mine]\n")
+        assert json.loads(format_json(event))["request"] == "mine"
+
+
+@pytest.mark.parametrize(("refusal", "status"), [(BadRequest("odd"), 400), (OSError(), 500)])
+@pytest.mark.parametrize("path", [b"/x", b"/v1/models"])
+def test_a_request_that_cannot_be_sent_is_an_error(
+    path: bytes, refusal: Exception, status: int
+) -> None:
+    passing = Passing(GET.replace(b"/x", path), refusal=refusal)
+    if not passing.detection.called:
+        passing.detection.callback(PLAIN_OPENAI)
+    assert passing.received.startswith(b"HTTP/1.1 %d " % status)
     assert passing.is_over
 
 

@@ -12,6 +12,7 @@ from twisted.web.http import Request
 
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.upstream.secrets import Secret
+from tests.chat.streams import both
 from tests.support import CHAT, Answer, Exchange, FakeStack, Proxy, answer, events
 
 KEY = b"sk-secret-1234"
@@ -63,6 +64,17 @@ def test_a_chat_does_not_show_it(stream: bool, respond: Answer, tmp_path: Path) 
     assert asked.headers.getRawHeaders("Authorization") == [f"Bearer {KEY.decode()}"]
 
 
+@both
+def test_nor_where_it_was_redirected_to(stream: bool, tmp_path: Path) -> None:
+    stack = FakeStack()
+    stack.on(CHAT, answer(b"", 307, {"Location": f"http://elsewhere/{KEY.decode()}/"}))
+    fields = {"Authorization": "Bearer mine"}
+    exchange = proxy(stack, tmp_path).chat(stream=stream, fields=fields)
+    assert exchange.status == 502
+    assert f"http://elsewhere/{'*' * len(KEY)}/" in exchange.json()["error"]["message"]
+    assert_hidden(exchange)
+
+
 def test_nor_does_any_other_path(tmp_path: Path) -> None:
     stack = FakeStack()
     stack.on("GET /v1/models", repeating)
@@ -71,6 +83,20 @@ def test_nor_does_any_other_path(tmp_path: Path) -> None:
     assert exchange.status == 401
     assert_hidden(exchange)
     assert exchange.complete
+
+
+def test_nor_does_a_status_line(tmp_path: Path) -> None:
+    def shouting(request: Request) -> None:
+        request.setResponseCode(401, b"No such key: " + KEY)
+        request.write(b"")
+        request.finish()
+
+    stack = FakeStack()
+    stack.on("GET /v1/models", shouting)
+    fields = {"Authorization": "Bearer mine"}
+    exchange = proxy(stack, tmp_path).request("GET", "/v1/models", fields=fields)
+    assert exchange.status == 401
+    assert exchange.response.phrase == b"No such key: " + b"*" * len(KEY)
 
 
 def assert_hidden(exchange: Exchange) -> None:
