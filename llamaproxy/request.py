@@ -128,7 +128,9 @@ class ProxyRequest(Request):
         """
         self.work = answering = Deferred.fromCoroutine(self._answer_with(work))
         # Nothing can fail in it any more but for an error of our own.
-        answering.addErrback(lambda failure: _log.failure("a request failed", failure))
+        answering.addErrback(
+            lambda failure: _log.failure("a request failed", failure, request=self.id)
+        )
         return NOT_DONE_YET
 
     async def _answer_with(self, work: Coroutine[Any, Any, bytes | int | None]) -> None:

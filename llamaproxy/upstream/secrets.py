@@ -5,11 +5,15 @@ OpenAI's own answer to a wrong key has the key in it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
-from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused
 from llamaproxy.heads import Fields
+
+#: The names in errors of OpenAI's shape, which are no secret.
+_NAMES = frozenset({"error", "message", "type", "param", "code"})
 
 
 @attrs.frozen
@@ -24,15 +28,29 @@ class Secret:
 
     def refusal(self, error: UpstreamRefused) -> UpstreamRefused:
         """*error* without the key."""
-        text = jsontext.dumps(error.body)
-        hidden = self.masked(text)
-        return error if hidden == text else UpstreamRefused(error.status, jsontext.loads(hidden))
+        if not self.key:
+            return error
+        body = self._masked_json(error.body)
+        return error if body == error.body else UpstreamRefused(error.status, body)
 
     def masked_fields(self, fields: Fields) -> Fields:
         """*fields* with the key masked in their values."""
         if not self.key:
             return fields
         return [(name, self.masked(value)) for name, value in fields]
+
+    def _masked_json(self, value: Any) -> Any:
+        """*value* with the key masked in its texts; what is JSON by itself may be a key as well."""
+        if isinstance(value, str):
+            return value.replace(self.key.decode("ascii"), "*" * len(self.key))
+        if isinstance(value, list):
+            return [self._masked_json(each) for each in value]
+        if isinstance(value, dict):
+            return {
+                name if name in _NAMES else self._masked_json(name): self._masked_json(each)
+                for name, each in value.items()
+            }
+        return value
 
     def masker(self) -> Masker:
         """A masker for a text that comes in parts."""

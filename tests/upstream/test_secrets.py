@@ -33,10 +33,10 @@ def test_a_secret_is_hidden_however_it_is_cut(parts: list[bytes], data: st.DataO
     assert len(out) == len(text)
 
 
-def proxy(stack: FakeStack, tmp_path: Path) -> Proxy:
+def proxy(stack: FakeStack, tmp_path: Path, key: bytes = KEY) -> Proxy:
     keys = tmp_path / "keys"
     keys.write_text("mine\n")
-    return Proxy(stack, keys=ApiKeys.read(str(keys)), server_key=KEY)
+    return Proxy(stack, keys=ApiKeys.read(str(keys)), server_key=key)
 
 
 def repeating(request: Request) -> None:
@@ -72,6 +72,35 @@ def test_nor_where_it_was_redirected_to(stream: bool, tmp_path: Path) -> None:
     exchange = proxy(stack, tmp_path).chat(stream=stream, fields=fields)
     assert exchange.status == 502
     assert f"http://elsewhere/{'*' * len(KEY)}/" in exchange.json()["error"]["message"]
+    assert_hidden(exchange)
+
+
+@both
+@pytest.mark.parametrize("key", ["null", "429", "error", "message", "{", 'a"b\\c', "/"])
+def test_a_key_that_stands_in_json_of_itself_leaves_that_whole(
+    key: str, stream: bool, tmp_path: Path
+) -> None:
+    refusal = {"error": {"message": f"wrong: {key}", "code": 429, "param": None, "more": [key]}}
+    stack = FakeStack()
+    stack.on(CHAT, answer(refusal, 429))
+    fields = {"Authorization": "Bearer mine"}
+    exchange = proxy(stack, tmp_path, key.encode()).chat(stream=stream, fields=fields)
+    assert exchange.status == 429
+    error = exchange.json()["error"]
+    hidden = "*" * len(key)
+    assert error["message"] == f"wrong: {hidden}" and error["more"] == [hidden]
+    assert error["code"] == 429 and error["param"] is None
+
+
+def test_a_key_is_hidden_however_deep_it_stands_and_in_names_too(tmp_path: Path) -> None:
+    stack = FakeStack()
+    deep: Any = {KEY.decode(): KEY.decode()}
+    for _ in range(190):
+        deep = [deep]
+    stack.on(CHAT, answer({"error": {"message": "no", "deep": deep}}, 400))
+    exchange = proxy(stack, tmp_path).chat(fields={"Authorization": "Bearer mine"})
+    assert exchange.status == 400
+    assert exchange.body.count(b"*" * len(KEY)) == 2
     assert_hidden(exchange)
 
 
