@@ -12,7 +12,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from llamaproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnavailable
-from llamaproxy.upstream.bodies import Upload
 from llamaproxy.watchdog import Watchdog
 
 
@@ -39,13 +38,11 @@ async def response_within(
     request: Deferred[Any],
     clock: IReactorTime,
     seconds: float,
-    upload: Upload | None = None,
     where: str = "",
 ) -> Any:
     """The response to *request*, whose head must come within *seconds*.
 
-    While there is an *upload*, they count from the last time that the upstream has taken some of
-    it. *where* is the server's URL, for the log.
+    *where* is the server's URL, for the log.
 
     :raises ProxyError: if there is no response.
     """
@@ -57,8 +54,6 @@ async def response_within(
         request.cancel()
 
     watchdog = Watchdog(clock, seconds, expire)
-    if upload is not None:
-        upload.progressed = watchdog.feed
     watchdog.start()
     try:
         return await request

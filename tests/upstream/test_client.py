@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -27,7 +26,7 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.bodies import BytesUpload, Upload
+from llamaproxy.upstream.bodies import BytesUpload
 from llamaproxy.upstream.chunks import chunks_in, completion_in
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.failures import connecting_error, response_within
@@ -477,22 +476,6 @@ def test_a_connection_that_takes_too_long_is_a_timeout() -> None:
     clock.advance(5)
     with pytest.raises(UpstreamTimeout):
         outcome(waiting)
-
-
-def test_an_upload_that_goes_on_is_given_more_time() -> None:
-    answering: Deferred[Any] = Deferred()
-    upload = Upload(BytesIO(b"x"))
-    clock = Clock()
-    waiting = Deferred.fromCoroutine(response_within(answering, clock, 5, upload))
-    for _ in range(4):
-        clock.advance(4)
-        upload.resumeProducing()
-    clock.advance(4)
-    assert not waiting.called
-    clock.advance(1)
-    with pytest.raises(UpstreamTimeout):
-        outcome(waiting)
-    assert pending_calls(clock) == []
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])

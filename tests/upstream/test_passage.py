@@ -29,9 +29,10 @@ TIMEOUT = 5.0
 class Exchange:
     """A request that the upstream has got."""
 
-    def __init__(self, fields: Fields, taker: AnswerTaker) -> None:
+    def __init__(self, fields: Fields, taker: AnswerTaker, body: Any = None) -> None:
         self.fields = fields
         self.taker = taker
+        self.body = body
         self.paused = self.cancelled = False
 
     def pause(self) -> None:
@@ -84,7 +85,7 @@ class Passing:
     def send(self, method: bytes, target: bytes, fields: Fields, body: Any, taker: Any) -> Exchange:
         if self._refusal is not None:
             raise self._refusal
-        self.exchanges.append(Exchange(fields, taker))
+        self.exchanges.append(Exchange(fields, taker, body))
         return self.exchanges[-1]
 
     @property
@@ -159,6 +160,19 @@ def test_an_upstream_that_is_silent_is_given_up(answered: bool) -> None:
     else:
         assert passing.received.startswith(b"HTTP/1.1 504 ")
         assert b"did not begin to answer within 5 s" in passing.received
+
+
+def test_an_upload_that_goes_on_is_given_more_time() -> None:
+    passing = Passing(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")
+    for _ in range(4):
+        passing.door.clock.advance(4)
+        passing.exchange.body.resumeProducing()
+    passing.door.clock.advance(4)
+    assert not passing.exchange.cancelled
+    passing.door.clock.advance(1)
+    assert passing.exchange.cancelled
+    assert passing.received.startswith(b"HTTP/1.1 504 ")
+    assert passing.is_over
 
 
 @pytest.mark.parametrize("answered", [False, True])
