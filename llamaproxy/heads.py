@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from time import time
 from typing import NamedTuple, TypeAlias
@@ -12,6 +12,9 @@ from twisted.web.http_headers import Headers
 
 #: Fields in the order and the spelling of their sender.
 Fields: TypeAlias = list[tuple[bytes, bytes]]
+
+#: The characters of a method, or of a field's name (RFC 9110 section 5.6.2); to be compiled.
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 
 
 class RequestLine(NamedTuple):
@@ -60,7 +63,7 @@ class RequestHead:
         """Forget the fields of these *names*, which are in lower case."""
         removed = [name for name in names if self._by_name.pop(name, None)]
         if removed:
-            self.fields = [field for field in self.fields if field[0].lower() not in removed]
+            self.fields = without(self.fields, removed)
 
     def identify(self, id: bytes) -> None:
         """Let *id* be that of the request, and the value of its only ``X-Request-Id``."""
@@ -85,12 +88,31 @@ class RequestHead:
         return values[0] if len(values) == 1 else None
 
 
+def without(fields: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> Fields:
+    """*fields* but for those of these *names*, which are in lower case."""
+    return [field for field in fields if field[0].lower() not in names]
+
+
+def members(values: Iterable[bytes]) -> list[bytes]:
+    """The members, in lower case, of a list in fields of these *values* (RFC 9110 section 5.6.1).
+
+    Where one is empty, so is its text.
+    """
+    return [member.strip(b" \t") for member in b",".join(values).lower().split(b",")]
+
+
 def headers_of(fields: Fields) -> Headers:
     """*fields* as Twisted has them."""
     headers = Headers()
     for name, value in fields:
         headers.addRawHeader(name, value)
     return headers
+
+
+def fields_of(headers: Headers | None) -> Fields:
+    """*headers* of Twisted's as they are sent."""
+    pairs = () if headers is None else headers.getAllRawHeaders()
+    return [(name, value) for name, values in pairs for value in values]
 
 
 def answer_head(

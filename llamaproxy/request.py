@@ -21,7 +21,7 @@ from twisted.web.server import NOT_DONE_YET, Request, version
 
 from llamaproxy.errors import ProxyError, ShuttingDown, error_response
 from llamaproxy.events import request_id
-from llamaproxy.heads import Fields, RequestHead, answer_head, date, headers_of
+from llamaproxy.heads import Fields, RequestHead, answer_head, date, fields_of, headers_of, without
 
 _log = Logger()
 
@@ -223,11 +223,8 @@ class ProxyRequest(Request):
         if self.finished:
             raise RuntimeError("Request.write called on a request after Request.finish was called.")
         if not self.startedWriting:
-            headers = dict(self.responseHeaders.getAllRawHeaders())
-            fields = [(name, value) for name, values in headers.items() for value in values]
-            if self.relayed_fields:
-                own = {name.lower() for name in headers}
-                fields += [each for each in self.relayed_fields if each[0].lower() not in own]
+            fields = fields_of(self.responseHeaders)
+            fields += without(self.relayed_fields, {name.lower() for name, _ in fields})
             self.begin(self.code, self.code_message, fields)
         if not data or self._bodiless or self.channel is None:
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llamaproxy.errors import UnsupportedMediaType
-from llamaproxy.heads import RequestHead
+from llamaproxy.heads import RequestHead, members
 
 #: Values of ``Sec-Fetch-Site`` that no page of another origin sends (W3C Fetch Metadata).
 _SAME_SITE = (b"same-origin", b"none")
@@ -34,6 +34,5 @@ def check_coding(head: RequestHead) -> None:
 
     :raises UnsupportedMediaType: if it has a ``Content-Encoding`` other than ``identity``.
     """
-    codings = b",".join(head.values(b"content-encoding")).lower().split(b",")
-    if {coding.strip() for coding in codings} - {b"", b"identity"}:
+    if set(members(head.values(b"content-encoding"))) - {b"", b"identity"}:
         raise UnsupportedMediaType("The request body is compressed, which is not understood here.")

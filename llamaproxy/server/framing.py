@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address
 
 from llamaproxy.errors import ProxyError
-from llamaproxy.heads import RequestHead, RequestLine
+from llamaproxy.heads import TOKEN, RequestHead, RequestLine, members
 
 #: Bytes of a request target (RFC 9112 section 3: at least 8000), of a line, of a whole head.
 MAX_TARGET = 8192
@@ -25,7 +25,6 @@ MAX_EMPTY_LINES = 8
 #: Fields of a request.
 MAX_FIELDS = 128
 
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 #: With the method, the target and the two numbers of the version.
 REQUEST_LINE = rb"(%b) ([!\"$-~]+) HTTP/([0-9])\.([0-9])" % TOKEN
 _REQUEST_LINE = re.compile(REQUEST_LINE)
@@ -169,10 +168,10 @@ def expects_continue(head: RequestHead) -> bool:
     # Of HTTP/1.0 it means nothing.
     if not expectations or head.line.minor == 0:
         return False
-    members = {each.strip(b" \t") for each in b",".join(expectations).lower().split(b",")} - {b""}
-    if not members <= {b"100-continue"}:
+    expected = set(members(expectations)) - {b""}
+    if not expected <= {b"100-continue"}:
         raise RequestRefused(417, "The only expectation understood is 100-continue.")
-    return bool(members)
+    return bool(expected)
 
 
 def keeps_connection(head: RequestHead) -> bool:
@@ -180,7 +179,7 @@ def keeps_connection(head: RequestHead) -> bool:
     minor, options = head.line.minor, head.values(b"connection")
     if not options:
         return minor == 1
-    tokens = [token.strip(b" \t") for token in b",".join(options).lower().split(b",")]
+    tokens = members(options)
     return b"close" not in tokens and (minor == 1 or b"keep-alive" in tokens)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from llamaproxy.heads import RequestHead
+from llamaproxy.heads import TOKEN, RequestHead
 from llamaproxy.server.framing import (
     MALFORMED_FIELD,
     MAX_EMPTY_LINES,
@@ -12,7 +12,6 @@ from llamaproxy.server.framing import (
     MAX_HEAD,
     MAX_LINE,
     REQUEST_LINE,
-    TOKEN,
     RequestRefused,
     field,
     is_hopeless,

@@ -21,7 +21,7 @@ from twisted.internet.protocol import Factory
 from twisted.web.client import URI
 
 from llamaproxy.errors import BadRequest
-from llamaproxy.heads import Fields
+from llamaproxy.heads import TOKEN, Fields
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.connection import UpstreamConnection
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange
@@ -42,7 +42,7 @@ ATTEMPT_DELAY_SECONDS = 0.02
 #: for that, of which some must be left for the name of Llama Stack.
 MAX_LOOK_UPS = 4
 
-_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_METHOD = re.compile(TOKEN)
 _TARGET = re.compile(rb"[\x21-\x7e]+")
 
 #: Ports that are not named (RFC 9110 sections 4.2.1 and 4.2.2).

@@ -11,7 +11,7 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
 from llamaproxy.errors import BadRequest
-from llamaproxy.heads import Fields, RequestHead
+from llamaproxy.heads import Fields, RequestHead, without
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, chat_fields, forwarded_for
@@ -109,7 +109,7 @@ class ClientContext:
 
     def chat_fields(self) -> Fields:
         """The fields to send with a chat completion: all that the client sent for it."""
-        kept = [field for field in self._chat_fields if field[0].lower() not in _CHAT_REPLACED]
+        kept = without(self._chat_fields, _CHAT_REPLACED)
         for name, values in self.credentials:
             if name in _PROVIDER_DATA:
                 kept += [(name, value) for value in values]

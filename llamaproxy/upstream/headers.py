@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from llamaproxy.heads import Fields
+from llamaproxy.heads import Fields, members, without
 
 #: RFC 9110 section 7.6.1, plus the obsolete ones that peers still send.
 HOP_BY_HOP = frozenset(
@@ -50,6 +50,10 @@ _RESPONSE_ONLY = _BODY_FIELDS | {
 _NOT_ANSWERED = HOP_BY_HOP | _RESPONSE_ONLY
 
 _NOT_FORWARDED = HOP_BY_HOP | _NEVER_FORWARDED | _REWRITTEN | _FORWARDED
+
+
+#: Asks for an answer that can be read as it comes.
+UNCOMPRESSED = (b"Accept-Encoding", b"identity")
 
 
 class TrustedProxies:
@@ -117,10 +121,9 @@ def _parted(fields: Fields, dropped: frozenset[bytes]) -> tuple[Fields, dict[byt
         else:
             kept.append(field)
     if b"connection" in others:
-        tokens = b",".join(others[b"connection"]).lower().split(b",")
-        nominated = {token.strip(b" \t") for token in tokens} - dropped
+        nominated = set(members(others[b"connection"])) - dropped
         if nominated:
-            kept = [field for field in kept if field[0].lower() not in nominated]
+            kept = without(kept, nominated)
     return kept, others
 
 
@@ -135,4 +138,4 @@ def chat_fields(forwarded_fields: Fields) -> Fields:
 
 def answer_fields(fields: Fields) -> Fields:
     """The fields of the upstream's answer to a chat that its client gets (DESIGN: L8)."""
-    return [field for field in fields if field[0].lower() not in _NOT_ANSWERED]
+    return without(fields, _NOT_ANSWERED)

@@ -15,9 +15,10 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from llamaproxy.errors import UpstreamBroke
-from llamaproxy.heads import Fields
+from llamaproxy.heads import Fields, members, without
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
+from llamaproxy.upstream.headers import UNCOMPRESSED
 from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.upstream.responses import SendingAgent
 
@@ -45,8 +46,7 @@ class InflatingAgent(SendingAgent):
     def send(
         self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
     ) -> Exchange:
-        fields = [field for field in fields if field[0].lower() != b"accept-encoding"]
-        fields.append((b"Accept-Encoding", b"identity"))
+        fields = [*without(fields, (b"accept-encoding",)), UNCOMPRESSED]
         inflater = Inflater(taker, self._clock)
         inflater.exchange = self._within.send(method, target, fields, body, inflater)
         return inflater
@@ -82,8 +82,7 @@ class Inflater:
 
     def answered(self, head: ResponseHead) -> None:
         """Look at how the answer is compressed."""
-        values = b",".join(value for name, value in head.fields if name.lower() == _COMPRESSED[0])
-        codings = [coding.strip().lower() for coding in values.split(b",")]
+        codings = members(head.values(_COMPRESSED[0]))
         codings = [coding for coding in codings if coding not in (b"", b"identity")]
         if not codings or head.length == 0:
             self._within.answered(head)
@@ -92,7 +91,7 @@ class Inflater:
         else:
             self._zlib = zlib.decompressobj(_CODINGS[codings[0]])
             self.received, self.ended, self.failed = self._received, self._ended, self._failed
-            fields = [each for each in head.fields if each[0].lower() not in _COMPRESSED]
+            fields = without(head.fields, _COMPRESSED)
             # A copy: the connection finds the end of the body by the one that it has read.
             self._within.answered(attrs.evolve(head, length=None, fields=fields))
 

@@ -18,14 +18,14 @@ from zope.interface import implementer
 
 from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import BadRequest, ProxyError, UpstreamTimeout
-from llamaproxy.heads import Fields, headers_of
+from llamaproxy.heads import Fields, headers_of, without
 from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.client_context import address_of, without_mcp_headers
 from llamaproxy.upstream.dialect import Detector, ServerDialect
 from llamaproxy.upstream.exchange import Exchange, Sender
 from llamaproxy.upstream.failures import not_begun
-from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, forwarded_for
+from llamaproxy.upstream.headers import TRUST_NOBODY, UNCOMPRESSED, TrustedProxies, forwarded_for
 from llamaproxy.upstream.relay import SILENT
 from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.upstream.secrets import Masker, Secret
@@ -167,7 +167,7 @@ class Passage:
 
     def begin(self) -> None:
         """Send the request, as soon as the server's generation is known if that matters."""
-        path = self._request.uri.partition(b"?")[0]
+        path = self._request.path
         versioned = path.startswith((b"/v1/", b"/openai/v1/")) and path not in _SAME_EVERYWHERE
         detector = self._resource.detector
         if not versioned:
@@ -213,8 +213,7 @@ class Passage:
             fields = without_mcp_headers(fields)
         if resource.secret.key:
             # An error must be readable, for the key may be in it.
-            fields = [field for field in fields if field[0].lower() != b"accept-encoding"]
-            fields.append((b"Accept-Encoding", b"identity"))
+            fields = [*without(fields, (b"accept-encoding",)), UNCOMPRESSED]
         self._fields = fields
         self._limit.start()
         upstream_target = resource.url + self._target.path + mark + query

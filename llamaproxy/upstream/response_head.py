@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from llamaproxy.heads import Fields
+from llamaproxy.heads import Fields, members, without
 from llamaproxy.upstream.headers import HOP_BY_HOP
 
 #: The most bytes, and the most fields, of one head; and of bytes in a body that are not its own.
@@ -30,7 +30,8 @@ _PHRASE = re.compile(rb"[^\0-\x08\n-\x1f\x7f]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 #: Fields of the framing, which are looked at here; each with the others that are not handed on.
-_LOOKED_AT = HOP_BY_HOP | {b"content-length"}
+_LENGTHS = frozenset({b"content-length"})
+_LOOKED_AT = HOP_BY_HOP | _LENGTHS
 
 
 class BadHead(ValueError):
@@ -169,14 +170,13 @@ def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> Resp
         return ResponseHead(status, message.phrase, [])
     fields, looked_at, options = _sorted_out(message.fields)
     if switches:
-        head = ResponseHead(status, message.phrase, fields, close=True)
-        head.fields = [field for field in fields if field[0].lower() != b"content-length"]
-        return head
+        fields = without(fields, _LENGTHS)
+        return ResponseHead(status, message.phrase, fields, close=True)
     length = _length(looked_at)
     bodiless = method == b"HEAD" or status in (204, 304)
     if status == 204 and length is not None:
         # RFC 9110 section 8.6. Where it stays, it is what the length of another answer would be.
-        fields = [field for field in fields if field[0].lower() != b"content-length"]
+        fields = without(fields, _LENGTHS)
     chunked = b"transfer-encoding" in looked_at and not bodiless
     chunks = Chunks(parser, message) if chunked else None
     # After an error of its model provider, a Llama Stack closes the connection some seconds later,
@@ -197,11 +197,10 @@ def _sorted_out(fields: Fields) -> tuple[Fields, dict[bytes, list[bytes]], set[b
     for name, (_, value) in zip(names, fields, strict=True):
         if name in _LOOKED_AT:
             looked_at.setdefault(name, []).append(value)
-    if not looked_at.keys() - {b"content-length"}:
+    if not looked_at.keys() - _LENGTHS:
         return fields, looked_at, set()
-    tokens = b",".join(looked_at.get(b"connection", ())).lower().split(b",")
-    options = {token.strip(b" \t") for token in tokens}
-    dropped = HOP_BY_HOP | options - {b"content-length"}
+    options = set(members(looked_at.get(b"connection", ())))
+    dropped = HOP_BY_HOP | options - _LENGTHS
     kept = [field for name, field in zip(names, fields, strict=True) if name not in dropped]
     return kept, looked_at, options
 

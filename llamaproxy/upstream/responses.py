@@ -13,7 +13,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from llamaproxy.heads import Fields, headers_of
+from llamaproxy.heads import Fields, fields_of, headers_of
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange
 from llamaproxy.upstream.response_head import ResponseHead
@@ -148,9 +148,3 @@ class SendingAgent:
         response = Response()
         response.exchange = self.send(method, uri, fields_of(headers), body, response)
         return response.begun
-
-
-def fields_of(headers: Headers | None) -> Fields:
-    """*headers* as pairs."""
-    pairs = () if headers is None else headers.getAllRawHeaders()
-    return [(name, value) for name, values in pairs for value in values]

@@ -104,7 +104,7 @@ class EventDecoder:
     def _single_lines(self, chunk: bytes) -> list[bytes]:
         """The data of whole events of one line each, which nearly all are that model servers send.
 
-        None if there is anything else in *chunk*.
+        There are none if there is anything else in *chunk*.
         """
         if chunk.startswith(b"data: ") and chunk.endswith(b"\n\n") and len(chunk) <= self._limit:
             lines = chunk[6:-2].split(b"\n\ndata: ")

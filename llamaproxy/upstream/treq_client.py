@@ -13,11 +13,11 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer
 from zope.interface import implementer
 
-from llamaproxy.heads import Fields
+from llamaproxy.heads import Fields, fields_of, without
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
 from llamaproxy.upstream.response_head import ResponseHead
-from llamaproxy.upstream.responses import SendingAgent, fields_of
+from llamaproxy.upstream.responses import SendingAgent
 from llamaproxy.upstream.whole import WholeAnswer
 
 
@@ -35,8 +35,8 @@ class AuthorizedAgent(SendingAgent):
         self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
     ) -> Exchange:
         if method != b"OPTIONS":
-            fields = [field for field in fields if field[0].lower() != b"authorization"]
-            fields.append((b"Authorization", b"Bearer " + self._key))
+            own = (b"Authorization", b"Bearer " + self._key)
+            fields = [*without(fields, (b"authorization",)), own]
         return self._within.send(method, target, fields, body, taker)
 
 
@@ -73,10 +73,13 @@ class WholeAnswers:
 
 @attrs.frozen(eq=False, repr=False)
 class _Answered:
-    """What treq is answered: it looks for content codings and cookies, and is shown none."""
+    """What treq is answered: it looks for content codings and cookies, and is shown none.
+
+    Its *headers* are everybody's: what treq notes in them is always the same.
+    """
 
     code: int
-    headers: Headers = Headers()  # noqa: RUF009 (nobody adds to it)
+    headers: Headers = Headers()  # noqa: RUF009
 
 
 def treq_client(agent: IAgent) -> HTTPClient:

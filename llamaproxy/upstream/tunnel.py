@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from llamaproxy.heads import Fields, RequestHead, answer_head
+from llamaproxy.heads import Fields, RequestHead, answer_head, members, without
 from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.watchdog import Watchdog
@@ -21,8 +21,7 @@ def wants_websocket(head: RequestHead) -> bool:
     protocols = [value.strip().lower() for value in head.values(b"upgrade")]
     if protocols != [b"websocket"] or head.line.method != b"GET" or head.line.minor == 0:
         return False
-    options = b",".join(head.values(b"connection")).lower().split(b",")
-    return head.body_length == 0 and b"upgrade" in [option.strip() for option in options]
+    return head.body_length == 0 and b"upgrade" in members(head.values(b"connection"))
 
 
 class Tunnel:
@@ -44,7 +43,7 @@ class Tunnel:
         channel = request.channel
         request.setResponseCode(101)
         request.startedWriting = 1
-        fields = [field for field in answer.fields if field[0].lower() not in _SWITCH_NAMES]
+        fields = without(answer.fields, _SWITCH_NAMES)
         self._upstream.hold_back(channel.transport)
         phrase = HTTPStatus(101).phrase.encode()
         channel.switch(answer_head(1, 101, phrase, [*SWITCH, *fields]), self._to_upstream)
