@@ -200,6 +200,15 @@ class ShuttingDown(ProxyError):
     headers = {"Retry-After": "1"}  # noqa: RUF012
 
 
+class Stopped(ProxyError):
+    """The operator has stopped this answer."""
+
+    status = 403
+    kind = "stopped"
+    #: SDKs would ask again.
+    headers = {"X-Should-Retry": "false"}  # noqa: RUF012
+
+
 class McpBroke(ProxyError):
     """The MCP server did not answer as it should."""
 
@@ -226,7 +235,7 @@ def error_response(request: Any, error: ProxyError) -> bytes:
     Nothing must have been sent to the client yet.
     """
     request.setResponseCode(error.status)
-    request.note(error=error.logged, kind=error.kind)
+    request.note(error)
     body = jsontext.dumps(error.body)
     fields = request.responseHeaders
     fields.setRawHeaders(b"Content-Type", [b"application/json"])

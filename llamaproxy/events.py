@@ -1,135 +1,107 @@
 """What happens while requests are answered, told to all who watch: log, counters, status, traces.
 
 Whoever does something tells of it once, here; who listens is decided where the daemon is put
-together. An event says nothing that a request, a tool or a model said.
+together. What is known of a request, a round or a call stands in its record
+(:mod:`llamaproxy.records`), in the same one for all; only ``Contents`` holds what was written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import ClassVar, Protocol, TypeAlias, get_args
+from typing import ClassVar, Literal, Protocol, TypeAlias, get_args
 
 import attrs
 from twisted.logger import Logger
 
 from llamaproxy.errors import ProxyError
+from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 
 #: The id of the request that is being worked on; coroutines keep it (PEP 567).
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-
-
-@attrs.define(eq=False)
-class ChatRecord:
-    """How far the answer to one chat completion has come.
-
-    *tools* are offered, *rounds* have begun, *calls* were made of server tools, of which *run*
-    have begun to run and *failed* came to an error.
-    """
-
-    tools: int = 0
-    rounds: int = 0
-    calls: int = 0
-    run: int = 0
-    failed: int = 0
 
 
 @attrs.frozen(eq=False, repr=False)
 class RequestBegan:
     """A whole request has been received, and is answered from now on."""
 
-    request_id: str
+    request: RequestRecord
 
 
 @attrs.frozen(eq=False, repr=False)
 class RequestEnded:
-    """A request has been answered, refused or given up.
+    """A request has been answered, refused or given up; it may never have begun."""
 
-    *status* is 499 if the answer did not come to its end; *sent* the bytes of its body; *seconds*
-    the time since the request was received; *fields* what else its line in the log says.
-    """
-
-    client: str
-    method: str
-    path: str
-    status: int
-    sent: int
-    seconds: float
-    fields: Mapping[str, str | int | float]
+    request: RequestRecord
 
 
 @attrs.frozen(eq=False, repr=False)
-class RoundBegan:
-    """The server is asked for a completion, once more."""
+class ChatBegan:
+    """A request is a chat completion's, and has been read."""
+
+    chat: ChatRecord
+
+
+@attrs.frozen(eq=False, repr=False)
+class ToolsOffered:
+    """It is settled which server tools a chat is offered."""
 
     chat: ChatRecord
 
 
 @attrs.frozen(eq=False, repr=False)
 class FirstByte:
-    """The client is sent the first of its answer."""
+    """The client of a chat is sent the first of its answer."""
 
     chat: ChatRecord
 
 
 @attrs.frozen(eq=False, repr=False)
+class RoundBegan:
+    """The server is asked for a completion, once more."""
+
+    round: RoundRecord
+
+
+@attrs.frozen(eq=False, repr=False)
 class RoundEnded:
-    """A completion has come; or, if *kind* is not empty, an error of that kind in its place.
+    """A completion has come; or, if the round has a ``kind``, an error in its place."""
 
-    ``cancelled``: the client has left, or the daemon stops.
-    """
-
-    chat: ChatRecord
-    kind: str = ""
+    round: RoundRecord
 
 
 @attrs.frozen(eq=False, repr=False)
 class CallBegan:
     """A server tool runs from now on."""
 
-    chat: ChatRecord
-    tool: str
-    group: str
+    call: CallRecord
 
 
 @attrs.frozen(eq=False, repr=False)
 class CallEnded:
-    """A server tool has answered, or *failed* for a *reason*.
+    """A call has its outcome; it may never have begun to run."""
 
-    *endpoint* is the URL of the MCP server, empty if it is not known.
-    """
-
-    chat: ChatRecord
-    tool: str
-    group: str
-    endpoint: str
-    seconds: float
-    failed: bool
-    reason: str = ""
-
-
-@attrs.frozen(eq=False, repr=False)
-class CallCancelled:
-    """A server tool was stopped: the client has left, or the daemon stops."""
-
-    chat: ChatRecord
-    tool: str
-    group: str
-
-
-@attrs.frozen(eq=False, repr=False)
-class CallUnknown:
-    """The model has called a tool that there is not."""
-
-    chat: ChatRecord
+    call: CallRecord
 
 
 @attrs.frozen(eq=False, repr=False)
 class LoopLimited:
-    """A chat's rounds were ended by a *limit*: ``rounds`` or ``repetition``."""
+    """A chat's rounds were ended by its ``limit``."""
 
     chat: ChatRecord
-    limit: str
+
+
+@attrs.frozen(eq=False, repr=False)
+class Contents:
+    """What was written: the one event that holds it, for those who were asked to look.
+
+    *name* says what of the *part* it is: the ``request`` or the ``answer`` of a round, the
+    ``arguments`` or the ``result`` of a call. *content* is shared, and must not be changed.
+    """
+
+    part: RoundRecord | CallRecord
+    name: Literal["request", "answer", "arguments", "result"]
+    content: object
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -142,7 +114,7 @@ class GroupListed:
 
 @attrs.frozen(eq=False, repr=False)
 class ListRefreshed:
-    """Tools have been listed for one of *callers*.
+    """Tools have been listed for one of *callers*, in so many *seconds*.
 
     *groups* are those that have answered, *failures* the errors of others; *groups_error* is that
     of the list of the groups, None if that has come. *left_out* are tools that are not offered for
@@ -154,19 +126,21 @@ class ListRefreshed:
     failures: Mapping[str, ProxyError]
     groups_error: ProxyError | None = None
     left_out: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 Event: TypeAlias = (
     RequestBegan
     | RequestEnded
-    | RoundBegan
+    | ChatBegan
+    | ToolsOffered
     | FirstByte
+    | RoundBegan
     | RoundEnded
     | CallBegan
     | CallEnded
-    | CallCancelled
-    | CallUnknown
     | LoopLimited
+    | Contents
     | ListRefreshed
 )
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine
 from contextvars import copy_context
 from functools import cached_property
-from types import MappingProxyType
 from typing import IO, Any, Protocol
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -19,9 +18,10 @@ from twisted.web.http import NO_BODY_CODES
 from twisted.web.http_headers import Headers
 from twisted.web.server import NOT_DONE_YET, Request, version
 
-from llamaproxy.errors import ProxyError, ShuttingDown, error_response
+from llamaproxy.errors import ProxyError, error_response
 from llamaproxy.events import request_id
 from llamaproxy.heads import Fields, RequestHead, answer_head, date, fields_of, headers_of, without
+from llamaproxy.records import RequestRecord
 
 _log = Logger()
 
@@ -57,7 +57,6 @@ class ProxyRequest(Request):
     #: Of the answer: whether its head is all of it; whether its end can be seen.
     _bodiless = False
     _framed = False
-    started_at: float = 0.0
     #: What tells the sender from those with other API keys: a digest, which is sent nowhere.
     key_id = b""
     #: Whether a client that has closed its side may still wait for the answer.
@@ -66,14 +65,12 @@ class ProxyRequest(Request):
     relayed_fields: Fields = []  # noqa: RUF012 (replaced, never changed)
     #: None when the client has left, and when the answer has come to its end.
     channel: Any = None
-    #: Whether the daemon does not wait any longer for the answer.
-    stopping = False
+    #: Why the daemon does not wait any longer for the answer, None while it does.
+    stopped: ProxyError | None = None
     #: What is then cancelled, and when the client leaves.
     work: Work | None = None
-    #: What its line in the log counts, as far as it has come.
-    counts: Callable[[], Mapping[str, int]] = dict
-    #: What the line says besides.
-    log_fields: Mapping[str, str | int | float] = MappingProxyType({})
+    #: What all who watch know of it, from when it is served.
+    record: RequestRecord
 
     def __init__(self, channel: Any, head: RequestHead, content: IO[bytes]) -> None:
         """:param content: its body, all of which has come."""
@@ -115,9 +112,9 @@ class ProxyRequest(Request):
     def isSecure(self) -> bool:
         return bool(ISSLTransport.providedBy(self.transport))
 
-    def note(self, **fields: str | int | float) -> None:
-        """Have the line in the log say *fields* too, which hold nothing that a peer wrote."""
-        self.log_fields = {**self.log_fields, **fields}
+    def note(self, error: ProxyError) -> None:
+        """Have those who watch know of the *error* that it ends with."""
+        self.record.kind, self.record.error = error.kind, error.logged
 
     def respond(self, work: Coroutine[Any, Any, bytes | int | None]) -> int:
         """Let *work* answer; it is cancelled when the client leaves.
@@ -151,8 +148,8 @@ class ProxyRequest(Request):
         """What a client who is still there is told of *failure*; a fault of the proxy is logged."""
         if isinstance(failure, ProxyError):
             return failure
-        if isinstance(failure, CancelledError) and self.stopping:
-            return ShuttingDown()
+        if isinstance(failure, CancelledError) and self.stopped is not None:
+            return self.stopped
         # Its id is said here: what the upstream does is told in no request's context.
         _log.failure("a request failed", Failure(failure), request=self.id)
         return ProxyError()
@@ -170,9 +167,19 @@ class ProxyRequest(Request):
             self.write(error_response(self, error))
             self.finish()
             return
-        self.note(error=error.logged, kind=error.kind)
+        self.note(error)
         _log.warn("an answer was cut short: {kind}", kind=error.kind, request=self.id)
         self.cut_off()
+
+    def stop(self, error: ProxyError) -> None:
+        """End at once, with *error*."""
+        if self.channel is None:
+            return  # it had waited for what another held, and has ended
+        self.stopped = error
+        if self.work is None:
+            self.fail(error)
+        else:
+            self.work.cancel()
 
     def cut_off(self) -> None:
         """End an answer that has begun so that it does not look whole."""
@@ -195,6 +202,7 @@ class ProxyRequest(Request):
         if channel is None:
             return
         self.startedWriting = 1
+        self.record.first_byte = self.site.now()
         self.code, self.code_message = status, phrase
         names = {name.lower() for name, _ in fields}
         has_length = b"content-length" in names
@@ -268,7 +276,7 @@ class ProxyRequest(Request):
 
     def process(self) -> None:
         channel: Any = self.channel
-        self.started_at = channel.site.began(self)
+        self.record = channel.site.began(self)
         channel.served += 1
         if channel.served <= MAX_PIPELINED_PER_TURN:
             self._process_now()

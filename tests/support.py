@@ -513,7 +513,7 @@ class Proxy(Upstream):
         app.tell.listen(self.events.append)
         self._front: Any = StubTreq(app.resource)
         # Treq's stub has a site of Twisted's.
-        site: Any = ProxySite(app.resource, Clock(), keys=keys)
+        site: Any = ProxySite(app.resource, Clock(), keys=keys, tell=app.tell)
         self._front._agent._serverFactory = site
 
     def settle(self) -> None:

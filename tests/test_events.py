@@ -10,44 +10,60 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from llamaproxy.events import (
     CallBegan,
     CallEnded,
-    CallUnknown,
-    ChatRecord,
+    ChatBegan,
+    Contents,
     Event,
     FirstByte,
     LoopLimited,
     Observers,
+    RequestBegan,
+    RequestEnded,
     RoundBegan,
     RoundEnded,
+    ToolsOffered,
 )
+from llamaproxy.records import ChatRecord, RoundRecord
 from tests.chat.script import Chat
-from tests.support import Proxy, answer, calling, nothing, saying
+from tests.support import Proxy, answer, calling, chunk, completion, events, nothing, saying
 
 
 def told(proxy: Proxy) -> list[str]:
-    return [type(event).__name__ for event in proxy.events]
+    return [type(event).__name__ for event in proxy.events if not isinstance(event, Contents)]
+
+
+def rounds_of(proxy: Proxy) -> list[RoundRecord]:
+    return [event.round for event in proxy.events if isinstance(event, RoundEnded)]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_the_life_of_a_chat_is_told_in_its_order(stream: bool) -> None:
     proxy = Chat(calling("clock"), saying("Noon."), stream=stream).proxy
     rounds = ["RoundBegan", "RoundEnded", "CallBegan", "CallEnded", "RoundBegan", "RoundEnded"]
-    expected = ["ListRefreshed", *rounds]
-    expected.insert(2 if stream else 7, "FirstByte")
-    assert told(proxy) == expected
+    expected = ["RequestBegan", "ChatBegan", "ListRefreshed", "ToolsOffered", *rounds]
+    expected.insert(5 if stream else 10, "FirstByte")
+    assert told(proxy) == [*expected, "RequestEnded"]
     began = next(event for event in proxy.events if isinstance(event, CallBegan))
-    assert (began.tool, began.group) == ("clock", "mcp::main")
-    ended = next(event for event in proxy.events if isinstance(event, CallEnded))
-    assert (ended.tool, ended.failed, ended.reason) == ("clock", False, "")
-    chat = ended.chat
-    assert (chat.tools, chat.rounds, chat.calls, chat.run, chat.failed) == (1, 2, 1, 1, 0)
-    of_chat = (RoundBegan, RoundEnded, CallBegan, CallEnded, FirstByte)
-    assert all(event.chat is chat for event in proxy.events if isinstance(event, of_chat))
+    call = began.call
+    assert (call.tool, call.group, call.number, call.round) == ("clock", "mcp::main", 1, 1)
+    assert (call.outcome, call.reason, call.cut) == ("answered", "", False)
+    chat = call.chat
+    assert (list(chat.offered), len(chat.rounds), chat.run, chat.failed) == (["clock"], 2, 1, 0)
+    assert chat.calls == [call]
+    for event in proxy.events:
+        match event:
+            case ChatBegan() | ToolsOffered() | FirstByte():
+                assert event.chat is chat
+            case RoundBegan() | RoundEnded():
+                assert event.round in chat.rounds and event.round.chat is chat
+            case CallBegan() | CallEnded():
+                assert event.call is call
+            case RequestBegan() | RequestEnded():
+                assert event.request is chat.request and event.request.chat is chat
 
 
 def test_a_round_that_fails_has_the_kind_of_its_error() -> None:
     proxy = Chat(answer({"error": {"message": "no"}}, 429), server=()).proxy
-    kinds = [event.kind for event in proxy.events if isinstance(event, RoundEnded)]
-    assert kinds == ["upstream_refused"]
+    assert [round.kind for round in rounds_of(proxy)] == ["upstream_refused"]
     assert FirstByte not in map(type, proxy.events)
 
 
@@ -56,20 +72,19 @@ def test_a_client_that_leaves_ends_its_round() -> None:
     chat.exchange.leave()
     proxy = chat.proxy
     proxy.settle()
-    kinds = [event.kind for event in proxy.events if isinstance(event, RoundEnded)]
-    assert kinds == ["cancelled"]
+    assert [round.kind for round in rounds_of(proxy)] == ["cancelled"]
 
 
 def test_what_ends_a_loop_is_told() -> None:
     rounds = [calling("clock", {"n": n}) for n in range(2)]
     proxy = Chat(*rounds, saying("So."), proxy={"max_rounds": 2}).proxy
-    assert [e.limit for e in proxy.events if isinstance(e, LoopLimited)] == ["rounds"]
+    assert [e.chat.limit for e in proxy.events if isinstance(e, LoopLimited)] == ["rounds"]
 
 
 def test_a_tool_that_there_is_not_is_told_without_its_name() -> None:
     proxy = Chat(calling("nonsense"), saying("So.")).proxy
-    [unknown] = [event for event in proxy.events if isinstance(event, CallUnknown)]
-    assert "nonsense" not in repr(unknown)
+    [ended] = [event.call for event in proxy.events if isinstance(event, CallEnded)]
+    assert (ended.outcome, ended.tool, ended.began) == ("unknown", "", None)
 
 
 def test_a_listener_that_fails_is_counted_and_costs_nothing_else() -> None:
@@ -80,11 +95,12 @@ def test_a_listener_that_fails_is_counted_and_costs_nothing_else() -> None:
         raise RuntimeError("a listener's own")
 
     tell = Observers(broken, heard.append)
+    round = RoundRecord(ChatRecord(), 1, 0.0)
     observer = cast(ILogObserver, lines.append)
     globalLogPublisher.addObserver(observer)
     try:
         for count in (1, 2):
-            tell(RoundBegan(ChatRecord()))
+            tell(RoundBegan(round))
             assert len(heard) == count and tell.failures == count
     finally:
         globalLogPublisher.removeObserver(observer)
@@ -95,10 +111,37 @@ def test_a_listener_may_hear_of_some_kinds_alone() -> None:
     heard: list[Event] = []
     tell = Observers()
     tell.listen(heard.append, RoundBegan, LoopLimited)
-    began, ended = RoundBegan(ChatRecord()), RoundEnded(ChatRecord())
+    round = RoundRecord(ChatRecord(), 1, 0.0)
+    began, ended = RoundBegan(round), RoundEnded(round)
     tell(began)
     tell(ended)
     assert heard == [began]
     tell.listen(heard.append)
     tell(ended)
     assert heard == [began, ended]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_round_keeps_what_the_server_says_of_it(stream: bool) -> None:
+    usage = {"prompt_tokens": 7, "completion_tokens": True, "total_tokens": 9}
+    chunks = [
+        chunk({"content": "So."}, model="m" * 200),
+        chunk({}, "stop"),
+        {**chunk({}), "choices": [], "usage": usage},
+    ]
+    said = answer(completion({"content": "So."}, model="m" * 200, usage=usage))
+    proxy = Chat(events(*chunks) if stream else said, stream=stream, server=()).proxy
+    [round] = rounds_of(proxy)
+    assert (round.model, round.finish_reason) == ("m" * 100, "stop")
+    assert (round.input_tokens, round.output_tokens) == (7, None)
+    assert round.first is not None and round.ended is not None
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_contents_are_in_no_other_event(stream: bool) -> None:
+    proxy = Chat(calling("clock", {"secret": "in"}), saying("Noon."), stream=stream).proxy
+    contents = [event for event in proxy.events if isinstance(event, Contents)]
+    names = ["request", "answer", "arguments", "result", "request", "answer"]
+    assert [event.name for event in contents] == names
+    assert contents[2].part is contents[3].part
+    assert "secret" in str(contents[2].content)

@@ -8,70 +8,81 @@ from twisted.logger import LogEvent, Logger, LogLevel
 
 from llamaproxy.config.logformat import FORMATTED
 from llamaproxy.events import (
-    CallCancelled,
     CallEnded,
-    CallUnknown,
     Event,
     LoopLimited,
     RequestEnded,
 )
+from llamaproxy.records import CallRecord, RequestRecord
 
 _log = Logger()
 
-#: Fields that are not repeated in the text of the access line.
-_TEXT_OMITS = frozenset({"request", "kind"})
-
-
 #: What is logged.
-LOGGED = (RequestEnded, CallEnded, CallCancelled, CallUnknown, LoopLimited)
+LOGGED = (RequestEnded, CallEnded, LoopLimited)
 
 
 def log_event(event: Event) -> None:
     """A listener that writes the log."""
     match event:
         case RequestEnded():
-            _log_request(event)
+            _log_request(event.request)
         case CallEnded():
-            _log_call(event)
-        case CallCancelled():
-            _log.info("tool {tool} was cancelled", tool=event.tool)
-        case CallUnknown():
-            # The name is the model's, which may be anything.
-            _log.warn("the model called a tool that there is not")
+            _log_call(event.call)
         case LoopLimited():
-            _log.warn("a tool loop was ended by the limit of {limit}", limit=event.limit)
+            _log.warn("a tool loop was ended by the limit of {limit}", limit=event.chat.limit)
 
 
-def _log_call(ended: CallEnded) -> None:
-    outcome = "failed" if ended.failed else "answered"
-    where = f" ({ended.endpoint})" if ended.reason and ended.endpoint else ""
+def _log_call(call: CallRecord) -> None:
+    if call.outcome == "unknown":
+        # The name is the model's, which may be anything.
+        _log.warn("the model called a tool that there is not")
+        return
+    if call.began is None:
+        return
+    if call.outcome == "cancelled":
+        _log.info("tool {tool} was cancelled", tool=call.tool)
+        return
+    outcome = "answered" if call.outcome == "answered" else "failed"
+    where = f" ({call.endpoint})" if call.reason and call.endpoint else ""
     _write(
-        f"tool {ended.tool} of {ended.group} {outcome} in {ended.seconds:.3f} s"
-        f"{ended.reason}{where}",
-        tool=ended.tool,
-        group=ended.group,
+        f"tool {call.tool} of {call.group} {outcome} in {call.seconds:.3f} s{call.reason}{where}",
+        tool=call.tool,
+        group=call.group,
         outcome=outcome,
-        seconds=ended.seconds,
-        reason=ended.reason,
+        seconds=call.seconds,
+        reason=call.reason,
         where=where,
     )
 
 
-def _log_request(ended: RequestEnded) -> None:
+def _log_request(request: RequestRecord) -> None:
     """The access line; nothing of a query, a body or a credential is in it."""
-    extra = "".join(
-        [f", {name}: {value}" for name, value in ended.fields.items() if name not in _TEXT_OMITS]
-    )
+    fields: dict[str, str | int | float] = {}
+    chat = request.chat
+    if chat is not None and chat.rounds:
+        fields |= {
+            "tools": len(chat.offered),
+            "rounds": len(chat.rounds),
+            "calls": len(chat.calls),
+        }
+        if failed := chat.failed:
+            fields["failed"] = failed
+    if request.kind:
+        fields["error"] = request.error
+    extra = "".join([f", {name}: {value}" for name, value in fields.items()])
+    if request.kind:
+        fields["kind"] = request.kind
     _write(
-        f"{ended.client} {ended.method} {ended.path} {ended.status} {ended.sent} bytes "
-        f"{ended.seconds:.3f} s{extra}",
-        client=ended.client,
-        method=ended.method,
-        path=ended.path,
-        status=ended.status,
-        sent=ended.sent,
-        seconds=ended.seconds,
-        **ended.fields,
+        f"{request.client} {request.method} {request.path} {request.status} {request.sent} bytes "
+        f"{request.seconds:.3f} s{extra}",
+        client=request.client,
+        method=request.method,
+        path=request.path,
+        status=request.status,
+        sent=request.sent,
+        seconds=request.seconds,
+        request=request.id,
+        **fields,
     )
 
 

@@ -65,14 +65,14 @@ class Metrics:
     def __call__(self, event: Event) -> None:
         match event:
             case CallEnded():
-                self._tool_calls.add("failed" if event.failed else "answered")
+                self._tool_calls.add(event.call.outcome)
             case ListRefreshed():
                 missing = len(event.failures) + (event.groups_error is not None)
                 self._listing_failures.add(amount=missing)
             case LoopLimited():
-                self._loops_ended.add(event.limit)
-            case RequestEnded() if "kind" in event.fields:
-                self._errors.add(str(event.fields["kind"]))
+                self._loops_ended.add(event.chat.limit)
+            case RequestEnded() if event.request.kind:
+                self._errors.add(event.request.kind)
 
     def watch(self, name: str, meaning: str, value: Callable[[], float]) -> None:
         """Add the gauge *name*, whose value is that which *value* returns when it is read."""

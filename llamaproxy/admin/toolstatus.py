@@ -58,10 +58,10 @@ class ToolStatus:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case CallEnded():
-                group = self._group(event.group)
+            case CallEnded() if event.call.began is not None:
+                group = self._group(event.call.group)
                 group.calls += 1
-                group.failed += event.failed
+                group.failed += event.call.outcome != "answered"
             case ListRefreshed():
                 self._callers = event.callers
                 for name, listed in event.groups.items():

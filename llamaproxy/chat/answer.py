@@ -29,6 +29,7 @@ from llamaproxy.chat.stream import CONTROL_KEYS, completion_of
 from llamaproxy.chat.usage import added_usage
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json
+from llamaproxy.records import RoundRecord
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.completions import ClientCompletions
 
@@ -36,8 +37,12 @@ from llamaproxy.upstream.completions import ClientCompletions
 class Answer(Protocol):
     """What the loop drives: it asks for rounds, and is told of the calls of server tools."""
 
-    async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
+    async def complete(
+        self, body: Json, visibility: CallVisibility, round: RoundRecord
+    ) -> Completion:
         """Ask the model for one round with the request *body*; *visibility* is the client's.
+
+        What the model's answer says of itself is kept in *round*.
 
         :raises ProxyError: if it fails.
         """
@@ -74,8 +79,11 @@ class UnaryAnswer:
     _usage: Any = attrs.field(init=False, default=None)
     _client_calls: list[Json] = attrs.field(init=False, factory=list)
 
-    async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
+    async def complete(
+        self, body: Json, visibility: CallVisibility, round: RoundRecord
+    ) -> Completion:
         answer = await self._completions.complete(body)
+        round.note_first()
         if isinstance(answer, list):
             answer = completion_of(answer, visibility.legacy_functions)
         normalise(answer, visibility.legacy_functions)
@@ -83,6 +91,7 @@ class UnaryAnswer:
         if not choices:
             raise UpstreamBroke("Llama Stack answered without choices.")
         self._header.adopt(answer)
+        round.note_answer(answer.get("model"), choices[0].get("finish_reason"), answer.get("usage"))
         self._usage = added_usage(self._usage, answer.get("usage"))
         self._last_completion = answer
         if self._last_text_only:

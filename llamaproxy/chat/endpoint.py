@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from functools import partial
 from typing import Any
 
 import attrs
@@ -13,7 +12,7 @@ from llamaproxy import jsontext
 from llamaproxy.chat.answer import UnaryAnswer
 from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.eventstream import EventStream
-from llamaproxy.chat.injection import is_injected
+from llamaproxy.chat.injection import why_not_injected
 from llamaproxy.chat.loop import ToolLoop
 from llamaproxy.chat.messages import as_object, parse_request, wants_json
 from llamaproxy.chat.request_checks import check_coding, check_origin
@@ -21,9 +20,10 @@ from llamaproxy.chat.round_merging import CompletionHeader
 from llamaproxy.chat.streamed import StreamedAnswer
 from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnavailable
-from llamaproxy.events import ChatRecord, FirstByte, Tell, tell_nobody
+from llamaproxy.events import ChatBegan, FirstByte, Tell, tell_nobody
 from llamaproxy.heads import Fields, headers_of
 from llamaproxy.jsontext import Json
+from llamaproxy.records import ChatRecord, name_of
 from llamaproxy.request import ProxyRequest
 from llamaproxy.upstream.client_context import ClientContext, ClientContextReader
 from llamaproxy.upstream.completions import ClientCompletions, Completions
@@ -54,8 +54,7 @@ class ChatCompletions:
         check_origin(request.head)
         check_coding(request.head)
         client = self._clients.of(request, request.key_id)
-        record = ChatRecord()
-        request.counts = partial(_counts, record)
+        record = request.record.chat = ChatRecord(request.record, self._clock.seconds)
         content: Any = request.content
         try:
             content.seek(0)
@@ -64,6 +63,10 @@ class ChatCompletions:
             with self._bodies.holding(text):
                 chat = _Chat(request, parse_request(text), client, record)
                 del text
+                record.model = name_of(chat.body.get("model"))
+                record.streamed = bool(chat.body.get("stream"))
+                record.conversation = name_of(client.chat)
+                self._tell(ChatBegan(record))
                 return await self._respond(chat)
         except BaseException as error:
             if isinstance(error, ProxyError):
@@ -118,14 +121,16 @@ class ChatCompletions:
             if request.channel is None or not events.started:
                 raise
             error = request.error_of(failure)
-            request.note(error=error.logged, kind=error.kind)
+            request.note(error)
             await answer.fail(error)
         finally:
             events.close()
 
     async def _answer(self, chat: _Chat, answer: UnaryAnswer | StreamedAnswer) -> None:
         body, patterns = chat.body, chat.field(b"x-llamaproxy-tools")
-        if not is_injected(body, patterns, chat.field(b"x-openwebui-task")):
+        reason = why_not_injected(body, patterns, chat.field(b"x-openwebui-task"))
+        if reason:
+            chat.record.not_injected = reason
             await self._loop.pass_on(body, chat.client, answer, chat.record)
         else:
             listed = [word.strip() for word in patterns.split(",") if word.strip()]
@@ -161,11 +166,3 @@ class _AnswerFields:
         if (origin := request.head.origin) is not None:
             self._cors.learn_from_answer(origin, headers_of(fields), request.responseHeaders)
         request.relayed_fields = answer_fields(fields)
-
-
-def _counts(record: ChatRecord) -> dict[str, int]:
-    """The fields of a chat for the access line; none before its first round."""
-    counts = {"tools": record.tools, "rounds": record.rounds, "calls": record.calls}
-    if record.failed:
-        counts["failed"] = record.failed
-    return counts if record.rounds else {}

@@ -7,20 +7,22 @@ from llamaproxy.chat.openwebui import is_background_task
 from llamaproxy.jsontext import Json, JsonList
 
 
-def is_injected(body: Json, patterns: str, task: str) -> bool:
-    """Whether a request gets server tools (L4).
+def why_not_injected(body: Json, patterns: str, task: str) -> str:
+    """Why a request gets no server tools (L4); empty if it gets them.
 
     :param patterns: its field ``X-Llamaproxy-Tools``, empty if it has none.
 
     :param task: its field ``X-OpenWebUI-Task``, empty if it has none.
     """
-    return not (
-        body.get("tool_choice") == "none"
-        or (isinstance(body.get("n"), int) and body["n"] > 1)
-        or patterns.lower() == "none"
-        or task != ""
-        or is_background_task(body)
-    )
+    if body.get("tool_choice") == "none":
+        return "its tool_choice is none"
+    if isinstance(body.get("n"), int) and body["n"] > 1:
+        return "it asks for several choices (n)"
+    if patterns.lower() == "none":
+        return "its X-Llamaproxy-Tools is none"
+    if task != "" or is_background_task(body):
+        return "it is a background task of Open WebUI"
+    return ""
 
 
 def tool_names(body: Json) -> frozenset[str]:

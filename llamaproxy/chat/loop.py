@@ -20,15 +20,17 @@ from llamaproxy.chat.tool_choice import after_round, with_offered_names
 from llamaproxy.deferreds import Semaphore, all_of
 from llamaproxy.errors import ProxyError, ToolFailed
 from llamaproxy.events import (
-    CallUnknown,
-    ChatRecord,
+    CallEnded,
+    Contents,
     LoopLimited,
     RoundBegan,
     RoundEnded,
     Tell,
+    ToolsOffered,
     tell_nobody,
 )
 from llamaproxy.jsontext import Json, JsonList
+from llamaproxy.records import CallRecord, ChatRecord, RoundRecord
 from llamaproxy.tools.arguments import parse_arguments
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.names import NameIndex, plain_name
@@ -146,8 +148,11 @@ class ToolLoop:
         :raises ProxyError: if a round fails.
         """
         client_tools = tool_names(body)
+        asked = record.now()
         offer = await self._catalogue.offer(client, client_tools, patterns)
-        record.tools = len(offer.tools)
+        record.listing = record.now() - asked
+        record.offered = offer.tools.keys()
+        self._tell(ToolsOffered(record))
         names = offer.names(client_tools)
         chat = _Chat(client, offer, client_tools, answer, record, names, self._slots.for_chat())
         mark = new_mark() if offer.tools else ""
@@ -166,7 +171,7 @@ class ToolLoop:
         repeats = _Repeats()
         limit = None
         while limit is None:
-            visibility.after_server_calls = record.rounds > 0
+            visibility.after_server_calls = bool(record.rounds)
             completion = await self._round(request, visibility, answer, record)
             if not completion.calls:
                 return
@@ -175,7 +180,7 @@ class ToolLoop:
             results = await self._run_all(server_calls, chat)
             if not client_calls and repeats.too_many(results):
                 limit = _REPETITION
-            elif not client_calls and record.rounds == self._max_rounds:
+            elif not client_calls and len(record.rounds) == self._max_rounds:
                 limit = _ROUNDS
             if limit is not None and results:
                 results = [(call, limit.noted(result)) for call, result in results]
@@ -184,7 +189,7 @@ class ToolLoop:
             messages = follow_up(completion.message, [(c, r.text) for c, r in results])
             turn += messages
             request = {**request, "messages": request["messages"] + JsonList.of(messages)}
-            if client_calls and (server_calls or record.rounds > 1):
+            if client_calls and (server_calls or len(record.rounds) > 1):
                 self._memory.remember(client, mark, turn)
             if client_calls or not server_calls:
                 return
@@ -194,25 +199,30 @@ class ToolLoop:
         self, body: Json, visibility: CallVisibility, answer: Answer, record: ChatRecord
     ) -> Completion:
         """The model's answer to *body*; observers are told when the round begins and ends."""
-        record.rounds += 1
-        self._tell(RoundBegan(record))
-        kind = ProxyError.kind
+        round = RoundRecord(record, len(record.rounds) + 1, record.now())
+        record.rounds.append(round)
+        self._tell(RoundBegan(round))
+        self._tell(Contents(round, "request", body))
+        round.kind = ProxyError.kind
         try:
-            completion = await answer.complete(body, visibility)
-            kind = ""
+            completion = await answer.complete(body, visibility, round)
+            round.kind = ""
+            self._tell(Contents(round, "answer", completion.message))
             return completion
         except CancelledError:
-            kind = "cancelled"
+            round.kind = "cancelled"
             raise
         except ProxyError as error:
-            kind = error.kind
+            round.kind = error.kind
             raise
         finally:
-            self._tell(RoundEnded(record, kind))
+            round.ended = record.now()
+            self._tell(RoundEnded(round))
 
     async def _answer_without_tools(self, body: Json, chat: _Chat, limit: _Limit) -> None:
         """One more round, in which no tool may be called (L15)."""
-        self._tell(LoopLimited(chat.record, limit.name))
+        chat.record.limit = limit.name
+        self._tell(LoopLimited(chat.record))
         if "tools" in body:
             body = {**body, "tool_choice": "none"}
         names = (*chat.client_tools, *chat.offer.tools)
@@ -224,21 +234,42 @@ class ToolLoop:
     async def _run_all(self, calls: list[ToolCall], chat: _Chat) -> _CallResults:
         """Run *calls* at the same time, and return them with their results, in order (L9)."""
 
-        async def run(call: ToolCall) -> ToolResult:
+        async def run(call: ToolCall, record: CallRecord) -> ToolResult:
             card = await chat.answer.show_call(call)
-            result = await self._run(call, chat)
+            self._tell(Contents(record, "arguments", call.arguments))
+            try:
+                result = await self._run(call, chat, record)
+            except BaseException:
+                record.outcome = "cancelled"
+                raise
+            finally:
+                record.ended = chat.record.now()
+                self._tell(CallEnded(record))
+            self._tell(Contents(record, "result", result.text))
             await chat.answer.show_result(card, result)
             return result
 
-        chat.record.calls += len(calls)
-        results = await all_of(run(call) for call in calls[:_MAX_CALLS])
+        records = self._call_records(calls, chat.record)
+        results = await all_of(map(run, calls[:_MAX_CALLS], records))
         too_many = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
+        for record in records[_MAX_CALLS:]:
+            record.outcome, record.ended = "refused", record.asked
+            self._tell(CallEnded(record))
         results += [too_many] * (len(calls) - len(results))
-        chat.record.failed += sum(result.is_error for result in results)
         return list(zip(calls, results, strict=True))
 
-    async def _run(self, call: ToolCall, chat: _Chat) -> ToolResult:
+    def _call_records(self, calls: list[ToolCall], chat: ChatRecord) -> list[CallRecord]:
+        """The records of *calls* of the last round, which are part of *chat* from now on."""
+        now, before, round = chat.now(), len(chat.calls), len(chat.rounds)
+        records = [
+            CallRecord(chat, before + number, round, now) for number in range(1, len(calls) + 1)
+        ]
+        chat.calls += records
+        return records
+
+    async def _run(self, call: ToolCall, chat: _Chat, record: CallRecord) -> ToolResult:
         """The result of one call; a failure is a result that the model can read (L12)."""
+        record.outcome = "refused"
         if call.cut_off:
             return ToolResult.failure(
                 "the call was cut off before it was complete, so nothing was done. Make it again, "
@@ -246,7 +277,7 @@ class ToolLoop:
             )
         name = chat.names.fuzzy_match(call.name) if is_function(call.entry) else None
         if name is None:
-            self._tell(CallUnknown(chat.record))
+            record.outcome = "unknown"
             nearest = " or ".join(chat.names.nearest(call.name))
             hint = f"Did you mean {nearest}?" if nearest else "Use one of the tools given."
             return ToolResult.failure(f"there is no tool named {call.name[:64]!r}. {hint}")
@@ -254,11 +285,11 @@ class ToolLoop:
             arguments = parse_arguments(call.arguments)
         except ToolFailed as error:
             return ToolResult.failure(error.message)
+        record.outcome = ""
 
         async def invoke() -> ToolResult:
-            chat.record.run += 1
             tool = chat.offer.tools[name]
-            return await self._catalogue.invoke(tool, arguments, chat.client, chat.record)
+            return await self._catalogue.invoke(tool, arguments, chat.client, record)
 
         return await chat.in_slot(invoke)
 

@@ -164,6 +164,12 @@ class RoundStream:
             message["tool_calls"] = [call.entry for call in calls]
         return Completion(message, mark_cut_off(calls, choice.finish_reason))
 
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the model ended the first choice; None if it has not said."""
+        choice = self._choices.get(0)
+        return None if choice is None else choice.finish_reason
+
     def held_chunks(self) -> list[Json]:
         """Chunks with what was held back of calls of the client, for the end of the stream."""
         chunks = []

@@ -25,6 +25,7 @@ from llamaproxy.chat.stream import RoundStream
 from llamaproxy.chat.usage import added_usage
 from llamaproxy.errors import ProxyError
 from llamaproxy.jsontext import Json
+from llamaproxy.records import RoundRecord, name_of
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.completions import ClientCompletions
 from llamaproxy.upstream.sse import encode_event
@@ -53,12 +54,16 @@ class StreamedAnswer:
     _running: list[Card] = attrs.field(init=False, factory=list)
 
     _likeness: Likeness = attrs.field(init=False)
+    _record: RoundRecord = attrs.field(init=False)
 
     @_round.default
     def _no_round(self) -> RoundStream:
         return RoundStream(CallVisibility(), self._roles)
 
-    async def complete(self, body: Json, visibility: CallVisibility) -> Completion:
+    async def complete(
+        self, body: Json, visibility: CallVisibility, round: RoundRecord
+    ) -> Completion:
+        self._record = round
         self._round = RoundStream(visibility, self._roles)
         self._join.begin_round()
         self._blocks.begin_round()
@@ -70,6 +75,7 @@ class StreamedAnswer:
         for held in self._round.held_chunks():
             await self._send(held)
         completion = self._round.completion()
+        round.note_answer(round.model, self._round.finish_reason, self._round.usage)
         self._usage = added_usage(self._usage, self._round.usage)
         return completion
 
@@ -124,6 +130,9 @@ class StreamedAnswer:
         self._likeness.settle()
         if chunk is not None:
             self._header.adopt(chunk)
+            if self._record.first is None:
+                self._record.note_first()
+                self._record.model = name_of(chunk.get("model"))
         visible = self._round.feed(chunk)
         if visible is not None:
             visible = self._held_content.without_text(visible)

@@ -7,7 +7,8 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from llamaproxy.errors import ShuttingDown
+from llamaproxy.errors import ShuttingDown, Stopped
+from llamaproxy.records import RequestRecord
 from llamaproxy.request import ProxyRequest
 from llamaproxy.server.channel import ProxyChannel
 
@@ -90,14 +91,18 @@ class Connections:
             channel.end(ShuttingDown())
         for request in self._running:
             _close_after(request)
-            request.stopping = True
+            # Of all, before one's end is another's.
+            request.stopped = ShuttingDown()
         for request in list(self._running):
-            if request.channel is None:
-                continue  # it had waited for what another held, and has ended
-            if request.work is None:
-                request.fail(ShuttingDown())
-            else:
-                request.work.cancel()
+            request.stop(ShuttingDown())
+
+    def stop(self, record: RequestRecord) -> bool:
+        """End the request of *record* now; whether it was still being served."""
+        for request in self._running:
+            if request.record is record:
+                request.stop(Stopped())
+                return True
+        return False
 
     def abort(self) -> None:
         """Close every connection, whatever its client has not read yet."""

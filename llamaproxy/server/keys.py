@@ -62,6 +62,21 @@ def keys_in(head: RequestHead) -> set[bytes]:
     return keys
 
 
+def caller_of(head: RequestHead) -> str:
+    """Who sends a request, for an operator: the first 8 digits of its key's SHA-256.
+
+    Empty for a request without a key; of several, the first counts.
+    """
+    for name in (b"authorization", *_KEY_FIELDS):
+        for value in head.values(name):
+            credentials = value.strip(b" \t")
+            bearer = _BEARER.fullmatch(credentials)
+            key: bytes = credentials if bearer is None else bearer[1] or b""
+            if key:
+                return _digest(key).hex()[:8]
+    return ""
+
+
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 

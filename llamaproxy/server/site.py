@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IReactorTime
@@ -18,12 +18,13 @@ from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import ProxyError
 from llamaproxy.events import RequestBegan, RequestEnded, Tell, tell_nobody
 from llamaproxy.heads import RequestHead, answer_head, date
+from llamaproxy.records import RequestRecord
 from llamaproxy.request import ProxyRequest
 from llamaproxy.server.channel import ProxyChannel
 from llamaproxy.server.connections import Connections
 from llamaproxy.server.framing import request_id
 from llamaproxy.server.hosts import AllowedHosts
-from llamaproxy.server.keys import ApiKeys, GuardedResource
+from llamaproxy.server.keys import ApiKeys, GuardedResource, caller_of
 from llamaproxy.server.limits import Limits
 
 _DEFAULT_LIMITS = Limits()
@@ -31,6 +32,9 @@ _DEFAULT_LIMITS = Limits()
 #: What a request may write into the log, and what it may not.
 _is_printable = re.compile(rb"[!-~]*").fullmatch
 _UNPRINTABLE = re.compile("[^!-~]")
+
+#: A ``traceparent`` of any version (W3C Trace Context, section 3.2).
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -77,23 +81,18 @@ class ProxySite(Factory):
         """What is spoken over TLS (RFC 7301)."""
         return [b"http/1.1"]
 
-    def began(self, request: ProxyRequest) -> float:
-        """*request* is being served from now on; the time is returned."""
+    def began(self, request: ProxyRequest) -> RequestRecord:
+        """The record of *request*, which is being served from now on."""
         self.connections.began(request)
-        self._tell(RequestBegan(request.id))
-        return self.now()
+        record = self._record(request.head, request.client, request.id)
+        self._tell(RequestBegan(record))
+        return record
 
     def ended(self, request: ProxyRequest, status: int) -> None:
         """*request* has been answered with *status*, or its client has left."""
-        self._tell_of_end(
-            request.getClientAddress(),
-            request.method,
-            request.path,
-            status,
-            request.sentLength,
-            self.now() - request.started_at,
-            {**request.counts(), **request.log_fields, "request": request.id},
-        )
+        record = request.record
+        record.status, record.sent, record.ended = status, request.sentLength, self.now()
+        self._tell(RequestEnded(record))
         self.connections.ended(request)
 
     def refusal(self, error: ProxyError, head: RequestHead | None, client: object) -> bytes:
@@ -102,10 +101,8 @@ class ProxySite(Factory):
         :param head: what there is of the request's head; *client*: the address of the client.
         """
         cors = Headers()
-        method, path = b"-", b"-"
         client_ids: Sequence[bytes] = ()
         if head is not None:
-            method, path = head.line.method, head.path
             client_ids = head.values(b"x-request-id")
             self.cors.apply(head.origin, cors)
         answer_id = request_id(client_ids)
@@ -120,35 +117,30 @@ class ProxySite(Factory):
             *((name, values[0]) for name, values in cors.getAllRawHeaders()),
             *((name.encode(), value.encode("latin-1")) for name, value in error.headers.items()),
         ]
-        if method == b"HEAD":
+        if head is not None and head.line.method == b"HEAD":
             body = b""
-        log_fields = {"error": error.logged, "kind": error.kind, "request": answer_id.decode()}
-        self._tell_of_end(client, method, path, error.status, len(body), 0.0, log_fields)
+        record = self._record(head, client, answer_id.decode())
+        record.kind, record.error = error.kind, error.logged
+        record.status, record.sent, record.ended = error.status, len(body), record.began
+        self._tell(RequestEnded(record))
         phrase = HTTPStatus(error.status).phrase.encode()
         return answer_head(1, error.status, phrase, fields) + body
 
-    def _tell_of_end(
-        self,
-        client: object,
-        method: bytes,
-        path: bytes,
-        status: int,
-        sent: int,
-        seconds: float,
-        fields: Mapping[str, str | int | float],
-    ) -> None:
-        """Tell of a request that has ended, whether it became a :class:`ProxyRequest` or not."""
-        ended = RequestEnded(
-            # A client of a Unix socket has no host.
-            client=getattr(client, "host", "-"),
-            method=_printable(method),
-            path=_printable(path),
-            status=status,
-            sent=sent,
-            seconds=seconds,
-            fields=fields,
+    def _record(self, head: RequestHead | None, client: object, id: str) -> RequestRecord:
+        """The record of a request with that *head*, whether it becomes a ProxyRequest or not."""
+        # A client of a Unix socket has no host.
+        address = getattr(client, "host", "-")
+        if head is None:
+            return RequestRecord(id, address, "-", "-", self.now())
+        return RequestRecord(
+            id,
+            address,
+            _printable(head.line.method),
+            _printable(head.path),
+            self.now(),
+            caller_of(head),
+            trace_id(head.values(b"traceparent")),
         )
-        self._tell(ended)
 
 
 def _printable(text: bytes) -> str:
@@ -156,3 +148,9 @@ def _printable(text: bytes) -> str:
     if _is_printable(text):
         return text.decode("ascii")
     return _UNPRINTABLE.sub("?", text.decode("latin-1"))
+
+
+def trace_id(values: Sequence[bytes]) -> str:
+    """The id of the trace in the *values* of ``traceparent``; empty if there is not one."""
+    parent = _TRACEPARENT.fullmatch(values[0]) if len(values) == 1 else None
+    return "" if parent is None else parent[1].decode("ascii")

@@ -186,7 +186,7 @@ class CallerLists:
         cached.stale_at = now + (self._ttl if listing.groups_error is None else now - started)
         if groups or listing.groups_error is None:
             cached.listed = self._offers.of(groups)
-        self._tell(_refreshed_event(len(self._lists), listing, cached.listed))
+        self._tell(_refreshed_event(len(self._lists), listing, cached.listed, now - started))
         if limits.seconds < LISTING_SECONDS and any(
             map(is_timeout, listing.new_errors(limits.down))
         ):
@@ -207,7 +207,9 @@ class CallerLists:
             return Listing({}, groups_error=ProxyError())
 
 
-def _refreshed_event(callers: int, listing: Listing, listed: ListedTools | None) -> ListRefreshed:
+def _refreshed_event(
+    callers: int, listing: Listing, listed: ListedTools | None, seconds: float
+) -> ListRefreshed:
     """The event of a *listing* of which *listed* is offered, where *callers* have a list each."""
     names: dict[str, list[str]] = {group: [] for group in listing.groups}
     left_out: tuple[ToolDefinition, ...] = ()
@@ -220,7 +222,9 @@ def _refreshed_event(callers: int, listing: Listing, listed: ListedTools | None)
         for group, tools in listing.groups.items()
     }
     left_out_names = tuple(f"{tool.group}/{tool.name}" for tool in left_out)
-    return ListRefreshed(callers, groups, listing.failures, listing.groups_error, left_out_names)
+    return ListRefreshed(
+        callers, groups, listing.failures, listing.groups_error, left_out_names, seconds
+    )
 
 
 def _key(caller: ClientContext) -> bytes:

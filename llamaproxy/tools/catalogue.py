@@ -18,14 +18,13 @@ from llamaproxy.errors import (
 )
 from llamaproxy.events import (
     CallBegan,
-    CallCancelled,
-    CallEnded,
-    ChatRecord,
     Tell,
     tell_nobody,
 )
+from llamaproxy.records import CallRecord, ChatRecord
 from llamaproxy.tools.caller_lists import CallerLists
 from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.neutral import is_cut
 from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import ToolSource
@@ -79,45 +78,44 @@ class Catalogue:
         tool: ToolDefinition,
         arguments: dict[str, Any],
         caller: ClientContext,
-        chat: ChatRecord | None = None,
+        record: CallRecord | None = None,
     ) -> ToolResult:
-        """Run *tool* for a *chat*; a failure of any kind is a result too (DESIGN: L13)."""
-        record = ChatRecord() if chat is None else chat
-        started = self._clock.seconds()
-        self._tell(CallBegan(record, tool.name, tool.group))
-        reason = ""
+        """Run *tool*; a failure of any kind is a result too (DESIGN: L13).
+
+        :param record: of the call, which is filled in but for its end.
+        """
+        call = CallRecord(ChatRecord(), 1, 1, 0.0) if record is None else record
+        call.tool, call.group, call.endpoint = tool.name, tool.group, url_for_log(tool.endpoint)
+        call.began = self._clock.seconds()
+        self._tell(CallBegan(call))
+        call.outcome = "failed"
         try:
             invocation = self._invoke(tool, arguments, caller)
             result = await within(self._tool_timeout, self._clock, invocation)
-            reason = ", as it says itself" if result.is_error else ""
+            if result.is_error:
+                call.reason = ", as it says itself"
+            else:
+                call.outcome = "answered"
         except CancelledError:
-            self._tell(CallCancelled(record, tool.name, tool.group))
             raise
         except TimeoutError:
-            reason = f": no answer within {self._tool_timeout:g} s"
+            call.outcome = "timeout"
+            call.reason = f": no answer within {self._tool_timeout:g} s"
             result = ToolResult.failure(
                 f"the tool did not answer within {self._tool_timeout:g} s and was stopped."
             )
         except ToolFailed as error:
-            reason = f": {error.kind}"
+            call.reason = f": {error.kind}"
             result = ToolResult.failure(error.message)
         except ProxyError as error:
-            reason = f": {error.logged}"
+            call.reason = f": {error.logged}"
             result = ToolResult.failure(f"the tool could not be run. {error}")
         except Exception:
             self._log.failure("tool {tool} broke", tool=tool.name)
             result = ToolResult.failure("the tool could not be run.")
-        ended = CallEnded(
-            chat=record,
-            tool=tool.name,
-            group=tool.group,
-            endpoint=url_for_log(tool.endpoint),
-            seconds=self._clock.seconds() - started,
-            failed=result.is_error,
-            reason=reason,
-        )
-        self._tell(ended)
-        return result.tidied(self._max_result)
+        result = result.tidied(self._max_result)
+        call.cut = is_cut(result.text, self._max_result)
+        return result
 
     def changed(self) -> None:
         """List the tools again: those of recent callers at once, others when they ask again."""

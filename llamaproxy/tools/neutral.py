@@ -77,6 +77,11 @@ def shortened(text: str, limit: int) -> str:
     return f"{head}\n\n[{bytes_cut} of {size} bytes cut here]\n\n{tail}"
 
 
+def is_cut(text: str, limit: int) -> bool:
+    """Whether *text*, which is :func:`shortened` to *limit*, was longer: then it has the note."""
+    return _bytes_in(text) > limit
+
+
 def _first(text: str, limit: int) -> str:
     """As many whole characters of the beginning of *text* as *limit* bytes hold."""
     return _encoded(text[:limit])[:limit].decode("utf-8", "ignore")

@@ -280,7 +280,7 @@ class Passage:
             self._request.fail(error)
         elif self._request.channel is not None:  # else: the client has left
             error = self._request.error_of(error)
-            self._request.note(error=error.logged, kind=error.kind)
+            self._request.note(error)
             self._tunnel.close()
 
     # --- limits and cancelling

@@ -14,7 +14,8 @@ from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.errors import McpTimeout, UpstreamTimeout
-from llamaproxy.events import CallEnded, ChatRecord, GroupListed, ListRefreshed, RequestEnded
+from llamaproxy.events import CallEnded, GroupListed, ListRefreshed, RequestEnded
+from llamaproxy.records import CallRecord, ChatRecord, RequestRecord
 from tests.support import outcome
 
 
@@ -36,6 +37,12 @@ class Admin:
         return response.code, outcome(response.text())
 
 
+def failed_call() -> CallRecord:
+    call = CallRecord(ChatRecord(), 1, 1, 0.0, "x", "a")
+    call.began, call.ended, call.outcome = 0.0, 0.1, "failed"
+    return call
+
+
 def test_a_daemon_that_stops_is_live_and_not_ready() -> None:
     admin = Admin()
     assert admin.get("/live") == (200, '{"status":"live"}')
@@ -52,7 +59,7 @@ def test_the_status_says_what_is_known_of_server_and_tools() -> None:
             2, {"a": GroupListed(("x", "y"), "http://a/mcp")}, {"b": McpTimeout("slow")}, None
         )
     )
-    admin.tools(CallEnded(ChatRecord(), "x", "a", "", 0.1, failed=True))
+    admin.tools(CallEnded(failed_call()))
     code, text = admin.get("/status")
     status = json.loads(text)
     assert (code, status["version"], status["draining"]) == (200, __version__, False)
@@ -67,10 +74,11 @@ def test_the_status_says_what_is_known_of_server_and_tools() -> None:
 
 def test_what_happens_is_counted() -> None:
     admin = Admin()
-    admin.metrics(CallEnded(ChatRecord(), "x", "a", "", 0.1, failed=True))
+    admin.metrics(CallEnded(failed_call()))
     admin.metrics(ListRefreshed(1, {}, {"b": McpTimeout()}, UpstreamTimeout()))
-    fields = {"kind": "upstream_timeout"}
-    admin.metrics(RequestEnded("-", "POST", "/v1/chat/completions", 504, 10, 1.0, fields))
+    request = RequestRecord("-", "-", "POST", "/v1/chat/completions", 0.0)
+    request.kind = "upstream_timeout"
+    admin.metrics(RequestEnded(request))
     code, text = admin.get("/metrics")
     assert code == 200
     assert 'llamaproxy_tool_calls_total{outcome="failed"} 1.0' in text

@@ -172,12 +172,3 @@ def test_old_cards_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(looked) <= 3 * len(text)
     message = {"role": "assistant", "content": text}
     assert without_old_cards([message])[0]["content"] == "<details" * 1000
-
-
-def test_a_chat_says_in_its_line_what_it_came_to() -> None:
-    from llamaproxy.chat.endpoint import _counts
-    from llamaproxy.events import ChatRecord
-
-    assert _counts(ChatRecord()) == {}
-    tally = ChatRecord(tools=3, rounds=2, calls=4, run=3, failed=1)
-    assert _counts(tally) == {"tools": 3, "rounds": 2, "calls": 4, "failed": 1}

@@ -25,6 +25,7 @@ from llamaproxy.chat.messages import Completion
 from llamaproxy.chat.round_merging import CompletionHeader
 from llamaproxy.chat.streamed import StreamedAnswer
 from llamaproxy.errors import ProxyError
+from llamaproxy.records import ChatRecord, RoundRecord
 from llamaproxy.upstream.chunks import relay_chunks
 
 Json = dict[str, Any]
@@ -112,7 +113,9 @@ class Scene:
 
     def begin(self, **visibility: Any) -> None:
         """One round of the model, whose answer has begun."""
-        ended = Deferred.fromCoroutine(self.answer.complete({}, CallVisibility(**visibility)))
+        round = RoundRecord(ChatRecord(), 1, 0.0)
+        work = self.answer.complete({}, CallVisibility(**visibility), round)
+        ended = Deferred.fromCoroutine(work)
         ended.addCallbacks(self.outcomes.append, self._fail)
 
     def _fail(self, failure: Any) -> None:

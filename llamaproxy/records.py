@@ -1,0 +1,197 @@
+"""What is known of a request: its answer, the rounds of a chat, the calls in it.
+
+They are filled in while it is answered, by those who answer it, and read by all who watch
+(:mod:`llamaproxy.events`). Times are seconds on the reactor's clock. Nothing in them is what a
+model, a tool or a client has written, but for a model's name and the id of a conversation, which
+are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+import attrs
+
+#: Characters of a name of a peer's that are kept.
+_MAX_NAME = 100
+
+#: What has become of a call, empty while it waits or runs. ``unknown``: there is no such tool;
+#: ``refused``: it was not run, for its arguments, or because there were too many.
+Outcome: TypeAlias = Literal["", "answered", "failed", "timeout", "cancelled", "unknown", "refused"]
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@attrs.define(eq=False, repr=False)
+class RequestRecord:
+    """One request, from when all of it has come.
+
+    *client* is its address, *who* the beginning of the digest of its key, empty if it has none;
+    *trace_id* that of the trace that it belongs to (W3C Trace Context), if it names one.
+    """
+
+    id: str
+    client: str
+    method: str
+    path: str
+    began: float
+    who: str = ""
+    trace_id: str = ""
+    first_byte: float | None = None
+    ended: float | None = None
+    #: 499 if the answer did not come to its end; 0 before.
+    status: int = 0
+    #: Bytes of the answer's body.
+    sent: int = 0
+    #: Of the error that it was answered with, or cut short by: its kind, and the words for the log.
+    kind: str = ""
+    error: str = ""
+    chat: ChatRecord | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, 0 before its end."""
+        return 0.0 if self.ended is None else self.ended - self.began
+
+
+def _no_time() -> float:
+    return 0.0
+
+
+@attrs.define(eq=False, repr=False)
+class ChatRecord:
+    """The answer to one chat completion; *now* returns the time."""
+
+    request: RequestRecord | None = None
+    now: Callable[[], float] = _no_time
+    #: As the client named it.
+    model: str = ""
+    streamed: bool = False
+    #: The id of the conversation, if the client says it.
+    conversation: str = ""
+    #: The names of the server's tools that the model is offered.
+    offered: Collection[str] = ()
+    #: Why each other is not, by name.
+    withheld: Mapping[str, str] = _NOTHING
+    #: Why no tool is offered at all, empty if any may be.
+    not_injected: str = ""
+    #: Seconds for which it waited for the list of tools.
+    listing: float = 0.0
+    rounds: list[RoundRecord] = attrs.Factory(list)
+    calls: list[CallRecord] = attrs.Factory(list)
+    #: The limit that ended the rounds: ``rounds`` or ``repetition``.
+    limit: str = ""
+
+    @property
+    def run(self) -> int:
+        """How many calls have begun to run."""
+        return sum(call.began is not None for call in self.calls)
+
+    @property
+    def failed(self) -> int:
+        """How many calls came to an error."""
+        return sum(call.outcome not in ("", "answered") for call in self.calls)
+
+    def shares(self, now: float) -> Shares:
+        """For whom it has waited, until *now* or its end."""
+        if self.request is None:
+            return Shares(0.0, 0.0, 0.0)
+        end = now if self.request.ended is None else self.request.ended
+        model = sum((end if r.ended is None else r.ended) - r.began for r in self.rounds)
+        tools, until = self.listing, 0.0
+        for call in self.calls:  # in the order in which they were asked for
+            ended = end if call.ended is None else call.ended
+            tools += max(0.0, ended - max(until, call.asked))
+            until = max(until, ended)
+        return Shares(model, tools, max(0.0, end - self.request.began - model - tools))
+
+
+@attrs.frozen
+class Shares:
+    """Seconds that an answer took by what it waited for: the model, tools, and the proxy itself.
+
+    To the model belongs a client that reads too slowly; to the tools the list of them. Of tools
+    that run at the same time each second counts once.
+    """
+
+    model: float
+    tools: float
+    proxy: float
+
+
+@attrs.define(eq=False, repr=False)
+class RoundRecord:
+    """One completion that the model is asked for; *number* counts from 1."""
+
+    chat: ChatRecord
+    number: int
+    began: float
+    #: When the first of the model's answer came.
+    first: float | None = None
+    ended: float | None = None
+    #: Of the error that it ended with; ``cancelled``: the client has left, or the daemon stops.
+    kind: str = ""
+    #: As the server names it.
+    model: str = ""
+    finish_reason: str = ""
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    def note_first(self) -> None:
+        """The first of the model's answer has come."""
+        if self.first is None:
+            self.first = self.chat.now()
+
+    def note_answer(self, model: object, finish_reason: object, usage: object) -> None:
+        """Keep what a server says of its completion, as far as it can be believed."""
+        self.model = name_of(model)
+        self.finish_reason = name_of(finish_reason)
+        if isinstance(usage, dict):
+            self.input_tokens = _count(usage.get("prompt_tokens"))
+            self.output_tokens = _count(usage.get("completion_tokens"))
+
+
+@attrs.define(eq=False, repr=False)
+class CallRecord:
+    """A call of a server tool that the model made in the round *round*; *number* counts from 1.
+
+    *tool* is the tool's name, *group* its group and *endpoint* the URL of its MCP server; they are
+    empty where they are not known.
+    """
+
+    chat: ChatRecord
+    number: int
+    round: int
+    asked: float
+    tool: str = ""
+    group: str = ""
+    endpoint: str = ""
+    #: When it began to run, None if it has not.
+    began: float | None = None
+    ended: float | None = None
+    outcome: Outcome = ""
+    #: Why it failed, for the log; nothing that the tool says.
+    reason: str = ""
+    #: Whether its result was cut to what a model is shown.
+    cut: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran, 0 if it has not, or does still."""
+        if self.began is None or self.ended is None:
+            return 0.0
+        return self.ended - self.began
+
+
+def name_of(value: object) -> str:
+    """A name that a peer gave, cut; empty if it is no text."""
+    return value[:_MAX_NAME] if isinstance(value, str) else ""
+
+
+def _count(value: object) -> int | None:
+    """A number of tokens, None if it can be none."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40:
+        return value
+    return None

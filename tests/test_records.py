@@ -1,0 +1,55 @@
+"""Records: whom an answer has waited for."""
+
+from __future__ import annotations
+
+import pytest
+
+from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord, Shares, name_of
+
+
+def chat_from(began: float) -> ChatRecord:
+    request = RequestRecord("-", "-", "POST", "/v1/chat/completions", began)
+    request.chat = ChatRecord(request)
+    return request.chat
+
+
+def round_of(chat: ChatRecord, began: float, ended: float | None) -> None:
+    chat.rounds.append(RoundRecord(chat, len(chat.rounds) + 1, began, ended=ended))
+
+
+def call_of(chat: ChatRecord, asked: float, ended: float | None) -> None:
+    number = len(chat.calls) + 1
+    chat.calls.append(CallRecord(chat, number, len(chat.rounds), asked, ended=ended))
+
+
+def test_tools_that_run_at_the_same_time_count_once() -> None:
+    chat = chat_from(10.0)
+    chat.listing = 0.5
+    round_of(chat, 11.0, 13.0)
+    call_of(chat, 13.0, 16.0)
+    call_of(chat, 13.0, 14.0)
+    call_of(chat, 13.0, 17.0)
+    round_of(chat, 17.0, 18.0)
+    assert chat.request is not None
+    chat.request.ended = 19.0
+    assert chat.shares(100.0) == Shares(3.0, 4.5, 1.5)
+
+
+def test_what_runs_still_counts_until_now() -> None:
+    chat = chat_from(0.0)
+    round_of(chat, 1.0, None)
+    assert chat.shares(4.0) == Shares(3.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [None, 1, ["m"], {"m": 1}])
+def test_what_is_no_name_is_none(value: object) -> None:
+    assert name_of(value) == ""
+
+
+def test_what_a_server_counts_is_believed_only_if_it_can_be() -> None:
+    round = RoundRecord(ChatRecord(), 1, 0.0)
+    round.note_answer("m", None, {"prompt_tokens": -1, "completion_tokens": 1 << 50})
+    assert (round.model, round.input_tokens, round.output_tokens) == ("m", None, None)
+    round.note_answer("m", "stop", "usage")
+    round.note_answer("m", "stop", {"prompt_tokens": 3, "completion_tokens": 0})
+    assert (round.finish_reason, round.input_tokens, round.output_tokens) == ("stop", 3, 0)
