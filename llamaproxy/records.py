@@ -39,6 +39,8 @@ class RequestRecord:
     began: float
     who: str = ""
     trace_id: str = ""
+    #: What answers it, by the endpoint's name; empty if it was refused before that.
+    route: str = ""
     first_byte: float | None = None
     ended: float | None = None
     #: 499 if the answer did not come to its end; 0 before.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from twisted.logger import LogEvent, Logger, LogLevel
 
@@ -13,9 +14,17 @@ from llamaproxy.events import (
     LoopLimited,
     RequestEnded,
 )
-from llamaproxy.records import CallRecord, RequestRecord
+from llamaproxy.records import CallRecord, ChatRecord, RequestRecord
 
 _log = Logger()
+
+#: Calls of one answer that its line names.
+_MAX_CALLS = 32
+
+#: Fields that people read in another place of the line, or that are for machines.
+_TEXT_OMITS = frozenset(
+    {"client", "method", "path", "status", "sent", "seconds", "request", "route", "kind"}
+)
 
 #: What is logged.
 LOGGED = (RequestEnded, CallEnded, LoopLimited)
@@ -56,37 +65,80 @@ def _log_call(call: CallRecord) -> None:
 
 
 def _log_request(request: RequestRecord) -> None:
-    """The access line; nothing of a query, a body or a credential is in it."""
-    fields: dict[str, str | int | float] = {}
-    chat = request.chat
-    if chat is not None and chat.rounds:
-        fields |= {
-            "tools": len(chat.offered),
-            "rounds": len(chat.rounds),
-            "calls": len(chat.calls),
-        }
-        if failed := chat.failed:
-            fields["failed"] = failed
-    if request.kind:
-        fields["error"] = request.error
-    extra = "".join([f", {name}: {value}" for name, value in fields.items()])
-    if request.kind:
-        fields["kind"] = request.kind
+    """The one line of a request; nothing of a query, a body or a credential is in it."""
+    fields = request_fields(request)
+    extra = [
+        f", {name.replace('_', ' ')}: {_shown(value)}"
+        for name, value in fields.items()
+        if name not in _TEXT_OMITS
+    ]
     _write(
         f"{request.client} {request.method} {request.path} {request.status} {request.sent} bytes "
-        f"{request.seconds:.3f} s{extra}",
-        client=request.client,
-        method=request.method,
-        path=request.path,
-        status=request.status,
-        sent=request.sent,
-        seconds=request.seconds,
-        request=request.id,
+        f"{request.seconds:.3f} s{''.join(extra)}",
         **fields,
     )
 
 
-def _write(message: str, **fields: str | int | float) -> None:
+def request_fields(request: RequestRecord) -> dict[str, Any]:
+    """All that a request's line says of it: these fields, and no others."""
+    fields: dict[str, Any] = {
+        "client": request.client,
+        "method": request.method,
+        "path": request.path,
+        "status": request.status,
+        "sent": request.sent,
+        "seconds": request.seconds,
+        "request": request.id,
+    }
+    if request.route:
+        fields["route"] = request.route
+    if request.first_byte is not None:
+        fields["first_byte"] = request.first_byte - request.began
+    if request.who:
+        fields["who"] = request.who
+    if (chat := request.chat) is not None:
+        fields |= _chat_fields(chat)
+    if request.kind:
+        fields |= {"error": request.error, "kind": request.kind}
+    if request.trace_id:
+        fields["trace"] = request.trace_id
+    return fields
+
+
+def _chat_fields(chat: ChatRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = {"model": chat.model} if chat.model else {}
+    if not chat.rounds:
+        return fields
+    fields |= {"tools": len(chat.offered), "rounds": len(chat.rounds), "calls": len(chat.calls)}
+    if chat.calls:
+        if failed := chat.failed:
+            fields["failed"] = failed
+        fields["ran"] = [
+            {"tool": call.tool, "outcome": call.outcome, "seconds": call.seconds}
+            for call in chat.calls[:_MAX_CALLS]
+        ]
+    for direction in ("input_tokens", "output_tokens"):
+        counts = [n for each in chat.rounds if (n := getattr(each, direction)) is not None]
+        if counts:
+            fields[direction] = sum(counts)
+    if chat.limit:
+        fields["limit"] = chat.limit
+    return fields
+
+
+def _shown(value: object) -> str:
+    """A field's value as text for people."""
+    if isinstance(value, float):
+        return f"{value:.3f} s"
+    if isinstance(value, list):
+        return "; ".join(
+            f"{call['tool'] or 'unknown tool'} {call['outcome']} {call['seconds']:.3f} s"
+            for call in value
+        )
+    return str(value)
+
+
+def _write(message: str, **fields: Any) -> None:
     """Log *message* with its *fields*: what Logger.info() takes several times as long for.
 
     There is a line for every request, and for every call.

@@ -121,6 +121,7 @@ class ToolStatus:
             self._log.warn(
                 "the tools{of_group} cannot be listed: {reason}",
                 of_group=f" of {name}" if name else "",
+                group=name,
                 reason=reason,
             )
         group.error, group.error_at = reason, now

@@ -30,6 +30,19 @@ FORMATTED = "{message}"
 #: Characters of a message; what is longer is no message.
 MAX_MESSAGE = 4000
 
+#: What a line of JSON may have beside its time, level, logger, message, request and traceback.
+#: Whatever else an event has stays out: a message, an argument, a result, a credential.
+FIELDS = frozenset(
+    {
+        *("client", "method", "path", "route", "status", "sent", "seconds", "first_byte"),
+        *("who", "trace", "model", "tools", "rounds", "calls", "failed", "ran"),
+        *("input_tokens", "output_tokens", "limit", "error", "kind"),
+        *("tool", "group", "endpoint", "outcome", "reason", "where"),
+        *("url", "version", "clients", "admin", "count", "names", "name", "hint"),
+        *("groups", "groups_error", "requested", "possible", "hard"),
+    }
+)
+
 #: What would be a line of its own, or would make a terminal do something: controls, and those that
 #: show nothing or turn the writing around.
 _UNSAFE = re.compile(
@@ -110,9 +123,20 @@ def format_json(event: LogEvent) -> str:
     if failure is not None:
         line["traceback"] = failure.getTraceback()
     for key, value in event.items():
-        if not key.startswith("log_") and isinstance(value, str | int | float | bool):
-            line.setdefault(key, safe(value) if isinstance(value, str) else value)
+        if key in FIELDS:
+            line[key] = _plain(value)
     return json.dumps(line) + "\n"
+
+
+def _plain(value: object) -> object:
+    """*value* as JSON: what is text is safe, and what is anything else than plain is text."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {safe(str(key)): _plain(each) for key, each in value.items()}
+    return safe(str(value))
 
 
 def _message(event: LogEvent) -> str:
