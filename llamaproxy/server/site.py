@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
@@ -28,10 +27,6 @@ from llamaproxy.server.keys import ApiKeys, GuardedResource
 from llamaproxy.server.limits import Limits
 
 _DEFAULT_LIMITS = Limits()
-
-#: What a request may write into the log, and what it may not.
-_is_printable = re.compile(rb"[!-~]*").fullmatch
-_UNPRINTABLE = re.compile("[^!-~]")
 
 
 @implementer(IProtocolNegotiationFactory)
@@ -88,7 +83,7 @@ class ProxySite(Factory):
     def ended(self, request: ProxyRequest, status: int) -> None:
         """*request* has been answered with *status*, or its client has left."""
         self._tell_of_end(
-            request.getClientAddress(),
+            request.client_host,
             request.method,
             request.path,
             status,
@@ -98,10 +93,10 @@ class ProxySite(Factory):
         )
         self.connections.ended(request)
 
-    def refusal(self, error: ProxyError, head: RequestHead | None, client: object) -> bytes:
+    def refusal(self, error: ProxyError, head: RequestHead | None, client: str | None) -> bytes:
         """The answer of *error* to what will not be served, after which its connection is closed.
 
-        :param head: what there is of the request's head; *client*: the address of the client.
+        :param head: what there is of its head; *client*: the client's address, if it has one.
         """
         cors = Headers()
         method, path = b"-", b"-"
@@ -131,7 +126,7 @@ class ProxySite(Factory):
 
     def _tell_of_end(
         self,
-        client: object,
+        client: str | None,
         method: bytes,
         path: bytes,
         status: int,
@@ -141,20 +136,12 @@ class ProxySite(Factory):
     ) -> None:
         """Tell of a request that has ended, whether it became a :class:`ProxyRequest` or not."""
         ended = RequestEnded(
-            # A client of a Unix socket has no host.
-            client=getattr(client, "host", "-"),
-            method=_printable(method),
-            path=_printable(path),
+            client=client or "-",
+            method=method.decode("ascii"),
+            path=path.decode("ascii"),
             status=status,
             sent=sent,
             seconds=seconds,
             fields=fields,
         )
         self._tell(ended)
-
-
-def _printable(text: bytes) -> str:
-    """*text* with question marks in place of what must not be in the log."""
-    if _is_printable(text):
-        return text.decode("ascii")
-    return _UNPRINTABLE.sub("?", text.decode("latin-1"))

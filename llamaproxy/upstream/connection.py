@@ -31,6 +31,9 @@ from llamaproxy.upstream.response_head import (
 #: The first bytes of every head.
 _PREFIX = b"HTTP/1."
 
+#: Looks at what has come, and neither takes it nor waits for it.
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
 #: llhttp refuses it; until a head is complete, it is looked for here.
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -108,7 +111,7 @@ class UpstreamConnection(protocol.Protocol):
         if self._closed:
             return True
         try:
-            self._tcp.getHandle().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._tcp.getHandle().recv(1, _PEEK)
         except BlockingIOError:
             return False
         except OSError:

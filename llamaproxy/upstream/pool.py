@@ -238,9 +238,8 @@ def _head(host: bytes, method: bytes, target: bytes, fields: Fields, body: Uploa
         fields.append((b"Content-Length", b"%d" % body.length))
     elif method in _USUALLY_WITH_BODY:
         fields.append((b"Content-Length", b"0"))
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, host)]
-    lines += [b"%b: %b" % field for field in fields]
-    head = b"\r\n".join(lines)
-    if not head.count(b"\n") == head.count(b"\r") == len(fields) + 1 or b"\0" in head:
+    lines = b"\r\n".join(map(b": ".join, [(b"Host", host), *fields]))
+    head = b"%b %b HTTP/1.1\r\n%b\r\n\r\n" % (method, target, lines)
+    if not head.count(b"\n") == head.count(b"\r") == len(fields) + 3 or b"\0" in head:
         raise BadRequest("The request's header fields are not valid.")
-    return head + b"\r\n\r\n"
+    return head
