@@ -34,14 +34,14 @@ class ChatRecord:
     failed: int = 0
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class RequestBegan:
     """A whole request has been received, and is answered from now on."""
 
     request_id: str
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class RequestEnded:
     """A request has been answered, refused or given up.
 

@@ -41,6 +41,9 @@ with warnings.catch_warnings():
 
 _NO_SECRET = Secret()
 
+#: Fields with a URL that may be the server's own.
+_LOCATIONS = frozenset({b"location", b"content-location"})
+
 #: Paths that are the same in every version of the server.
 _SAME_EVERYWHERE = (b"/v1/version", b"/v1/health")
 
@@ -242,12 +245,13 @@ class Passage(Watchdog):
             fields = resource.secret.masked_fields(fields)
             self._masker = resource.secret.masker()
             self._deliver = self._write_masked
-        fields = [
-            (name, resource.client_location(value, self._target, self._fields))
-            if name.lower() in (b"location", b"content-location")
-            else (name, value)
-            for name, value in fields
-        ]
+        if not _LOCATIONS.isdisjoint(head.names):
+            fields = [
+                (name, resource.client_location(value, self._target, self._fields))
+                if name.lower() in _LOCATIONS
+                else (name, value)
+                for name, value in fields
+            ]
         if (origin := request.head.origin) is not None:
             resource.cors.learn(origin, headers_of(head.fields))
         request.begin(head.status, phrase, fields)

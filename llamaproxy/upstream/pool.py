@@ -13,7 +13,7 @@ from llamaproxy.heads import Fields
 from llamaproxy.prompt_writes import Promptly, as_usual
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.connection import UpstreamConnection
-from llamaproxy.upstream.exchange import AnswerTaker
+from llamaproxy.upstream.exchange import WEBSOCKET, AnswerTaker
 from llamaproxy.upstream.failures import connecting_error
 
 #: Seconds an idle connection is kept: uvicorn closes its side after five, and a request that is
@@ -160,7 +160,7 @@ class UpstreamPool:
         *target* is sent as it is.
         """
         head = _head(server.host, method, target, fields, body)
-        upgrade = b"upgrade" in [name.lower() for name, _ in fields]
+        upgrade = WEBSOCKET in fields
         exchange = PooledExchange(self, server, method, head, body, upgrade, taker)
         connection = self._take(server.origin)
         if connection is None:
@@ -198,11 +198,12 @@ class UpstreamPool:
         return None
 
     def _release(self, connection: UpstreamConnection) -> None:
-        if len(self._idle.get(connection.origin, ())) >= self._max_idle:
+        idle = self._idle.setdefault(connection.origin, [])
+        if len(idle) >= self._max_idle:
             connection.close()
             return
         connection.idle_since = self._clock.seconds()
-        self._idle.setdefault(connection.origin, []).append(connection)
+        idle.append(connection)
         if self._sweep is None:
             self._sweep = self._clock.callLater(IDLE_TIMEOUT, self._close_expired)
 
