@@ -21,77 +21,77 @@ from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecor
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class RequestBegan:
     """A whole request has been received, and is answered from now on."""
 
     request: RequestRecord
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class RequestEnded:
     """A request has been answered, refused or given up; it may never have begun."""
 
     request: RequestRecord
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class ChatBegan:
     """A request is a chat completion's, and has been read."""
 
     chat: ChatRecord
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class ToolsOffered:
     """It is settled which server tools a chat is offered."""
 
     chat: ChatRecord
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class FirstByte:
     """The client of a chat is sent the first of its answer."""
 
     chat: ChatRecord
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class RoundBegan:
     """The server is asked for a completion, once more."""
 
     round: RoundRecord
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class RoundEnded:
     """A completion has come; or, if the round has a ``kind``, an error in its place."""
 
     round: RoundRecord
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class CallBegan:
     """A server tool runs from now on."""
 
     call: CallRecord
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class CallEnded:
     """A call has its outcome; it may never have begun to run."""
 
     call: CallRecord
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class LoopLimited:
     """A chat's rounds were ended by its ``limit``."""
 
     chat: ChatRecord
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class Contents:
     """What was written: the one event that holds it, for those who were asked to look.
 
@@ -104,7 +104,7 @@ class Contents:
     content: object
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class GroupListed:
     """The tools of one group: the *names* that are offered, and the URL that they are run at."""
 
@@ -112,7 +112,7 @@ class GroupListed:
     endpoint: str
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class ListRefreshed:
     """Tools have been listed for one of *callers*, in so many *seconds*.
 

@@ -68,8 +68,10 @@ class RequestHead:
     def identify(self, id: bytes) -> None:
         """Let *id* be that of the request, and the value of its only ``X-Request-Id``."""
         self.id = id
-        if self.values(b"x-request-id") != [id]:
-            self.remove(b"x-request-id")
+        values = self.values(b"x-request-id")
+        if values != [id]:
+            if values:
+                self.remove(b"x-request-id")
             self.add(b"X-Request-Id", id)
 
     def values(self, name: bytes) -> Sequence[bytes]:

@@ -10,7 +10,6 @@ from urllib.parse import parse_qs, unquote_to_bytes
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import ISSLTransport
 from twisted.logger import Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
@@ -84,10 +83,18 @@ class ProxyRequest(Request):
         self.method, self.uri = head.line.method, head.line.target
         self.path = head.path
         self.clientproto = b"HTTP/1.1" if head.line.minor else b"HTTP/1.0"
-        self.client = self.transport.getPeer()
+        self.client_host: str | None = channel.client_host
+        self._secure: bool = channel.secure
         #: By which the client, the log and the upstream know the request.
         self.id = head.id.decode("latin-1")
         self.notifications = []
+
+    # Requests are members of sets; Request's own is a function in Python.
+    __hash__ = object.__hash__
+
+    @cached_property
+    def client(self) -> Any:
+        return self.transport.getPeer()
 
     @cached_property
     def requestHeaders(self) -> Headers:  # type: ignore[override]
@@ -110,7 +117,7 @@ class ProxyRequest(Request):
         return list(map(unquote_to_bytes, self.path[1:].split(b"/")))
 
     def isSecure(self) -> bool:
-        return bool(ISSLTransport.providedBy(self.transport))
+        return self._secure
 
     def note(self, error: ProxyError) -> None:
         """Have those who watch know of the *error* that it ends with."""
@@ -253,6 +260,7 @@ class ProxyRequest(Request):
         if self.chunked:
             self.transport.write(b"0\r\n\r\n")
         self.finished = 1
+        self.work = None
         self._end(self.code)
         channel.requestDone(self)
         for waiter in self.notifications:

@@ -28,12 +28,12 @@ from llamaproxy.cors import CorsMemory
 from llamaproxy.events import Observers
 from llamaproxy.greeting import GreetingService
 from llamaproxy.jsontext import Json
+from llamaproxy.prompt_writes import prompt_writes, promptly_by
 from llamaproxy.routes import CHAT_PATHS, ProxyApp
 from llamaproxy.server.hosts import hosts_for
 from llamaproxy.server.keys import ApiKeys, KeysService
 from llamaproxy.server.limits import Limits, connections_possible
 from llamaproxy.server.listen import ListenService, client_url
-from llamaproxy.server.prompt_writes import prompt_writes
 from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.signals import SecondSignal
 from llamaproxy.server.site import ProxySite
@@ -181,7 +181,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         services.addService(demo)
         url = demo.url
     sockets = prompt_writes(reactor)
-    pool = UpstreamPool(reactor)
+    pool = UpstreamPool(reactor, promptly=promptly_by(sockets))
     reaching = (options["connect-timeout"], options["upstream-ca"])
     agent = UpstreamAgent(sockets, url, pool, *reaching)
     anywhere = AgentForAnywhere(sockets, pool, *reaching)

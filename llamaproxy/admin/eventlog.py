@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.logger import LogEvent, Logger, LogLevel
@@ -21,10 +22,13 @@ _log = Logger()
 #: Calls of one answer that its line names.
 _MAX_CALLS = 32
 
-#: Fields that people read in another place of the line, or that are for machines.
-_TEXT_OMITS = frozenset(
-    {"client", "method", "path", "status", "sent", "seconds", "request", "route", "kind"}
-)
+_EVERY_LINE: LogEvent = {
+    "log_logger": _log,
+    "log_namespace": _log.namespace,
+    "log_source": None,
+    "log_level": LogLevel.info,
+    "log_format": FORMATTED,
+}
 
 #: What is logged.
 LOGGED = (RequestEnded, CallEnded, LoopLimited)
@@ -55,27 +59,25 @@ def _log_call(call: CallRecord) -> None:
     where = f" ({call.endpoint})" if call.reason and call.endpoint else ""
     _write(
         f"tool {call.tool} of {call.group} {outcome} in {call.seconds:.3f} s{call.reason}{where}",
-        tool=call.tool,
-        group=call.group,
-        outcome=outcome,
-        seconds=call.seconds,
-        reason=call.reason,
-        where=where,
+        {
+            "tool": call.tool,
+            "group": call.group,
+            "outcome": outcome,
+            "seconds": call.seconds,
+            "reason": call.reason,
+            "where": where,
+        },
     )
 
 
 def _log_request(request: RequestRecord) -> None:
     """The one line of a request; nothing of a query, a body or a credential is in it."""
     fields = request_fields(request)
-    extra = [
-        f", {name.replace('_', ' ')}: {_shown(value)}"
-        for name, value in fields.items()
-        if name not in _TEXT_OMITS
-    ]
+    extra = "".join([_TEXTS[name](value) for name, value in fields.items() if name in _TEXTS])
     _write(
         f"{request.client} {request.method} {request.path} {request.status} {request.sent} bytes "
-        f"{request.seconds:.3f} s{''.join(extra)}",
-        **fields,
+        f"{request.seconds:.3f} s{extra}",
+        fields,
     )
 
 
@@ -126,31 +128,32 @@ def _chat_fields(chat: ChatRecord) -> dict[str, Any]:
     return fields
 
 
-def _shown(value: object) -> str:
-    """A field's value as text for people."""
-    if isinstance(value, float):
-        return f"{value:.3f} s"
-    if isinstance(value, list):
-        return "; ".join(
-            f"{call['tool'] or 'unknown tool'} {call['outcome']} {call['seconds']:.3f} s"
-            for call in value
+def _ran(calls: list[Any]) -> str:
+    """The calls of an answer as text for people."""
+    shown = "; ".join(
+        f"{call['tool'] or 'unknown tool'} {call['outcome']} {call['seconds']:.3f} s"
+        for call in calls
+    )
+    return f", ran: {shown}"
+
+
+#: What people read of a field behind the beginning of the line; of the others nothing.
+_TEXTS: dict[str, Callable[[Any], str]] = {
+    "first_byte": ", first byte: {:.3f} s".format,
+    **{
+        name: f", {name.replace('_', ' ')}: {{}}".format
+        for name in (
+            *("who", "model", "tools", "rounds", "calls", "failed"),
+            *("input_tokens", "output_tokens", "limit", "error", "trace"),
         )
-    return str(value)
+    },
+    "ran": _ran,
+}
 
 
-def _write(message: str, **fields: Any) -> None:
+def _write(message: str, fields: Mapping[str, Any]) -> None:
     """Log *message* with its *fields*: what Logger.info() takes several times as long for.
 
     There is a line for every request, and for every call.
     """
-    line: LogEvent = {
-        **fields,
-        "log_logger": _log,
-        "log_namespace": _log.namespace,
-        "log_source": None,
-        "log_level": LogLevel.info,
-        "log_time": time.time(),
-        "log_format": FORMATTED,
-        "message": message,
-    }
-    _log.observer(line)
+    _log.observer({**fields, **_EVERY_LINE, "log_time": time.time(), "message": message})

@@ -239,12 +239,13 @@ class ToolLoop:
             self._tell(Contents(record, "arguments", call.arguments))
             try:
                 result = await self._run(call, chat, record)
-            except BaseException:
+            except CancelledError:
                 record.outcome = "cancelled"
                 raise
             finally:
-                record.ended = chat.record.now()
-                self._tell(CallEnded(record))
+                if record.began is None:  # else: the catalogue has told
+                    record.ended = chat.record.now()
+                    self._tell(CallEnded(record))
             self._tell(Contents(record, "result", result.text))
             await chat.answer.show_result(card, result)
             return result

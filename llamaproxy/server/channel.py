@@ -38,7 +38,7 @@ class ProxyChannel(Protocol):
 
     # Thousands of them wait for their next request, and do nothing else.
     __slots__ = (
-        *("site", "transport", "connected", "state"),
+        *("site", "transport", "client_host", "secure", "connected", "state"),
         *("request", "persistent", "served", "_reader", "_head", "_body", "_reading"),
         *("_pipelined", "_read_paused", "_producer", "_receive", "_half_closed_check"),
     )
@@ -64,6 +64,9 @@ class ProxyChannel(Protocol):
     # --- the connection
 
     def connectionMade(self) -> None:
+        #: The client's address, None for one of a Unix socket; whether it has come over TLS.
+        self.client_host: str | None = getattr(self.transport.getPeer(), "host", None)
+        self.secure = bool(interfaces.ISSLTransport.providedBy(self.transport))
         self.site.connections.opened(self)
         limits = self.site.limits
         excess = self.site.connections.connected - limits.connections
@@ -139,12 +142,12 @@ class ProxyChannel(Protocol):
             error = ProxyError("The request body could not be stored.")
         self.state.refuse()
         head = self._head if self._reader is None else self._reader.head
-        self.transport.write(self.site.refusal(error, head, self.transport.getPeer()))
+        self.transport.write(self.site.refusal(error, head, self.client_host))
         if self._body is not None:
             with suppress(OSError):  # what could not be stored cannot be flushed either
                 self._body.file.close()
         self.transport.unregisterProducer()
-        if interfaces.ISSLTransport.providedBy(self.transport):
+        if self.secure:
             self.transport.loseConnection()  # which goes on reading until the client closes too
         else:
             self.transport.loseWriteConnection()
@@ -171,6 +174,9 @@ class ProxyChannel(Protocol):
         return self.state.phase not in (BODY, ANSWER, TUNNEL) and not (begun or self._pipelined)
 
     def dataReceived(self, data: bytes) -> None:
+        self.site.promptly(self._received, data)
+
+    def _received(self, data: bytes) -> None:
         if (phase := self.state.phase) == CLOSING:
             self.state.linger()
         elif phase == TUNNEL:
@@ -204,7 +210,7 @@ class ProxyChannel(Protocol):
         finally:
             self._reading = False
         if data:
-            self.dataReceived(data + self._taken())
+            self._received(data + self._taken())
         elif self.state.half_closed and self.state.phase <= BODY:
             self.loseConnection()  # nothing more can come
 

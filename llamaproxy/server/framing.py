@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv6Address
 
 from llamaproxy.errors import ProxyError
@@ -116,19 +117,25 @@ def check_host(head: RequestHead) -> None:
         if line.minor == 0 and line.authority is None:
             return
         raise RequestRefused(400, "The request has no Host field.")
-    match = _HOST.fullmatch(hosts[0])
-    if len(hosts) > 1 or match is None:
+    if len(hosts) > 1 or not _is_host(hosts[0]):
         raise RequestRefused(400, "The Host field is repeated or not valid.")
+    if line.authority is not None and _host(line.authority) != _host(hosts[0]):
+        raise RequestRefused(400, "The request target names another host than the Host field.")
+
+
+@lru_cache(maxsize=128)  # clients come again with the same one
+def _is_host(value: bytes) -> bool:
+    """Whether *value* is a host, with a port or without."""
+    match = _HOST.fullmatch(value)
+    if match is None:
+        return False
     address, port = match.groups()
     if address is not None:
         try:
             IPv6Address(address.decode())
         except ValueError:
-            raise RequestRefused(400, "The Host field is not valid.") from None
-    if port and (len(port) > 5 or int(port) > 65535):
-        raise RequestRefused(400, "The Host field is not valid.")
-    if line.authority is not None and _host(line.authority) != _host(hosts[0]):
-        raise RequestRefused(400, "The request target names another host than the Host field.")
+            return False
+    return not port or (len(port) <= 5 and int(port) <= 65535)
 
 
 def _host(authority: bytes) -> bytes:

@@ -18,6 +18,7 @@ from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import ProxyError
 from llamaproxy.events import RequestBegan, RequestEnded, Tell, tell_nobody
 from llamaproxy.heads import RequestHead, answer_head, date
+from llamaproxy.prompt_writes import promptly_by
 from llamaproxy.records import RequestRecord
 from llamaproxy.request import ProxyRequest
 from llamaproxy.server.channel import ProxyChannel
@@ -28,10 +29,6 @@ from llamaproxy.server.keys import ApiKeys, GuardedResource, caller_of
 from llamaproxy.server.limits import Limits
 
 _DEFAULT_LIMITS = Limits()
-
-#: What a request may write into the log, and what it may not.
-_is_printable = re.compile(rb"[!-~]*").fullmatch
-_UNPRINTABLE = re.compile("[^!-~]")
 
 #: A ``traceparent`` of any version (W3C Trace Context, section 3.2).
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
@@ -72,6 +69,7 @@ class ProxySite(Factory):
         self.keys = keys
         self.clock = clock
         self.now = clock.seconds
+        self.promptly = promptly_by(clock)
         self.connections = Connections(clock, limits.idle_grace)
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyChannel:
@@ -84,7 +82,7 @@ class ProxySite(Factory):
     def began(self, request: ProxyRequest) -> RequestRecord:
         """The record of *request*, which is being served from now on."""
         self.connections.began(request)
-        record = self._record(request.head, request.client, request.id)
+        record = self._record(request.head, request.client_host, request.id)
         self._tell(RequestBegan(record))
         return record
 
@@ -95,10 +93,10 @@ class ProxySite(Factory):
         self._tell(RequestEnded(record))
         self.connections.ended(request)
 
-    def refusal(self, error: ProxyError, head: RequestHead | None, client: object) -> bytes:
+    def refusal(self, error: ProxyError, head: RequestHead | None, client: str | None) -> bytes:
         """The answer of *error* to what will not be served, after which its connection is closed.
 
-        :param head: what there is of the request's head; *client*: the address of the client.
+        :param head: what there is of its head; *client*: the client's address, if it has one.
         """
         cors = Headers()
         client_ids: Sequence[bytes] = ()
@@ -126,28 +124,20 @@ class ProxySite(Factory):
         phrase = HTTPStatus(error.status).phrase.encode()
         return answer_head(1, error.status, phrase, fields) + body
 
-    def _record(self, head: RequestHead | None, client: object, id: str) -> RequestRecord:
+    def _record(self, head: RequestHead | None, client: str | None, id: str) -> RequestRecord:
         """The record of a request with that *head*, whether it becomes a ProxyRequest or not."""
-        # A client of a Unix socket has no host.
-        address = getattr(client, "host", "-")
+        address = client or "-"
         if head is None:
             return RequestRecord(id, address, "-", "-", self.now())
         return RequestRecord(
             id,
             address,
-            _printable(head.line.method),
-            _printable(head.path),
+            head.line.method.decode("ascii"),
+            head.path.decode("ascii"),
             self.now(),
             caller_of(head),
             trace_id(head.values(b"traceparent")),
         )
-
-
-def _printable(text: bytes) -> str:
-    """*text* with question marks in place of what must not be in the log."""
-    if _is_printable(text):
-        return text.decode("ascii")
-    return _UNPRINTABLE.sub("?", text.decode("latin-1"))
 
 
 def trace_id(values: Sequence[bytes]) -> str:

@@ -18,6 +18,7 @@ from llamaproxy.errors import (
 )
 from llamaproxy.events import (
     CallBegan,
+    CallEnded,
     Tell,
     tell_nobody,
 )
@@ -82,7 +83,7 @@ class Catalogue:
     ) -> ToolResult:
         """Run *tool*; a failure of any kind is a result too (DESIGN: L13).
 
-        :param record: of the call, which is filled in but for its end.
+        :param record: of the call, which is filled in.
         """
         call = CallRecord(ChatRecord(), 1, 1, 0.0) if record is None else record
         call.tool, call.group, call.endpoint = tool.name, tool.group, url_for_log(tool.endpoint)
@@ -97,6 +98,8 @@ class Catalogue:
             else:
                 call.outcome = "answered"
         except CancelledError:
+            call.outcome = "cancelled"
+            self._end(call)
             raise
         except TimeoutError:
             call.outcome = "timeout"
@@ -115,6 +118,7 @@ class Catalogue:
             result = ToolResult.failure("the tool could not be run.")
         result = result.tidied(self._max_result)
         call.cut = is_cut(result.text, self._max_result)
+        self._end(call)
         return result
 
     def changed(self) -> None:
@@ -124,6 +128,10 @@ class Catalogue:
     def stop(self) -> None:
         """Cancel the listings under way."""
         self._lists.stop()
+
+    def _end(self, call: CallRecord) -> None:
+        call.ended = self._clock.seconds()
+        self._tell(CallEnded(call))
 
     async def _invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext

@@ -42,8 +42,7 @@ ATTEMPT_DELAY_SECONDS = 0.02
 #: for that, of which some must be left for the name of Llama Stack.
 MAX_LOOK_UPS = 4
 
-_METHOD = re.compile(TOKEN)
-_TARGET = re.compile(rb"[\x21-\x7e]+")
+_REQUEST = re.compile(rb"%b /[\x21-\x7e]*" % TOKEN)
 
 #: Ports that are not named (RFC 9110 sections 4.2.1 and 4.2.2).
 _DEFAULT_PORTS = {b"http": 80, b"https": 443}
@@ -201,10 +200,6 @@ def checked(method: bytes, target: bytes) -> bytes:
 
     :raises BadRequest: if a server could read the two as something else.
     """
-    if (
-        not target.startswith(b"/")
-        or not _TARGET.fullmatch(target)
-        or not _METHOD.fullmatch(method)
-    ):
+    if not _REQUEST.fullmatch(b"%b %b" % (method, target)):
         raise BadRequest("The request target is not valid.")
     return target

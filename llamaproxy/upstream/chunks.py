@@ -73,7 +73,10 @@ async def relay_chunks(
             json_text.add(data)
             return None
         try:
-            take(_decoded(decoder, data))
+            if lines := decoder.plain(data):
+                take(lines)
+            else:
+                take_events(_decoded(decoder, data))
             if done:
                 # The HTTP message has not ended yet; its last bytes are about to come.
                 relay.release()
@@ -81,14 +84,19 @@ async def relay_chunks(
             full = handler.flush()
         return full
 
-    def take(events: list[Event]) -> None:
+    def take_events(events: list[Event]) -> None:
+        take([b"" if event.event else event.data for event in events], events)
+
+    def take(texts: list[bytes], events: list[Event] | None = None) -> None:
         nonlocal any_event, done
-        any_event = any_event or bool(events)
-        texts = [b"" if event.event else event.data for event in events]
+        any_event = any_event or bool(texts)
         at = 0
-        while at < len(events) and not done:
+        while at < len(texts) and not done:
             at += handler.handle_alike(texts, at)
-            if at < len(events) and (event := events[at]).data:
+            if at == len(texts):
+                break
+            event = Event(texts[at]) if events is None else events[at]
+            if event.data:
                 done = _is_done(event)
                 handler.handle(None if done else _chunk(event), texts[at])
             at += 1
@@ -102,7 +110,7 @@ async def relay_chunks(
             raise UpstreamBroke("Llama Stack answered without choices.")
         handler.handle(answer, b"")
     elif not done:
-        take(decoder.finish())
+        take_events(decoder.finish())
         if not any_event:
             raise UpstreamBroke("Llama Stack answered with neither events nor JSON.")
     handler.flush()

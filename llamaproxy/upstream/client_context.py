@@ -264,7 +264,7 @@ class ClientContextReader:
         """
         client = address_of(request)
         head = request.head
-        fields = forwarded_for(head.fields, client, request.isSecure(), client in self._trusted)
+        fields = forwarded_for(head, client, request.isSecure(), client in self._trusted)
         uri: bytes = request.uri
         return ClientContext.of(
             head,
@@ -277,5 +277,4 @@ class ClientContextReader:
 
 def address_of(request: ProxyRequest) -> str | None:
     """The address that *request* came from; a client of a Unix socket has none."""
-    host: str | None = getattr(request.getClientAddress(), "host", None)
-    return host
+    return request.client_host

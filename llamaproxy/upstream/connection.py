@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from llamaproxy.errors import UpstreamBroke
+from llamaproxy.prompt_writes import Promptly, as_usual
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker
 from llamaproxy.upstream.response_head import (
@@ -29,6 +30,9 @@ from llamaproxy.upstream.response_head import (
 
 #: The first bytes of every head.
 _PREFIX = b"HTTP/1."
+
+#: Looks at what has come, and neither takes it nor waits for it.
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
 #: llhttp refuses it; until a head is complete, it is looked for here.
 _BARE_LF = re.compile(rb"(?<!\r)\n")
@@ -63,6 +67,7 @@ class UpstreamConnection(protocol.Protocol):
         #: Where it goes when it can be used again; and where it is no more when it is lost.
         self.released: Callable[[UpstreamConnection], None] = UpstreamConnection.close
         self.gone: Callable[[UpstreamConnection], None] = lambda connection: None
+        self.promptly: Promptly = as_usual
         self.origin = b""
         #: When it was released, by the pool's clock.
         self.idle_since = 0.0
@@ -106,7 +111,7 @@ class UpstreamConnection(protocol.Protocol):
         if self._closed:
             return True
         try:
-            self._tcp.getHandle().recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self._tcp.getHandle().recv(1, _PEEK)
         except BlockingIOError:
             return False
         except OSError:
@@ -169,6 +174,9 @@ class UpstreamConnection(protocol.Protocol):
             handshake.callback(None)
 
     def dataReceived(self, data: bytes) -> None:
+        self.promptly(self._received, data)
+
+    def _received(self, data: bytes) -> None:
         exchange = self._exchange
         if exchange is None:
             self.abort()  # nobody has asked

@@ -8,6 +8,9 @@ from llamaproxy.heads import Fields
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.response_head import ResponseHead
 
+#: The field that asks for another protocol (RFC 9110 section 7.8): the only one that is known.
+WEBSOCKET = (b"Upgrade", b"websocket")
+
 
 class AnswerTaker(Protocol):
     """Is told of an answer."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from llamaproxy.heads import Fields, members, without
+from llamaproxy.heads import Fields, RequestHead, members, without
 
 #: RFC 9110 section 7.6.1, plus the obsolete ones that peers still send.
 HOP_BY_HOP = frozenset(
@@ -85,7 +85,7 @@ TRUST_NOBODY = TrustedProxies(())
 
 
 def forwarded_for(
-    fields: Fields, client: str | None, secure: bool, trusted: bool = False
+    head: RequestHead, client: str | None, secure: bool, trusted: bool = False
 ) -> Fields:
     """The fields of a client's request that go to the upstream, and ``X-Forwarded-*``.
 
@@ -93,38 +93,26 @@ def forwarded_for(
     replaced unless it is *trusted*. There is no ``Via`` (RFC 9110 section 7.6.3 asks for one):
     nobody reads it, and servers stop compressing for it.
     """
-    kept, others = _parted(fields, _NOT_FORWARDED)
-    said = others if trusted else {}
-    addresses = said.get(b"x-forwarded-for", [])
+    dropped = _NOT_FORWARDED
+    if options := head.values(b"connection"):
+        dropped = dropped.union(members(options))
+    kept = without(head.fields, dropped)
+    addresses: list[bytes] = []
+    schemes: Sequence[bytes] = ()
+    hosts: Sequence[bytes] = ()
+    if trusted:
+        addresses += head.values(b"x-forwarded-for")
+        schemes = head.values(b"x-forwarded-proto")
+        hosts = head.values(b"x-forwarded-host")
     if client is not None:
-        addresses = [*addresses, client.encode("ascii", "replace")]
+        addresses.append(client.encode("ascii", "replace"))
     if addresses:
         kept.append((b"X-Forwarded-For", b", ".join(addresses)))
-    schemes = said.get(b"x-forwarded-proto") or [b"https" if secure else b"http"]
-    kept += [(b"X-Forwarded-Proto", scheme) for scheme in schemes]
-    hosts = said.get(b"x-forwarded-host") or others.get(b"host", [])
-    kept += [(b"X-Forwarded-Host", host) for host in hosts]
+    for scheme in schemes or (b"https" if secure else b"http",):
+        kept.append((b"X-Forwarded-Proto", scheme))
+    for host in hosts or head.values(b"host"):
+        kept.append((b"X-Forwarded-Host", host))
     return kept
-
-
-def _parted(fields: Fields, dropped: frozenset[bytes]) -> tuple[Fields, dict[bytes, list[bytes]]]:
-    """Of *fields*: those that are kept, and the values of those *dropped*, by their names.
-
-    What ``Connection`` nominates is dropped as well.
-    """
-    kept: Fields = []
-    others: dict[bytes, list[bytes]] = {}
-    for field in fields:
-        name = field[0].lower()
-        if name in dropped:
-            others.setdefault(name, []).append(field[1])
-        else:
-            kept.append(field)
-    if b"connection" in others:
-        nominated = set(members(others[b"connection"])) - dropped
-        if nominated:
-            kept = without(kept, nominated)
-    return kept, others
 
 
 def chat_fields(forwarded_fields: Fields) -> Fields:

@@ -41,6 +41,9 @@ with warnings.catch_warnings():
 
 _NO_SECRET = Secret()
 
+#: Fields with a URL that may be the server's own.
+_LOCATIONS = frozenset({b"location", b"content-location"})
+
 #: Paths that are the same in every version of the server.
 _SAME_EVERYWHERE = (b"/v1/version", b"/v1/health")
 
@@ -140,12 +143,13 @@ class _Target:
 
 
 @implementer(IPushProducer)
-class Passage:
+class Passage(Watchdog):
     """One request on its way to the server, and the answer on its way back.
 
-    It takes the answer (:class:`llamaproxy.upstream.exchange.AnswerTaker`), is the producer of the
-    client's connection, and what is cancelled when the client leaves. No Deferred and no delayed
-    call is made for it, unless the server's generation is not known yet.
+    It is the watchdog of the server's silence, takes the answer
+    (:class:`llamaproxy.upstream.exchange.AnswerTaker`), is the producer of the client's connection,
+    and what is cancelled when the client leaves. No Deferred and no delayed call is made for it,
+    unless the server's generation is not known yet.
     """
 
     _detecting: Deferred[Any] | None = None
@@ -161,7 +165,7 @@ class Passage:
         self._resource = resource
         self._request = request
         self._deliver: Callable[[bytes], None] = request.write
-        self._limit = Watchdog(resource.clock, resource.timeout, self._expired)
+        Watchdog.__init__(self, resource.clock, resource.timeout)
 
     # --- the request
 
@@ -203,10 +207,10 @@ class Passage:
         client = address_of(request)
         head = request.head
         body: Upload | None = None
-        fields = forwarded_for(head.fields, client, request.isSecure(), client in resource.trusted)
+        fields = forwarded_for(head, client, request.isSecure(), client in resource.trusted)
         if head.values(b"content-length") or head.values(b"transfer-encoding"):
             body = Upload(request.content)  # be it an empty one
-            body.progressed = self._limit.feed
+            body.progressed = self.feed
         elif wants_websocket(head):
             fields += SWITCH
         if dialect is None or not dialect.wants_mcp_headers(self._target.path):
@@ -215,7 +219,7 @@ class Passage:
             # An error must be readable, for the key may be in it.
             fields = [*without(fields, (b"accept-encoding",)), UNCOMPRESSED]
         self._fields = fields
-        self._limit.start()
+        self.start()
         upstream_target = resource.url + self._target.path + mark + query
         return resource.sender.send(request.method, upstream_target, list(fields), body, self)
 
@@ -224,10 +228,10 @@ class Passage:
     def answered(self, head: ResponseHead) -> None:
         """The head of the answer has come."""
         self._answered = True
-        self._limit.feed()
+        self.feed()
         resource, request = self._resource, self._request
         if head.switches:
-            self._tunnel = Tunnel(request, head.tunnel, self._limit)
+            self._tunnel = Tunnel(request, head.tunnel, self)
             self._deliver = self._tunnel.to_client
             self._register()
             self._tunnel.open(head)
@@ -241,12 +245,13 @@ class Passage:
             fields = resource.secret.masked_fields(fields)
             self._masker = resource.secret.masker()
             self._deliver = self._write_masked
-        fields = [
-            (name, resource.client_location(value, self._target, self._fields))
-            if name.lower() in (b"location", b"content-location")
-            else (name, value)
-            for name, value in fields
-        ]
+        if not _LOCATIONS.isdisjoint(head.names):
+            fields = [
+                (name, resource.client_location(value, self._target, self._fields))
+                if name.lower() in _LOCATIONS
+                else (name, value)
+                for name, value in fields
+            ]
         if (origin := request.head.origin) is not None:
             resource.cors.learn(origin, headers_of(head.fields))
         request.begin(head.status, phrase, fields)
@@ -255,7 +260,7 @@ class Passage:
 
     def received(self, data: bytes) -> None:
         """More of the body has come."""
-        self._limit.feed()
+        self.feed()
         self._deliver(data)
 
     def ended(self) -> None:
@@ -292,7 +297,7 @@ class Passage:
         self._leave()
         self.failed(CancelledError())
 
-    def _expired(self) -> None:
+    def bark(self) -> None:
         self._leave()
         late = not_begun(self._resource.timeout)
         self.failed(UpstreamTimeout(SILENT) if self._answered else late)
@@ -308,7 +313,7 @@ class Passage:
 
     def _end(self) -> None:
         self._over = True
-        self._limit.stop()
+        self.stop()
         self._exchange = self._detecting = None
         if self._registered and self._request.channel is not None:
             self._registered = False
@@ -322,13 +327,13 @@ class Passage:
 
     def pauseProducing(self) -> None:
         # A client that does not read is no silence of the upstream.
-        self._limit.stop()
+        self.stop()
         if self._exchange is not None:
             self._exchange.pause()
 
     def resumeProducing(self) -> None:
         if self._exchange is not None:
-            self._limit.start()
+            self.start()
             self._exchange.resume()
 
     def stopProducing(self) -> None:

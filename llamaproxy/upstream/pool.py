@@ -10,9 +10,10 @@ from twisted.python.failure import Failure
 
 from llamaproxy.errors import BadRequest
 from llamaproxy.heads import Fields
+from llamaproxy.prompt_writes import Promptly, as_usual
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.connection import UpstreamConnection
-from llamaproxy.upstream.exchange import AnswerTaker
+from llamaproxy.upstream.exchange import WEBSOCKET, AnswerTaker
 from llamaproxy.upstream.failures import connecting_error
 
 #: Seconds an idle connection is kept: uvicorn closes its side after five, and a request that is
@@ -135,8 +136,11 @@ class PooledExchange:
 class UpstreamPool:
     """Sends requests on idle connections, without those that their servers have closed."""
 
-    def __init__(self, clock: IReactorTime, max_idle: int = MAX_IDLE) -> None:
+    def __init__(
+        self, clock: IReactorTime, max_idle: int = MAX_IDLE, promptly: Promptly = as_usual
+    ) -> None:
         self._clock = clock
+        self._promptly = promptly
         self._max_idle = max_idle
         #: By origin, those that have been idle the longest first.
         self._idle: dict[bytes, list[UpstreamConnection]] = {}
@@ -156,7 +160,7 @@ class UpstreamPool:
         *target* is sent as it is.
         """
         head = _head(server.host, method, target, fields, body)
-        upgrade = b"upgrade" in [name.lower() for name, _ in fields]
+        upgrade = WEBSOCKET in fields
         exchange = PooledExchange(self, server, method, head, body, upgrade, taker)
         connection = self._take(server.origin)
         if connection is None:
@@ -170,6 +174,7 @@ class UpstreamPool:
         connection.origin = origin
         connection.released = self._release
         connection.gone = self._forget
+        connection.promptly = self._promptly
 
     def close(self) -> None:
         """Close the idle connections, and keep none from now on."""
@@ -193,11 +198,12 @@ class UpstreamPool:
         return None
 
     def _release(self, connection: UpstreamConnection) -> None:
-        if len(self._idle.get(connection.origin, ())) >= self._max_idle:
+        idle = self._idle.setdefault(connection.origin, [])
+        if len(idle) >= self._max_idle:
             connection.close()
             return
         connection.idle_since = self._clock.seconds()
-        self._idle.setdefault(connection.origin, []).append(connection)
+        idle.append(connection)
         if self._sweep is None:
             self._sweep = self._clock.callLater(IDLE_TIMEOUT, self._close_expired)
 
@@ -233,9 +239,8 @@ def _head(host: bytes, method: bytes, target: bytes, fields: Fields, body: Uploa
         fields.append((b"Content-Length", b"%d" % body.length))
     elif method in _USUALLY_WITH_BODY:
         fields.append((b"Content-Length", b"0"))
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, host)]
-    lines += [b"%b: %b" % field for field in fields]
-    head = b"\r\n".join(lines)
-    if not head.count(b"\n") == head.count(b"\r") == len(fields) + 1 or b"\0" in head:
+    lines = b"\r\n".join(map(b": ".join, [(b"Host", host), *fields]))
+    head = b"%b %b HTTP/1.1\r\n%b\r\n\r\n" % (method, target, lines)
+    if not head.count(b"\n") == head.count(b"\r") == len(fields) + 3 or b"\0" in head:
         raise BadRequest("The request's header fields are not valid.")
-    return head + b"\r\n\r\n"
+    return head

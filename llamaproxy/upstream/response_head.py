@@ -8,6 +8,7 @@ no HTTP/1.1, and knows neither HEAD nor what ``Connection`` nominates: that is h
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -45,7 +46,7 @@ class ResponseHead:
     *length* is that of the body, None if it is chunked or ends with the connection; a
     ``Content-Length`` stands in the fields too. *bodiless* tells that there can be no body, and
     *close* that the connection cannot be used again. *tunnel* is what the bytes of another
-    protocol are sent by, after 101.
+    protocol are sent by, after 101. *names* are those of all fields that came, in lower case.
     """
 
     status: int
@@ -56,6 +57,9 @@ class ResponseHead:
     close: bool = False
     chunks: Chunks | None = None
     tunnel: Any = None
+    names: Sequence[bytes] = attrs.Factory(
+        lambda head: [name.lower() for name, _ in head.fields], takes_self=True
+    )
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of all end-to-end fields of that *name*, which is in lower case."""
@@ -168,7 +172,8 @@ def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> Resp
         raise BadHead(f"has more than {MAX_FIELDS} header fields")
     if status < 200 and not switches:
         return ResponseHead(status, message.phrase, [])
-    fields, looked_at, options = _sorted_out(message.fields)
+    names = [name.lower() for name, _ in message.fields]
+    fields, looked_at, options = _sorted_out(names, message.fields)
     if switches:
         fields = without(fields, _LENGTHS)
         return ResponseHead(status, message.phrase, fields, close=True)
@@ -183,17 +188,22 @@ def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> Resp
     # though it says that it will not, and a request that is sent until then is lost (seen in 0.6.1
     # and OGX 1.5.0).
     close = (status >= 400 and status < 600) or raw[7:8] == b"0" or b"close" in options
+    length = 0 if bodiless else length
     head = ResponseHead(
-        status, message.phrase, fields, 0 if bodiless else length, bodiless, close, chunks
+        status, message.phrase, fields, length, bodiless, close, chunks, names=names
     )
     head.close = close or head.until_close
     return head
 
 
-def _sorted_out(fields: Fields) -> tuple[Fields, dict[bytes, list[bytes]], set[bytes]]:
-    """Of *fields*: those to hand on; those of the framing, by name; the options of Connection."""
+def _sorted_out(
+    names: list[bytes], fields: Fields
+) -> tuple[Fields, dict[bytes, list[bytes]], set[bytes]]:
+    """Of *fields*: those to hand on; those of the framing, by name; the options of Connection.
+
+    *names* are theirs in lower case.
+    """
     looked_at: dict[bytes, list[bytes]] = {}
-    names = [name.lower() for name, _ in fields]
     for name, (_, value) in zip(names, fields, strict=True):
         if name in _LOOKED_AT:
             looked_at.setdefault(name, []).append(value)

@@ -67,8 +67,7 @@ class EventDecoder:
         """
         if not chunk:
             return []
-        if not self._size and (lines := self._single_lines(chunk)):
-            self._first = self._after_cr = False
+        if lines := self.plain(chunk):
             return list(map(Event, lines))
         if self._after_cr and chunk.startswith(b"\n"):
             chunk = chunk[1:]
@@ -101,14 +100,17 @@ class EventDecoder:
         self._read(b"", events)
         return events
 
-    def _single_lines(self, chunk: bytes) -> list[bytes]:
+    def plain(self, chunk: bytes) -> list[bytes]:
         """The data of whole events of one line each, which nearly all are that model servers send.
 
-        There are none if there is anything else in *chunk*.
+        There are none if there is anything else in *chunk*, which is then left to :meth:`feed`.
         """
-        if chunk.startswith(b"data: ") and chunk.endswith(b"\n\n") and len(chunk) <= self._limit:
+        if self._size or len(chunk) > self._limit:
+            return []
+        if chunk.startswith(b"data: ") and chunk.endswith(b"\n\n"):
             lines = chunk[6:-2].split(b"\n\ndata: ")
             if chunk.count(b"\n") == 2 * len(lines) and b"\r" not in chunk:
+                self._first = self._after_cr = False
                 return lines
         return []
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from llamaproxy.heads import Fields, RequestHead, answer_head, members, without
 from llamaproxy.request import ProxyRequest
+from llamaproxy.upstream.exchange import WEBSOCKET
 from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.watchdog import Watchdog
 
 #: The fields of request and response that switch protocols (RFC 9110 section 7.8).
-SWITCH: Fields = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+SWITCH: Fields = [(b"Connection", b"Upgrade"), WEBSOCKET]
 
 _SWITCH_NAMES = frozenset(name.lower() for name, _ in SWITCH)
 

@@ -95,6 +95,9 @@ class Ends:
     def registerProducer(self, producer: object, streaming: bool) -> None:
         """Nobody is to be paused."""
 
+    def getPeer(self) -> None:
+        """There is no client."""
+
 
 def test_an_idle_connection_costs_less_than_a_kilobyte() -> None:
     door = FrontDoor()

@@ -32,7 +32,7 @@ def raw(headers: Headers) -> dict[bytes, list[bytes]]:
 def forwarded_for(
     headers: Headers, client: str | None, secure: bool, trusted: bool = False
 ) -> Headers:
-    return headers_of(forwarded_fields(head_with(headers).fields, client, secure, trusted))
+    return headers_of(forwarded_fields(head_with(headers), client, secure, trusted))
 
 
 def forwarded(headers: Headers) -> Headers:
