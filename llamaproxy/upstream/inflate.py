@@ -37,7 +37,10 @@ _COMPRESSED = (b"content-encoding", b"content-length")
 
 
 class InflatingAgent(SendingAgent):
-    """Sends requests by the agent within, for uncompressed answers, and inflates those that are."""
+    """Sends requests by the agent within, for uncompressed answers, and inflates those that are.
+
+    No other ``Accept-Encoding`` may be among their fields.
+    """
 
     def __init__(self, within: Sender, clock: IReactorTime) -> None:
         self._within = within
@@ -46,7 +49,7 @@ class InflatingAgent(SendingAgent):
     def send(
         self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
     ) -> Exchange:
-        fields = [*without(fields, (b"accept-encoding",)), UNCOMPRESSED]
+        fields.append(UNCOMPRESSED)
         inflater = Inflater(taker, self._clock)
         inflater.exchange = self._within.send(method, target, fields, body, inflater)
         return inflater
