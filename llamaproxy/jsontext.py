@@ -111,7 +111,9 @@ class JsonList:
         return bool(self.elements)
 
     def __add__(self, other: JsonList) -> JsonList:
-        return JsonList(b",".join(each.elements for each in (self, other) if each))
+        if not (self.elements and other.elements):
+            return self if self.elements else other
+        return JsonList(b"%b,%b" % (self.elements, other.elements))
 
 
 def dumps(value: Any) -> bytes:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import attrs
 
 from llamaproxy.errors import Overloaded
@@ -20,21 +17,20 @@ class BodyBudget:
     limit: int
     in_use: int = 0
 
-    @contextmanager
-    def holding(self, body: bytes) -> Iterator[None]:
-        """Count *body* and its parsed JSON until the block ends.
+    def hold(self, body: bytes) -> int:
+        """Count *body* and its parsed JSON; what they take, for :meth:`release`.
 
         :raises Overloaded: if others are counted and *limit* would be passed; one alone may.
         """
         size = _memory_of(body)
-        del body  # would be held as long as this waits
         if self.in_use and self.in_use + size > self.limit:
             raise Overloaded()
         self.in_use += size
-        try:
-            yield
-        finally:
-            self.in_use -= size
+        return size
+
+    def release(self, size: int) -> None:
+        """Count no longer what has that *size*."""
+        self.in_use -= size
 
 
 def _memory_of(body: bytes) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
@@ -61,10 +61,13 @@ class ChatCompletions:
             content.seek(0)
             text = content.read()
             content.close()  # its memory would be held until the answer has ended
-            with self._bodies.holding(text):
+            held = self._bodies.hold(text)
+            try:
                 chat = _Chat(request, parse_request(text), client, record)
                 del text
                 return await self._respond(chat)
+            finally:
+                self._bodies.release(held)
         except BaseException as error:
             if isinstance(error, ProxyError):
                 await self._learn_cors(request, error)
@@ -86,7 +89,7 @@ class ChatCompletions:
         self._cors.apply(origin, request.responseHeaders)
 
     async def _respond(self, chat: _Chat) -> bytes | None:
-        header = CompletionHeader(chat.body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
+        header = CompletionHeader(chat.body.get("model"))
         cards = chat.field(b"x-openwebui-message-id") != ""
         relay = _AnswerFields(chat.request, self._cors).relay
         completions = self._upstream.for_client(chat.client, relay)
@@ -97,9 +100,11 @@ class ChatCompletions:
         await self._answer(chat, answer)
         text = jsontext.dumps(answer.result())
         self._tell(FirstByte(chat.record))
-        fields = chat.request.responseHeaders
-        fields.setRawHeaders(b"Content-Type", [b"application/json"])
-        fields.setRawHeaders(b"Content-Length", [b"%d" % len(text)])
+        chat.request.relayed_fields = [
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", b"%d" % len(text)),
+            *chat.request.relayed_fields,
+        ]
         return text
 
     async def _stream(
@@ -123,13 +128,12 @@ class ChatCompletions:
         finally:
             events.close()
 
-    async def _answer(self, chat: _Chat, answer: UnaryAnswer | StreamedAnswer) -> None:
+    def _answer(self, chat: _Chat, answer: UnaryAnswer | StreamedAnswer) -> Awaitable[None]:
         body, patterns = chat.body, chat.field(b"x-llamaproxy-tools")
         if not is_injected(body, patterns, chat.field(b"x-openwebui-task")):
-            await self._loop.pass_on(body, chat.client, answer, chat.record)
-        else:
-            listed = [word.strip() for word in patterns.split(",") if word.strip()]
-            await self._loop.run(body, chat.client, answer, listed or None, chat.record)
+            return self._loop.pass_on(body, chat.client, answer, chat.record)
+        listed = [word.strip() for word in patterns.split(",") if word.strip()]
+        return self._loop.run(body, chat.client, answer, listed or None, chat.record)
 
 
 @attrs.frozen(eq=False, repr=False)

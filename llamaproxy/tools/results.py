@@ -65,7 +65,7 @@ class ToolResult:
 
     def tidied(self, limit: int) -> ToolResult:
         """The same with its text :func:`shortened` to *limit* bytes, and a note."""
-        return attrs.evolve(self, text=shortened(self.text, limit))
+        return ToolResult(shortened(self.text, limit), self.is_error, self.images)
 
 
 def result_of(content: object, is_error: bool = False, structured: object = None) -> ToolResult:

@@ -86,6 +86,14 @@ class Unlike(StreamedAnswer):
         return 0
 
 
+class Header(CompletionHeader):
+    """One that is always the same, where the upstream sends none."""
+
+    def fields(self) -> Json:
+        self.adopt({"id": "chatcmpl-1", "created": 1})
+        return CompletionHeader.fields(self)
+
+
 class Scene:
     """One answer, to which an upstream sends reads."""
 
@@ -97,8 +105,7 @@ class Scene:
         self.upstream = Upstream(self.clock)
         request: Any = self.request
         completions: Any = self.upstream
-        header = CompletionHeader("m", "chatcmpl-1")
-        header._fields["created"] = 1
+        header = Header("m")
         self.events = EventStream(request, self.clock, 15)
         self.answer = kind(completions, header, self.events, True, False, json_only)
         self.outcomes: list[Any] = []
