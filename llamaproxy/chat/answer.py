@@ -32,6 +32,9 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.completions import ClientCompletions
 
+#: Keys of an upstream's completion that the client is not sent (DESIGN: S9).
+_NOT_ANSWERED = frozenset({*CONTROL_KEYS, "output"})
+
 
 class Answer(Protocol):
     """What the loop drives: it asks for rounds, and is told of the calls of server tools."""
@@ -132,8 +135,8 @@ class UnaryAnswer:
         ]
         answer = {**self._last_completion, **self._header.fields(), "choices": choices}
         answer.setdefault("object", "chat.completion")
-        for key in (*CONTROL_KEYS, "output"):
-            answer.pop(key, None)
+        for key in _NOT_ANSWERED & answer.keys():
+            del answer[key]
         if self._cards and self._results:
             items = [
                 item

@@ -85,8 +85,10 @@ class Inflater:
 
     def answered(self, head: ResponseHead) -> None:
         """Look at how the answer is compressed."""
-        codings = members(head.values(_COMPRESSED[0]))
-        codings = [coding for coding in codings if coding not in (b"", b"identity")]
+        values = head.values(_COMPRESSED[0])
+        codings = (
+            [each for each in members(values) if each not in (b"", b"identity")] if values else []
+        )
         if not codings or head.length == 0:
             self._within.answered(head)
         elif len(codings) > 1 or codings[0] not in _CODINGS:
