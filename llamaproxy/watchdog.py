@@ -17,16 +17,23 @@ _log = Logger()
 REST_SECONDS = 1e-4
 
 
+def _nothing() -> None:
+    """Nothing follows."""
+
+
 class Watchdog:
     """Calls *callback* when :meth:`feed` was not called for *seconds*.
 
     Feeding only notes the time, starting and stopping only that there is a limit: neither costs a
-    delayed call of its own, however many requests and events there are.
+    delayed call of its own, however many requests and events there are. What is a watchdog itself
+    has :meth:`bark` do something else.
     """
 
     __slots__ = ("_callback", "_fed", "_now", "_seconds", "_sweep")
 
-    def __init__(self, clock: IReactorTime, seconds: float, callback: Callable[[], None]) -> None:
+    def __init__(
+        self, clock: IReactorTime, seconds: float, callback: Callable[[], None] = _nothing
+    ) -> None:
         sweep = _sweeps.get(clock)
         if sweep is None:
             sweep = _sweeps[clock] = _Sweep(clock)

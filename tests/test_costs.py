@@ -285,6 +285,20 @@ def _streaming() -> Whole:
     return whole
 
 
+@pytest.mark.parametrize("name", ["chat", "one-tool loop", "three calls at once"])
+def test_nothing_is_left_for_the_garbage_collector_of(name: str) -> None:
+    whole, (request, _) = Whole(), COSTS[name]
+    for _ in range(2):
+        whole.ask(request)
+    gc.collect()
+    gc.disable()
+    try:
+        whole.ask(request)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
 # --- work must not grow with what came before
 
 

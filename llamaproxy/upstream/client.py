@@ -35,7 +35,7 @@ from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.upstream.responses import Response, SendingAgent
 from llamaproxy.upstream.secrets import Secret
-from llamaproxy.upstream.treq_client import WholeAnswers, treq_request
+from llamaproxy.upstream.treq_client import AgentForTreq, treq_request
 from llamaproxy.upstream.urls import as_uri, read_url, url_for_log
 from llamaproxy.upstream.whole import ERROR_TIMEOUT, MAX_ERROR_BYTES, WholeAnswer
 
@@ -240,10 +240,10 @@ class LlamaStackClient:
     ) -> tuple[ResponseHead, bytes]:
         """Head and body of an answer, by treq."""
         fields.append(_ACCEPT)
-        whole = WholeAnswers(self._agent, fields, self.clock, timeout, limit)
+        agent = AgentForTreq(self._agent, fields, self.clock, timeout, limit)
         upload = None if body is None else BytesUpload(body)
-        await treq_request(whole, method, url, upload)
-        return whole.answer
+        await treq_request(agent, method, url, upload)
+        return agent.answer
 
     def _json_in(self, status: int, fields: Fields, text: bytes) -> Any:
         """The JSON value *text* of an answer, of whatever kind.

@@ -42,10 +42,10 @@ class AuthorizedAgent(SendingAgent):
 
 
 @implementer(IAgent)
-class WholeAnswers:
+class AgentForTreq(WholeAnswer):
     """Has treq wait for the whole of an answer, within limits: the body is in :attr:`answer`.
 
-    So that reading it is no second thing to wait for, and to limit.
+    So that reading it is no second thing to wait for, and to limit. For one request alone.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class WholeAnswers:
 
         :param seconds: to the head, and of silence after it; *limit*: bytes of the body.
         """
+        WholeAnswer.__init__(self, clock, seconds, limit)
         self._agent = agent
         self._fields = fields
-        self._taker = WholeAnswer(clock, seconds, limit)
         #: The head and the body, once treq has been answered.
         self.answer: tuple[ResponseHead, bytes]
 
@@ -68,12 +68,12 @@ class WholeAnswers:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[Any]:
-        """See :class:`llamaproxy.upstream.responses.SendingAgent`; for one request alone."""
-        taker, body = self._taker, cast("Upload | None", bodyProducer)
-        taker.collect(self._agent.send(method, uri, self._fields, body, taker))
-        return taker.collected.addCallback(self._answered)
+        """See :class:`llamaproxy.upstream.responses.SendingAgent`."""
+        body = cast("Upload | None", bodyProducer)
+        self.collect(self._agent.send(method, uri, self._fields, body, self))
+        return self.collected.addCallback(self._collected)
 
-    def _answered(self, answer: tuple[ResponseHead, bytes]) -> _Answered:
+    def _collected(self, answer: tuple[ResponseHead, bytes]) -> _Answered:
         self.answer = answer
         return _Answered(answer[0].status)
 
