@@ -147,7 +147,8 @@ class _Chat:
 
     def field(self, name: bytes) -> str:
         """The request's fields of that *name*, in lower case, joined (RFC 9110 section 5.3)."""
-        return b",".join(self.request.head.values(name)).decode("latin-1").strip()
+        values = self.request.head.values(name)
+        return b",".join(values).decode("latin-1").strip() if values else ""
 
 
 class _AnswerFields:

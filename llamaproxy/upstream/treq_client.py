@@ -78,15 +78,22 @@ class AgentForTreq(WholeAnswer):
         return _Answered(answer[0].status)
 
 
+class _NoHeaders(Headers):
+    """Stays empty, whatever is noted in it: it is everybody's."""
+
+    def setRawHeaders(self, name: Any, values: Any) -> None:
+        pass
+
+
+_NO_HEADERS = _NoHeaders()
+
+
 @attrs.frozen(eq=False, repr=False)
 class _Answered:
-    """What treq is answered: it looks for content codings and cookies, and is shown none.
-
-    Its *headers* are everybody's: what treq notes in them is always the same.
-    """
+    """What treq is answered: it looks for content codings and cookies, and is shown none."""
 
     code: int
-    headers: Headers = Headers()  # noqa: RUF009
+    headers: Headers = _NO_HEADERS
 
 
 def treq_request(agent: IAgent, method: str, url: EncodedURL, body: Upload | None) -> Deferred[Any]:
