@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, KeysView, Sequence
 from functools import lru_cache
 from time import time
 from typing import NamedTuple, TypeAlias
@@ -73,6 +73,11 @@ class RequestHead:
             if values:
                 self.remove(b"x-request-id")
             self.add(b"X-Request-Id", id)
+
+    @property
+    def names(self) -> KeysView[bytes]:
+        """The names of its fields, in lower case."""
+        return self._by_name.keys()
 
     def values(self, name: bytes) -> Sequence[bytes]:
         """The values of all fields of that *name*, which is in lower case."""

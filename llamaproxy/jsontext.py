@@ -19,6 +19,9 @@ Json = dict[str, Any]
 _DIGITS_TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _HUGE_INTEGER = b"0" * 19
 
+#: All bytes but opening brackets: to count what is left without them takes half as long.
+_NO_BRACKETS = bytes(range(256)).translate(None, b"[{")
+
 #: The deepest nesting that is accepted.
 _MAX_DEPTH = 200
 
@@ -111,7 +114,9 @@ class JsonList:
         return bool(self.elements)
 
     def __add__(self, other: JsonList) -> JsonList:
-        return JsonList(b",".join(each.elements for each in (self, other) if each))
+        if not (self.elements and other.elements):
+            return self if self.elements else other
+        return JsonList(b"%b,%b" % (self.elements, other.elements))
 
 
 def dumps(value: Any) -> bytes:
@@ -148,7 +153,7 @@ def _may_be_deep(text: bytes | str) -> bool:
         return False
     if isinstance(text, str):
         return text.count("[") + text.count("{") > _MAX_DEPTH
-    return text.count(b"[") + text.count(b"{") > _MAX_DEPTH
+    return len(text.translate(None, _NO_BRACKETS)) > _MAX_DEPTH
 
 
 def _bounded(value: Any) -> Any:

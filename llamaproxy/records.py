@@ -4,6 +4,9 @@ They are filled in while it is answered, by those who answer it, and read by all
 (:mod:`llamaproxy.events`). Times are seconds on the reactor's clock. Nothing in them is what a
 model, a tool or a client has written, but for a model's name and the id of a conversation, which
 are cut.
+
+A record holds those of its parts, and they refer to it weakly: whoever wants to keep them keeps
+that of the request, and none of them is left to the garbage collector.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Literal, TypeAlias
+from weakref import ReferenceType, ref
 
 import attrs
 
@@ -62,11 +66,19 @@ def _no_time() -> float:
     return 0.0
 
 
+def _weakly(request: RequestRecord | None) -> ReferenceType[RequestRecord] | None:
+    return None if request is None else ref(request)
+
+
+def _weakly_chat(chat: ChatRecord) -> ReferenceType[ChatRecord]:
+    return ref(chat)
+
+
 @attrs.define(eq=False, repr=False)
 class ChatRecord:
     """The answer to one chat completion; *now* returns the time."""
 
-    request: RequestRecord | None = None
+    _request: ReferenceType[RequestRecord] | None = attrs.field(default=None, converter=_weakly)
     now: Callable[[], float] = _no_time
     #: As the client named it.
     model: str = ""
@@ -87,6 +99,11 @@ class ChatRecord:
     limit: str = ""
 
     @property
+    def request(self) -> RequestRecord | None:
+        """The request that it is the answer to, None in a test, or when nobody has its record."""
+        return None if self._request is None else self._request()
+
+    @property
     def run(self) -> int:
         """How many calls have begun to run."""
         return sum(call.began is not None for call in self.calls)
@@ -98,16 +115,17 @@ class ChatRecord:
 
     def shares(self, now: float) -> Shares:
         """For whom it has waited, until *now* or its end."""
-        if self.request is None:
+        request = self.request
+        if request is None:
             return Shares(0.0, 0.0, 0.0)
-        end = now if self.request.ended is None else self.request.ended
+        end = now if request.ended is None else request.ended
         model = sum((end if r.ended is None else r.ended) - r.began for r in self.rounds)
         tools, until = self.listing, 0.0
         for call in self.calls:  # in the order in which they were asked for
             ended = end if call.ended is None else call.ended
             tools += max(0.0, ended - max(until, call.asked))
             until = max(until, ended)
-        return Shares(model, tools, max(0.0, end - self.request.began - model - tools))
+        return Shares(model, tools, max(0.0, end - request.began - model - tools))
 
 
 @attrs.frozen
@@ -127,7 +145,7 @@ class Shares:
 class RoundRecord:
     """One completion that the model is asked for; *number* counts from 1."""
 
-    chat: ChatRecord
+    _chat: ReferenceType[ChatRecord] = attrs.field(converter=_weakly_chat)
     number: int
     began: float
     #: When the first of the model's answer came.
@@ -140,6 +158,11 @@ class RoundRecord:
     finish_reason: str = ""
     input_tokens: int | None = None
     output_tokens: int | None = None
+
+    @property
+    def chat(self) -> ChatRecord:
+        """The answer that it is part of."""
+        return _alive(self._chat)
 
     def note_first(self) -> None:
         """The first of the model's answer has come."""
@@ -163,7 +186,7 @@ class CallRecord:
     empty where they are not known.
     """
 
-    chat: ChatRecord
+    _chat: ReferenceType[ChatRecord] = attrs.field(converter=_weakly_chat)
     number: int
     round: int
     asked: float
@@ -180,11 +203,23 @@ class CallRecord:
     cut: bool = False
 
     @property
+    def chat(self) -> ChatRecord:
+        """The answer that it is part of."""
+        return _alive(self._chat)
+
+    @property
     def seconds(self) -> float:
         """How long it ran, 0 if it has not, or does still."""
         if self.began is None or self.ended is None:
             return 0.0
         return self.ended - self.began
+
+
+def _alive(chat: ReferenceType[ChatRecord]) -> ChatRecord:
+    alive = chat()
+    if alive is None:
+        raise ReferenceError("nobody has kept the record of the request")
+    return alive
 
 
 def name_of(value: object) -> str:

@@ -238,7 +238,7 @@ class ProxyRequest(Request):
         if self.finished:
             raise RuntimeError("Request.write called on a request after Request.finish was called.")
         if not self.startedWriting:
-            fields = fields_of(self.responseHeaders)
+            fields = fields_of(self.__dict__.get("responseHeaders"))  # if any have been set
             fields += without(self.relayed_fields, {name.lower() for name, _ in fields})
             self.begin(self.code, self.code_message, fields)
         if not data or self._bodiless or self.channel is None:

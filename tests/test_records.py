@@ -7,10 +7,10 @@ import pytest
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord, Shares, name_of
 
 
-def chat_from(began: float) -> ChatRecord:
+def request_from(began: float) -> tuple[RequestRecord, ChatRecord]:
     request = RequestRecord("-", "-", "POST", "/v1/chat/completions", began)
-    request.chat = ChatRecord(request)
-    return request.chat
+    chat = request.chat = ChatRecord(request)
+    return request, chat
 
 
 def round_of(chat: ChatRecord, began: float, ended: float | None) -> None:
@@ -23,20 +23,19 @@ def call_of(chat: ChatRecord, asked: float, ended: float | None) -> None:
 
 
 def test_tools_that_run_at_the_same_time_count_once() -> None:
-    chat = chat_from(10.0)
+    request, chat = request_from(10.0)
     chat.listing = 0.5
     round_of(chat, 11.0, 13.0)
     call_of(chat, 13.0, 16.0)
     call_of(chat, 13.0, 14.0)
     call_of(chat, 13.0, 17.0)
     round_of(chat, 17.0, 18.0)
-    assert chat.request is not None
-    chat.request.ended = 19.0
+    request.ended = 19.0
     assert chat.shares(100.0) == Shares(3.0, 4.5, 1.5)
 
 
 def test_what_runs_still_counts_until_now() -> None:
-    chat = chat_from(0.0)
+    _request, chat = request_from(0.0)
     round_of(chat, 1.0, None)
     assert chat.shares(4.0) == Shares(3.0, 0.0, 1.0)
 
@@ -47,9 +46,22 @@ def test_what_is_no_name_is_none(value: object) -> None:
 
 
 def test_what_a_server_counts_is_believed_only_if_it_can_be() -> None:
-    round = RoundRecord(ChatRecord(), 1, 0.0)
+    chat = ChatRecord()
+    round = RoundRecord(chat, 1, 0.0)
     round.note_answer("m", None, {"prompt_tokens": -1, "completion_tokens": 1 << 50})
     assert (round.model, round.input_tokens, round.output_tokens) == ("m", None, None)
     round.note_answer("m", "stop", "usage")
     round.note_answer("m", "stop", {"prompt_tokens": 3, "completion_tokens": 0})
     assert (round.finish_reason, round.input_tokens, round.output_tokens) == ("stop", 3, 0)
+
+
+def test_a_part_does_not_keep_what_it_is_part_of() -> None:
+    request, chat = request_from(0.0)
+    round_of(chat, 0.0, None)
+    [round] = chat.rounds
+    assert chat.request is request and round.chat is chat
+    del request
+    assert chat.request is None
+    del chat
+    with pytest.raises(ReferenceError):
+        round.note_first()

@@ -33,6 +33,9 @@ from llamaproxy.records import RoundRecord
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.completions import ClientCompletions
 
+#: Keys of an upstream's completion that the client is not sent (DESIGN: S9).
+_NOT_ANSWERED = frozenset({*CONTROL_KEYS, "output"})
+
 
 class Answer(Protocol):
     """What the loop drives: it asks for rounds, and is told of the calls of server tools."""
@@ -102,24 +105,20 @@ class UnaryAnswer:
             if "message" not in choice:
                 choice["message"] = choice.pop("delta", None)
             message = as_object(choice["message"])
-            check_reason(choice.get("finish_reason"), bool(objects(message.get("tool_calls"))))
-        message = {**as_object(choices[0].get("message")), "role": "assistant"}
-        calls = read_calls(message.get("tool_calls"))
-        client_calls = [call for call in calls if visibility.shows(call.name)]
-        server_called = visibility.after_server_calls or len(client_calls) < len(calls)
-        self._client_calls = [
-            {**call.entry, "id": call.id + visibility.mark}
-            if server_called or is_function(call.entry)
-            else call.entry  # unchanged (L8b)
-            for call in client_calls
-        ]
+            entries = message.get("tool_calls")
+            check_reason(choice.get("finish_reason"), bool(entries and objects(entries)))
+        message = {**as_object(choices[0]["message"]), "role": "assistant"}
         for key, text in texts_of(message).items():
             self._add_text(key, text)
-        self._blocks.begin_round()
-        self._details += self._blocks.numbered(message.get("reasoning_details"))
+        if details := message.get("reasoning_details"):
+            self._blocks.begin_round()
+            self._details += self._blocks.numbered(details)
+        calls = read_calls(message.get("tool_calls"))
+        self._client_calls = _shown(calls, visibility) if calls else []
         if calls:
             message["tool_calls"] = [call.entry for call in calls]
-        return Completion(message, mark_cut_off(calls, choices[0].get("finish_reason")))
+            calls = mark_cut_off(calls, choices[0].get("finish_reason"))
+        return Completion(message, calls)
 
     async def say(self, text: str) -> None:
         self._join.begin_round()
@@ -141,8 +140,8 @@ class UnaryAnswer:
         ]
         answer = {**self._last_completion, **self._header.fields(), "choices": choices}
         answer.setdefault("object", "chat.completion")
-        for key in (*CONTROL_KEYS, "output"):
-            answer.pop(key, None)
+        for key in _NOT_ANSWERED & answer.keys():
+            del answer[key]
         if self._cards and self._results:
             items = [
                 item
@@ -170,12 +169,23 @@ class UnaryAnswer:
             if calls:
                 message["tool_calls"] = calls
         message["role"] = "assistant"
-        reason = closing_reason(
-            choice.get("finish_reason"), [call.arguments for call in read_calls(calls)]
-        )
+        arguments = [call.arguments for call in read_calls(calls)] if calls else []
+        reason = closing_reason(choice.get("finish_reason"), arguments)
         number = number_of(choice.get("index"))
         index = position if number is None or len(self._last_completion["choices"]) == 1 else number
         return {**choice, "index": index, "message": message, "finish_reason": reason}
 
     def _add_text(self, key: str, text: str) -> None:
         self._texts[key] = self._texts.get(key, "") + self._join.joined(key, text)
+
+
+def _shown(calls: list[ToolCall], visibility: CallVisibility) -> list[Json]:
+    """Those of a round's *calls* that the client is shown, under their marked ids."""
+    client_calls = [call for call in calls if visibility.shows(call.name)]
+    server_called = visibility.after_server_calls or len(client_calls) < len(calls)
+    return [
+        {**call.entry, "id": call.id + visibility.mark}
+        if server_called or is_function(call.entry)
+        else call.entry  # unchanged (L8b)
+        for call in client_calls
+    ]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import attrs
 
 from llamaproxy.errors import Overloaded
@@ -20,31 +17,32 @@ class BodyBudget:
     limit: int
     in_use: int = 0
 
-    @contextmanager
-    def holding(self, body: bytes) -> Iterator[None]:
-        """Count *body* and its parsed JSON until the block ends.
+    def hold(self, body: bytes) -> int:
+        """Count *body* and its parsed JSON; what they take, for :meth:`release`.
 
         :raises Overloaded: if others are counted and *limit* would be passed; one alone may.
         """
         size = _memory_of(body)
-        del body  # would be held as long as this waits
         if self.in_use and self.in_use + size > self.limit:
             raise Overloaded()
         self.in_use += size
-        try:
-            yield
-        finally:
-            self.in_use -= size
+        return size
+
+    def release(self, size: int) -> None:
+        """Count no longer what has that *size*."""
+        self.in_use -= size
 
 
 def _memory_of(body: bytes) -> int:
     """About the bytes that *body* and its parsed JSON take: many small values take the most."""
-    brackets = 300 * body.count(b"{") + 70 * body.count(b"[")
-    values = 50 * (body.count(b'"') // 2) + 50 * body.count(b":") + 10 * body.count(b",")
+    marks = body.translate(None, _NO_MARKS)
+    brackets = 300 * marks.count(b"{") + 70 * marks.count(b"[")
+    values = 50 * (marks.count(b'"') // 2) + 50 * marks.count(b":") + 10 * marks.count(b",")
     # A text with one character beyond U+FFFF takes four bytes for each (PEP 393); few are in it.
-    widest = 2 if body.translate(None, _NOT_BEYOND_BMP) else 1
+    widest = 1 if marks.isascii() else 2
     return widest * len(body) + brackets + values
 
 
-#: All bytes but those that a character beyond U+FFFF begins with in UTF-8.
-_NOT_BEYOND_BMP = bytes(range(0xF0))
+#: All bytes but those that are counted, and those that a character beyond U+FFFF begins with in
+#: UTF-8.
+_NO_MARKS = bytes(range(0xF0)).translate(None, b'{[":,')

@@ -169,7 +169,7 @@ def texts_of(message: Json) -> Json:
             texts[key] = text_of(parts) if key == "content" else thinking_of(parts) + text_of(parts)
         elif isinstance(parts, int | float):
             texts[key] = jsontext.dumps(parts).decode()
-    thinking = thinking_of(message.get("content"))
-    if thinking and not texts.get("reasoning_content"):
-        texts["reasoning_content"] = thinking
+    if isinstance(message.get("content"), list) and not texts.get("reasoning_content"):
+        if thinking := thinking_of(message["content"]):
+            texts["reasoning_content"] = thinking
     return texts

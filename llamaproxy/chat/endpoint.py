@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import Awaitable
 from typing import Any
 
 import attrs
@@ -60,7 +60,8 @@ class ChatCompletions:
             content.seek(0)
             text = content.read()
             content.close()  # its memory would be held until the answer has ended
-            with self._bodies.holding(text):
+            held = self._bodies.hold(text)
+            try:
                 chat = _Chat(request, parse_request(text), client, record)
                 del text
                 record.model = name_of(chat.body.get("model"))
@@ -68,6 +69,8 @@ class ChatCompletions:
                 record.conversation = name_of(client.chat)
                 self._tell(ChatBegan(record))
                 return await self._respond(chat)
+            finally:
+                self._bodies.release(held)
         except BaseException as error:
             if isinstance(error, ProxyError):
                 await self._learn_cors(request, error)
@@ -89,7 +92,7 @@ class ChatCompletions:
         self._cors.apply(origin, request.responseHeaders)
 
     async def _respond(self, chat: _Chat) -> bytes | None:
-        header = CompletionHeader(chat.body.get("model"), f"chatcmpl-{secrets.token_hex(16)}")
+        header = CompletionHeader(chat.body.get("model"))
         cards = chat.field(b"x-openwebui-message-id") != ""
         relay = _AnswerFields(chat.request, self._cors).relay
         completions = self._upstream.for_client(chat.client, relay)
@@ -100,9 +103,11 @@ class ChatCompletions:
         await self._answer(chat, answer)
         text = jsontext.dumps(answer.result())
         self._tell(FirstByte(chat.record))
-        fields = chat.request.responseHeaders
-        fields.setRawHeaders(b"Content-Type", [b"application/json"])
-        fields.setRawHeaders(b"Content-Length", [b"%d" % len(text)])
+        chat.request.relayed_fields = [
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", b"%d" % len(text)),
+            *chat.request.relayed_fields,
+        ]
         return text
 
     async def _stream(
@@ -126,15 +131,14 @@ class ChatCompletions:
         finally:
             events.close()
 
-    async def _answer(self, chat: _Chat, answer: UnaryAnswer | StreamedAnswer) -> None:
+    def _answer(self, chat: _Chat, answer: UnaryAnswer | StreamedAnswer) -> Awaitable[None]:
         body, patterns = chat.body, chat.field(b"x-llamaproxy-tools")
         reason = why_not_injected(body, patterns, chat.field(b"x-openwebui-task"))
         if reason:
             chat.record.not_injected = reason
-            await self._loop.pass_on(body, chat.client, answer, chat.record)
-        else:
-            listed = [word.strip() for word in patterns.split(",") if word.strip()]
-            await self._loop.run(body, chat.client, answer, listed or None, chat.record)
+            return self._loop.pass_on(body, chat.client, answer, chat.record)
+        listed = [word.strip() for word in patterns.split(",") if word.strip()]
+        return self._loop.run(body, chat.client, answer, listed or None, chat.record)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -148,7 +152,8 @@ class _Chat:
 
     def field(self, name: bytes) -> str:
         """The request's fields of that *name*, in lower case, joined (RFC 9110 section 5.3)."""
-        return b",".join(self.request.head.values(name)).decode("latin-1").strip()
+        values = self.request.head.values(name)
+        return b",".join(values).decode("latin-1").strip() if values else ""
 
 
 class _AnswerFields:

@@ -8,9 +8,10 @@ from llamaproxy import jsontext
 from llamaproxy.chat.messages import ToolCall
 from llamaproxy.errors import UpstreamBroke
 
-#: Other servers' names of OpenAI's reasons, in lower case with underscores: Gemini, Anthropic,
-#: Mistral, Cohere, Bedrock, TGI, Azure (their API references).
+#: OpenAI's reasons by their names, and by those of other servers in lower case with underscores:
+#: Gemini, Anthropic, Mistral, Cohere, Bedrock, TGI, Azure (their API references).
 _REASONS = {
+    **{reason: reason for reason in ("stop", "length", "tool_calls", "content_filter")},
     **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length", "max_length"), "length"),
     **dict.fromkeys(
         (
@@ -47,6 +48,8 @@ def finish_reason(value: object) -> str | None:
         value = value.get("type")
     if not isinstance(value, str):
         return None
+    if value in _REASONS:  # as most often: it is looked up several times a round
+        return _REASONS[value]
     reason = value.strip().lower().replace("-", "_")
     return _REASONS.get(reason, reason) or None
 

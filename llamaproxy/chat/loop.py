@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -49,20 +50,25 @@ T = TypeVar("T")
 _CallResults = list[tuple[ToolCall, ToolResult]]
 
 
-@attrs.define(eq=False, repr=False)
 class _Repeats:
-    """Counts in how many rounds in a row each call has had the same result."""
+    """Looks for calls that have had the same result in several rounds in a row."""
 
-    _counts: dict[tuple[str, bytes, str], int] = attrs.Factory(dict)
+    def __init__(self) -> None:
+        self._rounds: deque[_CallResults] = deque(maxlen=_MAX_REPEATS)
 
     def too_many(self, results: _CallResults) -> bool:
-        """Count the *results* of a round; whether a call has been repeated too often."""
-        keys = {
-            (plain_name(call.name), jsontext.canonical(_arguments(call)), result.text)
-            for call, result in results
-        }
-        self._counts = {key: self._counts.get(key, 0) + 1 for key in keys}
-        return max(self._counts.values(), default=0) >= _MAX_REPEATS
+        """Note the *results* of a round; whether a call has been repeated too often."""
+        self._rounds.append(results)
+        if len(self._rounds) < _MAX_REPEATS:
+            return False
+        return bool(set.intersection(*map(_keys, self._rounds)))
+
+
+def _keys(results: _CallResults) -> set[tuple[str, bytes, str]]:
+    return {
+        (plain_name(call.name), jsontext.canonical(_arguments(call)), result.text)
+        for call, result in results
+    }
 
 
 def _arguments(call: ToolCall) -> object:
@@ -155,7 +161,7 @@ class ToolLoop:
         self._tell(ToolsOffered(record))
         names = offer.names(client_tools)
         chat = _Chat(client, offer, client_tools, answer, record, names, self._slots.for_chat())
-        mark = new_mark() if offer.tools else ""
+        mark = new_mark() if offer.tools and client_tools else ""
         visibility = CallVisibility(
             client_tools,
             offer.tools.keys(),
@@ -184,8 +190,9 @@ class ToolLoop:
                 limit = _ROUNDS
             if limit is not None and results:
                 results = [(call, limit.noted(result)) for call, result in results]
-            called_names = {names.fuzzy_match(call.name) or call.name for call in completion.calls}
-            request = after_round(request, called_names, client_tools, offer.tools.keys())
+            if "tool_choice" in request:
+                called = {names.fuzzy_match(call.name) or call.name for call in completion.calls}
+                request = after_round(request, called, client_tools, offer.tools.keys())
             messages = follow_up(completion.message, [(c, r.text) for c, r in results])
             turn += messages
             request = {**request, "messages": request["messages"] + JsonList.of(messages)}

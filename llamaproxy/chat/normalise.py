@@ -24,33 +24,40 @@ def normalise(answer: Json, legacy: bool = False) -> None:
     if isinstance(answer.get("choices"), dict):
         answer["choices"] = [answer["choices"]]
     choices = objects(answer.get("choices"))
-    for holder in (*choices, as_object(answer.get("x_groq"))):
-        usage = as_object(holder.get("usage"))
-        if usage:
+    for holder in (*choices, as_object(answer["x_groq"])) if "x_groq" in answer else choices:
+        usage = holder.get("usage")
+        if usage and isinstance(usage, dict):
             del holder["usage"]
             if not answer.get("usage"):
                 answer["usage"] = usage
-    if not isinstance(answer.get("usage", {}), dict | None):
+    if answer.get("usage") is not None and not isinstance(answer["usage"], dict):
         del answer["usage"]
     for choice in choices:
         if choice.get("error"):
             without_error({"error": choice["error"]})
-        for key in ("delta", "message"):
-            _normalise_message(as_object(choice.get(key)), legacy)
+        for message in (choice.get("delta"), choice.get("message")):
+            if isinstance(message, dict):
+                _normalise_message(message, legacy)
         reason = choice.get("finish_reason")
         if not legacy and isinstance(reason, str) and reason.lower() == "function_call":
             choice["finish_reason"] = "tool_calls"
 
 
 def _normalise_message(message: Json, legacy: bool) -> None:
-    for key in ("tool_calls", *TEXT_KEYS):
-        if isinstance(message.get(key), dict):
-            message[key] = [message[key]]
-        elif key in TEXT_KEYS and isinstance(message.get(key), list):
-            parts = ({"type": "text", "text": p} if isinstance(p, str) else p for p in message[key])
-            message[key] = list(parts)
-    for entry in objects(message.get("tool_calls")):
-        _normalise_call(entry)
+    for key in TEXT_KEYS:
+        value = message.get(key)
+        if value is None or isinstance(value, str):
+            continue
+        if isinstance(value, dict):
+            message[key] = [value]
+        elif isinstance(value, list):
+            message[key] = [{"type": "text", "text": p} if isinstance(p, str) else p for p in value]
+    calls = message.get("tool_calls")
+    if calls is not None:
+        if isinstance(calls, dict):
+            calls = message["tool_calls"] = [calls]
+        for entry in objects(calls):
+            _normalise_call(entry)
     call = message.get("function_call")
     if isinstance(call, dict) and not legacy:
         del message["function_call"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -41,7 +42,7 @@ def is_background_task(body: Json) -> bool:
     )
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, slots=False)
 class Card:
     """A tool call as Open WebUI shows it: items of OpenAI's Responses API.
 
@@ -50,7 +51,10 @@ class Card:
     """
 
     call: ToolCall
-    _id: str = attrs.field(init=False, factory=lambda: secrets.token_hex(12))
+
+    @cached_property
+    def _id(self) -> str:
+        return secrets.token_hex(12)
 
     def call_item(self) -> Json:
         """The call, shown as running."""

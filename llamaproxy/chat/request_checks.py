@@ -34,5 +34,6 @@ def check_coding(head: RequestHead) -> None:
 
     :raises UnsupportedMediaType: if it has a ``Content-Encoding`` other than ``identity``.
     """
-    if set(members(head.values(b"content-encoding"))) - {b"", b"identity"}:
+    codings = head.values(b"content-encoding")
+    if codings and set(members(codings)) - {b"", b"identity"}:
         raise UnsupportedMediaType("The request body is compressed, which is not understood here.")

@@ -5,6 +5,7 @@ Where a class has ``begin_round``, it is called before the first part of a round
 
 from __future__ import annotations
 
+import secrets
 import time
 from typing import Any
 
@@ -36,17 +37,15 @@ def separator(before: str) -> str:
 class CompletionHeader:
     """The ``id``, ``created`` and ``model`` that every part of an answer has: the first round's."""
 
-    def __init__(self, model: object, new_id: str) -> None:
-        """:param model: the request's; with *new_id*, for an upstream that sends none."""
-        self._fields: Json = {"id": new_id, "created": int(time.time()), "model": ""}
-        if isinstance(model, str) and len(model) <= _MAX_FIELD:
-            self._fields["model"] = model
+    def __init__(self, model: object) -> None:
+        """:param model: the request's, for an upstream that sends none."""
+        self._model = model if isinstance(model, str) and len(model) <= _MAX_FIELD else ""
         self._adopted: Json = {}
-        self._final = False
+        self._fields: Json = {}
 
     def adopt(self, completion: Json) -> None:
         """Take the fields that are still missing from a completion of the upstream, or a chunk."""
-        if self._final:
+        if self._fields or len(self._adopted) == len(_HEADER_TYPES):
             return
         for key, kind in _HEADER_TYPES.items():
             value = completion.get(key)
@@ -55,9 +54,13 @@ class CompletionHeader:
 
     def fields(self) -> Json:
         """The fields, which do not change after the first time."""
-        if not self._final:
-            self._final = True
-            self._fields |= self._adopted
+        if not self._fields:
+            adopted = self._adopted.get
+            self._fields = {
+                "id": adopted("id") or f"chatcmpl-{secrets.token_hex(16)}",
+                "created": adopted("created") or int(time.time()),
+                "model": adopted("model") or self._model,
+            }
         return self._fields
 
 

@@ -85,7 +85,8 @@ class Catalogue:
 
         :param record: of the call, which is filled in.
         """
-        call = CallRecord(ChatRecord(), 1, 1, 0.0) if record is None else record
+        chat = ChatRecord()
+        call = CallRecord(chat, 1, 1, 0.0) if record is None else record
         call.tool, call.group, call.endpoint = tool.name, tool.group, url_for_log(tool.endpoint)
         call.began = self._clock.seconds()
         self._tell(CallBegan(call))

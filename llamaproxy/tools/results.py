@@ -65,7 +65,7 @@ class ToolResult:
 
     def tidied(self, limit: int) -> ToolResult:
         """The same with its text :func:`shortened` to *limit* bytes, and a note."""
-        return attrs.evolve(self, text=shortened(self.text, limit))
+        return ToolResult(shortened(self.text, limit), self.is_error, self.images)
 
 
 def result_of(content: object, is_error: bool = False, structured: object = None) -> ToolResult:
@@ -103,9 +103,8 @@ def _parts(content: object) -> list[Any]:
         return []
     if not isinstance(content, list):
         return [content]
-    if not all(isinstance(part, str) or _is_part(part) for part in content):
-        return [content]
-    if content and not any(_is_part(part) and part["type"] in _PART_TYPES for part in content):
+    kinds = ["" if isinstance(part, str) else _type_of(part) for part in content]
+    if None in kinds or (content and _PART_TYPES.isdisjoint(kinds)):
         return [content]
     if len(content) <= _MAX_PARTS:
         return content
@@ -114,8 +113,9 @@ def _parts(content: object) -> list[Any]:
     return [*content[:half], f"[{cut} of {len(content)} parts cut here]", *content[-half:]]
 
 
-def _is_part(value: object) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("type"), str)
+def _type_of(part: object) -> str | None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _text(part: object) -> str:

@@ -25,17 +25,18 @@ class Upload:
     An answer may come while it is still sent: ``finished`` is when the socket has taken all.
     """
 
+    #: Whether all has been sent, or nothing more will be.
+    finished = False
+    #: Called whenever the upstream has taken some of it.
+    progressed: Callable[[], None] = staticmethod(lambda: None)
+
+    _paused = _registered = False
+    _transport: Any = None
+
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.length = self.bytes_left = file.seek(0, os.SEEK_END)
         file.seek(0)
-        self._paused = False
-        self._registered = False
-        self._transport: Any = None
-        #: Whether all has been sent, or nothing more will be.
-        self.finished = False
-        #: Called whenever the upstream has taken some of it.
-        self.progressed: Callable[[], None] = lambda: None
 
     def send(self, transport: Any, head: bytes) -> None:
         """Write *head* and the body, with as few calls as there are pieces."""

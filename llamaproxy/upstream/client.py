@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -35,7 +35,7 @@ from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.upstream.responses import Response, SendingAgent
 from llamaproxy.upstream.secrets import Secret
-from llamaproxy.upstream.treq_client import WholeAnswers, treq_client
+from llamaproxy.upstream.treq_client import AgentForTreq, treq_request
 from llamaproxy.upstream.urls import as_uri, read_url, url_for_log
 from llamaproxy.upstream.whole import ERROR_TIMEOUT, MAX_ERROR_BYTES, WholeAnswer
 
@@ -44,6 +44,9 @@ MAX_JSON_BYTES = 16 * 1024 * 1024
 
 #: What the proxy itself can read.
 _ACCEPT = (b"Accept", b"application/json, text/event-stream")
+
+#: What it sends.
+_JSON = (b"Content-Type", b"application/json")
 
 #: Seconds for a CORS preflight request.
 PREFLIGHT_TIMEOUT = 2.0
@@ -65,18 +68,9 @@ class _ReadyURL(EncodedURL):
         return self._ready
 
 
-class _LocatedAt:
-    """Notes *url* as the place of errors raised within (``ProxyError.where``, for the log)."""
-
-    def __init__(self, url: _ReadyURL) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        """Nothing is to be done before."""
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if isinstance(error, ProxyError):
-            error.where = error.where or url_for_log(self._url.to_text())
+def _locate(error: ProxyError, url: _ReadyURL) -> None:
+    """Note *url* as the place of *error*, for the log, unless it has another."""
+    error.where = error.where or url_for_log(url.to_text())
 
 
 @lru_cache(maxsize=256)
@@ -132,13 +126,15 @@ class LlamaStackClient:
         """
         seconds = self.timeout if timeout is None else timeout
         url = _encoded(self._url, path, query) if query else _url(self._base, path)
-        headers = caller.headers()
+        fields = caller.fields()
         if body is not None:
-            headers.setRawHeaders(b"Content-Type", [b"application/json"])
-        upload = None if body is None else BytesUpload(body)
-        with _LocatedAt(url):
-            head, text = await self._whole(method, url, headers, upload, seconds, limit)
-            answer = self._json_in(head.status, head.values(b"location"), text)
+            fields.append(_JSON)
+        try:
+            head, text = await self._whole(method, url, fields, body, seconds, limit)
+            answer = self._json_in(head.status, head.fields, text)
+        except ProxyError as error:
+            _locate(error, url)
+            raise
         if not isinstance(answer, dict):
             raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
         return answer
@@ -148,15 +144,14 @@ class LlamaStackClient:
 
         :raises ProxyError: if there is no answer.
         """
-        preflight_fields = {
-            b"Origin": [origin],
-            b"Access-Control-Request-Method": [b"POST"],
-            b"Access-Control-Request-Headers": [b"content-type"],
-        }
-        headers = Headers({name: list(values) for name, values in preflight_fields.items()})
+        fields = [
+            (b"Origin", origin),
+            (b"Access-Control-Request-Method", b"POST"),
+            (b"Access-Control-Request-Headers", b"content-type"),
+        ]
         url = _url(self._base, path)
         head, _ = await self._whole(
-            "OPTIONS", url, headers, None, PREFLIGHT_TIMEOUT, MAX_ERROR_BYTES
+            "OPTIONS", url, fields, None, PREFLIGHT_TIMEOUT, MAX_ERROR_BYTES
         )
         return headers_of(head.fields)
 
@@ -178,10 +173,13 @@ class LlamaStackClient:
         url = _url(self._base, path)
         answer = WholeAnswer(self.clock, self.timeout, MAX_ANSWER_BYTES, on_head)
         answer.collect(self._post(url, caller, body, answer))
-        with _LocatedAt(url):
+        try:
             head, text = await answer.collected
             if not 200 <= head.status < 300:
-                self._json_in(head.status, head.values(b"location"), text)
+                self._json_in(head.status, head.fields, text)
+        except ProxyError as error:
+            _locate(error, url)
+            raise
         return text
 
     def completion(self, text: bytes) -> Json | list[Json | None]:
@@ -204,13 +202,15 @@ class LlamaStackClient:
         url = _url(self._base, path)
         response = Response()
         response.exchange = self._post(url, caller, body, response)
-        with _LocatedAt(url):
+        try:
             await response_within(response.begun, self.clock, self.timeout, where=self._base)
             on_fields(self._secret.masked_fields(response.fields))
             if not 200 <= response.code < 300:
                 text = await self._error_body(response, min(self.timeout, ERROR_TIMEOUT))
-                locations = response.headers.getRawHeaders(b"location", [])
-                self._json_in(response.code, locations, text)
+                self._json_in(response.code, response.fields, text)
+        except ProxyError as error:
+            _locate(error, url)
+            raise
         return response
 
     async def relay(self, response: Response, handle: ChunkHandler) -> None:
@@ -224,7 +224,8 @@ class LlamaStackClient:
         self, url: _ReadyURL, caller: ClientContext, body: BytesUpload, taker: AnswerTaker
     ) -> Exchange:
         """Request a completion, which *taker* is told of."""
-        fields = [*caller.chat_fields(), (b"Content-Type", b"application/json"), _ACCEPT]
+        fields = caller.chat_fields()
+        fields += (_JSON, _ACCEPT)
         target = url.to_text().encode("ascii") + caller.query
         return self._agent.send(b"POST", target, fields, body, taker)
 
@@ -232,20 +233,19 @@ class LlamaStackClient:
         self,
         method: str,
         url: _ReadyURL,
-        headers: Headers,
-        body: BytesUpload | None,
+        fields: Fields,
+        body: bytes | None,
         timeout: float,
         limit: int,
     ) -> tuple[ResponseHead, bytes]:
         """Head and body of an answer, by treq."""
-        headers.setRawHeaders(_ACCEPT[0], [_ACCEPT[1]])
-        whole = WholeAnswers(self._agent, self.clock, timeout, limit)
-        await treq_client(whole).request(
-            method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True
-        )
-        return whole.answer
+        fields.append(_ACCEPT)
+        agent = AgentForTreq(self._agent, fields, self.clock, timeout, limit)
+        upload = None if body is None else BytesUpload(body)
+        await treq_request(agent, method, url, upload)
+        return agent.answer
 
-    def _json_in(self, status: int, locations: Sequence[bytes], text: bytes) -> Any:
+    def _json_in(self, status: int, fields: Fields, text: bytes) -> Any:
         """The JSON value *text* of an answer, of whatever kind.
 
         :raises UpstreamRefused: for an error status.
@@ -260,6 +260,7 @@ class LlamaStackClient:
                 raise UpstreamBroke("Llama Stack answered with something that is not JSON.")
             return answer
         if status < 400:
+            locations = [value for name, value in fields if name.lower() == b"location"]
             target = redirect_target([self._secret.masked(each) for each in locations])
             raise UpstreamBroke(
                 f"Llama Stack answered with a redirect ({status}) to {target}, which is not "

@@ -7,14 +7,13 @@ from collections.abc import Iterable
 
 import attrs
 from twisted.logger import Logger
-from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
 from llamaproxy.errors import BadRequest
-from llamaproxy.heads import Fields, RequestHead, without
+from llamaproxy.heads import Fields, RequestHead
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
-from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, chat_fields, forwarded_for
+from llamaproxy.upstream.headers import BODY_FIELDS, TRUST_NOBODY, TrustedProxies, forwarded_for
 
 _log = Logger()
 
@@ -27,11 +26,14 @@ _CREDENTIALS = (
     *(b"x-llamastack-provider-data", b"x-ogx-provider-data"),
 )
 
-#: Those of them that are sent with chat completions only.
-_CHAT_ONLY = (b"api-key", b"x-api-key", b"cookie")
+#: Those of them that are sent with chat completions only, unless an operator names them.
+_CHAT_ONLY = frozenset({b"api-key", b"x-api-key", b"cookie"})
 
 #: A name that no field can have: under it stands the id of the caller's API key, which is not sent.
 _KEY_ID = b""
+
+#: What is never sent as the client did, though a caller may be identified by it.
+_UNSENT = frozenset({_KEY_ID, b"accept", b"accept-encoding", b"content-type"})
 
 #: The two spellings of the field for a server's providers; clients may use either.
 LLAMA_STACK_PROVIDER_DATA = b"x-llamastack-provider-data"
@@ -45,8 +47,8 @@ _TRACING = (b"traceparent", b"tracestate", b"x-request-id")
 
 _PROVIDER_DATA = (LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA)
 
-#: The fields of a client's chat that are sent in another way, or by others.
-_CHAT_REPLACED = frozenset({*_PROVIDER_DATA, b"accept", b"content-type"})
+#: The fields of a client's chat that are not sent with it as they are.
+_CHAT_REPLACED = BODY_FIELDS | {*_PROVIDER_DATA, b"accept"}
 
 
 @attrs.frozen
@@ -64,7 +66,7 @@ class ClientContext:
     chat: str = ""
 
     query: bytes = b""
-    _unsent: frozenset[bytes] = frozenset({_KEY_ID})
+    _identity_names: tuple[bytes, ...] = ()
     _chat_fields: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
 
     @classmethod
@@ -72,7 +74,7 @@ class ClientContext:
         cls,
         head: RequestHead,
         key_id: bytes = b"",
-        identity_names: Iterable[bytes] = (),
+        identity_names: tuple[bytes, ...] = (),
         chat_fields: Iterable[tuple[bytes, bytes]] = (),
         query: bytes = b"",
     ) -> ClientContext:
@@ -82,13 +84,17 @@ class ClientContext:
 
         :param identity_names: fields that identify callers, besides the usual ones.
 
-        :param chat_fields: the fields to send with chat completions, beside *query*.
+        :param chat_fields: those to send with chat completions, as far as they are (DESIGN: L8).
+
+        :param query: goes with them.
 
         :raises BadRequest: if provider data can be read in two ways.
         """
 
+        present = head.names
+
         def pick(names: Iterable[bytes]) -> NamedValues:
-            return tuple((name, tuple(values)) for name in names if (values := head.values(name)))
+            return tuple([(name, tuple(head.values(name))) for name in names if name in present])
 
         for _, values in pick(_PROVIDER_DATA):
             for value in values:
@@ -99,8 +105,15 @@ class ClientContext:
             pick(_TRACING),
             chat=next(iter(head.values(_CHAT)), b"").decode("latin-1").strip(),
             query=query,
-            unsent=frozenset({_KEY_ID, *_CHAT_ONLY}) - {*identity_names},
-            chat_fields=tuple(chat_fields),
+            identity_names=identity_names,
+            chat_fields=tuple(
+                [
+                    field
+                    for field in chat_fields
+                    if (name := field[0].lower()) not in _CHAT_REPLACED
+                    and not name.startswith(b"x-llamaproxy-")
+                ]
+            ),
         )
 
     def for_listing(self) -> ClientContext:
@@ -109,25 +122,20 @@ class ClientContext:
 
     def chat_fields(self) -> Fields:
         """The fields to send with a chat completion: all that the client sent for it."""
-        kept = without(self._chat_fields, _CHAT_REPLACED)
-        for name, values in self.credentials:
-            if name in _PROVIDER_DATA:
-                kept += [(name, value) for value in values]
-        return kept
+        provider_data = [pair for pair in self.credentials if pair[0] in _PROVIDER_DATA]
+        return [*self._chat_fields, *_one_by_one(provider_data)]
 
-    def headers(self) -> Headers:
+    def fields(self) -> Fields:
         """The fields to send with requests other than chat completions."""
+        unsent = _UNSENT | _CHAT_ONLY.difference(self._identity_names)
         fields = self.credentials + self._tracing
-        return Headers({name: list(values) for name, values in fields if name not in self._unsent})
+        return _one_by_one([pair for pair in fields if pair[0] not in unsent])
 
     @property
     def tracing(self) -> tuple[tuple[str, str], ...]:
         """The tracing fields, which identify the request and not the caller."""
-        return tuple(
-            (name.decode(), value.decode("latin-1"))
-            for name, values in self._tracing
-            for value in values
-        )
+        fields = _one_by_one(self._tracing)
+        return tuple((name.decode(), value.decode("latin-1")) for name, value in fields)
 
     def mcp_headers(self, url: str) -> tuple[tuple[str, str], ...]:
         """The ``mcp_headers`` for the MCP server at *url*."""
@@ -153,12 +161,12 @@ class ClientContext:
         :param mcp_headers: ``kept`` or ``dropped``; or ``apart``, where each ``Authorization`` is
             taken out of them, to be had from :meth:`token`.
         """
-        provider_data = self._provider_data()
         other_credentials = tuple(
-            pair for pair in self.credentials if pair[0] not in _PROVIDER_DATA
+            [pair for pair in self.credentials if pair[0] not in _PROVIDER_DATA]
         )
         if len(other_credentials) == len(self.credentials):
             return self
+        provider_data = self._provider_data()
         if not provider_data:  # broken JSON, which all servers ignore (recorded)
             return attrs.evolve(self, credentials=other_credentials)
         tokens: list[tuple[str, str]] = []
@@ -192,6 +200,10 @@ class ClientContext:
                     merged.update(value_object)
                     servers.update(_mcp_headers(value_object))
         return {**merged, **({"mcp_headers": servers} if servers else {})}
+
+
+def _one_by_one(fields: Iterable[tuple[bytes, tuple[bytes, ...]]]) -> Fields:
+    return [(name, value) for name, values in fields for value in values]
 
 
 def _mcp_headers(provider_data: Json) -> dict[str, dict[str, str]]:
@@ -270,7 +282,7 @@ class ClientContextReader:
             head,
             key_id,
             self._identity_names,
-            chat_fields(fields),
+            fields,
             b"".join(uri.partition(b"?")[1:]),
         )
 

@@ -34,7 +34,7 @@ _FORWARDED = frozenset({b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-
 
 #: What goes with a chat is written anew: fields about the bytes of its body do not fit the new one
 #: (RFC 9110 sections 8.4 and 14.5, RFC 9530), and its answer must be readable here.
-_BODY_FIELDS = frozenset(
+BODY_FIELDS = frozenset(
     {
         *(b"content-encoding", b"content-md5", b"content-digest", b"repr-digest", b"digest"),
         *(b"content-range", b"content-type", b"accept-encoding"),
@@ -42,7 +42,7 @@ _BODY_FIELDS = frozenset(
 )
 
 #: The same of an answer; and those that would lead a client past the proxy, or that it sets itself.
-_RESPONSE_ONLY = _BODY_FIELDS | {
+_RESPONSE_ONLY = BODY_FIELDS | {
     *(b"content-length", b"etag", b"last-modified", b"accept-ranges", b"alt-svc", b"date"),
     *(b"x-request-id", b"location", b"content-location"),
 }
@@ -113,15 +113,6 @@ def forwarded_for(
     for host in hosts or head.values(b"host"):
         kept.append((b"X-Forwarded-Host", host))
     return kept
-
-
-def chat_fields(forwarded_fields: Fields) -> Fields:
-    """Those of the fields that are forwarded which go with a chat completion (DESIGN: L8)."""
-    return [
-        (name, value)
-        for name, value in forwarded_fields
-        if (lower := name.lower()) not in _BODY_FIELDS and not lower.startswith(b"x-llamaproxy-")
-    ]
 
 
 def answer_fields(fields: Fields) -> Fields:

@@ -37,7 +37,10 @@ _COMPRESSED = (b"content-encoding", b"content-length")
 
 
 class InflatingAgent(SendingAgent):
-    """Sends requests by the agent within, for uncompressed answers, and inflates those that are."""
+    """Sends requests by the agent within, for uncompressed answers, and inflates those that are.
+
+    No other ``Accept-Encoding`` may be among their fields.
+    """
 
     def __init__(self, within: Sender, clock: IReactorTime) -> None:
         self._within = within
@@ -46,7 +49,7 @@ class InflatingAgent(SendingAgent):
     def send(
         self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
     ) -> Exchange:
-        fields = [*without(fields, (b"accept-encoding",)), UNCOMPRESSED]
+        fields.append(UNCOMPRESSED)
         inflater = Inflater(taker, self._clock)
         inflater.exchange = self._within.send(method, target, fields, body, inflater)
         return inflater
@@ -58,42 +61,59 @@ class Inflater:
     An answer that is not compressed goes straight to it.
     """
 
+    #: What the answer comes by, from when it has been sent until the end.
+    exchange: Exchange | None = None
+    #: The call of the next step.
+    _next: IDelayedCall | None = None
+    #: There once the answer is known to be compressed: it takes seven kilobytes.
+    _zlib: Any = None
+    _raw_allowed = True
+    _compressed = b""
+    _paused = _busy = False
+    #: Whether anything has come; and whether what comes belongs to no gzip member any more.
+    _begun = _finished = False
+    #: Whether all has come; and whether nothing is to be told any more.
+    _complete = _over = False
+    #: Why it has come to no orderly end.
+    _error: Exception | None = None
+
     def __init__(self, within: AnswerTaker, clock: IReactorTime) -> None:
         self._within = within
         self._clock = clock
         self.received: Callable[[bytes], None] = within.received
-        self.ended: Callable[[], None] = within.ended
-        self.failed: Callable[[Exception], None] = within.failed
-        #: What the answer comes by; there once it has been sent.
-        self.exchange: Exchange | None = None
-        #: The call of the next step.
-        self._next: IDelayedCall | None = None
-        #: There once the answer is known to be compressed: it takes seven kilobytes.
-        self._zlib: Any = None
-        self._raw_allowed = True
-        self._compressed = b""
-        self._paused = self._busy = False
-        #: Whether anything has come; and whether what comes belongs to no gzip member any more.
-        self._begun = self._finished = False
-        #: Whether all has come; and whether nothing is to be told any more.
-        self._complete = self._over = False
-        #: Why it has come to no orderly end.
-        self._error: Exception | None = None
 
     def answered(self, head: ResponseHead) -> None:
         """Look at how the answer is compressed."""
-        codings = members(head.values(_COMPRESSED[0]))
-        codings = [coding for coding in codings if coding not in (b"", b"identity")]
+        values = head.values(_COMPRESSED[0])
+        codings = (
+            [each for each in members(values) if each not in (b"", b"identity")] if values else []
+        )
         if not codings or head.length == 0:
             self._within.answered(head)
         elif len(codings) > 1 or codings[0] not in _CODINGS:
             self._fail("The answer is compressed in a way that nobody has asked for.")
         else:
             self._zlib = zlib.decompressobj(_CODINGS[codings[0]])
-            self.received, self.ended, self.failed = self._received, self._ended, self._failed
+            self.received = self._received
             fields = without(head.fields, _COMPRESSED)
             # A copy: the connection finds the end of the body by the one that it has read.
             self._within.answered(attrs.evolve(head, length=None, fields=fields))
+
+    def ended(self) -> None:
+        if self._zlib is None:
+            self.exchange = None
+            self._within.ended()
+        else:
+            self._complete = True
+            self._inflate()
+
+    def failed(self, error: Exception) -> None:
+        if self._zlib is None:
+            self.exchange = None
+            self._within.failed(error)
+        else:
+            self._error = error
+            self.ended()
 
     # --- the exchange of the taker within
 
@@ -115,23 +135,13 @@ class Inflater:
         if self.exchange is not None:
             self.exchange.cancel()
 
-    # --- for the exchange, of a compressed answer
+    # --- within
 
     def _received(self, data: bytes) -> None:
         self._begun = True
         if not (self._finished or self._over):
             self._compressed += data
             self._go_on()
-
-    def _ended(self) -> None:
-        self._complete = True
-        self._inflate()
-
-    def _failed(self, error: Exception) -> None:
-        self._error = error
-        self._ended()
-
-    # --- within
 
     def _fail(self, why: str) -> None:
         self.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import attrs
+from hyperlink import EncodedURL
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import Deferred
@@ -13,7 +14,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer
 from zope.interface import implementer
 
-from llamaproxy.heads import Fields, fields_of, without
+from llamaproxy.heads import Fields, without
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
 from llamaproxy.upstream.response_head import ResponseHead
@@ -41,16 +42,22 @@ class AuthorizedAgent(SendingAgent):
 
 
 @implementer(IAgent)
-class WholeAnswers:
+class AgentForTreq(WholeAnswer):
     """Has treq wait for the whole of an answer, within limits: the body is in :attr:`answer`.
 
-    So that reading it is no second thing to wait for, and to limit.
+    So that reading it is no second thing to wait for, and to limit. For one request alone.
     """
 
-    def __init__(self, agent: Sender, clock: IReactorTime, seconds: float, limit: int) -> None:
-        """:param seconds: to the head, and of silence after it; *limit*: bytes of the body."""
+    def __init__(
+        self, agent: Sender, fields: Fields, clock: IReactorTime, seconds: float, limit: int
+    ) -> None:
+        """:param fields: of the request, all of them: treq copies its own twice.
+
+        :param seconds: to the head, and of silence after it; *limit*: bytes of the body.
+        """
+        WholeAnswer.__init__(self, clock, seconds, limit)
         self._agent = agent
-        self._taker = WholeAnswer(clock, seconds, limit)
+        self._fields = fields
         #: The head and the body, once treq has been answered.
         self.answer: tuple[ResponseHead, bytes]
 
@@ -61,31 +68,44 @@ class WholeAnswers:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,
     ) -> Deferred[Any]:
-        """See :class:`llamaproxy.upstream.responses.SendingAgent`; for one request alone."""
-        taker, body = self._taker, cast("Upload | None", bodyProducer)
-        taker.collect(self._agent.send(method, uri, fields_of(headers), body, taker))
-        return taker.collected.addCallback(self._answered)
+        """See :class:`llamaproxy.upstream.responses.SendingAgent`."""
+        body = cast("Upload | None", bodyProducer)
+        self.collect(self._agent.send(method, uri, self._fields, body, self))
+        return self.collected.addCallback(self._collected)
 
-    def _answered(self, answer: tuple[ResponseHead, bytes]) -> _Answered:
+    def _collected(self, answer: tuple[ResponseHead, bytes]) -> _Answered:
         self.answer = answer
         return _Answered(answer[0].status)
 
 
+class _NoHeaders(Headers):
+    """Stays empty, whatever is noted in it: it is everybody's."""
+
+    def setRawHeaders(self, name: Any, values: Any) -> None:
+        pass
+
+
+_NO_HEADERS = _NoHeaders()
+
+
 @attrs.frozen(eq=False, repr=False)
 class _Answered:
-    """What treq is answered: it looks for content codings and cookies, and is shown none.
-
-    Its *headers* are everybody's: what treq notes in them is always the same.
-    """
+    """What treq is answered: it looks for content codings and cookies, and is shown none."""
 
     code: int
-    headers: Headers = Headers()  # noqa: RUF009
+    headers: Headers = _NO_HEADERS
 
 
-def treq_client(agent: IAgent) -> HTTPClient:
-    """A treq client of *agent* without cookies, which one caller could get of another."""
+def treq_request(agent: IAgent, method: str, url: EncodedURL, body: Upload | None) -> Deferred[Any]:
+    """What *agent* answers a request of treq's without redirects.
+
+    Nor are there cookies, which one caller could get of another.
+    """
     within: Any = agent
-    return HTTPClient(within, cookiejar=_NO_COOKIES)
+    client = HTTPClient(within, cookiejar=_NO_COOKIES)
+    return client.request(
+        method, url, data=body, cookies=_NO_COOKIES, allow_redirects=False, unbuffered=True
+    )
 
 
 class _NoCookies(IndexableCookieJar):

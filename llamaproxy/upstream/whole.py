@@ -18,11 +18,16 @@ from llamaproxy.watchdog import Watchdog
 MAX_ERROR_BYTES, ERROR_TIMEOUT = 1024 * 1024, 10.0
 
 
-class WholeAnswer:
+class WholeAnswer(Watchdog):
     """Collects an answer: ``collected`` fires with its head and its body, or fails.
 
-    The body of an error is empty if it breaks off: the status is enough.
+    It is the watchdog of its silence. The body of an error is empty if it breaks off: the status is
+    enough.
     """
+
+    _exchange: Exchange | None = None
+    _head: ResponseHead | None = None
+    _size = 0
 
     def __init__(
         self,
@@ -37,37 +42,30 @@ class WholeAnswer:
 
         :param on_head: is called with the head as soon as it is there.
         """
+        Watchdog.__init__(self, clock, seconds)
         self.collected: Deferred[tuple[ResponseHead, bytes]] = Deferred(lambda _: self._leave())
-        self._exchange: Exchange | None = None
-        self._clock = clock
-        self._seconds = seconds
         self._limit = limit
         self._on_head = on_head
-        self._head: ResponseHead | None = None
         self._parts: list[bytes] = []
-        self._size = 0
-        self._silence = Watchdog(clock, seconds, self._silent)
 
     def collect(self, exchange: Exchange) -> None:
         """Begin to count the seconds of *exchange*, which this is the taker of."""
         self._exchange = exchange
         if not self.collected.called:
-            self._silence.start()
+            self.start()
 
     def answered(self, head: ResponseHead) -> None:
         self._head = head
-        self._silence.feed()
+        self.feed()
         if not 200 <= head.status < 300:
             self._limit = MAX_ERROR_BYTES
         if head.status >= 400:
-            self._silence.stop()
-            seconds = min(self._seconds, ERROR_TIMEOUT)
-            self._silence = Watchdog(self._clock, seconds, self._silent)
-            self._silence.start()
+            self._seconds = min(self._seconds, ERROR_TIMEOUT)
+            self.start()
         self._on_head(head)
 
     def received(self, data: bytes) -> None:
-        self._silence.feed()
+        self.feed()
         self._size += len(data)
         self._parts.append(data)
         if self._size > self._limit:
@@ -76,23 +74,25 @@ class WholeAnswer:
             self.failed(UpstreamBroke(text))
 
     def ended(self) -> None:
-        self._silence.stop()
+        self.stop()
+        self._exchange = None
         assert self._head is not None
         self.collected.callback((self._head, b"".join(self._parts)))
 
     def failed(self, error: Exception) -> None:
-        self._silence.stop()
+        self.stop()
+        self._exchange = None
         if self._head is not None and self._head.status >= 400 and isinstance(error, ProxyError):
             self.collected.callback((self._head, b""))
         else:
             self.collected.errback(error)
 
-    def _silent(self) -> None:
+    def bark(self) -> None:
         self._leave()
         began = self._head is not None
         self.failed(UpstreamTimeout(SILENT) if began else not_begun(self._seconds))
 
     def _leave(self) -> None:
-        self._silence.stop()
+        self.stop()
         if self._exchange is not None:
             self._exchange.cancel()

@@ -87,6 +87,14 @@ class Unlike(StreamedAnswer):
         return 0
 
 
+class Header(CompletionHeader):
+    """One that is always the same, where the upstream sends none."""
+
+    def fields(self) -> Json:
+        self.adopt({"id": "chatcmpl-1", "created": 1})
+        return CompletionHeader.fields(self)
+
+
 class Scene:
     """One answer, to which an upstream sends reads."""
 
@@ -98,8 +106,7 @@ class Scene:
         self.upstream = Upstream(self.clock)
         request: Any = self.request
         completions: Any = self.upstream
-        header = CompletionHeader("m", "chatcmpl-1")
-        header._fields["created"] = 1
+        header = Header("m")
         self.events = EventStream(request, self.clock, 15)
         self.answer = kind(completions, header, self.events, True, False, json_only)
         self.outcomes: list[Any] = []
@@ -113,7 +120,8 @@ class Scene:
 
     def begin(self, **visibility: Any) -> None:
         """One round of the model, whose answer has begun."""
-        round = RoundRecord(ChatRecord(), 1, 0.0)
+        self.chat = ChatRecord()
+        round = RoundRecord(self.chat, 1, 0.0)
         work = self.answer.complete({}, CallVisibility(**visibility), round)
         ended = Deferred.fromCoroutine(work)
         ended.addCallbacks(self.outcomes.append, self._fail)

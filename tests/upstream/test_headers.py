@@ -162,7 +162,7 @@ TRACING = ("traceparent", "tracestate", "X-Request-Id")
 def test_a_caller_has_credentials_and_tracing_and_nothing_else() -> None:
     expected = {name.lower().encode(): [name.encode(), b"2"] for name in (*CREDENTIALS, *TRACING)}
     headers = Headers({**expected, b"Cookie": [b"c"], b"User-Agent": [b"u"], b"Accept": [b"*"]})
-    assert raw(ClientContext.of(head_with(headers)).headers()) == expected
+    assert raw(headers_of(ClientContext.of(head_with(headers)).fields())) == expected
 
 
 @pytest.mark.parametrize("name", CREDENTIALS)
@@ -185,7 +185,7 @@ def test_callers_differ_by_an_identity_that_is_not_sent(mcp_headers: str) -> Non
             if translate:
                 contexts = {i: c.translated(data, mcp_headers) for i, c in contexts.items()}
             assert len({caller.credentials for caller in contexts.values()}) == 3
-            (sent,) = {repr(raw(caller.headers())) for caller in contexts.values()}
+            (sent,) = {repr(raw(headers_of(caller.fields()))) for caller in contexts.values()}
             assert "one" not in sent
             assert "two" not in sent
 
