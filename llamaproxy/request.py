@@ -51,6 +51,11 @@ class ProxyRequest(Request):
     when it is asked for.
     """
 
+    # A stream has it as long as it lasts: what each request has is cheaper here than in a dict.
+    __slots__ = (
+        *("site", "transport", "head", "content", "method", "uri", "path"),
+        *("clientproto", "client", "id", "notifications"),
+    )
     site: Any
     transport: Any
     content: Any
@@ -225,6 +230,7 @@ class ProxyRequest(Request):
         if not self.startedWriting:
             fields = fields_of(self.responseHeaders)
             fields += without(self.relayed_fields, {name.lower() for name, _ in fields})
+            self.relayed_fields = []
             self.begin(self.code, self.code_message, fields)
         if not data or self._bodiless or self.channel is None:
             return

@@ -211,6 +211,7 @@ class LlamaStackClient:
                 text = await self._error_body(response, min(self.timeout, ERROR_TIMEOUT))
                 locations = response.headers.getRawHeaders(b"location", [])
                 self._json_in(response.code, locations, text)
+        response.fields = []
         return response
 
     async def relay(self, response: Response, handle: ChunkHandler) -> None:

@@ -94,6 +94,10 @@ class PooledExchange:
         """Go on *connection*."""
         self._connection = connection
         connection.carry(self)
+        if self.body is not None:
+            self.head = b""  # it is not sent once more
+            if self.body.finished:
+                self.body = None
 
     def connect(self) -> None:
         """Go on a new connection."""
@@ -109,7 +113,7 @@ class PooledExchange:
 
     def lost(self, error: Exception, repeatable: bool) -> None:
         self._connection = None
-        if repeatable and self.body is None and self.method in _REPEATABLE:
+        if repeatable and self.head and self.method in _REPEATABLE:
             self.connect()
         else:
             self.left()
@@ -225,17 +229,15 @@ class UpstreamPool:
 
 
 def _head(host: bytes, method: bytes, target: bytes, fields: Fields, body: Upload | None) -> bytes:
-    """The head of a request (RFC 9112 section 3).
+    """The head of a request (RFC 9112 section 3), without the length of a *body*.
 
     :raises BadRequest: if one of *fields* would become two.
     """
-    if body is not None:
-        fields.append((b"Content-Length", b"%d" % body.length))
-    elif method in _USUALLY_WITH_BODY:
+    if body is None and method in _USUALLY_WITH_BODY:
         fields.append((b"Content-Length", b"0"))
     lines = [b"%b %b HTTP/1.1\r\nHost: %b" % (method, target, host)]
     lines += [b"%b: %b" % field for field in fields]
     head = b"\r\n".join(lines)
     if not head.count(b"\n") == head.count(b"\r") == len(fields) + 1 or b"\0" in head:
         raise BadRequest("The request's header fields are not valid.")
-    return head + b"\r\n\r\n"
+    return head + (b"\r\n\r\n" if body is None else b"\r\n")
