@@ -33,6 +33,9 @@ _CHAT_ONLY = (b"api-key", b"x-api-key", b"cookie")
 #: A name that no field can have: under it stands the id of the caller's API key, which is not sent.
 _KEY_ID = b""
 
+#: What is sent with chat completions alone, unless it is said to identify callers.
+_UNSENT = frozenset({_KEY_ID, *_CHAT_ONLY})
+
 #: The two spellings of the field for a server's providers; clients may use either.
 LLAMA_STACK_PROVIDER_DATA = b"x-llamastack-provider-data"
 OGX_PROVIDER_DATA = b"x-ogx-provider-data"
@@ -99,7 +102,7 @@ class ClientContext:
             pick(_TRACING),
             chat=next(iter(head.values(_CHAT)), b"").decode("latin-1").strip(),
             query=query,
-            unsent=frozenset({_KEY_ID, *_CHAT_ONLY}) - {*identity_names},
+            unsent=_UNSENT.difference(identity_names) if identity_names else _UNSENT,
             chat_fields=tuple(chat_fields),
         )
 
