@@ -133,10 +133,11 @@ class ProxyRequest(Request):
         """
         self.work = answering = Deferred.fromCoroutine(self._answer_with(work))
         # Nothing can fail in it any more but for an error of our own.
-        answering.addErrback(
-            lambda failure: _log.failure("a request failed", failure, request=self.id)
-        )
+        answering.addErrback(self._log_failure)
         return NOT_DONE_YET
+
+    def _log_failure(self, failure: Failure) -> None:
+        _log.failure("a request failed", failure, request=self.id)
 
     async def _answer_with(self, work: Coroutine[Any, Any, bytes | int | None]) -> None:
         body: bytes | int | None
@@ -159,7 +160,7 @@ class ProxyRequest(Request):
         if isinstance(failure, CancelledError) and self.stopping:
             return ShuttingDown()
         # Its id is said here: what the upstream does is told in no request's context.
-        _log.failure("a request failed", Failure(failure), request=self.id)
+        self._log_failure(Failure(failure))
         return ProxyError()
 
     def fail(self, failure: Exception) -> None:

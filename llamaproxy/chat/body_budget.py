@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import attrs
 
 from llamaproxy.errors import Overloaded
@@ -20,21 +17,29 @@ class BodyBudget:
     limit: int
     in_use: int = 0
 
-    @contextmanager
-    def holding(self, body: bytes) -> Iterator[None]:
+    def holding(self, body: bytes) -> _Held:
         """Count *body* and its parsed JSON until the block ends.
 
         :raises Overloaded: if others are counted and *limit* would be passed; one alone may.
         """
         size = _memory_of(body)
-        del body  # would be held as long as this waits
         if self.in_use and self.in_use + size > self.limit:
             raise Overloaded()
-        self.in_use += size
-        try:
-            yield
-        finally:
-            self.in_use -= size
+        return _Held(self, size)
+
+
+@attrs.frozen(eq=False, repr=False)
+class _Held:
+    """Bytes of a budget that are in use in a block: each stream has it as long as it lasts."""
+
+    _budget: BodyBudget
+    _size: int
+
+    def __enter__(self) -> None:
+        self._budget.in_use += self._size
+
+    def __exit__(self, *_error: object) -> None:
+        self._budget.in_use -= self._size
 
 
 def _memory_of(body: bytes) -> int:
