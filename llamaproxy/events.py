@@ -19,7 +19,7 @@ from llamaproxy.errors import ProxyError
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class ChatRecord:
     """How far the answer to one chat completion has come.
 

@@ -41,7 +41,7 @@ def is_background_task(body: Json) -> bool:
     )
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Card:
     """A tool call as Open WebUI shows it: items of OpenAI's Responses API.
 

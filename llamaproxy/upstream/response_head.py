@@ -38,7 +38,7 @@ class BadHead(ValueError):
     """What is wrong with an answer: a predicate that follows "The answer"."""
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class ResponseHead:
     """One head: its end-to-end *fields*, and how its body is framed.
 
