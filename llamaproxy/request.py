@@ -50,6 +50,11 @@ class ProxyRequest(Request):
     when it is asked for.
     """
 
+    # A stream has it as long as it lasts: what each request has is cheaper here than in a dict.
+    __slots__ = (
+        *("site", "transport", "head", "content", "method", "uri", "path"),
+        *("clientproto", "client_host", "id", "notifications", "record", "_secure"),
+    )
     site: Any
     transport: Any
     content: Any
@@ -132,10 +137,11 @@ class ProxyRequest(Request):
         """
         self.work = answering = Deferred.fromCoroutine(self._answer_with(work))
         # Nothing can fail in it any more but for an error of our own.
-        answering.addErrback(
-            lambda failure: _log.failure("a request failed", failure, request=self.id)
-        )
+        answering.addErrback(self._log_failure)
         return NOT_DONE_YET
+
+    def _log_failure(self, failure: Failure) -> None:
+        _log.failure("a request failed", failure, request=self.id)
 
     async def _answer_with(self, work: Coroutine[Any, Any, bytes | int | None]) -> None:
         body: bytes | int | None
@@ -158,7 +164,7 @@ class ProxyRequest(Request):
         if isinstance(failure, CancelledError) and self.stopped is not None:
             return self.stopped
         # Its id is said here: what the upstream does is told in no request's context.
-        _log.failure("a request failed", Failure(failure), request=self.id)
+        self._log_failure(Failure(failure))
         return ProxyError()
 
     def fail(self, failure: Exception) -> None:
@@ -240,6 +246,7 @@ class ProxyRequest(Request):
         if not self.startedWriting:
             fields = fields_of(self.__dict__.get("responseHeaders"))  # if any have been set
             fields += without(self.relayed_fields, {name.lower() for name, _ in fields})
+            self.relayed_fields = []
             self.begin(self.code, self.code_message, fields)
         if not data or self._bodiless or self.channel is None:
             return

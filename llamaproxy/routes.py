@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import cached_property
 from typing import Any, ClassVar
 
 import attrs
@@ -76,6 +77,23 @@ class _CoroutineResource(Resource):
 
     def render(self, request: ProxyRequest) -> int:
         return request.respond(self._work)
+
+
+class LateResource(Resource):
+    """Has requests rendered by a resource that *make* returns for the first of them."""
+
+    isLeaf = True
+
+    def __init__(self, make: Callable[[], IResource]) -> None:
+        Resource.__init__(self)
+        self._make = make
+
+    @cached_property
+    def _made(self) -> IResource:
+        return self._make()
+
+    def render(self, request: ProxyRequest) -> int | bytes:
+        return self._made.render(request)  # type: ignore[no-any-return]
 
 
 _HEALTHY = _Constant(b'{"status": "healthy"}')

@@ -15,7 +15,6 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from llamaproxy import __version__
-from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.eventlog import LOGGED, log_event
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.toolstatus import ToolStatus
@@ -29,7 +28,7 @@ from llamaproxy.events import Observers
 from llamaproxy.greeting import GreetingService
 from llamaproxy.jsontext import Json
 from llamaproxy.prompt_writes import prompt_writes, promptly_by
-from llamaproxy.routes import CHAT_PATHS, ProxyApp
+from llamaproxy.routes import CHAT_PATHS, LateResource, ProxyApp
 from llamaproxy.server.hosts import hosts_for
 from llamaproxy.server.keys import ApiKeys, KeysService
 from llamaproxy.server.limits import Limits, connections_possible
@@ -243,9 +242,15 @@ def _admin_service(
         detected = app.detector.detected
         return {"url": url.to_text(), "server": None if detected is None else detected.name}
 
-    admin = AdminApp(app.metrics, lambda: listen.draining, upstream, app.tool_status.as_json)
+    def pages() -> IResource:
+        # Loaded when an operator asks for it first: clients need not wait for that at the start.
+        from llamaproxy.admin.endpoint import AdminApp
+
+        tools = app.tool_status.as_json
+        return AdminApp(app.metrics, lambda: listen.draining, upstream, tools).resource()
+
     hosts = hosts_for([options["admin"]], options["allowed-hosts"])
-    site = ProxySite(admin.resource(), reactor, hosts=hosts, tell=Observers(log_event))
+    site = ProxySite(LateResource(pages), reactor, hosts=hosts, tell=Observers(log_event))
     optional = "admin" not in options.explicit
     return ListenService(reactor, [options["admin"]], site, drain=0, optional=optional)
 

@@ -60,7 +60,7 @@ class Answer(Protocol):
         """Show the *result* of the call of *card*."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class UnaryAnswer:
     """Merges the rounds into one ``chat.completion``. Implements :class:`Answer`.
 

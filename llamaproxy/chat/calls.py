@@ -34,7 +34,7 @@ _MAX_NAME = 512
 _CALL_KEYS = ("index", "id", "type", "function", "custom")
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class CallVisibility:
     """Which calls of a round the client is shown: those of its own tools.
 
@@ -67,7 +67,7 @@ class CallVisibility:
         return name in self._whole
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Call:
     """A tool call while it is received.
 

@@ -75,7 +75,7 @@ class _Around(NamedTuple):
         return texts
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Template:
     """An event as the upstream sends it, and as the client is shown it, around a text."""
 

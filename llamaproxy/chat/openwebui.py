@@ -42,7 +42,7 @@ def is_background_task(body: Json) -> bool:
     )
 
 
-@attrs.frozen(eq=False, slots=False)
+@attrs.frozen(eq=False, repr=False, slots=False)
 class Card:
     """A tool call as Open WebUI shows it: items of OpenAI's Responses API.
 

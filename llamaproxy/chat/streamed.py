@@ -31,7 +31,7 @@ from llamaproxy.upstream.completions import ClientCompletions
 from llamaproxy.upstream.sse import encode_event
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class StreamedAnswer:
     """Relays the rounds as one stream of chunks. Implements :class:`Answer`.
 

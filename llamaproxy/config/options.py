@@ -16,7 +16,7 @@ from llamaproxy.config import logformat, values
 from llamaproxy.server.keys import is_key
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Setting:
     """One option: its name, its environment variable, its default as text, and its meaning."""
 

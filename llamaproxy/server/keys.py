@@ -91,7 +91,7 @@ def _is_open(head: RequestHead) -> bool:
     return is_open and head.body_length == 0
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class ApiKeys:
     """The keys in a file, one a line; they are kept as digests."""
 

@@ -17,7 +17,7 @@ _DESCRIPTORS_PER_CONNECTION = 3
 _OTHER_DESCRIPTORS = 512
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Limits:
     """What clients may take. The first five are options; every time is in seconds."""
 

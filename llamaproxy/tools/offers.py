@@ -19,7 +19,7 @@ from llamaproxy.tools.names import NameIndex, Patterns, offered_names
 Groups = Mapping[str, list[ToolDefinition]]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Offer:
     """The server tools offered in one chat, by the name that the model knows.
 
@@ -79,7 +79,7 @@ def _entry(name: str, tool: ToolDefinition) -> bytes:
     return jsontext.dumps({"type": "function", "function": function})
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class ListedTools:
     """The tools of one listing by group, and the offer made of them.
 

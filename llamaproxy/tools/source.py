@@ -44,7 +44,7 @@ class Listing:
         return [error for group, error in failures if error is not down.get(group)]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class ListLimits:
     """How long a listing may take: *seconds* for each group.
 

@@ -38,6 +38,10 @@ class Upload:
         self.length = self.bytes_left = file.seek(0, os.SEEK_END)
         file.seek(0)
 
+    def open(self) -> int:
+        """Its length in bytes, now that it is to be sent."""
+        return self.length
+
     def send(self, transport: Any, head: bytes) -> None:
         """Write *head* and the body, with as few calls as there are pieces."""
         self._transport = transport
@@ -88,3 +92,15 @@ class BytesUpload(Upload):
 
     def __init__(self, body: bytes) -> None:
         Upload.__init__(self, BytesIO(body))
+
+
+class LateUpload(BytesUpload):
+    """A body that *make* returns once it is to be sent: none is held while a connection is made."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        BytesUpload.__init__(self, b"")
+        self._make = make
+
+    def open(self) -> int:
+        BytesUpload.__init__(self, self._make())
+        return self.length

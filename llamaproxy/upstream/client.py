@@ -211,6 +211,7 @@ class LlamaStackClient:
         except ProxyError as error:
             _locate(error, url)
             raise
+        response.fields = []  # a stream would keep them to its end
         return response
 
     async def relay(self, response: Response, handle: ChunkHandler) -> None:

@@ -11,7 +11,7 @@ from twisted.web.http_headers import Headers
 from llamaproxy import jsontext
 from llamaproxy.errors import UpstreamRefused, UpstreamUnavailable
 from llamaproxy.jsontext import Json
-from llamaproxy.upstream.bodies import BytesUpload
+from llamaproxy.upstream.bodies import BytesUpload, LateUpload
 from llamaproxy.upstream.chunks import ChunkHandler
 from llamaproxy.upstream.client import LlamaStackClient, OnFields
 from llamaproxy.upstream.client_context import ClientContext
@@ -80,8 +80,7 @@ class ClientCompletions:
 
     def _ask_at(self, dialect: ServerDialect, ask: Ask[T], body: Json) -> Awaitable[T]:
         caller = dialect.chat_context_for(self._caller)
-        # Serialised anew where it is asked twice: it may be large, and is not kept meanwhile.
-        upload = BytesUpload(jsontext.dumps(body))
+        upload = LateUpload(lambda: jsontext.dumps(body))
         return ask(_path(dialect), caller, upload, self._on_fields)
 
     async def _moved_to(self, previous: ServerDialect, error: UpstreamRefused) -> ServerDialect:

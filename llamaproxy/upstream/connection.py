@@ -42,6 +42,7 @@ class Carried(Protocol):
     """An exchange as its connection sees it."""
 
     method: bytes
+    #: Without the length of the body, if there is one.
     head: bytes
     body: Upload | None
     #: Whether it has asked for another protocol.
@@ -101,7 +102,8 @@ class UpstreamConnection(protocol.Protocol):
         if exchange.body is None:
             self._transport.write(exchange.head)
         else:
-            exchange.body.send(self._transport, exchange.head)
+            length = b"Content-Length: %d\r\n\r\n" % exchange.body.open()
+            exchange.body.send(self._transport, exchange.head + length)
 
     def is_stale(self) -> bool:
         """Whether no request must be sent here: closed, or bytes came after the last response.

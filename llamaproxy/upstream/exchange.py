@@ -18,7 +18,8 @@ class AnswerTaker(Protocol):
     def answered(self, head: ResponseHead) -> None:
         """The head is there: called once and first, unless there is no answer.
 
-        It stays as it is: the connection goes by it.
+        What it says of the body stays as it is: the connection goes by that. The fields are the
+        taker's.
         """
 
     def received(self, data: bytes) -> None:

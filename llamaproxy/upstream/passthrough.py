@@ -134,7 +134,7 @@ class LlamaStackResource(ReverseProxyResource):
         return b"%b://%b%b" % (sent[b"X-Forwarded-Proto"], sent[b"X-Forwarded-Host"], place)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Target:
     """The *path* that a server is asked for, and that which its client has asked for."""
 

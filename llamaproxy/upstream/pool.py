@@ -95,6 +95,10 @@ class PooledExchange:
         """Go on *connection*."""
         self._connection = connection
         connection.carry(self)
+        if self.body is not None:
+            self.head = b""  # it is not sent once more
+            if self.body.finished:
+                self.body = None
 
     def connect(self) -> None:
         """Go on a new connection."""
@@ -110,7 +114,7 @@ class PooledExchange:
 
     def lost(self, error: Exception, repeatable: bool) -> None:
         self._connection = None
-        if repeatable and self.body is None and self.method in _REPEATABLE:
+        if repeatable and self.head and self.method in _REPEATABLE:
             self.connect()
         else:
             self.left()
@@ -231,16 +235,14 @@ class UpstreamPool:
 
 
 def _head(host: bytes, method: bytes, target: bytes, fields: Fields, body: Upload | None) -> bytes:
-    """The head of a request (RFC 9112 section 3).
+    """The head of a request (RFC 9112 section 3), without the length of a *body*.
 
     :raises BadRequest: if one of *fields* would become two.
     """
-    if body is not None:
-        fields.append((b"Content-Length", b"%d" % body.length))
-    elif method in _USUALLY_WITH_BODY:
+    if body is None and method in _USUALLY_WITH_BODY:
         fields.append((b"Content-Length", b"0"))
     lines = b"\r\n".join(map(b": ".join, [(b"Host", host), *fields]))
-    head = b"%b %b HTTP/1.1\r\n%b\r\n\r\n" % (method, target, lines)
-    if not head.count(b"\n") == head.count(b"\r") == len(fields) + 3 or b"\0" in head:
+    head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, lines)
+    if not head.count(b"\n") == head.count(b"\r") == len(fields) + 2 or b"\0" in head:
         raise BadRequest("The request's header fields are not valid.")
-    return head
+    return head + b"\r\n" if body is None else head

@@ -39,7 +39,7 @@ class BadHead(ValueError):
     """What is wrong with an answer: a predicate that follows "The answer"."""
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class ResponseHead:
     """One head: its end-to-end *fields*, and how its body is framed.
 
@@ -183,6 +183,7 @@ def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> Resp
         # RFC 9110 section 8.6. Where it stays, it is what the length of another answer would be.
         fields = without(fields, _LENGTHS)
     chunked = b"transfer-encoding" in looked_at and not bodiless
+    message.fields = []
     chunks = Chunks(parser, message) if chunked else None
     # After an error of its model provider, a Llama Stack closes the connection some seconds later,
     # though it says that it will not, and a request that is sent until then is lost (seen in 0.6.1

@@ -53,7 +53,9 @@ class Response:
     def answered(self, head: ResponseHead) -> None:
         self.code, self.phrase, self.tunnel = head.status, head.phrase, head.tunnel
         self.length = UNKNOWN_LENGTH if head.length is None else head.length
-        self.fields, self._bodiless = head.fields, head.bodiless
+        self._bodiless = head.bodiless
+        # The head is kept by the connection: a stream that has begun does without the fields.
+        self.fields, head.fields = head.fields, []
         self.begun.callback(self)
         if self._body is None:
             self.pauseProducing()

@@ -16,7 +16,7 @@ from llamaproxy.heads import Fields
 _NAMES = frozenset({"error", "message", "type", "param", "code"})
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Secret:
     """A key; an empty one hides nothing."""
 

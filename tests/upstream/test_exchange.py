@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
 
 from llamaproxy.errors import BadRequest, UpstreamBroke, UpstreamUnavailable
-from llamaproxy.upstream.bodies import PIECE_BYTES, BytesUpload, Upload
+from llamaproxy.upstream.bodies import PIECE_BYTES, BytesUpload, LateUpload, Upload
 from llamaproxy.upstream.pool import IDLE_TIMEOUT, MAX_IDLE, SWEEP_SECONDS
 from llamaproxy.upstream.response_head import MAX_HEAD, ResponseHead
 from tests.upstream.wires import CLOSES, RESETS, Taker, World
@@ -51,6 +51,22 @@ def test_a_request_on_an_idle_connection_makes_one_write_and_nothing_else(
     assert wire.transport.sent.endswith(b"\r\n\r\n" + (body or b""))
     assert taker.calls == ["answered", "received", "ended"]
     assert world.idle == 1
+
+
+def test_a_body_is_made_once_there_is_a_connection_for_it() -> None:
+    made: list[bytes] = []
+
+    def make() -> bytes:
+        made.append(b"body")
+        return made[-1]
+
+    world = World()
+    world.at_once = False
+    world.ask(b"POST", LateUpload(make))
+    assert made == []
+    world.connected()
+    assert made == [b"body"]
+    assert world.wires[0].transport.sent.endswith(b"\r\nContent-Length: 4\r\n\r\nbody")
 
 
 def test_one_delayed_call_serves_all_idle_connections() -> None:

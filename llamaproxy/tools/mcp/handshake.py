@@ -21,7 +21,7 @@ from llamaproxy.tools.mcp.transport import OldTransport, Transport
 _TRY_OLD = (400, 403, 404, 405, 406, 410, 411, 415, 422, 426, 501)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Handshake:
     """Opens a session with a server.
 

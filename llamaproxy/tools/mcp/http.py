@@ -132,7 +132,7 @@ class McpEventReader:
         await self._body.aclose()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class McpHttp:
     """Requests to one MCP server, with one caller's credentials."""
 

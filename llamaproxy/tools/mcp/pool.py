@@ -39,7 +39,7 @@ class _Key:
     fields: Fields
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class SessionPool:
     """Keeps sessions for their next use: one for each server and caller, and each of his chats.
 

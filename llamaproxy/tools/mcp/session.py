@@ -29,7 +29,7 @@ MAX_TOOLS, MAX_PAGES = 10_000, 1000
 _MAX_BACKGROUND = 16
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Session:
     """Lists and calls the tools of an MCP server.
 
