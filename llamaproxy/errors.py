@@ -97,6 +97,13 @@ class Forbidden(ProxyError):
     kind = "forbidden"
 
 
+class NotFound(ProxyError):
+    """There is no such thing here, or not any more."""
+
+    status = 404
+    kind = "not_found"
+
+
 class BodyTooLarge(ProxyError):
     """The request body is larger than this proxy accepts.
 

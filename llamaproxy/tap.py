@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -15,8 +15,12 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from llamaproxy import __version__
+from llamaproxy.admin.answers import Answers
+from llamaproxy.admin.contents import ContentsKept
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.eventlog import LOGGED, log_event
+from llamaproxy.admin.feed import Feed
+from llamaproxy.admin.inspector import Inspector
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.chat.body_budget import BodyBudget
@@ -28,6 +32,7 @@ from llamaproxy.cors import CorsMemory
 from llamaproxy.events import Observers
 from llamaproxy.greeting import GreetingService
 from llamaproxy.jsontext import Json
+from llamaproxy.records import RequestRecord
 from llamaproxy.routes import CHAT_PATHS, ProxyApp
 from llamaproxy.server.hosts import hosts_for
 from llamaproxy.server.keys import ApiKeys, KeysService
@@ -44,6 +49,7 @@ from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
 from llamaproxy.tools.offers import Offers
 from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
 from llamaproxy.tools.toolruntime import ToolRuntime
+from llamaproxy.tools.trial import Trials
 from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContextReader
@@ -57,6 +63,9 @@ from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.treq_client import AuthorizedAgent
 
 _log = Logger()
+
+#: Bytes of a request to the admin port: the largest are the arguments of a tool.
+_MAX_ADMIN_BODY = 1024 * 1024
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -189,7 +198,9 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     listen = _listen_service(options, sockets, app, fixed_limits)
     if options["admin"] != "off":
-        services.addService(_admin_service(options, sockets, app, url, listen))
+        inspector = inspector_of(options, app, url, reactor, listen.connections.stop)
+        services.addService(_admin_service(options, sockets, app, url, listen, inspector))
+        services.addService(inspector.feed)
     if by_twistd:
         services.addService(GreetingService(url.to_text(), app.detector, app.catalogue, reactor))
     # The last to start and the first to stop.
@@ -234,8 +245,45 @@ def _listen_service(
     return ListenService(reactor, options["listen"], site, options["drain-timeout"])
 
 
+def inspector_of(
+    options: Mapping[str, Any],
+    app: Application,
+    url: DecodedURL,
+    clock: IReactorTime,
+    stop: Callable[[RequestRecord], bool],
+) -> Inspector:
+    """What the page of the admin port asks; it watches *app* from now on.
+
+    :param stop: ends the request of a record; whether it still ran.
+    """
+    answers = Answers(clock)
+    contents = ContentsKept(answers, clock) if options["inspect-contents"] else None
+
+    def hello() -> Json:
+        detected = app.detector.detected
+        return {
+            "version": __version__,
+            "upstream": url.to_text(),
+            "server": None if detected is None else detected.name,
+            "contents": contents is not None,
+            "time": answers.unix(),
+        }
+
+    feed = Feed(answers, app.tool_status.tools_as_json, hello, clock)
+    trials = Trials(app.catalogue, clock, app.tell)
+    clients = client_url(options["listen"][0])
+    inspector = Inspector(answers, feed, app.tool_status, contents, stop, trials.run, clients)
+    inspector.listen(app.tell)
+    return inspector
+
+
 def _admin_service(
-    options: Options, reactor: Any, app: Application, url: DecodedURL, listen: ListenService
+    options: Options,
+    reactor: Any,
+    app: Application,
+    url: DecodedURL,
+    listen: ListenService,
+    inspector: Inspector,
 ) -> ListenService:
     """The port for operators, which may be missing unless it was asked for."""
 
@@ -243,9 +291,12 @@ def _admin_service(
         detected = app.detector.detected
         return {"url": url.to_text(), "server": None if detected is None else detected.name}
 
-    admin = AdminApp(app.metrics, lambda: listen.draining, upstream, app.tool_status.as_json)
+    admin = AdminApp(
+        app.metrics, lambda: listen.draining, upstream, app.tool_status.as_json, inspector
+    )
     hosts = hosts_for([options["admin"]], options["allowed-hosts"])
-    site = ProxySite(admin.resource(), reactor, hosts=hosts, tell=Observers(log_event))
+    limits = Limits(body=_MAX_ADMIN_BODY)
+    site = ProxySite(admin.resource(), reactor, limits, hosts=hosts, tell=Observers(log_event))
     optional = "admin" not in options.explicit
     return ListenService(reactor, [options["admin"]], site, drain=0, optional=optional)
 
@@ -266,6 +317,17 @@ def _log_start(options: Options, url: DecodedURL) -> None:
         clients=", ".join(f"{each}/v1" for each in map(client_url, options["listen"])),
         admin="off" if options["admin"] == "off" else f"{client_url(options['admin'])}/status",
     )
+    if options["admin"] == "off":
+        return
+    page = f"{client_url(options['admin'])}/"
+    if options["demo"]:
+        _log.info("demo: watch what it does at {page}", page=page)
+    if options["inspect-contents"]:
+        _log.warn(
+            "--inspect-contents: what chats say is kept in memory, and shown to whoever reaches "
+            "{page}",
+            page=page,
+        )
 
 
 class UpstreamService(Service):

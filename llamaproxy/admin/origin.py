@@ -1,4 +1,4 @@
-"""check_same_origin: what a page of another origin must not have a browser ask the admin port for."""
+"""check_same_origin: what no page of another origin may have a browser do on the admin port."""
 
 from __future__ import annotations
 
@@ -32,10 +32,20 @@ def check_same_origin(request: ProxyRequest) -> None:
     types = head.values(b"content-type")
     if len(types) != 1 or not _JSON.fullmatch(types[0]):
         raise UnsupportedMediaType("The body must be sent as 'Content-Type: application/json'.")
-    sites = head.values(b"sec-fetch-site")
-    if any(site.strip().lower() not in _OWN_SITES for site in sites):
-        raise Forbidden()
+    check_fetched_here(request)
     if any(not _is_own(origin, head) for origin in head.values(b"origin")):
+        raise Forbidden()
+
+
+def check_fetched_here(request: ProxyRequest) -> None:
+    """See that a browser asks for no page of another origin.
+
+    Such a page could not read the answer, but have the browser hold it, or save it.
+
+    :raises Forbidden: if it does.
+    """
+    sites = request.head.values(b"sec-fetch-site")
+    if any(site.strip().lower() not in _OWN_SITES for site in sites):
         raise Forbidden()
 
 

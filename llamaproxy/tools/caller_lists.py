@@ -27,6 +27,7 @@ from llamaproxy.tools.source import (
     ToolSource,
 )
 from llamaproxy.upstream.client_context import ClientContext
+from llamaproxy.upstream.urls import url_for_log
 
 #: Seconds between two changes that are acted on at once.
 _CHANGE_INTERVAL = 10.0
@@ -221,7 +222,7 @@ def _refreshed_event(
     groups = {
         group: GroupListed(
             tuple(offered[group]),
-            next((tool.endpoint for tool in tools if tool.endpoint), ""),
+            url_for_log(next((tool.endpoint for tool in tools if tool.endpoint), "")),
             tuple(offered[group].values()),
             sum(len(entries[name]) for name in offered[group]),
         )

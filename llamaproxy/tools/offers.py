@@ -26,9 +26,7 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 class Withheld(Mapping[str, str]):
     """Why each tool is not offered that another offer has, by name; made when somebody looks."""
 
-    def __init__(
-        self, wider: Offer, offered: Collection[str], clashes: Set[str]
-    ) -> None:
+    def __init__(self, wider: Offer, offered: Collection[str], clashes: Set[str]) -> None:
         """:param clashes: the names that the client's own tools have."""
         # Not the offer itself: whoever watches keeps this longer than a list of tools is kept.
         self._names = wider.all_names
