@@ -50,11 +50,22 @@ class Inspected(Proxy):
         given = fields or (b"Content-Type: application/json",)
         return self.ask(path, b"Content-Length: %d" % len(text), *given, method="POST", body=text)
 
+    def opened(self, path: str, body: object) -> Page:
+        """A page that has posted *body*, and may still wait for the answer."""
+        text = json.dumps(body).encode()
+        page = Page(self)
+        fields = b"Content-Type: application/json", b"Content-Length: %d" % len(text)
+        page.ask(path, *fields, method="POST", body=text)
+        self.settle()
+        return page
+
     def ask(self, path: str, *fields: bytes, method: str = "GET", body: bytes = b"") -> Answer:
         client = Page(self)
         client.ask(path, *fields, method=method, body=body)
         for _ in range(20):
             self.advance(0)
+        if b"\r\nTransfer-Encoding: chunked" in client.head:
+            return Answer(int(client.head.split(b" ")[1]), {}, client.text())
         [answer] = client.answers(heads=method == "HEAD")
         return answer
 
