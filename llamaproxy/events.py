@@ -188,6 +188,11 @@ class Observers:
         for kind in kinds or self._listeners:
             self._listeners[kind].append(listener)
 
+    def leave(self, listener: Callable[[Event], None]) -> None:
+        """Let *listener* hear of nothing any more."""
+        for kind, listeners in self._listeners.items():
+            self._listeners[kind] = [each for each in listeners if each != listener]
+
     def __call__(self, event: Event, /) -> None:
         for listener in self._listeners[type(event)]:
             try:

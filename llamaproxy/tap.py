@@ -269,7 +269,7 @@ def inspector_of(
             "time": answers.unix(),
         }
 
-    feed = Feed(answers, app.tool_status.tools_as_json, hello, clock)
+    feed = Feed(answers, app.tool_status.tools_as_json, hello, clock, app.tell)
     trials = Trials(app.catalogue, clock, app.tell)
     clients = client_url(options["listen"][0])
     inspector = Inspector(answers, feed, app.tool_status, contents, stop, trials.run, clients)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 from itertools import count
-from operator import attrgetter
 from typing import ClassVar
 
 import attrs
@@ -48,13 +47,14 @@ class Answer:
 class Answers:
     """A listener that keeps every chat, and other requests that have ended with an error.
 
-    Over :data:`MAX_ANSWERS` the one that ended first goes, or the oldest if all of them run. What
-    happens to a record is heard of only while somebody asks for :attr:`on_change`.
+    Over :data:`MAX_ANSWERS` the one that ended first goes, or the oldest if all of them run. Of
+    what happens in between :meth:`note` is told, while somebody asks for :attr:`on_change`.
     """
 
-    hears: ClassVar = (
-        *(ChatBegan, ToolsOffered, FirstByte, RoundBegan, RoundEnded),
-        *(CallBegan, CallEnded, LoopLimited, RequestEnded),
+    hears: ClassVar = (ChatBegan, RequestEnded)
+    #: What :meth:`note` hears.
+    changes: ClassVar = (
+        *(ToolsOffered, FirstByte, RoundBegan, RoundEnded, CallBegan, CallEnded, LoopLimited),
     )
 
     def __init__(self, clock: IReactorTime, unix: Callable[[], float] = time.time) -> None:
@@ -75,16 +75,16 @@ class Answers:
     def __call__(self, event: Event) -> None:
         if isinstance(event, RequestEnded):
             self._end(event.request)
-        elif isinstance(event, ChatBegan):
-            if event.chat.request is not None:
-                answer = self._add(event.chat.request)
-                self._running[answer.record] = answer
-                self._trim()
-                self._changed(answer)
-        elif self.on_change is not None:
-            answer_to = self.answer_to(_chat_of(event))
-            if answer_to is not None:
-                self.on_change(answer_to)
+        elif isinstance(event, ChatBegan) and event.chat.request is not None:
+            answer = self._running[event.chat.request] = self._add(event.chat.request)
+            self._trim()
+            self._changed(answer)
+
+    def note(self, event: Event) -> None:
+        """A listener to what happens to the chats that run."""
+        answer = self.answer_to(_chat_of(event))
+        if answer is not None:
+            self._changed(answer)
 
     def get(self, key: int) -> Answer | None:
         """The answer of that number, None if it is not kept."""
@@ -144,10 +144,11 @@ class Answers:
 
     def _trim(self) -> None:
         if len(self._kept) > MAX_ANSWERS:
-            firsts = [next(iter(each.values())) for each in (self._ended, self._others) if each]
-            if not firsts:
-                firsts = [next(iter(self._running.values()))]
-            self._drop(min(firsts, key=attrgetter("key")))
+            first = next(iter(self._ended.values()), None)
+            other = next(iter(self._others.values()), None)
+            if first is None or (other is not None and other.key < first.key):
+                first = other
+            self._drop(next(iter(self._running.values())) if first is None else first)
 
     def _drop(self, answer: Answer) -> None:
         self._running.pop(answer.record, None)

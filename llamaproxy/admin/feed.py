@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -14,7 +13,7 @@ from llamaproxy import jsontext
 from llamaproxy.admin.answers import Answer, Answers
 from llamaproxy.admin.rows import row
 from llamaproxy.errors import Overloaded
-from llamaproxy.events import CallEnded, Event, ListRefreshed
+from llamaproxy.events import CallEnded, Event, ListRefreshed, Observers
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
 
@@ -64,14 +63,12 @@ class Page:
 
 
 class Feed(Service):
-    """Tells open pages of answers and tools; a listener of what changes the tools.
+    """Tells open pages of answers and tools; with none open it hears of nothing.
 
     What has changed is made into text once for all pages, however often it has. A page that does
     not read is told nothing, and how things stand when it reads again. As a service it sends the
     pages away when it is stopped.
     """
-
-    hears: ClassVar = (CallEnded, ListRefreshed)
 
     def __init__(
         self,
@@ -79,12 +76,16 @@ class Feed(Service):
         tools: Callable[[], Json],
         hello: Callable[[], Json],
         clock: IReactorTime,
+        tell: Observers,
     ) -> None:
-        """:param tools: returns what a page is told of the tools; *hello* the same at first."""
+        """:param tell: is listened to while a page is open.
+
+        :param tools: returns what a page is told of the tools; *hello* the same at first."""
         self._answers = answers
         self._tools = tools
         self._hello = hello
         self._clock = clock
+        self._tell = tell
         self._pages: dict[Page, None] = {}
         #: The number of the last change, and the answers that have changed since it was made.
         self._change = 0
@@ -98,10 +99,9 @@ class Feed(Service):
         self._beats = 0
         self._stopped = False
 
-    def __call__(self, event: Event) -> None:
-        if self._pages:
-            self._tools_changed = True
-            self._schedule_tools()
+    def _note_tools(self, event: Event) -> None:
+        self._tools_changed = True
+        self._schedule_tools()
 
     def open(self, request: ProxyRequest) -> None:
         """Answer *request* for as long as its page is open.
@@ -120,6 +120,8 @@ class Feed(Service):
         request.setHeader(b"x-accel-buffering", b"no")
         if not self._pages:
             self._answers.on_change = self._note
+            self._tell.listen(self._answers.note, *self._answers.changes)
+            self._tell.listen(self._note_tools, CallEnded, ListRefreshed)
             self._beat_call = self._clock.callLater(_BEAT, self._beat)
         self._pages[page] = None
         request.registerProducer(page, True)
@@ -137,6 +139,8 @@ class Feed(Service):
             page.request.finish()
         if not self._pages:
             self._answers.on_change = None
+            self._tell.leave(self._answers.note)
+            self._tell.leave(self._note_tools)
             self._changed.clear()
             for call in (self._rows_call, self._tools_call, self._beat_call):
                 if call is not None:

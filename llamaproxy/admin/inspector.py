@@ -71,7 +71,6 @@ class Inspector(Resource):
     def listen(self, tell: Observers) -> None:
         """Hear of what is shown."""
         tell.listen(self._answers, *self._answers.hears)
-        tell.listen(self.feed, *self.feed.hears)
         if self._contents is not None:
             tell.listen(self._contents, *self._contents.hears)
 

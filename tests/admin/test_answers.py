@@ -92,11 +92,11 @@ def test_changes_are_told_to_who_asks_and_to_nobody_else() -> None:
     round, call = RoundRecord(chat, 1, 0.0), CallRecord(chat, 1, 1, 0.0)
     kept.answers.on_change = kept.changed.append
     for event in (ToolsOffered(chat), RoundBegan(round), CallBegan(call)):
-        kept.answers(event)
+        kept.answers.note(event)
     kept.end(chat)
     assert [answer.key for answer in kept.changed] == [1, 1, 1, 1]
-    kept.answers(RoundBegan(round))  # of an answer that has ended
-    kept.answers(CallBegan(CallRecord(ChatRecord(), 1, 1, 0.0)))  # of no request
+    kept.answers.note(RoundBegan(round))  # of an answer that has ended
+    kept.answers.note(CallBegan(CallRecord(ChatRecord(), 1, 1, 0.0)))  # of no request
     assert len(kept.changed) == 4
 
 
