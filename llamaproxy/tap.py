@@ -16,7 +16,6 @@ from twisted.web.resource import IResource
 
 from llamaproxy import __version__
 from llamaproxy.admin.answers import Answers
-from llamaproxy.admin.contents import ContentsKept
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.eventlog import LOGGED, log_event
 from llamaproxy.admin.feed import Feed
@@ -257,7 +256,11 @@ def inspector_of(
     :param stop: ends the request of a record; whether it still ran.
     """
     answers = Answers(clock)
-    contents = ContentsKept(answers, clock) if options["inspect-contents"] else None
+    contents = None
+    if options["inspect-contents"]:
+        from llamaproxy.admin.contents import ContentsKept  # which few want
+
+        contents = ContentsKept(answers, clock)
 
     def hello() -> Json:
         detected = app.detector.detected

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from llamaproxy import jsontext
 from llamaproxy.admin.answers import Answer, Answers
-from llamaproxy.admin.contents import ContentsKept
-from llamaproxy.admin.curl import curl
 from llamaproxy.admin.feed import Feed
 from llamaproxy.admin.origin import check_fetched_here, check_same_origin
 from llamaproxy.admin.page import add_fields, file_of
@@ -23,6 +21,9 @@ from llamaproxy.events import Observers
 from llamaproxy.jsontext import Json
 from llamaproxy.records import ChatRecord, RequestRecord
 from llamaproxy.request import ProxyRequest
+
+if TYPE_CHECKING:
+    from llamaproxy.admin.contents import ContentsKept
 
 #: Runs a tool of a group with arguments; comes to None if there is no such tool.
 TryTool = Callable[[str, str, dict[str, Any]], Coroutine[Any, Any, Json | None]]
@@ -119,6 +120,8 @@ class Inspector(Resource):
 
     async def _detail(self, answer: Answer) -> Json:
         """All that is known of *answer*."""
+        from llamaproxy.admin.curl import curl  # when somebody looks
+
         contents = body = None
         if self._contents is not None:
             contents = await self._contents.of(answer)

@@ -11,6 +11,9 @@ MAX_ROUNDS, MAX_CALLS = 50, 100
 #: The same where one answer alone is looked at.
 MAX_ROUNDS_IN_DETAIL, MAX_CALLS_IN_DETAIL = 1000, 2000
 
+#: Characters of a path that are shown.
+_MAX_PATH = 500
+
 _NO_CHAT = ChatRecord()
 
 
@@ -39,7 +42,7 @@ def row(
         "client": record.client,
         "who": record.who,
         "method": record.method,
-        "path": record.path,
+        "path": record.path[:_MAX_PATH],
         "model": chat.model,
         "streamed": chat.streamed,
         "conversation": chat.conversation,

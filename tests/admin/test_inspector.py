@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.logger import formatEvent, globalLogPublisher
 
 from llamaproxy.admin import inspector as inspector_module
 from llamaproxy.admin.page import file_of
+from llamaproxy.config.options import Options
 from llamaproxy.events import CallEnded
+from llamaproxy.tap import _log_start
 from llamaproxy.tools.trial import Trials
 from tests.admin.inspected import Inspected
 from tests.support import (
@@ -403,3 +406,51 @@ def test_nothing_is_left_running() -> None:
     feed: Any = app.inspector.feed
     assert (feed._rows_call, feed._tools_call, feed._beat_call) == (None, None, None)
     assert not [each for each in pending_calls(app.clock) if "Feed" in repr(each)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--demo"], ["demo: watch what it does at http://127.0.0.1:8323/"]),
+        (["--demo", "--admin", "off"], []),
+        (["--inspect-contents"], ["--inspect-contents: what chats say is kept in memory, and"]),
+        ([], []),
+    ],
+)
+def test_the_log_says_where_the_page_is_and_that_it_shows_contents(
+    arguments: list[str], expected: list[str]
+) -> None:
+    lines: list[str] = []
+    observe: Any = lambda event: lines.append(formatEvent(event))  # noqa: E731
+    options = Options({})
+    options.parseOptions(arguments)
+    globalLogPublisher.addObserver(observe)
+    try:
+        _log_start(options, options["llamastack-url"])
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert len(lines) == 1 + len(expected)
+    assert all(map(str.startswith, lines[1:], expected))
+
+
+def test_what_peers_wrote_is_json_and_nothing_else() -> None:
+    name = "<img src=x onerror=alert(1)>"
+    app = inspected(saying("So.", model=name))
+    app.chat(fields={"X-OpenWebUI-Chat-Id": name}, model=name)
+    got = app.get("/answers/1")
+    assert got.fields["content-type"] == ["application/json"]
+    shown = json.loads(got.body)
+    assert (shown["model"], shown["conversation"]) == (name, name)
+    assert shown["rounds"][0]["model"] == name
+    page = app.page()
+    assert page.rows()[0][0]["model"] == name  # as data of an event, never as a line of its own
+
+
+@pytest.mark.parametrize("model", ["m\n\nevent: gone\ndata: {}", "m\r\rdata: x", "m\u2028\x00"])
+def test_no_name_can_be_an_event_of_its_own(model: str) -> None:
+    app = inspected(saying("So."))
+    page = app.page()
+    app.chat(model=model)
+    app.advance(1)
+    assert {name for name, _ in page.events()} == {"hello", "rows", "tools"}
+    assert page.rows()[-1][0]["model"] == model
