@@ -33,7 +33,7 @@ setup(
     # find_packages() does not see twisted.plugins, which has no __init__.py and must not have one.
     packages=[*find_packages(include=["llamaproxy", "llamaproxy.*"]), "twisted.plugins"],
     # Type checkers read the annotations of a package that has it (PEP 561).
-    package_data={"llamaproxy": ["py.typed"]},
+    package_data={"llamaproxy": ["py.typed", "admin/page/*"]},
     install_requires=[
         "attrs>=23.2",
         "httptools>=0.6.4",

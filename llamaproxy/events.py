@@ -15,6 +15,7 @@ import attrs
 from twisted.logger import Logger
 
 from llamaproxy.errors import ProxyError
+from llamaproxy.jsontext import Json
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 
 #: The id of the request that is being worked on; coroutines keep it (PEP 567).
@@ -104,12 +105,32 @@ class Contents:
     content: object
 
 
+class Tool(Protocol):
+    """A tool as its source describes it; *parameters* is a JSON Schema."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def parameters(self) -> Json: ...
+    @property
+    def annotations(self) -> Json: ...
+    @property
+    def origin(self) -> str: ...
+
+
 @attrs.define(eq=False, repr=False)
 class GroupListed:
-    """The tools of one group: the *names* that are offered, and the URL that they are run at."""
+    """The tools of one group: the *names* that are offered, and the URL that they are run at.
+
+    *tools* are theirs, in the same order; *size* the bytes of their definitions as they are sent.
+    """
 
     names: tuple[str, ...]
     endpoint: str
+    tools: tuple[Tool, ...] = ()
+    size: int = 0
 
 
 @attrs.define(eq=False, repr=False)
@@ -166,6 +187,11 @@ class Observers:
         """Let *listener* hear of all events that follow, or of those of the *kinds* given."""
         for kind in kinds or self._listeners:
             self._listeners[kind].append(listener)
+
+    def leave(self, listener: Callable[[Event], None]) -> None:
+        """Let *listener* hear of nothing any more."""
+        for kind, listeners in self._listeners.items():
+            self._listeners[kind] = [each for each in listeners if each != listener]
 
     def __call__(self, event: Event, /) -> None:
         for listener in self._listeners[type(event)]:

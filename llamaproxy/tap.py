@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -15,7 +15,10 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from llamaproxy import __version__
+from llamaproxy.admin.answers import Answers
 from llamaproxy.admin.eventlog import LOGGED, log_event
+from llamaproxy.admin.feed import Feed
+from llamaproxy.admin.inspector import Inspector
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.chat.body_budget import BodyBudget
@@ -28,6 +31,7 @@ from llamaproxy.events import Observers
 from llamaproxy.greeting import GreetingService
 from llamaproxy.jsontext import Json
 from llamaproxy.prompt_writes import prompt_writes, promptly_by
+from llamaproxy.records import RequestRecord
 from llamaproxy.routes import CHAT_PATHS, LateResource, ProxyApp
 from llamaproxy.server.hosts import hosts_for
 from llamaproxy.server.keys import ApiKeys, KeysService
@@ -43,6 +47,7 @@ from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
 from llamaproxy.tools.offers import Offers
 from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
 from llamaproxy.tools.toolruntime import ToolRuntime
+from llamaproxy.tools.trial import Trials
 from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContextReader
@@ -56,6 +61,9 @@ from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.treq_client import AuthorizedAgent
 
 _log = Logger()
+
+#: Bytes of a request to the admin port: the largest are the arguments of a tool.
+_MAX_ADMIN_BODY = 1024 * 1024
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -188,7 +196,9 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     listen = _listen_service(options, sockets, app, fixed_limits)
     if options["admin"] != "off":
-        services.addService(_admin_service(options, sockets, app, url, listen))
+        inspector = inspector_of(options, app, url, reactor, listen.connections.stop)
+        services.addService(_admin_service(options, sockets, app, url, listen, inspector))
+        services.addService(inspector.feed)
     if by_twistd:
         services.addService(GreetingService(url.to_text(), app.detector, app.catalogue, reactor))
     # The last to start and the first to stop.
@@ -233,8 +243,49 @@ def _listen_service(
     return ListenService(reactor, options["listen"], site, options["drain-timeout"])
 
 
+def inspector_of(
+    options: Mapping[str, Any],
+    app: Application,
+    url: DecodedURL,
+    clock: IReactorTime,
+    stop: Callable[[RequestRecord], bool],
+) -> Inspector:
+    """What the page of the admin port asks; it watches *app* from now on.
+
+    :param stop: ends the request of a record; whether it still ran.
+    """
+    answers = Answers(clock)
+    contents = None
+    if options["inspect-contents"]:
+        from llamaproxy.admin.contents import ContentsKept  # which few want
+
+        contents = ContentsKept(answers, clock)
+
+    def hello() -> Json:
+        detected = app.detector.detected
+        return {
+            "version": __version__,
+            "upstream": url.to_text(),
+            "server": None if detected is None else detected.name,
+            "contents": contents is not None,
+            "time": answers.unix(),
+        }
+
+    feed = Feed(answers, app.tool_status.tools_as_json, hello, clock, app.tell)
+    trials = Trials(app.catalogue, clock)
+    clients = client_url(options["listen"][0])
+    inspector = Inspector(answers, feed, app.tool_status, contents, stop, trials.run, clients)
+    inspector.listen(app.tell)
+    return inspector
+
+
 def _admin_service(
-    options: Options, reactor: Any, app: Application, url: DecodedURL, listen: ListenService
+    options: Options,
+    reactor: Any,
+    app: Application,
+    url: DecodedURL,
+    listen: ListenService,
+    inspector: Inspector,
 ) -> ListenService:
     """The port for operators, which may be missing unless it was asked for."""
 
@@ -247,10 +298,13 @@ def _admin_service(
         from llamaproxy.admin.endpoint import AdminApp
 
         tools = app.tool_status.as_json
-        return AdminApp(app.metrics, lambda: listen.draining, upstream, tools).resource()
+        draining = lambda: listen.draining  # noqa: E731
+        return AdminApp(app.metrics, draining, upstream, tools, inspector).resource()
 
     hosts = hosts_for([options["admin"]], options["allowed-hosts"])
-    site = ProxySite(LateResource(pages), reactor, hosts=hosts, tell=Observers(log_event))
+    limits = Limits(body=_MAX_ADMIN_BODY)
+    root, tell = LateResource(pages), Observers(log_event)
+    site = ProxySite(root, reactor, limits, hosts=hosts, tell=tell)
     optional = "admin" not in options.explicit
     return ListenService(reactor, [options["admin"]], site, drain=0, optional=optional)
 
@@ -271,6 +325,17 @@ def _log_start(options: Options, url: DecodedURL) -> None:
         clients=", ".join(f"{each}/v1" for each in map(client_url, options["listen"])),
         admin="off" if options["admin"] == "off" else f"{client_url(options['admin'])}/status",
     )
+    if options["admin"] == "off":
+        return
+    page = f"{client_url(options['admin'])}/"
+    if options["demo"]:
+        _log.info("demo: watch what it does at {page}", page=page)
+    if options["inspect-contents"]:
+        _log.warn(
+            "--inspect-contents: what chats say is kept in memory, and shown to whoever reaches "
+            "{page}",
+            page=page,
+        )
 
 
 class UpstreamService(Service):

@@ -509,6 +509,7 @@ class Proxy(Upstream):
         self.cors = app.cors
         self.metrics = app.metrics
         self.tool_status = app.tool_status
+        self.app = app
         self.events: list[Event] = []
         app.tell.listen(self.events.append)
         self._front: Any = StubTreq(app.resource)

@@ -121,6 +121,18 @@ def test_a_listener_may_hear_of_some_kinds_alone() -> None:
     assert heard == [began, ended]
 
 
+def test_a_listener_that_leaves_hears_nothing_any_more() -> None:
+    heard: list[Event] = []
+    others: list[Event] = []
+    tell = Observers()
+    tell.listen(heard.append, RoundBegan, LoopLimited)
+    tell.listen(others.append)
+    tell.leave(heard.append)
+    began = RoundBegan(RoundRecord(ChatRecord(), 1, 0.0))
+    tell(began)
+    assert (heard, others) == ([], [began])
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_a_round_keeps_what_the_server_says_of_it(stream: bool) -> None:
     usage = {"prompt_tokens": 7, "completion_tokens": True, "total_tokens": 9}

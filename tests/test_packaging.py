@@ -59,8 +59,9 @@ def test_every_module_is_in_the_wheel_and_no_other(wheel: ZipFile) -> None:
         for package in ("llamaproxy", "twisted")
         for path in (ROOT / package).rglob("*.py")
     }
+    page = {str(p.relative_to(ROOT)) for p in (ROOT / "llamaproxy/admin/page").glob("*.*")}
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert shipped == modules | {"llamaproxy/py.typed"}
+    assert shipped == modules | page | {"llamaproxy/py.typed"}
     assert "twisted/plugins/llamaproxy_plugin.py" in shipped
     assert "twisted/__init__.py" not in shipped
 

@@ -30,6 +30,8 @@ class AdminApp:
     _draining: Callable[[], bool]
     _upstream: Callable[[], Json]
     _tools: Callable[[], Json]
+    #: Answers what the page asks for; None if there is no page.
+    _inspector: IResource | None = None
     _routes: ClassVar[Klein] = Klein()
 
     def resource(self) -> IResource:
@@ -64,6 +66,15 @@ class AdminApp:
             **self._tools(),
         }
         return _json(request, status)
+
+    @_routes.route("/", methods=["GET"])
+    @_routes.route("/page/<name>", methods=["GET"])
+    @_routes.route("/feed", methods=["GET"])
+    @_routes.route("/answers/<key>", methods=["GET"])
+    @_routes.route("/answers/<key>/stop", methods=["POST"])
+    @_routes.route("/tools/try", methods=["POST"])
+    def inspector(self, request: IRequest, **_: str) -> IResource | bytes:
+        return self.not_found(request) if self._inspector is None else self._inspector
 
     @_routes.route("/", branch=True)
     def not_found(self, request: IRequest) -> bytes:

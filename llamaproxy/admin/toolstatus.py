@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import ClassVar
 
 import attrs
@@ -10,11 +12,16 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from llamaproxy.errors import ProxyError
-from llamaproxy.events import CallEnded, Event, GroupListed, ListRefreshed
+from llamaproxy.events import CallEnded, Event, GroupListed, ListRefreshed, Tool
 from llamaproxy.jsontext import Json
+from llamaproxy.records import CallRecord
 
 #: Groups that are remembered, names of one that are shown, and characters of a reason.
 _MAX_GROUPS, _MAX_NAMES, _MAX_REASON = 1000, 1000, 500
+
+#: Bytes of definitions that are held, as they are sent, of the groups that were listed last; tools
+#: with figures of their own, those that were called last.
+_MAX_DEFINITIONS, _MAX_FIGURES = 16 * 1024 * 1024, 5000
 
 #: Different lines about a group that are remembered.
 _MAX_LINES = 16
@@ -27,14 +34,39 @@ _ALL_GROUPS = ""
 
 
 @attrs.define(eq=False, repr=False)
+class _Figures:
+    """The calls of one tool that have ended, but for those that were cancelled."""
+
+    calls: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    last_error: str | None = None
+
+    def note(self, call: CallRecord) -> None:
+        self.calls += 1
+        self.seconds += call.seconds
+        if call.outcome != "answered":
+            self.failed += 1
+            self.last_error = (call.reason.lstrip(":, ") or call.outcome)[:_MAX_REASON]
+
+
+_NO_CALLS = _Figures()
+
+
+@attrs.define(eq=False, repr=False)
 class _Group:
     """One group, over all callers; times are clock seconds."""
 
     endpoint: str = ""
     names: tuple[str, ...] = ()
+    #: What its tools are, of *size* bytes; empty if there was no room for it.
+    tools: tuple[Tool, ...] = ()
+    size: int = 0
     listed_at: float | None = None
     error: str | None = None
+    #: When it failed last, and for the first time since it could be listed.
     error_at: float = 0.0
+    failing_since: float = 0.0
     #: When each line of the log about it was last written.
     logged_at: dict[str, float] = attrs.Factory(dict)
     calls: int = 0
@@ -51,7 +83,12 @@ class ToolStatus:
     hears: ClassVar = (CallEnded, ListRefreshed)
 
     _clock: IReactorTime
+    #: The time of day, in Unix seconds.
+    _unix: Callable[[], float] = time.time
     _groups: OrderedDict[str, _Group] = attrs.field(init=False, factory=OrderedDict)
+    #: By group and real name, those that were called last at the end.
+    _figures: OrderedDict[tuple[str, str], _Figures] = attrs.field(init=False, factory=OrderedDict)
+    _held: int = attrs.field(init=False, default=0)
     _left_out: tuple[str, ...] = attrs.field(init=False, default=())
     _callers: int = attrs.field(init=False, default=0)
     _log: ClassVar[Logger] = Logger()
@@ -61,7 +98,9 @@ class ToolStatus:
             case CallEnded() if event.call.began is not None:
                 group = self._group(event.call.group)
                 group.calls += 1
-                group.failed += event.call.outcome != "answered"
+                if event.call.outcome != "cancelled":  # which is no fault of the tool's
+                    group.failed += event.call.outcome != "answered"
+                    self._figures_of(event.call).note(event.call)
             case ListRefreshed():
                 self._callers = event.callers
                 for name, listed in event.groups.items():
@@ -104,6 +143,61 @@ class ToolStatus:
         }
         return {"tool_groups": groups, "tools": tools}
 
+    def tools_as_json(self) -> Json:
+        """The groups and all that is known of each tool, for the page."""
+        all_groups = self._groups.get(_ALL_GROUPS)
+        return {
+            "error": None if all_groups is None else all_groups.error,
+            "left_out": list(self._left_out),
+            "groups": [
+                self._group_as_json(name, group)
+                for name, group in sorted(self._groups.items())
+                if name != _ALL_GROUPS
+            ],
+        }
+
+    def failing(self, until: float) -> dict[str, tuple[str, tuple[str, ...]]]:
+        """Each group that cannot be listed now, nor could at the clock's *until*.
+
+        By name: the reason, and the tools that it is known to have; ``""`` stands for all groups.
+        """
+        return {
+            name: (group.error, group.names)
+            for name, group in self._groups.items()
+            if group.error is not None and group.failing_since <= until
+        }
+
+    def _group_as_json(self, name: str, group: _Group) -> Json:
+        tools = []
+        for index, offered in enumerate(group.names):
+            tool = group.tools[index] if index < len(group.tools) else None
+            real_name = offered if tool is None else tool.name
+            figures = self._figures.get((name, real_name), _NO_CALLS)
+            entry = {
+                "name": real_name,
+                "offered_as": offered,
+                "description": None if tool is None else tool.description,
+                "parameters": None if tool is None else tool.parameters,
+                "annotations": None if tool is None else tool.annotations,
+                "calls": figures.calls,
+                "failed": figures.failed,
+                "mean_seconds": figures.seconds / figures.calls if figures.calls else None,
+                "last_error": figures.last_error,
+            }
+            tools.append(entry)
+        return {
+            "name": name,
+            "url": group.endpoint or None,
+            "origin": next((tool.origin for tool in group.tools if tool.origin), ""),
+            "listed_at": None if group.listed_at is None else self._unix_of(group.listed_at),
+            "error": group.error,
+            "error_at": None if group.error is None else self._unix_of(group.error_at),
+            "tools": tools,
+        }
+
+    def _unix_of(self, seconds: float) -> float:
+        return round(self._unix() - (self._clock.seconds() - seconds), 3)
+
     def _note_listed(self, name: str, listed: GroupListed) -> None:
         group = self._group(name)
         if group.error is not None and self._is_due(group, ""):
@@ -112,6 +206,21 @@ class ToolStatus:
         group.listed_at = self._clock.seconds()
         group.names = listed.names[:_MAX_NAMES]
         group.endpoint = listed.endpoint
+        self._hold(name, group, listed)
+
+    def _hold(self, name: str, group: _Group, listed: GroupListed) -> None:
+        """Keep the definitions *listed*, and let those go that were listed first."""
+        self._groups.move_to_end(name)
+        self._held += listed.size - group.size
+        group.tools, group.size = listed.tools[:_MAX_NAMES], listed.size
+        for other in self._groups.values():
+            if self._held <= _MAX_DEFINITIONS:
+                return
+            self._release(other)
+
+    def _release(self, group: _Group) -> None:
+        self._held -= group.size
+        group.tools, group.size = (), 0
 
     def _note_failed(self, name: str, error: ProxyError) -> None:
         group = self._group(name)
@@ -124,6 +233,8 @@ class ToolStatus:
                 group=name,
                 reason=reason,
             )
+        if group.error is None:
+            group.failing_since = now
         group.error, group.error_at = reason, now
 
     def _note_left_out(self, left_out: tuple[str, ...]) -> None:
@@ -152,5 +263,16 @@ class ToolStatus:
         if group is None:
             group = self._groups[name] = _Group()
             if len(self._groups) > _MAX_GROUPS:
-                self._groups.popitem(last=False)
+                self._release(self._groups.popitem(last=False)[1])
         return group
+
+    def _figures_of(self, call: CallRecord) -> _Figures:
+        key = call.group, call.tool
+        figures = self._figures.get(key)
+        if figures is None:
+            figures = self._figures[key] = _Figures()
+            if len(self._figures) > _MAX_FIGURES:
+                self._figures.popitem(last=False)
+        else:
+            self._figures.move_to_end(key)
+        return figures

@@ -157,7 +157,7 @@ class ToolLoop:
         asked = record.now()
         offer = await self._catalogue.offer(client, client_tools, patterns)
         record.listing = record.now() - asked
-        record.offered = offer.tools.keys()
+        record.offered, record.withheld = offer.all_names, offer.withheld
         self._tell(ToolsOffered(record))
         names = offer.names(client_tools)
         chat = _Chat(client, offer, client_tools, answer, record, names, self._slots.for_chat())

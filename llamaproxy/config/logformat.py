@@ -38,7 +38,7 @@ FIELDS = frozenset(
         *("who", "trace", "model", "tools", "rounds", "calls", "failed", "ran"),
         *("input_tokens", "output_tokens", "limit", "error", "kind"),
         *("tool", "group", "endpoint", "outcome", "reason", "where"),
-        *("url", "version", "clients", "admin", "count", "names", "name", "hint"),
+        *("url", "version", "clients", "admin", "page", "count", "names", "name", "hint"),
         *("groups", "groups_error", "requested", "possible", "hard"),
     }
 )

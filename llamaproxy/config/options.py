@@ -272,13 +272,15 @@ _LISTEN_ENVIRONMENT = "LLAMAPROXY_LISTEN"
 _MCP_SERVERS = "LLAMAPROXY_MCP_SERVERS"
 _MCP_HEADERS = "LLAMAPROXY_MCP_HEADERS"
 _DEMO = Setting("demo", "LLAMAPROXY_DEMO", None, values.flag, "")
+_CONTENTS = Setting("inspect-contents", "LLAMAPROXY_INSPECT_CONTENTS", None, values.flag, "")
 
 
 class Options(UsageOptions):
     """What ``twistd llamaproxy`` was told.
 
     After parsing, every setting is there under its name, of its type: ``listen`` is a list of
-    endpoint strings, ``mcp-server`` a dict of URLs by name, ``demo`` a bool,
+    endpoint strings, ``mcp-server`` a dict of URLs by name, ``demo`` and
+    ``inspect-contents`` are bools,
     ``llamastack-api-key`` bytes, which may be empty.
     """
 
@@ -294,6 +296,12 @@ class Options(UsageOptions):
             None,
             "Run against an embedded stand-in for Llama Stack, with a scripted model and a few "
             "real tools. [LLAMAPROXY_DEMO]",
+        ),
+        (
+            "inspect-contents",
+            None,
+            "Keep the latest messages, arguments and results in memory, and show them on the page "
+            "of the admin port to whoever reaches it. [LLAMAPROXY_INSPECT_CONTENTS]",
         ),
     )
     optParameters = tuple(
@@ -364,8 +372,9 @@ class Options(UsageOptions):
             self[setting.name] = self._value(setting, self[setting.name])
         written = self._texts["llamastack-url"].rstrip("/")
         self.shortened_url = len(written) > len(self["llamastack-url"].to_text().rstrip("/"))
-        if not self["demo"]:
-            self["demo"] = self._value(_DEMO, None) or False
+        for flag in (_DEMO, _CONTENTS):
+            if not self[flag.name]:
+                self[flag.name] = self._value(flag, None) or False
         if not self["listen"]:
             self["listen"] = [
                 endpoint

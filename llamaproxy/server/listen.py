@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamSer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from llamaproxy.server.connections import Connections
 from llamaproxy.server.site import ProxySite
 from llamaproxy.server.twistedparts import accept_before_closing
 
@@ -72,6 +73,11 @@ class ListenService(Service):
                     f"twistd llamaproxy: cannot listen on {description!r}: {reason}"
                 ) from None
             self._endpoints.append((description, endpoint))
+
+    @property
+    def connections(self) -> Connections:
+        """Who is connected."""
+        return self._site.connections
 
     def privilegedStartService(self) -> None:
         """Listen on every endpoint.

@@ -27,6 +27,7 @@ from llamaproxy.tools.source import (
     ToolSource,
 )
 from llamaproxy.upstream.client_context import ClientContext
+from llamaproxy.upstream.urls import url_for_log
 
 #: Seconds between two changes that are acted on at once.
 _CHANGE_INTERVAL = 10.0
@@ -211,14 +212,20 @@ def _refreshed_event(
     callers: int, listing: Listing, listed: ListedTools | None, seconds: float
 ) -> ListRefreshed:
     """The event of a *listing* of which *listed* is offered, where *callers* have a list each."""
-    names: dict[str, list[str]] = {group: [] for group in listing.groups}
+    offered: dict[str, dict[str, ToolDefinition]] = {group: {} for group in listing.groups}
     left_out: tuple[ToolDefinition, ...] = ()
+    entries: dict[str, bytes] = {}
     if listed is not None:
-        left_out = listed.left_out
+        left_out, entries = listed.left_out, listed.offer.entries
         for name, tool in listed.offer.tools.items():
-            names.setdefault(tool.group, []).append(name)
+            offered.setdefault(tool.group, {})[name] = tool
     groups = {
-        group: GroupListed(tuple(names[group]), next((t.endpoint for t in tools if t.endpoint), ""))
+        group: GroupListed(
+            tuple(offered[group]),
+            url_for_log(next((tool.endpoint for tool in tools if tool.endpoint), "")),
+            tuple(offered[group].values()),
+            sum(len(entries[name]) for name in offered[group]),
+        )
         for group, tools in listing.groups.items()
     }
     left_out_names = tuple(f"{tool.group}/{tool.name}" for tool in left_out)

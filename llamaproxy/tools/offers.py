@@ -6,7 +6,9 @@ Callers who see the same tools share one offer (DESIGN: T4).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
+from functools import cached_property
+from types import MappingProxyType
 from weakref import WeakValueDictionary
 
 import attrs
@@ -18,6 +20,45 @@ from llamaproxy.tools.names import NameIndex, Patterns, offered_names
 
 Groups = Mapping[str, list[ToolDefinition]]
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Withheld(Mapping[str, str]):
+    """Why each tool is not offered that another offer has, by name; made when somebody looks."""
+
+    def __init__(self, wider: Offer, offered: Collection[str], clashes: Set[str]) -> None:
+        """:param clashes: the names that the client's own tools have."""
+        # Not the offer itself: whoever watches keeps this longer than a list of tools is kept.
+        self._names = wider.all_names
+        self._before = wider.withheld
+        self._offered = offered
+        self._clashes = clashes
+
+    @cached_property
+    def _reasons(self) -> dict[str, str]:
+        offered = frozenset(self._offered)
+        reasons = {
+            name: CLIENT_HAS_IT if name in self._clashes else NOT_ASKED_FOR
+            for name in self._names
+            if name not in offered
+        }
+        return {**self._before, **reasons}
+
+    def __getitem__(self, name: str) -> str:
+        return self._reasons[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reasons)
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+
+#: Why a tool is not offered.
+CLIENT_HAS_IT = "the client declares a tool of this name"
+NOT_ASKED_FOR = "X-Llamaproxy-Tools does not match it"
+NO_ROOM = "there is no room for it (--max-tools, --max-tool-list)"
+
 
 @attrs.frozen(eq=False, repr=False)
 class Offer:
@@ -28,6 +69,10 @@ class Offer:
 
     tools: dict[str, ToolDefinition] = attrs.Factory(dict)
     entries: dict[str, bytes] = attrs.field(repr=False)
+    #: Why others of the listing are not offered, by name.
+    withheld: Mapping[str, str] = attrs.field(default=_NOTHING, repr=False, eq=False)
+    #: The names, for those who keep them longer than the tools.
+    all_names: tuple[str, ...] = attrs.field(init=False, repr=False, eq=False)
     #: The entries of a request's ``tools``, which all chats share.
     definitions: JsonList = attrs.field(init=False, repr=False)
     _names: NameIndex = attrs.field(init=False, repr=False, eq=False)
@@ -39,6 +84,10 @@ class Offer:
     @definitions.default
     def _all_definitions(self) -> JsonList:
         return JsonList(b",".join(self.entries[name] for name in self.tools))
+
+    @all_names.default
+    def _tuple_of_names(self) -> tuple[str, ...]:
+        return tuple(self.tools)
 
     @_names.default
     def _index(self) -> NameIndex:
@@ -53,15 +102,16 @@ class Offer:
 
         :raises BadRequest: for patterns that are too many or too long.
         """
-        if patterns is None and self.tools.keys().isdisjoint(reserved):
+        clashes = self.tools.keys() & reserved if reserved else frozenset()
+        if patterns is None and not clashes:
             return self
         allowed = None if patterns is None else Patterns(patterns)
         tools = {
             name: tool
             for name, tool in self.tools.items()
-            if name not in reserved and (allowed is None or allowed.match(name, tool))
+            if name not in clashes and (allowed is None or allowed.match(name, tool))
         }
-        return Offer(tools, self.entries)
+        return Offer(tools, self.entries, Withheld(self, tuple(tools), clashes))
 
     def named(self, name: str) -> list[str]:
         """The offered names of the tools that are called *name*, offered or real."""
@@ -154,7 +204,8 @@ class Offers:
         left_out = tuple(tool for name, tool in offer.tools.items() if name not in fitting)
         if left_out:
             tools = {name: tool for name, tool in offer.tools.items() if name in fitting}
-            offer = Offer(tools, {name: offer.entries[name] for name in tools})
+            reasons = {name: NO_ROOM for name in offer.tools if name not in fitting}
+            offer = Offer(tools, {name: offer.entries[name] for name in tools}, reasons)
         return ListedTools(groups, offer, left_out)
 
 

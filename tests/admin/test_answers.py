@@ -1,0 +1,116 @@
+"""Which answers the page shows."""
+
+from __future__ import annotations
+
+import pytest
+from twisted.internet.task import Clock
+
+from llamaproxy.admin.answers import MAX_ANSWERS, MAX_OTHERS, Answer, Answers
+from llamaproxy.events import CallBegan, ChatBegan, RequestEnded, RoundBegan, ToolsOffered
+from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
+
+
+class Kept:
+    """Answers, and the chats and requests that become them."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.answers = Answers(self.clock, lambda: 1_000_000.0 + self.clock.seconds())
+        self.changed: list[Answer] = []
+        self.dropped: list[int] = []
+        self.requests: list[RequestRecord] = []
+        self.answers.on_drop = lambda answer: self.dropped.append(answer.key)
+
+    def begin(self) -> ChatRecord:
+        request = RequestRecord("-", "-", "POST", "/v1/chat/completions", self.clock.seconds())
+        self.requests.append(request)
+        request.chat = ChatRecord(request, self.clock.seconds)
+        self.answers(ChatBegan(request.chat))
+        return request.chat
+
+    def end(self, chat: ChatRecord) -> None:
+        assert chat.request is not None
+        chat.request.ended = self.clock.seconds()
+        self.answers(RequestEnded(chat.request))
+
+    def other(self, kind: str) -> None:
+        request = RequestRecord("-", "-", "GET", "/v1/models", self.clock.seconds())
+        request.kind = kind
+        self.answers(RequestEnded(request))
+
+    @property
+    def keys(self) -> list[int]:
+        return [answer.key for answer in self.answers.kept]
+
+
+def test_an_answer_is_its_record() -> None:
+    kept = Kept()
+    kept.clock.advance(5)
+    chat = kept.begin()
+    [answer] = kept.answers.kept
+    assert answer.record is chat.request and answer.at == 1_000_005.0
+    kept.end(chat)
+    assert list(kept.answers.kept) == [answer] and not kept.answers.running
+    assert kept.answers.get(answer.key) is answer and kept.answers.get(2) is None
+
+
+def test_of_other_requests_those_are_kept_that_failed_and_not_too_many() -> None:
+    kept = Kept()
+    kept.other("")
+    assert kept.keys == []
+    chat = kept.begin()
+    kept.end(chat)
+    for _ in range(MAX_ANSWERS):
+        kept.other("invalid_api_key")
+    assert len(kept.keys) == 1 + MAX_OTHERS and kept.keys[0] == 1
+
+
+def test_those_that_run_are_dropped_last() -> None:
+    kept = Kept()
+    running = kept.begin()
+    for _ in range(MAX_ANSWERS + 10):
+        kept.end(kept.begin())
+    assert len(kept.keys) == MAX_ANSWERS
+    assert kept.keys[:2] == [1, 13]
+    assert kept.dropped == list(range(2, 13))
+    kept.end(running)
+    assert kept.keys[0] == 1
+
+
+def test_if_all_of_them_run_the_oldest_is_dropped_and_its_end_is_shown() -> None:
+    kept = Kept()
+    chats = [kept.begin() for _ in range(MAX_ANSWERS + 1)]
+    assert kept.keys == list(range(2, MAX_ANSWERS + 2)) and len(kept.answers.running) == MAX_ANSWERS
+    kept.end(chats[0])  # while all others run
+    assert kept.keys == list(range(2, MAX_ANSWERS + 2))
+    kept.end(chats[1])
+    kept.end(chats[2])
+    assert len(kept.keys) == MAX_ANSWERS == len(set(kept.keys))
+
+
+def test_changes_are_told_to_who_asks_and_to_nobody_else() -> None:
+    kept = Kept()
+    chat, alone = kept.begin(), ChatRecord()
+    round, call = RoundRecord(chat, 1, 0.0), CallRecord(chat, 1, 1, 0.0)
+    kept.answers.on_change = kept.changed.append
+    for event in (ToolsOffered(chat), RoundBegan(round), CallBegan(call)):
+        kept.answers.note(event)
+    kept.end(chat)
+    assert [answer.key for answer in kept.changed] == [1, 1, 1, 1]
+    kept.answers.note(RoundBegan(round))  # of an answer that has ended
+    kept.answers.note(CallBegan(CallRecord(alone, 1, 1, 0.0)))  # of no request
+    assert len(kept.changed) == 4
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_that_a_model_answers_is_told_once_a_round(count: int) -> None:
+    kept = Kept()
+    kept.answers.on_change = kept.changed.append
+    chat = kept.begin()
+    for number in range(count):
+        chat.rounds.append(RoundRecord(chat, number + 1, 0.0))
+        kept.answers.note_streaming()
+        chat.rounds[-1].note_first()
+        for _ in range(3):
+            kept.answers.note_streaming()
+    assert len(kept.changed) == 1 + count
