@@ -90,6 +90,13 @@ class Unauthorized(ProxyError):
     headers = {"WWW-Authenticate": 'Bearer realm="llamaproxy"'}  # noqa: RUF012
 
 
+class Forbidden(ProxyError):
+    """This is not done for pages of another origin."""
+
+    status = 403
+    kind = "forbidden"
+
+
 class BodyTooLarge(ProxyError):
     """The request body is larger than this proxy accepts.
 
