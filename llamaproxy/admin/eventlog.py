@@ -6,7 +6,7 @@ import time
 
 from twisted.logger import LogEvent, Logger, LogLevel
 
-from llamaproxy.config.logformat import FORMATTED
+from llamaproxy.config.logformat import FORMATTED, threshold
 from llamaproxy.events import (
     CallEnded,
     Event,
@@ -37,7 +37,7 @@ def _log_call(call: CallRecord) -> None:
         # The name is the model's, which may be anything.
         _log.warn("the model called a tool that there is not")
         return
-    if call.began is None:
+    if call.began is None or threshold.hides(LogLevel.info):
         return
     if call.outcome == "cancelled":
         _log.info("tool {tool} was cancelled", tool=call.tool)
@@ -57,6 +57,8 @@ def _log_call(call: CallRecord) -> None:
 
 def _log_request(request: RequestRecord) -> None:
     """The access line; nothing of a query, a body or a credential is in it."""
+    if threshold.hides(LogLevel.info):
+        return
     fields: dict[str, str | int | float] = {}
     chat = request.chat
     if chat is not None and chat.rounds:

@@ -1,4 +1,4 @@
-"""check_same_origin: what a page of another origin must not have a browser ask the admin port for."""
+"""check_same_origin: what no page of another origin may have a browser do on the admin port."""
 
 from __future__ import annotations
 
