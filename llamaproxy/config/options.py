@@ -56,7 +56,7 @@ SETTINGS = (
         "LLAMAPROXY_ADMIN",
         "tcp:8323:interface=127.0.0.1",
         str.strip,
-        "Twisted endpoint for /live, /ready, /metrics and /status, or off.",
+        "Twisted endpoint for /live, /ready, /status, /metrics and /log-level, or off.",
     ),
     Setting(
         "api-keys-file",
