@@ -125,6 +125,11 @@ ADVICE: Mapping[str, Advice] = MappingProxyType(
             "the tools of {group} cannot be listed: {reason}",
             "look into the log of its MCP server, and into Llama Stack's",
         ),
+        "missing_group": Advice(
+            "of the group {group} at {url} the server lists no tools, and does not say why",
+            "that MCP server must be reachable from where the server runs; if it wants a token, "
+            "each client sends its own in `X-LlamaStack-Provider-Data`",
+        ),
         "empty_group": Advice(
             "{group} has no tools that can be offered",
             "look at what its MCP server lists, for the same credentials",

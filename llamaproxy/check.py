@@ -27,6 +27,7 @@ from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.dialect import DETECTION_TIMEOUT, PLAIN_OPENAI, ServerDialect, dialect_of
 from llamaproxy.upstream.failures import redirect_target
 from llamaproxy.upstream.response_head import ResponseHead
+from llamaproxy.upstream.urls import url_for_log
 
 #: Seconds that all of it may take.
 LIMIT = 60.0
@@ -195,34 +196,58 @@ class Check:
             self._fault(problem("left_out", count=len(event.left_out), names=names))
         if dialect is None:
             return  # why the server has none has been said
+        listed_by_server = dialect.tool_runtime and self._runtime_tools
         if event.groups_error is not None:
             self._fault(group_problem("", event.groups_error))
+        elif listed_by_server and await self._missing_groups({*event.groups, *event.failures}):
+            pass  # which has been said
         elif not event.groups and not event.failures:
             self._fault(problem("no_groups" if dialect.version else "plain_server"))
-        await self._names_shared(dialect, offer)
+        await self._names_shared(listed_by_server, offer)
 
-    async def _names_shared(self, dialect: ServerDialect, offer: Offer) -> None:
+    async def _missing_groups(self, groups: set[str]) -> bool:
+        """Whether there are others than *groups*: a server may list nothing of a dead one.
+
+        Llama Stack 0.6.1 does (recorded): its list is a success without that group's tools.
+        """
+        self._question = "which groups there are"
+        missing = [
+            (group["identifier"], group["mcp_endpoint"].get("uri"))
+            for group in await self._entries("/v1/toolgroups")
+            if isinstance(group.get("mcp_endpoint"), dict)
+            and isinstance(group.get("identifier"), str)
+            and group["identifier"] not in groups
+        ]
+        for group, url in _first(missing):
+            self._fault(problem("missing_group", group=group, url=url_for_log(str(url))))
+        return bool(missing)
+
+    async def _names_shared(self, listed_by_server: bool, offer: Offer) -> None:
         """Tools of one name: of several MCP servers, or of several groups of an old server."""
         counts = Counter(tool.name for tool in offer.tools.values())
         if shared := [name for name, count in counts.items() if count > 1]:
             count = sum(counts[name] for name in shared)
             self._note(problem("renamed_tools", count=count, names=_names(shared)))
-        if not dialect.tool_runtime or not self._runtime_tools:
+        if not listed_by_server:
             return
         self._question = "whether names of tools are used twice"
-        try:
-            head, text = await self._client.look(
-                "GET", "/v1/tools", _NOBODY, None, DETECTION_TIMEOUT, MAX_JSON_BYTES
-            )
-        except ProxyError:
-            return  # that has been said
-        entries = _object(text).get("data") if head.status == 200 else None
-        tools = [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
+        tools = await self._entries("/v1/tools")
         names = Counter(str(tool.get("name") or tool.get("identifier")) for tool in tools)
         if hidden := [name for name, count in names.items() if count > 1]:
             self._fault(problem("hidden_tools", count=len(hidden), names=_names(hidden)))
 
     # --- what is asked, and what is written
+
+    async def _entries(self, path: str) -> list[dict[str, Any]]:
+        """The objects in a list of the server's; none if it cannot be had, as has been said."""
+        try:
+            head, text = await self._client.look(
+                "GET", path, _NOBODY, None, DETECTION_TIMEOUT, MAX_JSON_BYTES
+            )
+        except ProxyError:
+            return []
+        entries = _object(text).get("data") if head.status == 200 else None
+        return [e for e in entries if isinstance(e, dict)] if isinstance(entries, list) else []
 
     async def _look(
         self, method: str, path: str, body: bytes | None = None

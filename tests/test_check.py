@@ -201,6 +201,22 @@ def test_what_is_wrong_with_a_group_is_said_in_words(mcp: FakeMcp, advice: list[
     assert checked.status == WRONG
 
 
+@pytest.mark.parametrize("tools", [(), (tool("a", "mcp::main"),)])
+def test_a_group_of_which_the_server_lists_nothing_is_named(tools: tuple[Any, ...]) -> None:
+    server = stack("0.6.1", *tools)
+    endpoint = {"uri": "http://dead:9000/mcp?token=secret"}
+    groups = [
+        {"identifier": "mcp::main", "mcp_endpoint": endpoint},
+        {"identifier": "builtin::rag", "mcp_endpoint": None},
+        {"identifier": "mcp::dead", "mcp_endpoint": endpoint},
+    ]
+    server.on("GET /v1/toolgroups", answer({"data": groups if tools else groups[1:]}))
+    checked = Checked(server)
+    assert checked.advice() == ["missing_group"]
+    assert "mcp::dead at http://dead:9000/mcp" in checked.marked("WRONG")[0]
+    assert "secret" not in checked.marked("WRONG")[0]
+
+
 def test_tools_without_room_are_named() -> None:
     tools = [tool(f"t{number:02}") for number in range(30)]
     checked = Checked(stack("0.6.1", *tools), settings=("--max-tools=1",))
