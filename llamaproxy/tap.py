@@ -197,7 +197,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     listen = _listen_service(options, sockets, app, fixed_limits)
     if options["admin"] != "off":
-        services.addService(_admin_service(options, sockets, app, url, listen, pool))
+        _add_admin(services, options, sockets, app, url, listen, pool)
     if by_twistd:
         services.addService(GreetingService(url.to_text(), app.detector, app.catalogue, reactor))
     # The last to start and the first to stop.
@@ -302,15 +302,16 @@ def _listen_service(
     return ListenService(reactor, options["listen"], site, options["drain-timeout"])
 
 
-def _admin_service(
+def _add_admin(
+    services: MultiService,
     options: Options,
     reactor: Any,
     app: Application,
     url: DecodedURL,
     listen: ListenService,
     pool: UpstreamPool,
-) -> IService:
-    """The port for operators, which may be missing unless it was asked for."""
+) -> None:
+    """Add the port for operators, which may be missing unless it was asked for."""
     endpoint: str = options["admin"]
     if (interface := open_interface(endpoint)) and not options["in-container"]:
         _log.warn(
@@ -354,10 +355,8 @@ def _admin_service(
     limits = Limits(body=_ADMIN_BODY)
     site = ProxySite(admin.resource(), reactor, limits, hosts=hosts, tell=Observers(log_event))
     optional = "admin" not in options.explicit
-    services = MultiService()
-    services.addService(ListenService(reactor, [endpoint], site, 0, optional))
     services.addService(ReachabilityService(reachability))
-    return services
+    services.addService(ListenService(reactor, [endpoint], site, 0, optional))
 
 
 def _dialect_shown(dialect: ServerDialect | None) -> Json | None:

@@ -104,8 +104,6 @@ def _not_found(request: Any, routes: Klein) -> bytes:
 
 
 def _json(request: Any, body: Json, status: int = 200) -> bytes:
-    text = jsontext.dumps(body)
     request.setResponseCode(status)
     request.setHeader(b"content-type", b"application/json")
-    request.setHeader(b"content-length", b"%d" % len(text))
-    return text
+    return jsontext.dumps(body)
