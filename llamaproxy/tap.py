@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from hyperlink import DecodedURL
 from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -20,6 +20,8 @@ from llamaproxy.admin.eventlog import LOGGED, log_event
 from llamaproxy.admin.feed import Feed
 from llamaproxy.admin.inspector import Inspector
 from llamaproxy.admin.metrics import Metrics
+from llamaproxy.admin.reachability import Reachability
+from llamaproxy.admin.status import Status
 from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
@@ -33,7 +35,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.prompt_writes import prompt_writes, promptly_by
 from llamaproxy.records import RequestRecord
 from llamaproxy.routes import CHAT_PATHS, LateResource, ProxyApp
-from llamaproxy.server.hosts import hosts_for
+from llamaproxy.server.hosts import admin_hosts_for, hosts_for, open_interface
 from llamaproxy.server.keys import ApiKeys, KeysService
 from llamaproxy.server.limits import Limits, connections_possible
 from llamaproxy.server.listen import ListenService, client_url
@@ -52,7 +54,7 @@ from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContextReader
 from llamaproxy.upstream.completions import Completions
-from llamaproxy.upstream.dialect import Detector
+from llamaproxy.upstream.dialect import Detector, ServerDialect
 from llamaproxy.upstream.inflate import InflatingAgent
 from llamaproxy.upstream.passthrough import LlamaStackResource
 from llamaproxy.upstream.pool import UpstreamPool
@@ -71,10 +73,12 @@ class Application:
     """Everything that answers requests, from the root of the resource tree on; without sockets."""
 
     resource: IResource
+    client: LlamaStackClient
     detector: Detector
     catalogue: Catalogue
     sessions: SessionPool
     memory: TurnMemory
+    bodies: BodyBudget
     cors: CorsMemory
     metrics: Metrics
     tool_status: ToolStatus
@@ -129,12 +133,13 @@ def assemble(
     )
     slots = CallSlots(options["max-calls-per-chat"], options["max-calls"])
     cors = CorsMemory()
+    bodies = BodyBudget(options["max-chat-bodies"])
     chat = ChatCompletions(
         loop=ToolLoop(catalogue, memory, options["max-iterations"], slots, tell),
         upstream=Completions(client, detector),
         clock=clock,
         keep_alive=options["keep-alive"],
-        bodies=BodyBudget(options["max-chat-bodies"]),
+        bodies=bodies,
         clients=ClientContextReader(options["trusted-proxies"], options["identity-headers"]),
         cors=cors,
         tell=tell,
@@ -144,7 +149,17 @@ def assemble(
     )
     resource = ProxyApp(chat, passthrough, cors).resource()
     return Application(
-        resource, detector, catalogue, sessions, memory, cors, metrics, tool_status, tell
+        resource=resource,
+        client=client,
+        detector=detector,
+        catalogue=catalogue,
+        sessions=sessions,
+        memory=memory,
+        bodies=bodies,
+        cors=cors,
+        metrics=metrics,
+        tool_status=tool_status,
+        tell=tell,
     )
 
 
@@ -180,25 +195,13 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     if options["api-keys-file"] is not None:
         # Before the others, to stop after them: SIGHUP would end a daemon that is draining.
         services.addService(KeysService(options["api-keys-file"], reactor))
-    url: DecodedURL = options["llamastack-url"]
-    if options["demo"]:
-        from llamaproxy.demo.service import DemoService  # few run it, and none in production
-
-        demo = DemoService(reactor)
-        services.addService(demo)
-        url = demo.url
+    url = _server_url(options, reactor, services)
     sockets = prompt_writes(reactor)
-    pool = UpstreamPool(reactor, promptly=promptly_by(sockets))
-    reaching = (options["connect-timeout"], options["upstream-ca"])
-    agent = UpstreamAgent(sockets, url, pool, *reaching)
-    anywhere = AgentForAnywhere(sockets, pool, *reaching)
-    app = assemble(options, url, reactor, agent, anywhere)
+    app, pool = _connected(options, url, reactor, sockets)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     listen = _listen_service(options, sockets, app, fixed_limits)
     if options["admin"] != "off":
-        inspector = inspector_of(options, app, url, reactor, listen.connections.stop)
-        services.addService(_admin_service(options, sockets, app, url, listen, inspector))
-        services.addService(inspector.feed)
+        _add_admin(services, options, sockets, app, url, listen, pool)
     if by_twistd:
         services.addService(GreetingService(url.to_text(), app.detector, app.catalogue, reactor))
     # The last to start and the first to stop.
@@ -207,6 +210,66 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         services.addService(SecondSignal(reactor, listen.stop_now))
     _log_start(options, url)
     return services
+
+
+def check(options: Options) -> int:
+    """What ``--check`` prints, and the exit status that it comes to."""
+    from twisted.internet import reactor
+
+    from llamaproxy.check import Check, run_to_exit
+
+    use_monotonic_time(reactor)
+    Factory.noisy = False
+    services = MultiService()
+    url = _server_url(options, reactor, services)
+    app, pool = _connected(options, url, reactor, reactor)
+    services.addService(UpstreamService(pool, app.catalogue, app.sessions))
+
+    def write(line: str) -> None:
+        print(line.encode("ascii", "backslashreplace").decode("ascii"), flush=True)
+
+    checking = Check(
+        url.to_text(),
+        app.client,
+        app.catalogue,
+        app.tell,
+        write,
+        named_servers=bool(options["mcp-server"]),
+        runtime_tools=options["tool-source"] != "mcp",
+        unused_key=bool(options["llamastack-api-key"]) and options["api-keys-file"] is None,
+    )
+
+    async def work() -> int:
+        services.startService()
+        try:
+            return await checking.run(reactor)
+        finally:
+            await maybeDeferred(services.stopService)
+
+    return run_to_exit(reactor, work(), write)
+
+
+def _server_url(options: Options, reactor: Any, services: MultiService) -> DecodedURL:
+    """The URL of the server, which is one of *services* if it is the stand-in."""
+    url: DecodedURL = options["llamastack-url"]
+    if options["demo"]:
+        from llamaproxy.demo.service import DemoService  # few run it, and none in production
+
+        demo = DemoService(reactor)
+        services.addService(demo)
+        url = demo.url
+    return url
+
+
+def _connected(
+    options: Options, url: DecodedURL, reactor: Any, sockets: Any
+) -> tuple[Application, UpstreamPool]:
+    """The application with connections to servers by *sockets*, and what keeps those."""
+    pool = UpstreamPool(reactor, promptly=promptly_by(sockets))
+    reaching = (options["connect-timeout"], options["upstream-ca"])
+    agent = UpstreamAgent(sockets, url, pool, *reaching)
+    anywhere = AgentForAnywhere(sockets, pool, *reaching)
+    return assemble(options, url, reactor, agent, anywhere), pool
 
 
 def _listen_service(
@@ -279,34 +342,84 @@ def inspector_of(
     return inspector
 
 
-def _admin_service(
+def _add_admin(
+    services: MultiService,
     options: Options,
     reactor: Any,
     app: Application,
     url: DecodedURL,
     listen: ListenService,
-    inspector: Inspector,
-) -> ListenService:
-    """The port for operators, which may be missing unless it was asked for."""
+    pool: UpstreamPool,
+) -> None:
+    """Add the port for operators, which may be missing unless it was asked for."""
+    endpoint: str = options["admin"]
+    if (interface := open_interface(endpoint)) and not options["in-container"]:
+        _log.warn(
+            "whoever reaches {interface} may use the admin port {endpoint}: it asks for no key",
+            interface=interface,
+            endpoint=endpoint,
+        )
+    reachability = Reachability(reactor, app.detector.answers)
+    app.tell.listen(reachability, *reachability.hears)
+    clients = listen.site
+    inspector = inspector_of(options, app, url, reactor, clients.connections.stop)
 
-    def upstream() -> Json:
-        detected = app.detector.detected
-        return {"url": url.to_text(), "server": None if detected is None else detected.name}
+    def connections() -> Json:
+        return {"open": clients.connections.connected, "max": clients.limits.connections}
+
+    def requests() -> Json:
+        return {
+            "running": clients.connections.running,
+            "streams": clients.connections.streams,
+            "drain_timeout_seconds": options["drain-timeout"],
+        }
+
+    status = Status(
+        url=url.to_text(),
+        clock=reactor,
+        tools=app.tool_status,
+        reachability=reachability,
+        draining=lambda: listen.draining,
+        dialect=lambda: _dialect_shown(app.detector.detected),
+        figures={
+            "connections": connections,
+            "requests": requests,
+            "turn_memory": app.memory.figures,
+            "chat_bodies": app.bodies.figures,
+            "tool_lists": app.catalogue.figures,
+            "mcp_sessions": app.sessions.figures,
+            "upstream_pool": pool.figures,
+        },
+    )
 
     def pages() -> IResource:
         # Loaded when an operator asks for it first: clients need not wait for that at the start.
         from llamaproxy.admin.endpoint import AdminApp
 
-        tools = app.tool_status.as_json
-        draining = lambda: listen.draining  # noqa: E731
-        return AdminApp(app.metrics, draining, upstream, tools, inspector).resource()
+        return AdminApp(app.metrics, status, inspector=inspector).resource()
 
-    hosts = hosts_for([options["admin"]], options["allowed-hosts"])
+    hosts = admin_hosts_for(endpoint, options["allowed-hosts"])
     limits = Limits(body=_MAX_ADMIN_BODY)
     root, tell = LateResource(pages), Observers(log_event)
     site = ProxySite(root, reactor, limits, hosts=hosts, tell=tell)
     optional = "admin" not in options.explicit
-    return ListenService(reactor, [options["admin"]], site, drain=0, optional=optional)
+    services.addService(ReachabilityService(reachability))
+    services.addService(ListenService(reactor, [endpoint], site, 0, optional))
+    services.addService(inspector.feed)
+
+
+def _dialect_shown(dialect: ServerDialect | None) -> Json | None:
+    """What ``/status`` shows of the server's generation."""
+    if dialect is None:
+        return None
+    return {
+        "name": dialect.name,
+        "version": dialect.version,
+        "openai_prefix": dialect.openai_prefix,
+        "runs_tools": dialect.tool_runtime,
+        "connectors": list(dialect.connectors),
+        "provider_data": dialect.provider_data.decode("ascii"),
+    }
 
 
 def _log_start(options: Options, url: DecodedURL) -> None:
@@ -336,6 +449,17 @@ def _log_start(options: Options, url: DecodedURL) -> None:
             "{page}",
             page=page,
         )
+
+
+class ReachabilityService(Service):
+    """Has the server asked nothing more when the daemon stops."""
+
+    def __init__(self, reachability: Reachability) -> None:
+        self._reachability = reachability
+
+    def stopService(self) -> None:
+        Service.stopService(self)
+        self._reachability.stop()
 
 
 class UpstreamService(Service):

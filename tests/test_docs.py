@@ -22,6 +22,7 @@ from typing import Any
 import attrs
 import pytest
 
+from llamaproxy.advice import ADVICE
 from llamaproxy.config.options import Options
 
 from .sdk.node import NodeMissing
@@ -42,8 +43,8 @@ SECTION = re.compile(r"DESIGN:\s+(?:section )?(\d)")
 #: Options of other programs, which the documents name too.
 FOREIGN_OPTIONS = {
     *("enable-ui", "fail-with-body"),  # the server's, curl's
-    *("pidfile", "logfile"),  # twistd's
-    *("add-host", "rm", "time"),  # docker's
+    *("pidfile", "logfile", "logger", "syslog"),  # twistd's
+    *("add-host", "network", "rm", "time"),  # docker's
     "minutes",  # the soak test's
     *("before", "json", "root", "rounds", "seconds"),  # the benchmark's
     *("config-settings", "enable-auto-tool-choice", "jinja", "tool-call-parser"),
@@ -198,6 +199,17 @@ def test_a_line_of_the_log_is_explained(line: str) -> None:
     _, section = page.split("\n## What each line of the log means\n")
     constant = [re.escape(piece) for piece in re.split(r"\{[^}]*\}", line)]
     assert re.search(r"`" + r"[^`\n]*".join(constant) + r"`", section), line
+
+
+def test_the_words_of_the_check_are_those_of_the_page() -> None:
+    """In its order, with words in capitals for what varies."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    section = page.split("\n## Where are my tools?\n")[1].split("\n## ")[0]
+    rows = [row for row in section.splitlines() if row.startswith("| ")][1:]
+    assert rows == [
+        f"| {re.sub('{([a-z]+)}', lambda name: name[1].upper(), advice.what)} | {advice.do} |"
+        for advice in ADVICE.values()
+    ]
 
 
 def test_a_metric_is_explained() -> None:

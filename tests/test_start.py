@@ -32,7 +32,10 @@ print(json.dumps([loaded_for_options, list(sys.modules), threads]))
 """
 
 #: What few daemons need, or none until somebody asks for it, and what needs it.
-LAZY = ("llamaproxy.admin.endpoint", "llamaproxy.demo", "json_repair", "prometheus_client")
+LAZY = (
+    *("llamaproxy.admin.endpoint", "llamaproxy.check", "llamaproxy.demo"),
+    *("json_repair", "prometheus_client"),
+)
 
 
 def built(*arguments: str) -> tuple[set[str], set[str], int]:

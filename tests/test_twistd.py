@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -240,7 +241,8 @@ def test_an_operator_asks_on_a_port_of_his_own(tmp_path: Path) -> None:
     daemon.get("/v1/chat/completions", "POST", body)
     proxy, daemon.port = daemon.port, port
     assert daemon.get("/live") == (200, b'{"status":"live"}')
-    assert daemon.get("/ready") == (200, b'{"status":"ready"}')
+    code, ready = daemon.get("/ready")
+    assert (code, json.loads(ready)["status"]) == (200, "ready")
     status = json.loads(daemon.get("/status")[1])
     assert status["upstream"]["server"] == "version 0.6.1"
     group = status["tool_groups"]["demo::tools"]
@@ -276,3 +278,55 @@ def test_a_default_admin_port_that_is_taken_is_one_warning(tmp_path: Path) -> No
         assert daemon.get("/health")[0] == 200
         daemon.stop()
     assert daemon.log.read_text().count("going on without") == 1
+
+
+def admin_of(daemon: Daemon, port: int, path: str, body: object = None) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    with contextlib.closing(connection):
+        method = "GET" if body is None else "POST"
+        fields = {"Content-Type": "application/json"}
+        connection.request(method, path, None if body is None else json.dumps(body), fields)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+
+def test_the_admin_port_shows_a_daemon_that_runs_and_changes_its_log(tmp_path: Path) -> None:
+    port = free_port()
+    daemon = Daemon(tmp_path / "log", "--demo", "--admin", f"tcp:{port}", "--log-level", "warn")
+    try:
+        daemon.get("/v1/chat/completions", "POST", question("What is 6*7?"))
+        assert admin_of(daemon, port, "/ready")[0] == 200
+        _, status = admin_of(daemon, port, "/status")
+        assert status["upstream"]["server"] == "version 0.6.1" and status["advice"] == []
+        assert status["upstream"]["reachable"] is True
+        assert status["tool_lists"]["callers"] == 1 and status["requests"]["running"] == 0
+        assert status["connections"]["max"] == 4096
+        assert {"turn_memory", "chat_bodies", "mcp_sessions", "upstream_pool"} <= status.keys()
+        assert " POST /v1/chat/completions " not in daemon.log.read_text()
+        assert admin_of(daemon, port, "/log-level", {"level": "info"})[0] == 200
+        daemon.get("/v1/chat/completions", "POST", question("What is 6*7?"))
+    finally:
+        assert daemon.stop() in (0, -signal.SIGTERM)
+    text = daemon.log.read_text()
+    assert text.count("whoever reaches any interface may use the admin port") == 1
+    assert text.count(" POST /v1/chat/completions ") == 1
+    assert "the log level is info from now on" in text
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "in_container"), [("tcp:0:interface=127.0.0.1", ""), ("tcp:0", "1")]
+)
+def test_an_admin_port_where_it_belongs_is_not_warned_of(
+    tmp_path: Path, endpoint: str, in_container: str
+) -> None:
+    variables = {"LLAMAPROXY_ADMIN": endpoint, "LLAMAPROXY_IN_CONTAINER": in_container}
+    daemon = Daemon(tmp_path / "log", "--demo", at=None, **variables)
+    daemon.stop()
+    assert "whoever reaches" not in daemon.log.read_text()
+
+
+def test_the_image_has_the_admin_port_where_probes_reach_it() -> None:
+    text = (ROOT / "Dockerfile").read_text("utf-8")
+    assert "LLAMAPROXY_ADMIN=tcp:8323 " in text and "LLAMAPROXY_IN_CONTAINER=1 " in text
+    for page in ("README.md", "docs/operate.md"):
+        assert "`tcp:8323`" in (ROOT / page).read_text("utf-8")

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, ClassVar
+from urllib.parse import unquote_to_bytes
 
 import attrs
 from klein import Klein
+from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, Resource
+from werkzeug.exceptions import HTTPException
 
-from llamaproxy import __version__, jsontext
+from llamaproxy import jsontext
+from llamaproxy.admin.loglevel import LogLevels
 from llamaproxy.admin.metrics import Metrics
-from llamaproxy.errors import error_object
+from llamaproxy.admin.status import Status
+from llamaproxy.errors import ProxyError, error_object, error_response
 from llamaproxy.jsontext import Json
-
-_PATHS = ("/live", "/ready", "/metrics", "/status")
+from llamaproxy.request import ProxyRequest
 
 
 @attrs.frozen(eq=False, repr=False)
 class AdminApp:
-    """Every URL of the admin port.
-
-    *draining* returns whether the daemon is stopping; *upstream* and *tools* return what
-    ``/status`` shows of the server and of its tools.
-    """
+    """Every URL of the admin port."""
 
     _metrics: Metrics
-    _draining: Callable[[], bool]
-    _upstream: Callable[[], Json]
-    _tools: Callable[[], Json]
+    _status: Status
+    _log_levels: LogLevels = attrs.Factory(LogLevels)
     #: Answers what the page asks for; None if there is no page.
     _inspector: IResource | None = None
     _routes: ClassVar[Klein] = Klein()
 
     def resource(self) -> IResource:
         """The root of the resource tree."""
-        return self._routes.resource()
+        return _Root(self._routes)
 
     @_routes.route("/live", methods=["GET"])
     def live(self, request: IRequest) -> bytes:
@@ -44,10 +43,20 @@ class AdminApp:
 
     @_routes.route("/ready", methods=["GET"])
     def ready(self, request: IRequest) -> bytes:
-        if self._draining():
-            request.setResponseCode(503)
-            return _json(request, {"status": "draining"})
-        return _json(request, {"status": "ready"})
+        ready, answer = self._status.readiness()
+        return _json(request, answer, 200 if ready else 503)
+
+    @_routes.route("/status", methods=["GET"])
+    def status(self, request: IRequest) -> bytes:
+        return _json(request, self._status.as_json())
+
+    @_routes.route("/log-level", methods=["GET"])
+    def log_level(self, request: IRequest) -> bytes:
+        return _json(request, self._log_levels.as_json())
+
+    @_routes.route("/log-level", methods=["POST"])
+    def set_log_level(self, request: ProxyRequest) -> bytes:
+        return _json(request, self._log_levels.set(request))
 
     @_routes.route("/metrics", methods=["GET"])
     def metrics(self, request: IRequest) -> bytes:
@@ -57,15 +66,10 @@ class AdminApp:
         request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode())
         return generate_latest(self._metrics.registry)
 
-    @_routes.route("/status", methods=["GET"])
-    def status(self, request: IRequest) -> bytes:
-        status = {
-            "version": __version__,
-            "draining": self._draining(),
-            "upstream": self._upstream(),
-            **self._tools(),
-        }
-        return _json(request, status)
+    @_routes.handle_errors(ProxyError)
+    def refused(self, request: IRequest, failure: Failure) -> bytes:
+        error: Any = failure.value
+        return error_response(request, error)
 
     @_routes.route("/", methods=["GET"])
     @_routes.route("/page/<name>", methods=["GET"])
@@ -74,14 +78,43 @@ class AdminApp:
     @_routes.route("/answers/<key>/stop", methods=["POST"])
     @_routes.route("/tools/try", methods=["POST"])
     def inspector(self, request: IRequest, **_: str) -> IResource | bytes:
-        return self.not_found(request) if self._inspector is None else self._inspector
+        return self._inspector or _not_found(request, self._routes)
 
-    @_routes.route("/", branch=True)
-    def not_found(self, request: IRequest) -> bytes:
-        request.setResponseCode(404)
-        return _json(request, error_object(404, f"There are: {', '.join(_PATHS)}."))
+    @_routes.handle_errors(HTTPException)
+    def no_route(self, request: IRequest, failure: Failure) -> bytes:
+        """No such path, or not for that method; no redirects to what is like it."""
+        methods: list[str] = sorted(getattr(failure.value, "valid_methods", None) or ())
+        if methods:
+            request.setHeader(b"allow", ", ".join(methods).encode("ascii"))
+            return _json(request, error_object(405, f"Here are: {', '.join(methods)}."), 405)
+        return _not_found(request, self._routes)
 
 
-def _json(request: Any, body: Json) -> bytes:
+class _Root(Resource):
+    """Has every answer kept by nobody, and then Klein's table look for it."""
+
+    isLeaf = True
+
+    def __init__(self, routes: Klein) -> None:
+        Resource.__init__(self)
+        self._routes = routes
+        self._render: Callable[[Any], Any] = routes.resource().render
+
+    def render(self, request: ProxyRequest) -> Any:
+        request.setHeader(b"cache-control", b"no-store")
+        try:
+            unquote_to_bytes(request.path).decode("utf-8")
+        except UnicodeDecodeError:  # Klein would answer in a way of its own
+            return _not_found(request, self._routes)
+        return self._render(request)
+
+
+def _not_found(request: Any, routes: Klein) -> bytes:
+    paths = sorted({rule.rule for rule in routes.url_map.iter_rules()})
+    return _json(request, error_object(404, f"There are: {', '.join(paths)}."), 404)
+
+
+def _json(request: Any, body: Json, status: int = 200) -> bytes:
+    request.setResponseCode(status)
     request.setHeader(b"content-type", b"application/json")
     return jsontext.dumps(body)

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.logger import LogEvent, Logger, LogLevel
 
-from llamaproxy.config.logformat import FORMATTED
+from llamaproxy.config.logformat import FORMATTED, threshold
 from llamaproxy.events import (
     CallEnded,
     Event,
@@ -50,7 +50,7 @@ def _log_call(call: CallRecord) -> None:
         # The name is the model's, which may be anything.
         _log.warn("the model called a tool that there is not")
         return
-    if call.began is None:
+    if call.began is None or threshold.hides(LogLevel.info):
         return
     if call.outcome == "cancelled":
         _log.info("tool {tool} was cancelled", tool=call.tool)
@@ -72,6 +72,8 @@ def _log_call(call: CallRecord) -> None:
 
 def _log_request(request: RequestRecord) -> None:
     """The one line of a request; nothing of a query, a body or a credential is in it."""
+    if threshold.hides(LogLevel.info):
+        return
     fields = request_fields(request)
     extra = "".join([_TEXTS[name](value) for name, value in fields.items() if name in _TEXTS])
     _write(

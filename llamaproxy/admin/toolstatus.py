@@ -11,6 +11,7 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from llamaproxy.advice import Problem, group_problem, problem
 from llamaproxy.errors import ProxyError
 from llamaproxy.events import CallEnded, Event, GroupListed, ListRefreshed, Tool
 from llamaproxy.jsontext import Json
@@ -22,6 +23,8 @@ _MAX_GROUPS, _MAX_NAMES, _MAX_REASON = 1000, 1000, 500
 #: Bytes of definitions that are held, as they are sent, of the groups that were listed last; tools
 #: with figures of their own, those that were called last.
 _MAX_DEFINITIONS, _MAX_FIGURES = 16 * 1024 * 1024, 5000
+#: Of the tools that are left out, the names in a line.
+_MAX_LEFT_OUT_SHOWN = 20
 
 #: Different lines about a group that are remembered.
 _MAX_LINES = 16
@@ -67,6 +70,8 @@ class _Group:
     #: When it failed last, and for the first time since it could be listed.
     error_at: float = 0.0
     failing_since: float = 0.0
+    #: The error in words.
+    problem: Problem | None = None
     #: When each line of the log about it was last written.
     logged_at: dict[str, float] = attrs.Factory(dict)
     calls: int = 0
@@ -90,7 +95,10 @@ class ToolStatus:
     _figures: OrderedDict[tuple[str, str], _Figures] = attrs.field(init=False, factory=OrderedDict)
     _held: int = attrs.field(init=False, default=0)
     _left_out: tuple[str, ...] = attrs.field(init=False, default=())
+    _left_out_count: int = attrs.field(init=False, default=0)
     _callers: int = attrs.field(init=False, default=0)
+    #: Whether tools have been listed, or it is known why not.
+    is_known: bool = attrs.field(init=False, default=False)
     _log: ClassVar[Logger] = Logger()
 
     def __call__(self, event: Event) -> None:
@@ -102,17 +110,42 @@ class ToolStatus:
                     group.failed += event.call.outcome != "answered"
                     self._figures_of(event.call).note(event.call)
             case ListRefreshed():
-                self._callers = event.callers
+                self._callers, self.is_known = event.callers, True
                 for name, listed in event.groups.items():
                     self._note_listed(name, listed)
                 for name, error in event.failures.items():
                     self._note_failed(name, error)
                 if event.groups_error is None:
-                    self._group(_ALL_GROUPS).error = None
+                    everything = self._group(_ALL_GROUPS)
+                    everything.error = everything.problem = None
                 else:
                     self._note_failed(_ALL_GROUPS, event.groups_error)
                 if event.groups or event.groups_error is None:
                     self._note_left_out(event.left_out)
+
+    @property
+    def any_group(self) -> bool:
+        """Whether there is a group, or it is not known whether there is."""
+        everything = self._groups.get(_ALL_GROUPS)
+        failed = everything is not None and everything.error is not None
+        return failed or len(self._groups) > (everything is not None)
+
+    def problems(self) -> list[Problem]:
+        """What is wrong, in words."""
+        problems = [group.problem for group in self._groups.values() if group.problem is not None]
+        if self._left_out:
+            names = ", ".join(self._left_out[:_MAX_LEFT_OUT_SHOWN])
+            problems.append(problem("left_out", count=self._left_out_count, names=names))
+        return problems
+
+    def summary(self) -> Json:
+        """Whether tools are known, and how many there are."""
+        groups = [group for name, group in self._groups.items() if name != _ALL_GROUPS]
+        return {
+            "known": self.is_known,
+            "groups": len(groups),
+            "count": sum(len(group.names) for group in groups),
+        }
 
     def as_json(self) -> Json:
         """Everything, for the admin's status."""
@@ -202,7 +235,7 @@ class ToolStatus:
         group = self._group(name)
         if group.error is not None and self._is_due(group, ""):
             self._log.info("the tools of {group} can be listed again", group=name)
-        group.error = None
+        group.error = group.problem = None
         group.listed_at = self._clock.seconds()
         group.names = listed.names[:_MAX_NAMES]
         group.endpoint = listed.endpoint
@@ -235,7 +268,7 @@ class ToolStatus:
             )
         if group.error is None:
             group.failing_since = now
-        group.error, group.error_at = reason, now
+        group.error, group.error_at, group.problem = reason, now, group_problem(name, error)
 
     def _note_left_out(self, left_out: tuple[str, ...]) -> None:
         shown = left_out[:_MAX_NAMES]
@@ -244,9 +277,9 @@ class ToolStatus:
                 "{count} tools are not offered, there is no room for them (--max-tools, "
                 "--max-tool-list): {names}",
                 count=len(left_out),
-                names=", ".join(shown[:20]),
+                names=", ".join(shown[:_MAX_LEFT_OUT_SHOWN]),
             )
-        self._left_out = shown
+        self._left_out, self._left_out_count = shown, len(left_out)
 
     def _is_due(self, group: _Group, line: str) -> bool:
         """Whether *line* is to be logged: callers who see different things would take turns."""

@@ -17,6 +17,10 @@ class BodyBudget:
     limit: int
     in_use: int = 0
 
+    def figures(self) -> dict[str, int]:
+        """What is counted, with the limit, for the status."""
+        return {"bytes": self.in_use, "max_bytes": self.limit}
+
     def hold(self, body: bytes) -> int:
         """Count *body* and its parsed JSON; what they take, for :meth:`release`.
 

@@ -14,8 +14,16 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from twisted.logger import FileLogObserver, ILogObserver, LogEvent, formatEvent, formatTime
+from twisted.logger import (
+    FileLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    formatEvent,
+    formatTime,
+)
 from twisted.python.logfile import LogFile
+from zope.interface import implementer
 
 from llamaproxy.events import request_id
 
@@ -23,6 +31,10 @@ from llamaproxy.events import request_id
 #: ``--logger`` names a function without arguments, so both must be kept until that is called.
 path: str | None = None
 as_json = False
+
+#: The levels that can be asked for, the one that shows the most first. What is critical, a fault of
+#: the program's own, is always shown.
+LEVELS = ("debug", "info", "warn", "error")
 
 #: The format of events that bring their message, as ``message``.
 FORMATTED = "{message}"
@@ -38,7 +50,18 @@ FIELDS = frozenset(
         *("who", "trace", "model", "tools", "rounds", "calls", "failed", "ran"),
         *("input_tokens", "output_tokens", "limit", "error", "kind"),
         *("tool", "group", "endpoint", "outcome", "reason", "where"),
-        *("url", "version", "clients", "admin", "page", "count", "names", "name", "hint"),
+        *(
+            "url",
+            "version",
+            "clients",
+            "admin",
+            "page",
+            "interface",
+            "count",
+            "names",
+            "name",
+            "hint",
+        ),
         *("groups", "groups_error", "requested", "possible", "hard"),
     }
 )
@@ -49,6 +72,50 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
+
+
+class Threshold:
+    """The least level of the lines that are written; it can be changed while they are.
+
+    *in_use*: whether there is a log that obeys it, for twistd may have been given another.
+    """
+
+    def __init__(self) -> None:
+        self.in_use = False
+        self.level = "info"
+
+    @property
+    def level(self) -> str:
+        """One of :data:`LEVELS`."""
+        return self._level
+
+    @level.setter
+    def level(self, level: str) -> None:
+        self._level = level
+        self._hidden = frozenset(map(LogLevel.levelWithName, LEVELS[: LEVELS.index(level)]))
+
+    def hides(self, level: object) -> bool:
+        """Whether lines of that *level*, one of ``LogLevel``, are not written.
+
+        Who would take trouble over a line asks first.
+        """
+        return level in self._hidden
+
+
+#: That of this process's log.
+threshold = Threshold()
+
+
+@implementer(ILogObserver)
+class FilteredLog:
+    """Passes on the lines that :data:`threshold` does not hide, before they are formatted."""
+
+    def __init__(self, within: ILogObserver) -> None:
+        self._within = within
+
+    def __call__(self, event: LogEvent) -> None:
+        if not threshold.hides(event.get("log_level")):
+            self._within(event)
 
 
 def twistd_observer() -> ILogObserver:
@@ -70,7 +137,8 @@ def twistd_observer() -> ILogObserver:
         scheduler.callFromThread(reopen)
 
     signal.signal(signal.SIGUSR1, reopen_soon)
-    return FileLogObserver(stream, format_json if as_json else format_text)
+    threshold.in_use = True
+    return FilteredLog(FileLogObserver(stream, format_json if as_json else format_text))
 
 
 def _no_file_to_reopen() -> None:

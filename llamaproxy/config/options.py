@@ -56,7 +56,7 @@ SETTINGS = (
         "LLAMAPROXY_ADMIN",
         "tcp:8323:interface=127.0.0.1",
         str.strip,
-        "Twisted endpoint for /live, /ready, /metrics and /status, or off.",
+        "Twisted endpoint for /live, /ready, /status, /metrics and /log-level, or off.",
     ),
     Setting(
         "api-keys-file",
@@ -266,7 +266,18 @@ SETTINGS = (
         values.choice("text", "json"),
         "Format of the log: text or json.",
     ),
+    Setting(
+        "log-level",
+        "LLAMAPROXY_LOG_LEVEL",
+        "info",
+        values.choice(*logformat.LEVELS),
+        "Least level of what is logged: debug, info, warn or error; POST /log-level on the admin "
+        "port changes it.",
+    ),
 )
+
+#: Set by the Dockerfile: the admin port that it asks for is reached by nobody but who publishes it.
+_IN_CONTAINER = "LLAMAPROXY_IN_CONTAINER"
 
 _LISTEN_ENVIRONMENT = "LLAMAPROXY_LISTEN"
 _MCP_SERVERS = "LLAMAPROXY_MCP_SERVERS"
@@ -279,9 +290,9 @@ class Options(UsageOptions):
     """What ``twistd llamaproxy`` was told.
 
     After parsing, every setting is there under its name, of its type: ``listen`` is a list of
-    endpoint strings, ``mcp-server`` a dict of URLs by name, ``demo`` and
-    ``inspect-contents`` are bools,
-    ``llamastack-api-key`` bytes, which may be empty.
+    endpoint strings, ``mcp-server`` a dict of URLs by name, ``demo`` and ``inspect-contents`` are
+    bools, ``llamastack-api-key`` bytes, which may be empty, ``in-container`` whether the image's
+    environment is there.
     """
 
     synopsis = "[llamaproxy options]"
@@ -291,6 +302,12 @@ class Options(UsageOptions):
         "also be set by the environment variable in brackets; the command line wins."
     )
     optFlags = (
+        (
+            "check",
+            None,
+            "Ask the server once, say which tools there are and what is wrong, and exit: with "
+            "status 0 if all is well, 1 if something is wrong, 2 if that cannot be told.",
+        ),
         (
             "demo",
             None,
@@ -387,11 +404,15 @@ class Options(UsageOptions):
         if key and not is_key(key):
             raise UsageError(f"{_SERVER_KEY} must be one key of visible ASCII characters")
         self["llamastack-api-key"] = key.encode("ascii")
+        self["in-container"] = bool(self._environment.get(_IN_CONTAINER, "").strip())
         parent = getattr(self, "parent", None)
+        if parent is not None and self["check"]:
+            parent["pidfile"] = ""  # that of a daemon that runs here is no obstacle
         if parent is not None and not parent["logger"] and not parent.get("syslog"):
             # twistd has its own option for this, read after ours.
             parent["logger"] = "llamaproxy.config.logformat.twistd_observer"
             logformat.as_json = self["log-format"] == "json"
+            logformat.threshold.level = self["log-level"]
             logformat.path = parent["logfile"] or (None if parent["nodaemon"] else "twistd.log")
 
     def _mcp_servers(self, arguments: list[str]) -> dict[str, str]:

@@ -23,7 +23,11 @@ class AllowedHosts:
     This machine's own names are always among them: no page can have one.
     """
 
-    def __init__(self, names: Iterable[str] | None = None) -> None:
+    def __init__(self, names: Iterable[str] | None = None, unowned: bool = False) -> None:
+        """:param unowned: whether every name is among them that no page can have either: an
+        address, and one without a dot, which only a network of its own resolves.
+        """
+        self._unowned = unowned
         self._names = None if names is None else frozenset(names)
         # Clients come again with the same name.
         self._is_allowed = lru_cache(maxsize=1024)(self._contains)
@@ -36,13 +40,24 @@ class AllowedHosts:
         names = self._names or frozenset()
         match = _HOST.fullmatch(host.decode("latin-1").lower())
         name = match[1].strip("[]").rstrip(".") if match else ""
-        if name in names or is_loopback(name):
+        if name in names or is_loopback(name) or (self._unowned and _is_unowned(name)):
             return True
         parts = name.split(".")
         return any("." + ".".join(parts[n:]) in names for n in range(1, len(parts)))
 
 
 LOOPBACK_NAMES = AllowedHosts(())
+
+
+UNOWNED_NAMES = AllowedHosts((), unowned=True)
+
+
+def _is_unowned(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return bool(name) and "." not in name
+    return True
 
 
 def is_loopback(name: str) -> bool:
@@ -65,6 +80,26 @@ def hosts_for(endpoints: Iterable[str], allowed: AllowedHosts | None) -> Allowed
     if allowed is not None:
         return allowed
     return LOOPBACK_NAMES if all(map(_on_loopback, endpoints)) else AllowedHosts()
+
+
+def admin_hosts_for(endpoint: str, allowed: AllowedHosts | None) -> AllowedHosts:
+    """The hosts of the admin port on that Twisted *endpoint*: those *allowed*, if there are any.
+
+    Else those that no page can have: the port asks for no key, and a page whose name led here could
+    read what is there, and change things.
+    """
+    if allowed is not None or endpoint.startswith("unix:"):
+        return hosts_for([endpoint], allowed)
+    return LOOPBACK_NAMES if _on_loopback(endpoint) else UNOWNED_NAMES
+
+
+def open_interface(endpoint: str) -> str:
+    """Where others than this machine can connect to a Twisted *endpoint*; empty: nowhere."""
+    if endpoint.startswith("unix:") or _on_loopback(endpoint):
+        return ""
+    match = _INTERFACE.search(endpoint)
+    address = re.sub(r"\\(.)", r"\1", match[1]) if match is not None else ""
+    return "any interface" if address in ("", "0.0.0.0", "::") else address
 
 
 def _on_loopback(endpoint: str) -> bool:

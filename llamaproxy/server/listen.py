@@ -17,7 +17,6 @@ from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamSer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llamaproxy.server.connections import Connections
 from llamaproxy.server.site import ProxySite
 from llamaproxy.server.twistedparts import accept_before_closing
 
@@ -56,7 +55,7 @@ class ListenService(Service):
         :raises CannotListen: with one clear line, if an endpoint's description is wrong.
         """
         self._clock: IReactorTime = reactor
-        self._site = site
+        self.site = site
         self._drain = drain
         self._optional = optional
         self.draining = False
@@ -73,11 +72,6 @@ class ListenService(Service):
                     f"twistd llamaproxy: cannot listen on {description!r}: {reason}"
                 ) from None
             self._endpoints.append((description, endpoint))
-
-    @property
-    def connections(self) -> Connections:
-        """Who is connected."""
-        return self._site.connections
 
     def privilegedStartService(self) -> None:
         """Listen on every endpoint.
@@ -103,7 +97,7 @@ class ListenService(Service):
     def _listen(self, endpoint: IStreamServerEndpoint) -> list[Failure]:
         """Listen; no failure, or the one that kept it from that."""
         failures: list[Failure] = []
-        endpoint.listen(self._site).addCallbacks(self._ports.append, failures.append)
+        endpoint.listen(self.site).addCallbacks(self._ports.append, failures.append)
         return failures
 
     def startService(self) -> None:
@@ -122,7 +116,7 @@ class ListenService(Service):
         for port in ports:
             accept_before_closing(self._clock, port)
             await maybeDeferred(port.stopListening)
-        connections = self._site.connections
+        connections = self.site.connections
         connections.drain()
         if connections.running:
             self._log.info("waiting for {count} requests", count=connections.running)
@@ -136,7 +130,7 @@ class ListenService(Service):
 
     async def _wait(self, seconds: float) -> bool:
         """Whether all connections have been closed within so many *seconds*."""
-        self._waiting = self._site.connections.when_closed()
+        self._waiting = self.site.connections.when_closed()
         try:
             await self._waiting.addTimeout(seconds, self._clock)
         except (TimeoutError, CancelledError):

@@ -139,6 +139,32 @@ class LlamaStackClient:
             raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
         return answer
 
+    async def look(
+        self,
+        method: str,
+        path: str,
+        caller: ClientContext,
+        body: bytes | None = None,
+        timeout: float | None = None,
+        limit: int = MAX_ERROR_BYTES,
+    ) -> tuple[ResponseHead, bytes]:
+        """The answer of whatever status and kind, for who wants to know what there is.
+
+        :raises ProxyError: if there is none of HTTP, or one of more than *limit* bytes.
+        """
+        url = _url(self._base, path)
+        fields = caller.fields()
+        if body is not None:
+            fields.append(_JSON)
+        seconds = self.timeout if timeout is None else min(timeout, self.timeout)
+        try:
+            head, text = await self._whole(method, url, fields, body, seconds, limit)
+        except ProxyError as error:
+            _locate(error, url)
+            raise
+        head.fields = self._secret.masked_fields(head.fields)
+        return head, self._secret.masked(text)
+
     async def preflight(self, path: str, origin: bytes) -> Headers:
         """The fields of the answer to a CORS preflight for a POST to *path* by a page of *origin*.
 

@@ -172,6 +172,16 @@ class Detector:
         """
         return await self._detection.result(self._detect)
 
+    async def answers(self) -> int:
+        """The status with which the upstream answers just now, whatever it is.
+
+        :raises ProxyError: if it does not answer.
+        """
+        head, _ = await self._client.look(
+            "GET", "/v1/version", ClientContext(), None, DETECTION_TIMEOUT
+        )
+        return head.status
+
     def doubt(self) -> None:
         """Detect again when next needed, at most every :data:`DOUBT_INTERVAL` seconds."""
         now = self._client.clock.seconds()

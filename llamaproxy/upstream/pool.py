@@ -180,6 +180,14 @@ class UpstreamPool:
         connection.gone = self._forget
         connection.promptly = self._promptly
 
+    def figures(self) -> dict[str, int]:
+        """How many connections are idle, for the status."""
+        return {
+            "servers": len(self._idle),
+            "idle_connections": sum(map(len, self._idle.values())),
+            "max_idle_connections_of_one": self._max_idle,
+        }
+
     def close(self) -> None:
         """Close the idle connections, and keep none from now on."""
         self._max_idle = 0

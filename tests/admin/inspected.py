@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from llamaproxy.admin.endpoint import AdminApp
+from llamaproxy.admin.reachability import Reachability
+from llamaproxy.admin.status import Status
 from llamaproxy.config.options import Options
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.site import ProxySite
@@ -27,9 +29,16 @@ class Inspected(Proxy):
         self.inspector = inspector_of(
             options, self.app, self.url, self.clock, front.connections.stop
         )
-        admin = AdminApp(
-            self.metrics, lambda: False, dict, self.tool_status.as_json, self.inspector
+        status = Status(
+            url=self.url.to_text(),
+            clock=self.clock,
+            tools=self.tool_status,
+            reachability=Reachability(self.clock, self.app.detector.answers),
+            draining=lambda: False,
+            dialect=lambda: None,
+            figures={},
         )
+        admin = AdminApp(self.metrics, status, inspector=self.inspector)
         self.site = ProxySite(admin.resource(), self.clock, hosts=AllowedHosts(["127.0.0.1"]))
 
     def stack_answers(self, *answers: Any) -> None:

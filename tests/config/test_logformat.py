@@ -10,14 +10,24 @@ import time
 import unicodedata
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.logger import Logger, LogLevel
 
-from llamaproxy.config.logformat import MAX_MESSAGE, format_json, format_text, safe
-from llamaproxy.events import request_id
+from llamaproxy.admin.eventlog import log_event
+from llamaproxy.config.logformat import (
+    MAX_MESSAGE,
+    FilteredLog,
+    format_json,
+    format_text,
+    safe,
+    threshold,
+)
+from llamaproxy.events import RequestEnded, request_id
+from llamaproxy.records import RequestRecord
 from tests.test_twistd import PORT_LINE, TWISTD, Daemon, environment, free_port, question
 
 
@@ -33,6 +43,31 @@ def test_whatever_is_logged_is_one_line_that_does_nothing_to_a_terminal(message:
     assert not [c for c in line[:-1] if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")]
     assert len(line) < 12 * MAX_MESSAGE
     assert json.loads(format_json(event(message)))["message"] == safe(message)
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", 5), ("info", 4), ("warn", 3), ("error", 2)])
+def test_what_is_below_the_level_is_not_even_formatted(level: str, shown: int) -> None:
+    formatted: list[object] = []
+    log = Logger(observer=FilteredLog(formatted.append))  # type: ignore[arg-type]
+    before = threshold.level
+    threshold.level = level
+    try:
+        for each in ("debug", "info", "warn", "error", "critical"):
+            getattr(log, each)("{value}", value=each)
+    finally:
+        threshold.level = before
+    assert len(formatted) == shown
+
+
+def test_a_line_of_a_request_that_nobody_sees_is_not_made() -> None:
+    request = Mock(spec=RequestRecord)
+    before = threshold.level
+    threshold.level = "warn"
+    try:
+        log_event(RequestEnded(request))
+    finally:
+        threshold.level = before
+    assert request.mock_calls == []
 
 
 @pytest.mark.parametrize(

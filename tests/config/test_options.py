@@ -164,7 +164,7 @@ def test_the_table_in_the_readme_has_every_option_its_variable_and_its_default()
     settings = {f"--{each.name}": (each.environment, each.default or "") for each in SETTINGS}
     assert table == settings | others
     help_names = re.findall(r"^ +(--[a-z-]+)", str(Options({})), re.MULTILINE)
-    assert set(help_names) == table.keys() | {"--help", "--version"}
+    assert set(help_names) == table.keys() | {"--help", "--version", "--check"}
 
 
 def test_mcp_servers_are_named_on_the_command_line_or_in_the_environment() -> None:

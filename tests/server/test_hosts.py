@@ -10,7 +10,7 @@ import pytest
 from twisted.python.usage import UsageError
 
 from llamaproxy.config import values
-from llamaproxy.server.hosts import AllowedHosts, hosts_for
+from llamaproxy.server.hosts import AllowedHosts, admin_hosts_for, hosts_for, open_interface
 from tests.test_twistd import PORT_LINE, Daemon, free_port
 
 LOOPBACK = [
@@ -43,6 +43,42 @@ def test_where_only_this_machine_connects_only_its_names_are_served(
     assert all(name in hosts for name in LOOPBACK)
     for name in (b"evil.example", b"evil.example:8322", b"localhost.evil.example", b"10.0.0.1"):
         assert (name in hosts) is everything
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp:8323", "tcp:8323:interface=10.0.0.1", "ssl:1:privateKey=k"]
+)
+def test_a_page_cannot_ask_the_admin_port_under_its_own_name(endpoint: str) -> None:
+    hosts = admin_hosts_for(endpoint, None)
+    for name in (*LOOPBACK, b"10.0.0.1:8323", b"[fd00::1]:8323", b"llamaproxy:8323", b"PROMETHEUS"):
+        assert name in hosts
+    for name in (b"evil.example", b"evil.example:8323", b"10.0.0.1.evil.example", b"", b"a:b:c"):
+        assert name not in hosts
+    assert b"admin.example" in admin_hosts_for(endpoint, values.hosts("admin.example"))
+    assert b"llamaproxy" not in admin_hosts_for(endpoint, values.hosts("admin.example"))
+
+
+def test_an_admin_port_on_loopback_has_its_names_and_one_on_a_unix_socket_any() -> None:
+    assert b"10.0.0.1" not in admin_hosts_for("tcp:8323:interface=127.0.0.1", None)
+    assert b"admin.example" in admin_hosts_for("unix:/run/admin", None)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "interface"),
+    [
+        ("tcp:8323", "any interface"),
+        ("tcp:8323:interface=0.0.0.0", "any interface"),
+        (r"tcp6:8323:interface=\:\:", "any interface"),
+        ("tcp:8323:interface=10.0.0.1", "10.0.0.1"),
+        (r"tcp6:8323:interface=fd00\:\:1:backlog=4", "fd00::1"),
+        ("tcp:8323:interface=127.0.0.1", ""),
+        ("tcp:8323:interface=localhost", ""),
+        (r"tcp6:8323:interface=\:\:1", ""),
+        ("unix:/run/admin", ""),
+    ],
+)
+def test_it_is_known_where_others_can_connect(endpoint: str, interface: str) -> None:
+    assert open_interface(endpoint) == interface
 
 
 def test_the_operator_names_others() -> None:

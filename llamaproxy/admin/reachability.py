@@ -1,0 +1,165 @@
+"""Reachability: whether the server can be reached, by what requests meet and by a question."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import ClassVar
+
+import attrs
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from llamaproxy.errors import (
+    ProxyError,
+    UpstreamBroke,
+    UpstreamTimeout,
+    UpstreamTls,
+    UpstreamUnavailable,
+)
+from llamaproxy.events import Event, ListRefreshed, RequestEnded, RoundEnded
+from llamaproxy.jsontext import Json
+
+#: Errors in a row, and seconds from the first to the last of them, after which the server counts as
+#: one that cannot be reached: real ones stall for 10 s, and are started again within 30.
+_ERRORS, _SECONDS = 3, 30.0
+
+#: Seconds for which an answer is news enough for whoever asks, and from an error to the next
+#: question, which goes on until there is an answer.
+_FRESH, _RETRY = 15.0, 5.0
+
+#: Kinds of the errors of a server that was not reached, or did not answer.
+_FAILURES = frozenset(
+    each.kind for each in (UpstreamUnavailable, UpstreamTls, UpstreamTimeout, UpstreamBroke)
+)
+
+#: Statuses with which what stands in front of a server says that it is not there.
+_GATEWAY = (502, 503, 504)
+
+#: Characters of an error that are kept.
+_MAX_ERROR = 500
+
+
+@attrs.define(eq=False, repr=False)
+class Reachability:
+    """A listener that knows whether the server answers; times are seconds on the clock.
+
+    *ask* asks the server something cheap within a limit of its own, and returns the status of the
+    answer, whatever that is, or raises a ProxyError if there is none. It is used when somebody
+    wants to know and nothing is known, and after an error until there is an answer; nobody waits
+    for it.
+    """
+
+    hears: ClassVar = (ListRefreshed, RequestEnded, RoundEnded)
+
+    _clock: IReactorTime
+    _ask: Callable[[], Awaitable[int]]
+    #: When the server answered last.
+    answered_at: float | None = attrs.field(init=False, default=None)
+    #: The last error, of what kind, and when it was.
+    error: str = attrs.field(init=False, default="")
+    kind: str = attrs.field(init=False, default="")
+    failed_at: float = attrs.field(init=False, default=0.0)
+    #: Errors since the last answer, and when the first of them was.
+    failures: int = attrs.field(init=False, default=0)
+    _first_failed_at: float = attrs.field(init=False, default=0.0)
+    _question: Deferred[None] | None = attrs.field(init=False, default=None)
+    _retry: IDelayedCall | None = attrs.field(init=False, default=None)
+    _stopped: bool = attrs.field(init=False, default=False)
+    _log: ClassVar[Logger] = Logger()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RoundEnded():
+                if not event.round.kind:
+                    self._answered()
+            case RequestEnded():
+                if event.request.kind in _FAILURES:
+                    self._failed(event.request.kind, event.request.error)
+            case ListRefreshed():
+                error = event.groups_error
+                if error is not None and error.kind in _FAILURES:
+                    self._failed(error.kind, error.logged)
+
+    @property
+    def reachable(self) -> bool | None:
+        """Whether the server can be reached; None if it has not been asked, or is in doubt."""
+        if self.failures:
+            lasting = self.failed_at - self._first_failed_at >= _SECONDS
+            return False if self.failures >= _ERRORS and lasting else None
+        return None if self.answered_at is None else True
+
+    def wanted(self) -> None:
+        """Somebody wants to know: ask the server if it has not answered for a while."""
+        known_at = self.answered_at
+        if known_at is None or self._clock.seconds() - known_at >= _FRESH:
+            self._start_question()
+
+    def stop(self) -> None:
+        """Ask nothing any more."""
+        self._stopped = True
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        if self._question is not None:
+            self._question.cancel()
+
+    def as_json(self) -> Json:
+        """What is known, for the admin's status; *last_error* stays after the server is back."""
+        return {
+            "reachable": self.reachable,
+            "answered_seconds_ago": self._ago(self.answered_at),
+            "errors_in_a_row": self.failures,
+            "last_error": self.error or None,
+            "last_error_seconds_ago": self._ago(self.failed_at if self.error else None),
+        }
+
+    def _ago(self, time: float | None) -> float | None:
+        return None if time is None else round(self._clock.seconds() - time, 1)
+
+    def _answered(self) -> None:
+        self.answered_at = self._clock.seconds()
+        self.failures = 0
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    def _failed(self, kind: str, error: str) -> None:
+        now = self._clock.seconds()
+        if not self.failures:
+            self._first_failed_at = now
+        self.failures += 1
+        self.kind, self.error, self.failed_at = kind, error[:_MAX_ERROR], now
+        if self._retry is None and self._question is None and not self._stopped:
+            self._retry = self._clock.callLater(_RETRY, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._retry = None
+        self._start_question()
+
+    def _start_question(self) -> None:
+        if self._question is None and self._retry is None and not self._stopped:
+            question = self._question = Deferred.fromCoroutine(self._ask_server())
+            question.addErrback(lambda failure: failure.trap(CancelledError) and None)
+            if question.called:
+                self._question = None
+
+    async def _ask_server(self) -> None:
+        failure: ProxyError | None = None
+        try:
+            status = await self._ask()
+            if status in _GATEWAY:
+                failure = UpstreamUnavailable(f"Llama Stack's gateway answers with {status}.")
+        except ProxyError as error:
+            failure = error
+        except CancelledError:
+            raise
+        except Exception:
+            self._log.failure("asking whether the server answers broke")
+            return
+        finally:
+            self._question = None
+        if failure is None:
+            self._answered()
+        else:
+            self._failed(failure.kind, failure.logged)

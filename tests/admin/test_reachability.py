@@ -1,0 +1,207 @@
+"""Whether the server can be reached: when it is asked, and how patiently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from llamaproxy.admin.reachability import Reachability
+from llamaproxy.errors import (
+    McpTimeout,
+    ProxyError,
+    UpstreamBroke,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamTls,
+    UpstreamUnavailable,
+)
+from llamaproxy.events import Event, ListRefreshed, RequestEnded, RoundEnded
+from llamaproxy.records import ChatRecord, RequestRecord, RoundRecord
+from tests.support import pending_calls
+
+
+class Asked:
+    """A server that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.questions: list[Deferred[int]] = []
+        self.reachability = Reachability(self.clock, self._ask)
+
+    def _ask(self) -> Deferred[int]:
+        self.questions.append(Deferred())
+        return self.questions[-1]
+
+    def fail_for(self, seconds: float, step: float = 5) -> None:
+        """Let time pass in which every question fails at once."""
+        end = self.clock.seconds() + seconds
+        while self.clock.seconds() < end:
+            if self.questions and not self.questions[-1].called:
+                self.questions[-1].errback(UpstreamUnavailable())
+            self.clock.advance(step)
+
+
+def request_ended(kind: str) -> RequestEnded:
+    record = RequestRecord("r", "-", "POST", "/v1/chat/completions", 0.0)
+    record.kind, record.error = kind, f"{kind} (words)"
+    return RequestEnded(record)
+
+
+def round_ended(kind: str = "") -> RoundEnded:
+    record = RoundRecord(ChatRecord(), 1, 0.0)
+    record.kind = kind
+    return RoundEnded(record)
+
+
+def test_nothing_is_asked_until_somebody_wants_to_know() -> None:
+    server = Asked()
+    server.clock.advance(1000)
+    assert server.questions == [] and server.reachability.reachable is None
+
+
+def test_an_answer_is_news_for_a_while() -> None:
+    server = Asked()
+    server.reachability.wanted()
+    server.questions[0].callback(404)
+    assert server.reachability.reachable is True
+    for _ in range(14):
+        server.clock.advance(1)
+        server.reachability.wanted()
+    assert len(server.questions) == 1
+    server.clock.advance(1)
+    server.reachability.wanted()
+    assert len(server.questions) == 2
+
+
+def test_chats_that_are_answered_spare_the_question() -> None:
+    server = Asked()
+    for _ in range(100):
+        server.reachability(round_ended())
+        server.reachability.wanted()
+        server.clock.advance(10)
+    assert server.questions == [] and server.reachability.reachable is True
+
+
+def test_many_failures_at_once_are_one_stall() -> None:
+    server = Asked()
+    for _ in range(500):
+        server.reachability(request_ended("upstream_timeout"))
+    assert server.reachability.reachable is None
+    server.clock.advance(5)
+    assert len(server.questions) == 1
+    server.clock.advance(11)  # for which real servers have been seen to stall
+    server.questions[0].callback(200)
+    assert server.reachability.reachable is True
+    assert not pending_calls(server.clock)
+
+
+def test_it_cannot_be_reached_after_failures_for_thirty_seconds() -> None:
+    server = Asked()
+    server.reachability(request_ended("upstream_unavailable"))
+    server.fail_for(30)
+    assert server.reachability.reachable is None
+    server.fail_for(5)
+    assert server.reachability.reachable is False
+    asked = len(server.questions)
+    assert asked <= 8
+    server.fail_for(600)
+    assert len(server.questions) <= asked + 121
+
+
+def test_a_slow_question_is_the_only_one() -> None:
+    server = Asked()
+    server.reachability(request_ended("upstream_broke"))
+    server.clock.advance(5)
+    for _ in range(20):
+        server.reachability(request_ended("upstream_broke"))
+        server.reachability.wanted()
+        server.clock.advance(1)
+    assert len(server.questions) == 1
+
+
+@pytest.mark.parametrize("back", [lambda each: each(round_ended()), None])
+def test_an_answer_ends_it_at_once(back: Callable[[Reachability], None] | None) -> None:
+    server = Asked()
+    server.reachability(request_ended("upstream_unavailable"))
+    server.fail_for(60)
+    assert server.reachability.reachable is False
+    if back is None:
+        server.questions[-1].callback(401)
+    else:
+        back(server.reachability)
+        if not server.questions[-1].called:
+            server.questions[-1].callback(200)
+    assert server.reachability.reachable is True
+    assert not pending_calls(server.clock)
+    shown = server.reachability.as_json()
+    assert shown["errors_in_a_row"] == 0 and "upstream_unavailable" in shown["last_error"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        request_ended(""),
+        request_ended("invalid_request"),
+        request_ended("upstream_refused"),
+        request_ended("shutting_down"),
+        round_ended("upstream_refused"),
+        round_ended("cancelled"),
+        ListRefreshed(1, {}, {"g": McpTimeout()}),
+        ListRefreshed(1, {}, {}, UpstreamRefused(500)),
+    ],
+)
+def test_what_says_nothing_of_it_changes_nothing(event: Event) -> None:
+    server = Asked()
+    server.reachability(event)
+    assert server.reachability.reachable is None and server.reachability.failures == 0
+    assert not pending_calls(server.clock)
+
+
+@pytest.mark.parametrize(
+    "error", [UpstreamUnavailable(), UpstreamTls(), UpstreamTimeout(), UpstreamBroke()]
+)
+def test_a_listing_and_a_question_that_fail_count(error: ProxyError) -> None:
+    server = Asked()
+    server.reachability(ListRefreshed(1, {}, {}, error))
+    server.clock.advance(5)
+    server.questions[-1].errback(error)
+    assert server.reachability.failures == 2 and server.reachability.kind == error.kind
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_gateway_without_its_server_is_none(status: int) -> None:
+    server = Asked()
+    server.reachability.wanted()
+    server.questions[0].callback(status)
+    assert server.reachability.failures == 1 and str(status) in server.reachability.error
+
+
+@pytest.mark.parametrize("asking", [True, False])
+def test_nothing_is_asked_when_it_has_stopped(asking: bool) -> None:
+    server = Asked()
+    server.reachability(request_ended("upstream_unavailable"))
+    if asking:
+        server.clock.advance(5)
+    server.reachability.stop()
+    server.reachability(request_ended("upstream_unavailable"))
+    server.reachability.wanted()
+    server.clock.advance(100)
+    assert len(server.questions) == asking and not pending_calls(server.clock)
+
+
+def test_the_question_may_have_its_answer_at_once() -> None:
+    clock = Clock()
+    asked: list[int] = []
+
+    async def answer() -> int:
+        asked.append(1)
+        raise UpstreamUnavailable("x" * 10_000)
+
+    reachability = Reachability(clock, answer)
+    reachability.wanted()
+    clock.advance(5)
+    assert len(asked) == 2 and len(reachability.error) <= 500
+    reachability.stop()
