@@ -43,6 +43,7 @@ class _Root(Resource):
             # For an error of ours, should there be one.
             self._cors.apply(origin, request.responseHeaders)
         endpoint = self._endpoints.get((request.method, request.path), "passthrough")
+        request.record.route = endpoint
         answer: Any = self._routes.execute_endpoint(endpoint, request)
         return answer.render(request)  # type: ignore[no-any-return]
 

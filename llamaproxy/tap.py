@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from hyperlink import DecodedURL
@@ -19,6 +20,7 @@ from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.eventlog import LOGGED, log_event
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.toolstatus import ToolStatus
+from llamaproxy.admin.tracing.switch import tracing_service
 from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
@@ -56,6 +58,9 @@ from llamaproxy.upstream.responses import SendingAgent
 from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.treq_client import AuthorizedAgent
 
+if TYPE_CHECKING:
+    from llamaproxy.admin.tracing.spans import Spans
+
 _log = Logger()
 
 
@@ -80,12 +85,15 @@ def assemble(
     clock: IReactorTime,
     agent: SendingAgent,
     anywhere: SendingAgent,
+    spans: Spans | None = None,
 ) -> Application:
     """The application that *options* describe, in front of the server at *url*.
 
     :param agent: asks that server.
 
     :param anywhere: asks MCP servers, wherever they are.
+
+    :param spans: makes spans of requests; None if traces are off.
     """
     keys: ApiKeys | None = options["api-keys-file"]
     server_key: bytes = options["llamastack-api-key"] if keys is not None else b""
@@ -98,6 +106,8 @@ def assemble(
     metrics = Metrics()
     tool_status = ToolStatus(clock)
     tell = Observers()
+    if spans is not None:
+        tell.listen(spans, *spans.hears)  # the first, for the others show the id of the trace
     tell.listen(log_event, *LOGGED)
     tell.listen(metrics, *metrics.hears)
     tell.listen(tool_status, *tool_status.hears)
@@ -185,7 +195,11 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     reaching = (options["connect-timeout"], options["upstream-ca"])
     agent = UpstreamAgent(sockets, url, pool, *reaching)
     anywhere = AgentForAnywhere(sockets, pool, *reaching)
-    app = assemble(options, url, reactor, agent, anywhere)
+    tracing = tracing_service(os.environ, reactor, url.to_text(), options["listen"])
+    if tracing is not None:
+        services.addService(tracing)  # it stops after those that make spans
+    spans = None if tracing is None else tracing.spans
+    app = assemble(options, url, reactor, agent, anywhere, spans)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     listen = _listen_service(options, sockets, app, fixed_limits)
     if options["admin"] != "off":

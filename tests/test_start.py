@@ -32,7 +32,7 @@ print(json.dumps([loaded_for_options, list(sys.modules), threads]))
 """
 
 #: What few daemons need, or none until somebody asks for it, and what needs it.
-LAZY = ("llamaproxy.demo", "json_repair", "prometheus_client")
+LAZY = ("llamaproxy.demo", "json_repair", "prometheus_client", "opentelemetry")
 
 
 def built(*arguments: str) -> tuple[set[str], set[str], int]:

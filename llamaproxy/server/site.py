@@ -132,7 +132,7 @@ class ProxySite(Factory):
         address = getattr(client, "host", "-")
         if head is None:
             return RequestRecord(id, address, "-", "-", self.now())
-        return RequestRecord(
+        record = RequestRecord(
             id,
             address,
             _printable(head.line.method),
@@ -141,6 +141,10 @@ class ProxySite(Factory):
             caller_of(head),
             trace_id(head.values(b"traceparent")),
         )
+        if record.trace_id:
+            record.traceparent = head.values(b"traceparent")[0].decode("latin-1")
+            record.tracestate = b",".join(head.values(b"tracestate")).decode("latin-1")
+        return record
 
 
 def _printable(text: bytes) -> str:

@@ -11,9 +11,10 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy import jsontext
 from llamaproxy.errors import BadRequest
-from llamaproxy.heads import Fields, RequestHead, without
+from llamaproxy.heads import Fields, RequestHead, headers_of, without
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
+from llamaproxy.tracecontext import traced
 from llamaproxy.upstream.headers import TRUST_NOBODY, TrustedProxies, chat_fields, forwarded_for
 
 _log = Logger()
@@ -113,21 +114,19 @@ class ClientContext:
         for name, values in self.credentials:
             if name in _PROVIDER_DATA:
                 kept += [(name, value) for value in values]
-        return kept
+        return traced(kept)
 
     def headers(self) -> Headers:
         """The fields to send with requests other than chat completions."""
         fields = self.credentials + self._tracing
-        return Headers({name: list(values) for name, values in fields if name not in self._unsent})
+        sent = [pair for pair in fields if pair[0] not in self._unsent]
+        return headers_of(traced(_one_by_one(sent)))
 
     @property
     def tracing(self) -> tuple[tuple[str, str], ...]:
         """The tracing fields, which identify the request and not the caller."""
-        return tuple(
-            (name.decode(), value.decode("latin-1"))
-            for name, values in self._tracing
-            for value in values
-        )
+        fields = traced(_one_by_one(self._tracing))
+        return tuple((name.decode(), value.decode("latin-1")) for name, value in fields)
 
     def mcp_headers(self, url: str) -> tuple[tuple[str, str], ...]:
         """The ``mcp_headers`` for the MCP server at *url*."""
@@ -192,6 +191,10 @@ class ClientContext:
                     merged.update(value_object)
                     servers.update(_mcp_headers(value_object))
         return {**merged, **({"mcp_headers": servers} if servers else {})}
+
+
+def _one_by_one(fields: Iterable[tuple[bytes, tuple[bytes, ...]]]) -> Fields:
+    return [(name, value) for name, values in fields for value in values]
 
 
 def _mcp_headers(provider_data: Json) -> dict[str, dict[str, str]]:
