@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("opentelemetry.sdk", reason="NO TRACE IS TESTED: llamaproxy[otel] is missing")
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, globalLogPublisher
 
@@ -25,6 +26,7 @@ from llamaproxy.admin.tracing import complaints
 from llamaproxy.admin.tracing.complaints import Complaints
 from llamaproxy.admin.tracing.service import FLUSH_SECONDS, TracingService
 from llamaproxy.admin.tracing.switch import tracing_service
+from tests.admin.traces import PARENT, TRACE
 from tests.test_twistd import Daemon, question
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -155,8 +157,8 @@ def test_a_variable_that_is_wrong_is_told_and_costs_nothing_else(
     service = service_of(reactor, OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
     service.startService()
     assert lines == [
-        "traces are sent by http/protobuf, which OTEL_EXPORTER_OTLP_PROTOCOL does not ask for",
         "no traces are sent: no such file",
+        "traces are sent by http/protobuf, which OTEL_EXPORTER_OTLP_PROTOCOL does not ask for",
     ]
     ended(service, reactor)
 
@@ -232,6 +234,12 @@ def test_no_key_is_in_a_complaint(
     heard[0].hear()
     [line] = lines
     assert line.startswith("traces: ") and "secret" not in line
+
+
+def test_what_a_client_has_sent_is_not_complained_of(heard: tuple[Reactor, Complaints]) -> None:
+    carrier = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "Bad=1,=,\u2028," * 40}
+    TraceContextTextMapPropagator().extract(carrier)
+    assert not heard[0].has_heard
 
 
 def test_a_complaint_is_no_longer_than_anybody_reads(

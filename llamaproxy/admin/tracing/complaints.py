@@ -13,6 +13,9 @@ from twisted.logger import Logger
 #: The loggers of the SDK, and of what it sends with.
 _LOGGERS = ("opentelemetry", "urllib3")
 
+#: Those below that complain of what a client has sent: of a ``tracestate`` with mistakes in it.
+_CLIENTS = "opentelemetry.trace."
+
 #: Seconds between two lines: a collector that is away is complained of for every batch.
 INTERVAL = 60.0
 
@@ -52,6 +55,8 @@ class Complaints(logging.Handler):
         logging.Handler.close(self)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith(_CLIENTS):
+            return
         now = monotonic()
         if now - self._written_at < INTERVAL:
             self._unwritten += 1

@@ -42,6 +42,8 @@ class TracingService(Service):
         """:param about: what :class:`Spans` is told of the daemon."""
         self._reactor = reactor
         self._complaints = Complaints(reactor, environment)
+        # Now, for a daemon that gives up its rights cannot load or read everything afterwards.
+        self._exporter = self._exporter_of_environment()
         protocols = [environment.get(f"OTEL_EXPORTER_OTLP_{n}PROTOCOL") for n in ("TRACES_", "")]
         self._protocol = next(filter(None, protocols), _HTTP)
         # What the environment says counts more; Resource.create would have it the other way round.
@@ -60,12 +62,15 @@ class TracingService(Service):
                 "traces are sent by {protocol}, which OTEL_EXPORTER_OTLP_PROTOCOL does not ask for",
                 protocol=_HTTP,
             )
+        if self._exporter is not None:
+            self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
+
+    def _exporter_of_environment(self) -> OTLPSpanExporter | None:
         try:
-            processor = BatchSpanProcessor(OTLPSpanExporter())
+            return OTLPSpanExporter()
         except Exception as error:  # a variable's value, or a file that one names
             self._log.warn("no traces are sent: {reason}", reason=str(error)[:200])
-            return
-        self._provider.add_span_processor(processor)
+            return None
 
     def stopService(self) -> Deferred[None]:
         """Send what there is, but do not wait long for it."""
