@@ -8,8 +8,11 @@ import pytest
 
 pytest.importorskip("opentelemetry.sdk", reason="NO TRACE IS TESTED: llamaproxy[otel] is missing")
 
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 
+from llamaproxy.admin.tracing import attributes
 from llamaproxy.tracecontext import current_span
 from tests.admin.traces import (
     MIDNIGHT,
@@ -279,6 +282,25 @@ def test_what_is_still_open_is_ended_when_the_daemon_stops() -> None:
     assert len(traced.spans) == 0 and len(traced.ended) == 3
 
 
+@given(st.text(st.characters(exclude_categories=())))
+def test_any_text_can_be_sent(value: str) -> None:
+    attributes.text(value).encode()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://user:secret@[::1]/mcp?key=secret", {"server.address": "::1", "server.port": 443}),
+        ("http://mcp:9000", {"server.address": "mcp", "server.port": 9000}),
+        ("http://mcp:port", {}),
+        ("http://[broken", {}),
+        ("", {}),
+    ],
+)
+def test_a_server_is_told_by_its_address_and_port(url: str, said: dict[str, object]) -> None:
+    assert attributes.server_attributes(url) == said
+
+
 def test_names_that_are_not_unicode_do_not_cost_the_batch() -> None:
     traced = Traced()
     stack = FakeStack()
@@ -306,6 +328,29 @@ def test_a_request_that_is_passed_on_has_a_span_that_is_called_by_its_method() -
     assert "http.route" not in said_of(span) and "secret" not in span.to_json()
     [asked] = stack.asked_for("GET /v1/models")
     assert asked.headers.getRawHeaders("traceparent") == traced.traceparents("GET")
+
+
+def test_an_error_that_is_passed_on_is_one_by_its_status() -> None:
+    traced = Traced()
+    stack = FakeStack()
+    stack.on("GET /v1/models", answer({}, 503))
+    Proxy(stack, **traced.options).request("GET", "/v1/models")
+    span = traced.named("GET")
+    assert (status_of(span), said_of(span)["error.type"]) == ("ERROR", "503")
+
+
+def test_a_client_of_what_is_passed_on_may_leave() -> None:
+    traced = Traced()
+    stack = FakeStack()
+    stack.on("GET /v1/models", nothing)
+    Proxy(stack, **traced.options).request("GET", "/v1/models").leave()
+    assert said_of(traced.named("GET"))["error.type"] == "cancelled"
+
+
+def test_a_request_that_the_proxy_answers_is_called_by_its_path() -> None:
+    traced = Traced()
+    assert Proxy(FakeStack(), **traced.options).request("GET", "/health").status == 200
+    assert said_of(traced.named("GET /health"))["http.route"] == "/health"
 
 
 def test_a_method_that_nobody_knows_is_no_name() -> None:
