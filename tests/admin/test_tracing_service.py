@@ -149,16 +149,24 @@ def test_no_thread_is_started_before_the_service(monkeypatch: pytest.MonkeyPatch
 def test_a_variable_that_is_wrong_is_told_and_costs_nothing_else(
     monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise ValueError("no such file")
+    monkeypatch.setenv(ENDPOINT, NOWHERE)
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many")
+    assert tracing_service(os.environ, Reactor(), "http://stack", ["tcp:1"]) is None
+    [line] = lines
+    assert line.startswith("no traces are sent: ")
+    assert logging.getLogger("opentelemetry").propagate
 
-    monkeypatch.setattr("llamaproxy.admin.tracing.service.OTLPSpanExporter", broken)
+
+def test_limits_that_do_not_go_together_are_told_when_the_service_starts(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "100")
     reactor = Reactor()
     service = service_of(reactor, OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
     service.startService()
-    assert lines == [
-        "no traces are sent: no such file",
+    assert [line.partition(":")[0] for line in lines] == [
         "traces are sent by http/protobuf, which OTEL_EXPORTER_OTLP_PROTOCOL does not ask for",
+        "no traces are sent",
     ]
     ended(service, reactor)
 

@@ -39,18 +39,21 @@ class TracingService(Service):
     _log: ClassVar[Logger] = Logger()
 
     def __init__(self, reactor: Any, environment: Mapping[str, str], **about: Any) -> None:
-        """:param about: what :class:`Spans` is told of the daemon."""
+        """:param about: what :class:`Spans` is told of the daemon.
+
+        :raises Exception: if the environment has something that the SDK cannot use.
+        """
         self._reactor = reactor
         self._complaints = Complaints(reactor, environment)
-        # Now, for a daemon that gives up its rights cannot load or read everything afterwards.
-        self._exporter = self._exporter_of_environment()
         protocols = [environment.get(f"OTEL_EXPORTER_OTLP_{n}PROTOCOL") for n in ("TRACES_", "")]
         self._protocol = next(filter(None, protocols), _HTTP)
-        # What the environment says counts more; Resource.create would have it the other way round.
-        resource = Resource.create({"service.name": "llamaproxy", "service.version": __version__})
-        self._provider = TracerProvider(
-            resource=resource.merge(OTELResourceDetector().detect()), shutdown_on_exit=False
-        )
+        try:
+            # Now, for a daemon that gives up its rights cannot load or read everything afterwards.
+            self._exporter = OTLPSpanExporter()
+            self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+        except BaseException:
+            self._complaints.close()
+            raise
         tracer = self._provider.get_tracer("llamaproxy", __version__, schema_url=SCHEMA_URL)
         self.spans = Spans(tracer, reactor.seconds, **about)
 
@@ -62,15 +65,12 @@ class TracingService(Service):
                 "traces are sent by {protocol}, which OTEL_EXPORTER_OTLP_PROTOCOL does not ask for",
                 protocol=_HTTP,
             )
-        if self._exporter is not None:
-            self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
-
-    def _exporter_of_environment(self) -> OTLPSpanExporter | None:
         try:
-            return OTLPSpanExporter()
-        except Exception as error:  # a variable's value, or a file that one names
+            processor = BatchSpanProcessor(self._exporter)
+        except ValueError as error:  # limits that do not go together
             self._log.warn("no traces are sent: {reason}", reason=str(error)[:200])
-            return None
+            return
+        self._provider.add_span_processor(processor)
 
     def stopService(self) -> Deferred[None]:
         """Send what there is, but do not wait long for it."""
@@ -92,3 +92,12 @@ class TracingService(Service):
     def _not_flushed(self, _: Failure) -> None:
         # The thread is still there, and would complain to stderr: the handler stays.
         self._log.warn("the last traces were not sent: the collector takes too long")
+
+
+def _resource() -> Resource:
+    """What all spans say of the daemon; what the environment says counts more.
+
+    With ``Resource.create`` alone it would be the other way round.
+    """
+    about = {"service.name": "llamaproxy", "service.version": __version__}
+    return Resource.create(about).merge(OTELResourceDetector().detect())

@@ -41,13 +41,17 @@ def tracing_service(
             "that needs llamaproxy[otel]"
         )
         return None
-    return TracingService(
-        reactor,
-        environment,
-        upstream=upstream,
-        scheme=_scheme_of(endpoints),
-        newest=_NEWEST in _members(environment.get("OTEL_SEMCONV_STABILITY_OPT_IN", "")),
-    )
+    try:
+        return TracingService(
+            reactor,
+            environment,
+            upstream=upstream,
+            scheme=_scheme_of(endpoints),
+            newest=_NEWEST in _members(environment.get("OTEL_SEMCONV_STABILITY_OPT_IN", "")),
+        )
+    except Exception as error:  # a variable's value, or a file that one names
+        _log.warn("no traces are sent: {reason}", reason=str(error)[:200])
+        return None
 
 
 def _scheme_of(endpoints: Iterable[str]) -> str:
