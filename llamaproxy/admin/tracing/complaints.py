@@ -73,11 +73,9 @@ class Complaints(logging.Handler):
     def _write(self, reason: str, unwritten: int) -> None:
         for secret in self._secrets:
             reason = reason.replace(secret, "***")
-        self._log.warn(
-            "traces: {reason}{more}",
-            reason=_URL_SECRETS.sub("", reason)[:_MAX_REASON],
-            more=f" (and {unwritten} lines more before)" if unwritten else "",
-        )
+        reason = _URL_SECRETS.sub("", reason)[:_MAX_REASON]
+        more = f" (and {unwritten} lines more before)" if unwritten else ""
+        self._log.warn("traces: {reason}", reason=reason + more)
 
 
 def _secrets_in(values: Iterable[str]) -> Iterable[str]:

@@ -62,8 +62,8 @@ class TracingService(Service):
         Service.startService(self)
         if self._protocol != _HTTP:
             self._log.warn(
-                "traces are sent by {protocol}, which OTEL_EXPORTER_OTLP_PROTOCOL does not ask for",
-                protocol=_HTTP,
+                "traces are sent by http/protobuf, "
+                "which OTEL_EXPORTER_OTLP_PROTOCOL does not ask for"
             )
         try:
             processor = BatchSpanProcessor(self._exporter)
