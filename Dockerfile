@@ -1,7 +1,9 @@
 FROM python:3.12-slim AS build
+# [otel] for traces.
+ARG EXTRAS=
 COPY . /src
 RUN python -m venv /opt/llamaproxy \
-    && /opt/llamaproxy/bin/pip install --no-cache-dir /src
+    && /opt/llamaproxy/bin/pip install --no-cache-dir "/src${EXTRAS}"
 
 FROM python:3.12-slim
 COPY --from=build /opt/llamaproxy /opt/llamaproxy

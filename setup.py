@@ -13,6 +13,12 @@ assert VERSION is not None
 
 HOME = "https://github.com/llamaproxy/llamaproxy"
 
+#: What traces need.
+OTEL = [
+    "opentelemetry-exporter-otlp-proto-http>=1.30",
+    "opentelemetry-sdk>=1.30",
+]
+
 setup(
     name="llamaproxy",
     version=VERSION[1],
@@ -50,7 +56,9 @@ setup(
         "bench": [
             "matplotlib>=3.8",
         ],
+        "otel": OTEL,
         "test": [
+            *OTEL,
             "h11>=0.16",
             "hypothesis>=6.100",
             "openai>=1.50",

@@ -54,6 +54,9 @@ class RequestRecord:
     #: Of the error that it was answered with, or cut short by: its kind, and the words for the log.
     kind: str = ""
     error: str = ""
+    #: What the client says of the span that the request is part of; empty if there is no trace.
+    traceparent: str = ""
+    tracestate: str = ""
     chat: ChatRecord | None = None
 
     @property
@@ -197,6 +200,8 @@ class CallRecord:
     began: float | None = None
     ended: float | None = None
     outcome: Outcome = ""
+    #: Of the error that it came to: ``tool_error`` is one of the tool's own.
+    kind: str = ""
     #: Why it failed, for the log; nothing that the tool says.
     reason: str = ""
     #: Whether its result was cut to what a model is shown.

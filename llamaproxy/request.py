@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import cached_property
 from typing import IO, Any, Protocol
 from urllib.parse import parse_qs, unquote_to_bytes
@@ -75,6 +75,8 @@ class ProxyRequest(Request):
     work: Work | None = None
     #: What all who watch know of it, from when it is served.
     record: RequestRecord
+    #: In which it is served: its id, its span.
+    _context: Context
 
     def __init__(self, channel: Any, head: RequestHead, content: IO[bytes]) -> None:
         """:param content: its body, all of which has come."""
@@ -291,7 +293,9 @@ class ProxyRequest(Request):
 
     def process(self) -> None:
         channel: Any = self.channel
-        self.record = channel.site.began(self)
+        # A context of its own, or else the next request would have this one's id.
+        self._context = copy_context()
+        self.record = self._context.run(channel.site.began, self)
         channel.served += 1
         if channel.served <= MAX_PIPELINED_PER_TURN:
             self._process_now()
@@ -300,8 +304,7 @@ class ProxyRequest(Request):
 
     def _process_now(self) -> None:
         if self.channel is not None:  # else: the client has gone
-            # A context of its own, or else the next request would have this one's id.
-            copy_context().run(self._process_as, self.id)
+            self._context.run(self._process_as, self.id)
 
     def _process_as(self, id: str) -> None:
         request_id.set(id)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from hyperlink import DecodedURL
@@ -23,6 +24,7 @@ from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.reachability import Reachability
 from llamaproxy.admin.status import Status
 from llamaproxy.admin.toolstatus import ToolStatus
+from llamaproxy.admin.tracing.switch import tracing_service
 from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
@@ -62,6 +64,9 @@ from llamaproxy.upstream.responses import SendingAgent
 from llamaproxy.upstream.secrets import Secret
 from llamaproxy.upstream.treq_client import AuthorizedAgent
 
+if TYPE_CHECKING:
+    from llamaproxy.admin.tracing.spans import Spans
+
 _log = Logger()
 
 #: Bytes of a request to the admin port: the largest are the arguments of a tool.
@@ -91,12 +96,15 @@ def assemble(
     clock: IReactorTime,
     agent: SendingAgent,
     anywhere: SendingAgent,
+    spans: Spans | None = None,
 ) -> Application:
     """The application that *options* describe, in front of the server at *url*.
 
     :param agent: asks that server.
 
     :param anywhere: asks MCP servers, wherever they are.
+
+    :param spans: makes spans of requests; None if traces are off.
     """
     keys: ApiKeys | None = options["api-keys-file"]
     server_key: bytes = options["llamastack-api-key"] if keys is not None else b""
@@ -109,6 +117,8 @@ def assemble(
     metrics = Metrics()
     tool_status = ToolStatus(clock)
     tell = Observers()
+    if spans is not None:
+        tell.listen(spans, *spans.hears)  # the first, for the others show the id of the trace
     tell.listen(log_event, *LOGGED)
     tell.listen(metrics, *metrics.hears)
     tell.listen(tool_status, *tool_status.hears)
@@ -197,7 +207,11 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         services.addService(KeysService(options["api-keys-file"], reactor))
     url = _server_url(options, reactor, services)
     sockets = prompt_writes(reactor)
-    app, pool = _connected(options, url, reactor, sockets)
+    tracing = tracing_service(os.environ, reactor, url.to_text(), options["listen"])
+    if tracing is not None:
+        services.addService(tracing)  # it stops after those that make spans
+    spans = None if tracing is None else tracing.spans
+    app, pool = _connected(options, url, reactor, sockets, spans)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     listen = _listen_service(options, sockets, app, fixed_limits)
     if options["admin"] != "off":
@@ -262,14 +276,14 @@ def _server_url(options: Options, reactor: Any, services: MultiService) -> Decod
 
 
 def _connected(
-    options: Options, url: DecodedURL, reactor: Any, sockets: Any
+    options: Options, url: DecodedURL, reactor: Any, sockets: Any, spans: Spans | None = None
 ) -> tuple[Application, UpstreamPool]:
     """The application with connections to servers by *sockets*, and what keeps those."""
     pool = UpstreamPool(reactor, promptly=promptly_by(sockets))
     reaching = (options["connect-timeout"], options["upstream-ca"])
     agent = UpstreamAgent(sockets, url, pool, *reaching)
     anywhere = AgentForAnywhere(sockets, pool, *reaching)
-    return assemble(options, url, reactor, agent, anywhere), pool
+    return assemble(options, url, reactor, agent, anywhere, spans), pool
 
 
 def _listen_service(

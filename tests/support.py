@@ -477,6 +477,7 @@ class Proxy(Upstream):
         max_calls: tuple[int, int] = (16, 256),
         max_bodies: int = 1024 * 1024,
         identity_names: tuple[bytes, ...] = (),
+        spans: Any = None,
     ) -> None:
         """:param mcp: an agent that finds MCP servers."""
         Upstream.__init__(self, stack, clock, timeout, server_key)
@@ -501,7 +502,7 @@ class Proxy(Upstream):
             "max-chat-bodies": max_bodies,
             "identity-headers": identity_names,
         }
-        app = assemble(options, self.url, self.clock, self.agent, mcp or self.agent)
+        app = assemble(options, self.url, self.clock, self.agent, mcp or self.agent, spans)
         self.detector = app.detector
         self.catalogue = app.catalogue
         self.sessions = app.sessions

@@ -44,7 +44,7 @@ SECTION = re.compile(r"DESIGN:\s+(?:section )?(\d)")
 FOREIGN_OPTIONS = {
     *("enable-ui", "fail-with-body"),  # the server's, curl's
     *("pidfile", "logfile", "logger", "syslog"),  # twistd's
-    *("add-host", "network", "rm", "time"),  # docker's
+    *("add-host", "build-arg", "network", "rm", "time"),  # docker's
     "minutes",  # the soak test's
     *("before", "json", "root", "rounds", "seconds"),  # the benchmark's
     *("config-settings", "enable-auto-tool-choice", "jinja", "tool-call-parser"),

@@ -36,7 +36,7 @@ def question(text: str, **more: object) -> dict[str, object]:
 
 
 def environment() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA", "PROXY_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("LLAMA", "PROXY_", "OTEL_"))}
     return {**kept, "PYTHONPATH": str(ROOT)}
 
 

@@ -129,7 +129,7 @@ class ProxySite(Factory):
         address = client or "-"
         if head is None:
             return RequestRecord(id, address, "-", "-", self.now())
-        return RequestRecord(
+        record = RequestRecord(
             id,
             address,
             head.line.method.decode("ascii"),
@@ -138,6 +138,10 @@ class ProxySite(Factory):
             caller_of(head),
             trace_id(head.values(b"traceparent")),
         )
+        if record.trace_id:
+            record.traceparent = head.values(b"traceparent")[0].decode("latin-1")
+            record.tracestate = b",".join(head.values(b"tracestate")).decode("latin-1")
+        return record
 
 
 def trace_id(values: Sequence[bytes]) -> str:

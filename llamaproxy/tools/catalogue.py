@@ -103,7 +103,7 @@ class Catalogue:
             invocation = self._invoke(tool, arguments, caller)
             result = await within(self._tool_timeout, self._clock, invocation)
             if result.is_error:
-                call.reason = ", as it says itself"
+                call.kind, call.reason = "tool_error", ", as it says itself"
             else:
                 call.outcome = "answered"
         except CancelledError:
@@ -111,19 +111,20 @@ class Catalogue:
             self._end(call)
             raise
         except TimeoutError:
-            call.outcome = "timeout"
+            call.outcome = call.kind = "timeout"
             call.reason = f": no answer within {self._tool_timeout:g} s"
             result = ToolResult.failure(
                 f"the tool did not answer within {self._tool_timeout:g} s and was stopped."
             )
         except ToolFailed as error:
-            call.reason = f": {error.kind}"
+            call.kind, call.reason = "tool_failed", f": {error.kind}"
             result = ToolResult.failure(error.message)
         except ProxyError as error:
-            call.reason = f": {error.logged}"
+            call.kind, call.reason = error.kind, f": {error.logged}"
             result = ToolResult.failure(f"the tool could not be run. {error}")
         except Exception:
             self._log.failure("tool {tool} broke", tool=tool.name)
+            call.kind = ProxyError.kind
             result = ToolResult.failure("the tool could not be run.")
         result = result.tidied(self._max_result)
         call.cut = is_cut(result.text, self._max_result)

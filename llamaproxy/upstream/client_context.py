@@ -13,6 +13,7 @@ from llamaproxy.errors import BadRequest
 from llamaproxy.heads import Fields, RequestHead
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
+from llamaproxy.tracecontext import traced
 from llamaproxy.upstream.headers import BODY_FIELDS, TRUST_NOBODY, TrustedProxies, forwarded_for
 
 _log = Logger()
@@ -123,18 +124,18 @@ class ClientContext:
     def chat_fields(self) -> Fields:
         """The fields to send with a chat completion: all that the client sent for it."""
         provider_data = [pair for pair in self.credentials if pair[0] in _PROVIDER_DATA]
-        return [*self._chat_fields, *_one_by_one(provider_data)]
+        return traced([*self._chat_fields, *_one_by_one(provider_data)])
 
     def fields(self) -> Fields:
         """The fields to send with requests other than chat completions."""
         unsent = _UNSENT | _CHAT_ONLY.difference(self._identity_names)
         fields = self.credentials + self._tracing
-        return _one_by_one([pair for pair in fields if pair[0] not in unsent])
+        return traced(_one_by_one([pair for pair in fields if pair[0] not in unsent]))
 
     @property
     def tracing(self) -> tuple[tuple[str, str], ...]:
         """The tracing fields, which identify the request and not the caller."""
-        fields = _one_by_one(self._tracing)
+        fields = traced(_one_by_one(self._tracing))
         return tuple((name.decode(), value.decode("latin-1")) for name, value in fields)
 
     def mcp_headers(self, url: str) -> tuple[tuple[str, str], ...]:

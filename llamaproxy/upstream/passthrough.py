@@ -20,6 +20,7 @@ from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import BadRequest, ProxyError, UpstreamTimeout
 from llamaproxy.heads import Fields, headers_of, without
 from llamaproxy.request import ProxyRequest
+from llamaproxy.tracecontext import TRACE_FIELDS, current_span
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.client_context import address_of, without_mcp_headers
 from llamaproxy.upstream.dialect import Detector, ServerDialect
@@ -164,6 +165,7 @@ class Passage(Watchdog):
     def __init__(self, resource: LlamaStackResource, request: ProxyRequest) -> None:
         self._resource = resource
         self._request = request
+        self._span = current_span.get()
         self._deliver: Callable[[bytes], None] = request.write
         Watchdog.__init__(self, resource.clock, resource.timeout)
 
@@ -218,6 +220,8 @@ class Passage(Watchdog):
         if resource.secret.key:
             # An error must be readable, for the key may be in it.
             fields = [*without(fields, (b"accept-encoding",)), UNCOMPRESSED]
+        if self._span is not None:
+            fields = [*without(fields, TRACE_FIELDS), *self._span.fields]
         self._fields = fields
         self.start()
         upstream_target = resource.url + self._target.path + mark + query

@@ -340,7 +340,7 @@ def test_the_page_itself_may() -> None:
 def test_what_is_asked_for_with_get_changes_nothing(path: str) -> None:
     app = inspected(nothing)
     app.chat()
-    assert app.get(path).status == 404
+    assert app.get(path).status == 405
     assert detail(app)["status"] == 0
 
 

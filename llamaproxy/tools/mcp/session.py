@@ -17,6 +17,7 @@ from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.handshake import Handshake
 from llamaproxy.tools.mcp.http import CLEANUP_SECONDS, Fields, HttpRefused, McpHttp
 from llamaproxy.tools.mcp.transport import SessionLost, Transport
+from llamaproxy.tracecontext import current_span
 from llamaproxy.upstream.urls import url_for_log
 
 #: Seconds to open a session.
@@ -170,6 +171,8 @@ class Session:
         self, transport: Transport, method: str, params: Json, fields: Fields, schema: Json | None
     ) -> Json:
         message = messages.with_trace(messages.request(next(self._ids), method, params), fields)
+        if schema is not None and (span := current_span.get()) is not None:
+            span.asks_mcp(method, message["id"], transport.revision)
         if schema is not None and transport.revision == messages.STATELESS:
             fields += messages.parameter_fields(schema, params["arguments"])
         self._in_flight += 1
