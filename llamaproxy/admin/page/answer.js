@@ -73,7 +73,7 @@ export class Answer {
     if (this.row === null || this.row.status !== 0) return;
     const elapsed = this.#store.elapsed(this.row);
     this.#parts.waterfall.show(this.row, elapsed);
-    setText(this.#parts.lasted, `running for ${words.counting(elapsed)}`);
+    setText(this.#parts.lasted, words.rowWords(this.row, elapsed));
   }
 
   resized() {
@@ -141,8 +141,7 @@ export class Answer {
     const elapsed = this.#store.elapsed(row);
     setText(parts.title, row.model || `${row.method} ${row.path}`);
     setAttribute(parts.lasted, "class", `lasted ${state}`);
-    setText(parts.lasted, state === "running" ? `running for ${words.counting(elapsed)}`
-      : `${words.ROW_STATES[state]} after ${words.seconds(row.total)}`);
+    setText(parts.lasted, words.rowWords(row, elapsed));
     setText(parts.meta, [
       `${words.day(row.at)}, ${words.clock(row.at)}`,
       row.first_byte === null ? null : `first byte after ${words.seconds(row.first_byte)}`,

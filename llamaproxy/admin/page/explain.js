@@ -11,6 +11,8 @@ function among(items) {
     i === 0 ? [item] : [i === items.length - 1 ? " and " : ", ", item]);
 }
 
+const toolName = (tool) => foreign(words.short(tool || "a tool without a name"), "name");
+
 /** What has happened, in a few sentences. */
 export function story(row) {
   if (row.rounds.length === 0 && row.calls.length === 0) {
@@ -25,18 +27,16 @@ export function story(row) {
     asked.push(row.status === 0 ? ", and has called no tool yet." : ", and called no tool.");
   } else {
     const named = [...tools].slice(0, 6).map(([tool, calls]) =>
-      h("span", {}, foreign(tool || "a tool without a name", "name"),
-        calls > 1 ? ` (${words.times(calls)})` : null));
+      h("span", {}, toolName(tool), calls > 1 ? ` (${words.times(calls)})` : null));
     if (tools.size > 6) named.push(`${tools.size - 6} more`);
-    asked.push(`, and called ${words.count(row.calls.length, "tool")}: `, among(named), ".");
+    asked.push(` and made ${words.count(row.calls.length, "call")}: `, among(named), ".");
   }
   const bad = row.calls.filter((call) => call.outcome && call.outcome !== "answered");
   if (bad.length) {
-    asked.push(" ", bad.length === row.calls.length && bad.length > 1 ? "All" : `${bad.length}`,
-      bad.length === 1 ? " did not answer: " : " did not answer: ",
-      among(bad.slice(0, 3).map((call) =>
-        h("span", {}, foreign(call.tool, "name"), " ", foreign(words.outcomeWords(call))))),
-      bad.length > 3 ? `, and ${bad.length - 3} more.` : ".");
+    const named = bad.slice(0, 3).map((call) =>
+      h("span", {}, toolName(call.tool), " (", foreign(words.short(words.outcomeWords(call))), ")"));
+    if (bad.length > 3) named.push(`${bad.length - 3} more`);
+    asked.push(` ${words.count(bad.length, "call")} came to nothing: `, among(named), ".");
   }
   if (row.status === 0) asked.push(" ", now(row));
   return asked;
@@ -46,7 +46,7 @@ function now(row) {
   const running = row.calls.filter((call) => call.outcome === "" && call.ended === null);
   if (running.length) {
     return [`Now ${running.length === 1 ? "runs " : "run "}`,
-      among(running.slice(0, 4).map((call) => foreign(call.tool, "name"))), "."].flat();
+      among(running.slice(0, 4).map((call) => toolName(call.tool))), "."].flat();
   }
   const round = row.rounds.at(-1);
   if (round.ended === null) {

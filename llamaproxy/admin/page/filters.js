@@ -26,10 +26,10 @@ function hasOutcome(row, outcome) {
 }
 
 const KINDS = {
-  model: { label: "Model", any: "any model", values: (row) => [row.model] },
-  tool: { label: "Tool", any: "any tool", values: (row) => row.calls.map((call) => call.tool) },
-  outcome: { label: "Outcome", any: "any outcome", values: () => [] },
-  chat: { label: "Chat", any: "any chat", values: (row) => [row.conversation] },
+  model: { label: "Model", values: (row) => [row.model] },
+  tool: { label: "Tool", values: (row) => row.calls.map((call) => call.tool) },
+  outcome: { label: "Outcome", values: () => [] },
+  chat: { label: "Chat", values: (row) => [row.conversation] },
 };
 
 export class Filters {
@@ -39,8 +39,8 @@ export class Filters {
   /** *form* is filled with them; *onChange* is called when one is set. */
   constructor(form, onChange) {
     this.#onChange = onChange;
-    for (const [kind, { label, any }] of Object.entries(KINDS)) {
-      const select = h("select", { name: kind, change: onChange }, h("option", { value: "" }, any));
+    for (const [kind, { label }] of Object.entries(KINDS)) {
+      const select = h("select", { name: kind, change: onChange }, h("option", { value: "" }, "any"));
       if (kind === "outcome") {
         for (const [value, words] of Object.entries(OUTCOMES)) {
           select.append(h("option", { value }, words));

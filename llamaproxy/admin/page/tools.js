@@ -82,7 +82,7 @@ export class Tools {
       group.error === null ? null
         : h("p", { class: "notice bad" }, h("strong", {}, "It cannot be listed:"), " ", foreign(group.error),
           group.error_at === null ? null : [" (", this.#age(group.error_at), ")"]),
-      shown.length === 0 ? h("p", { class: "note" }, "It has no tools.")
+      shown.length === 0 ? (group.error === null ? h("p", { class: "note" }, "It has no tools.") : null)
         : h("ul", { class: "tools" }, shown.map((tool) => this.#tool(group, tool))));
   }
 
@@ -193,7 +193,7 @@ export class Tools {
       this.#backButton(),
       h("header", { class: "answer-head" }, h("div", { class: "names" },
         h("h2", {}, foreign(tool.name, "title")),
-        h("p", { class: "line" }, "of the group ", foreign(group.name), hintsOf(tool.annotations)))),
+        h("p", { class: "note" }, "of the group ", foreign(group.name), hintsOf(tool.annotations)))),
       tool.description ? h("p", { class: "story", dir: "auto" }, tool.description) : null,
       this.#figures,
       h("section", { class: "card" }, h("h3", {}, "Try this tool"),

@@ -50,8 +50,10 @@ function roundLane(round, end) {
   const waited = words.seconds(streamed - round.began);
   if (round.first !== null && until > round.first) {
     bars.push(bar("stream", round.first, until));
-    said.push(`waited ${waited}, streamed ${running ? "so far" : words.seconds(until - streamed)}`);
-  } else said.push(running ? "waiting for the model" : `waited ${waited}`);
+    said.push(running
+      ? `waited ${waited}, streaming for ${words.counting(until - streamed)}`
+      : `waited ${waited}, streamed ${words.seconds(until - streamed)}`);
+  } else said.push(running ? `waiting for ${words.counting(until - round.began)}` : `waited ${waited}`);
   const tokens = [
     round.input_tokens === null ? null : `${words.number(round.input_tokens)} tokens in`,
     round.output_tokens === null ? null : `${words.number(round.output_tokens)} out`,
@@ -76,9 +78,14 @@ function callLane(call, end) {
   const said = [];
   if (began - call.asked >= 0.001 || call.began === null) bars.push(bar("slot", call.asked, began));
   if (call.began !== null) bars.push(bar("tool", began, until));
-  if (call.ended !== null && call.began !== null) said.push(`ran ${words.seconds(until - began)}`);
-  if (began - call.asked >= 0.001) said.push(`waited ${words.seconds(began - call.asked)} for a slot`);
-  said.push(words.outcomeWords(call));
+  const waited = began - call.asked;
+  if (call.began === null && call.ended === null) said.push(`waiting for a slot for ${words.counting(waited)}`);
+  else {
+    if (waited >= 0.001) said.push(`waited ${words.seconds(waited)} for a slot`);
+    if (call.ended === null) said.push(`running for ${words.counting(until - began)}`);
+    else if (call.began !== null) said.push(`ran ${words.seconds(until - began)}`);
+    if (call.outcome) said.push(words.outcomeWords(call));
+  }
   if (call.cut) said.push("its result was cut");
   return {
     key: `call ${call.number}`,

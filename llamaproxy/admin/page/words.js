@@ -83,12 +83,23 @@ export function outcomeWords(call) {
   return words[stateOf(call)] + (call.outcome && call.outcome !== "answered" ? call.reason : "");
 }
 
+/** A name of a stranger's, for use within a sentence. */
+export const short = (name) => (name.length > 50 ? `${name.slice(0, 48)}…` : name);
+
 /** What has become of an answer: the class of its row. */
 export function stateOfRow(row) {
   if (row.status === 0) return "running";
   if (row.status === 499) return "left";
   if (row.kind || row.status >= 400) return "error";
   return row.calls.some((call) => call.outcome !== "answered") ? "troubled" : "well";
+}
+
+/** What has become of an answer, and when. */
+export function rowWords(row, elapsed) {
+  const state = stateOfRow(row);
+  if (state === "running") return `running for ${counting(elapsed)}`;
+  const said = { error: "error", left: "broken off" }[state] ?? "answered";
+  return `${said} after ${seconds(row.total)}${state === "troubled" ? ", though a tool failed" : ""}`;
 }
 
 export const ROW_STATES = {
