@@ -145,7 +145,9 @@ class FakeInspector:
                 del self.kept[key]
             self._tell("gone", {"keys": keys})
 
-    def tools(self, *groups: Json, error: str | None = None, left_out: list[str] | None = None) -> None:
+    def tools(
+        self, *groups: Json, error: str | None = None, left_out: list[str] | None = None
+    ) -> None:
         with self._lock:
             self.shown_tools = {"error": error, "left_out": left_out or [], "groups": groups}
             self._tell("tools", self.shown_tools)
@@ -233,7 +235,9 @@ class FakeInspector:
                 else:
                     self._send(HTTPStatus.NOT_FOUND)
 
-            def _send(self, status: HTTPStatus, kind: str = "text/plain", body: bytes = b"") -> None:
+            def _send(
+                self, status: HTTPStatus, kind: str = "text/plain", body: bytes = b""
+            ) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))

@@ -225,8 +225,8 @@ document.addEventListener("keydown", (event) => {
   const onList = event.target === byId("rows") || event.target === document.body;
   const steps = { j: 1, k: -1, ArrowDown: onList ? 1 : 0, ArrowUp: onList ? -1 : 0 }[event.key];
   if (steps) {
-    list.focus();
     list.move(steps);
+    list.focus();
   } else if (onList && event.key === "Home") list.move(1, true);
   else if (onList && event.key === "End") list.move(Number.MAX_SAFE_INTEGER, false);
   else if (onList && event.key === "Enter") list.openCursor();

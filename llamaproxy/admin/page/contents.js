@@ -30,8 +30,8 @@ export function contentsOf(row, detail) {
       const written = calls[call.number];
       if (call.round !== round.number || written === undefined) continue;
       shown.push(fold(`call ${call.number}`, ["Call of ", foreign(call.tool, "name")], [
-        h("h5", {}, "Arguments"), text(indented(written.arguments)),
-        h("h5", {}, "Result"), written.result === undefined ? h("p", { class: "note" }, "None.") : text(written.result),
+        h("h4", { class: "part" }, "Arguments"), text(indented(written.arguments)),
+        h("h4", { class: "part" }, "Result"), written.result === undefined ? h("p", { class: "note" }, "None.") : text(written.result),
       ]));
     }
   }
@@ -65,12 +65,12 @@ function indented(value) {
 function requestOf(request) {
   const messages = Array.isArray(request?.messages) ? request.messages : [];
   const { messages: _, ...others } = Object(request);
-  return [messages.map(message), h("h5", {}, "All else that was sent"), text(others)];
+  return [messages.map(message), h("h4", { class: "part" }, "All else that was sent"), text(others)];
 }
 
 function answerOf(answer) {
   const said = answer?.choices?.[0]?.message;
-  return said ? [message(said), h("h5", {}, "All of it"), text(answer)] : text(answer);
+  return said ? [message(said), h("h4", { class: "part" }, "All of it"), text(answer)] : text(answer);
 }
 
 function message(said) {
@@ -82,5 +82,5 @@ function message(said) {
     const { name, arguments: given } = Object(call?.function);
     parts.push(h("p", {}, "calls ", foreign(name ?? "?", "name")), text(given ?? ""));
   }
-  return h("div", { class: "message" }, h("h5", {}, foreign(role ?? "message")), parts);
+  return h("div", { class: "message" }, h("h4", { class: "part" }, foreign(role ?? "message")), parts);
 }

@@ -43,16 +43,22 @@ export function story(row) {
 }
 
 function now(row) {
-  const running = row.calls.filter((call) => call.outcome === "" && call.ended === null);
-  if (running.length) {
-    return [`Now ${running.length === 1 ? "runs " : "run "}`,
-      among(running.slice(0, 4).map((call) => toolName(call.tool))), "."].flat();
+  const open = row.calls.filter((call) => call.ended === null);
+  const running = open.filter((call) => call.began !== null);
+  const waiting = open.length - running.length;
+  if (open.length) {
+    return [
+      running.length ? [`Now ${running.length === 1 ? "runs " : "run "}`,
+        among(running.slice(0, 4).map((call) => toolName(call.tool))),
+        running.length > 4 ? ` and ${running.length - 4} more` : null, "."] : null,
+      waiting ? ` ${words.count(waiting, "call waits", "calls wait")} for a slot.` : null,
+    ];
   }
   const round = row.rounds.at(-1);
   if (round.ended === null) {
     return round.first === null ? ["It waits for the model."] : ["The model streams."];
   }
-  return [""];
+  return [];
 }
 
 /** What has gone wrong, or stands out. */

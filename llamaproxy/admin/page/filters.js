@@ -40,14 +40,14 @@ export class Filters {
   constructor(form, onChange) {
     this.#onChange = onChange;
     for (const [kind, { label }] of Object.entries(KINDS)) {
-      const select = h("select", { name: kind, change: onChange }, h("option", { value: "" }, "any"));
+      const select = h("select", { id: `filter-${kind}`, change: onChange }, h("option", { value: "" }, "any"));
       if (kind === "outcome") {
         for (const [value, words] of Object.entries(OUTCOMES)) {
           select.append(h("option", { value }, words));
         }
       }
       this.#selects[kind] = select;
-      form.append(h("label", { class: "field" }, h("span", {}, label), select));
+      form.append(h("div", { class: "field" }, h("label", { for: select.id }, label), select));
     }
     form.addEventListener("submit", (event) => event.preventDefault());
   }

@@ -67,7 +67,7 @@ class Field {
     if (required) setAttribute(this.control, "aria-required", "true");
     this.element = h("div", { class: "form-field" },
       h("label", { for: id }, foreign(name, "name"), " ", h("span", { class: "type" }, foreign(this.#typeWords())),
-        required ? h("span", { class: "required" }, "required") : null),
+        required ? [" ", h("span", { class: "required" }, "required")] : null),
       this.control, hintElement, this.error);
   }
 

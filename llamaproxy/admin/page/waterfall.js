@@ -216,7 +216,7 @@ class Lane {
       this.words,
       lane.state ? dot(lane.state) : null,
       foreign(name, "name"),
-      others.map((other, i) => [" ", foreign(other, lane.error && i === others.length - 1 ? "what bad" : "what")]),
+      others.map((other, i) => [" · ", foreign(other, lane.error && i === others.length - 1 ? "what bad" : "what")]),
     );
   }
 }
