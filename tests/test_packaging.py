@@ -60,7 +60,9 @@ def test_every_module_is_in_the_wheel_and_no_other(wheel: ZipFile) -> None:
         for path in (ROOT / package).rglob("*.py")
     }
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert shipped == modules | {"llamaproxy/py.typed"}
+    page = {str(path.relative_to(ROOT)) for path in (ROOT / "llamaproxy/admin/page").iterdir()}
+    assert "llamaproxy/admin/page/index.html" in page
+    assert shipped == modules | page | {"llamaproxy/py.typed"}
     assert "twisted/plugins/llamaproxy_plugin.py" in shipped
     assert "twisted/__init__.py" not in shipped
 

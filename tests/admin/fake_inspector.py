@@ -81,7 +81,7 @@ def row_of(key: int, **fields: Any) -> Json:
 
 
 def tool_of(name: str, parameters: Json | None = None, **fields: Any) -> Json:
-    usual = {"description": f"Does {name}.", "annotations": {}, "calls": 0, "failed": 0}
+    usual: Json = {"description": f"Does {name}.", "annotations": {}, "calls": 0, "failed": 0}
     return {
         **{"name": name, "parameters": parameters or {"type": "object", "properties": {}}},
         **{**usual, "mean_seconds": None, "last_error": None, **fields},
@@ -89,7 +89,7 @@ def tool_of(name: str, parameters: Json | None = None, **fields: Any) -> Json:
 
 
 def group_of(name: str, *tools: Json, **fields: Any) -> Json:
-    usual = {"url": None, "origin": "tool runtime", "error": None, "error_at": None}
+    usual: Json = {"url": None, "origin": "", "error": None, "error_at": None}
     return {"name": name, "listed_at": time.time(), **usual, "tools": list(tools), **fields}
 
 
@@ -183,7 +183,7 @@ class FakeInspector:
             self._feeds.append(feed)
         return feed
 
-    def _handler(fake: FakeInspector) -> type[BaseHTTPRequestHandler]:  # noqa: N805
+    def _handler(fake: FakeInspector) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 fake.requests.append(("GET", self.path, ""))
@@ -285,7 +285,7 @@ def show_everything(fake: FakeInspector) -> None:
             for n in range(key % 4)
         ]
         if key % 7 == 0 and calls:
-            calls[0].update(outcome="timeout", reason=": no answer within 60 s")
+            calls[0].update(outcome="timeout", reason="no answer within 60 s")
         rows.append(
             row_of(
                 key,
@@ -392,7 +392,7 @@ def show_everything(fake: FakeInspector) -> None:
                     began=2.32,
                     ended=3.02,
                     outcome="failed",
-                    reason=": mcp_broke",
+                    reason="mcp_broke",
                     group="outside",
                 ),
                 call_of(5, 1, "get_tmie", 2.13, ended=2.13, outcome="unknown"),
@@ -415,7 +415,7 @@ def show_everything(fake: FakeInspector) -> None:
                     began=0.41,
                     ended=0.6,
                     outcome="refused",
-                    reason=": <script>alert(2)</script>",
+                    reason="<script>alert(2)</script>",
                 )
             ],
         ),
@@ -501,12 +501,12 @@ def show_everything(fake: FakeInspector) -> None:
             ),
             tool_of("translate"),
             url="http://weather.example/mcp",
-            origin="called by the proxy",
+            origin="mcp",
         ),
         group_of(
             "mcp::files",
             url="http://files.example:9000/sse",
-            origin="called by the proxy",
+            origin="mcp",
             error="mcp_unavailable (connection refused)",
             error_at=now - 42,
             listed_at=now - 3000,

@@ -11,12 +11,21 @@ import * as words from "./words.js";
 /** Milliseconds between two askings for the details of an answer that goes on. */
 const PAUSE = 700;
 
+/** *row* with what *detail* has besides: of many rounds and calls, the feed tells the last alone. */
+function completed(row, detail) {
+  if (detail === null) return row;
+  const all = (name) => {
+    const first = row[name][0]?.number ?? 0;
+    return [...detail[name].filter((part) => part.number < first), ...row[name]];
+  };
+  return { ...row, rounds: all("rounds"), calls: all("calls") };
+}
+
 /** Changes of a row with which its details change. */
 function stageOf(row) {
-  const ended = row.calls.filter((call) => call.outcome).length;
-  const rounds = row.rounds.filter((round) => round.ended !== null).length;
-  return [row.key, row.id, row.status, row.offered, row.not_injected, row.rounds.length, rounds,
-    row.calls.length, ended].join();
+  const running = (parts) => parts.filter((part) => part.ended === null).length;
+  return [row.key, row.id, row.status, row.offered, row.not_injected, words.total(row.rounds),
+    running(row.rounds), words.total(row.calls), running(row.calls)].join();
 }
 
 export class Answer {
@@ -61,7 +70,7 @@ export class Answer {
     if (this.row === null) return;
     const row = this.#store.rows.get(this.row.key);
     const gone = row === undefined || row.id !== this.row.id || row.at !== this.row.at;
-    if (!gone) this.row = row;
+    if (!gone) this.row = completed(row, this.#detail);
     this.gone = gone;
     this.#parts.gone.hidden = !gone;
     this.#show(gone);

@@ -33,6 +33,9 @@ function route() {
   byId("tools").hidden = !onTools;
   setAttribute(byId("tab-answers"), "aria-current", onTools ? null : "page");
   setAttribute(byId("tab-tools"), "aria-current", onTools ? "page" : null);
+  // Back to what was opened; from there, to the list.
+  const last = answer.row?.id ?? awaited;
+  setAttribute(byId("tab-answers"), "href", onTools && last !== null ? `#${encodeURIComponent(last)}` : "#/");
   if (onTools) return;
   awaited = requestIn(hash);
   if (awaited === null) showNothing();
@@ -87,6 +90,7 @@ function showNothing() {
 }
 
 function closeAnswer() {
+  if (answer.row === null && awaited === null) return;
   awaited = null;
   showNothing();
   history.pushState(null, "", "#/");
@@ -95,6 +99,7 @@ function closeAnswer() {
 
 function showChat(conversation) {
   filters.set("chat", conversation);
+  if (byId("rows").offsetParent === null) closeAnswer(); // a narrow page: the list is a screen of its own
 }
 
 // ---- what is around the list

@@ -20,7 +20,7 @@ export function story(row) {
     return row.model ? ["It ended before the model was asked."]
       : [`${row.method} `, foreign(row.path), `, answered with status ${row.status}.`];
   }
-  const asked = [`The model was asked ${words.times(row.rounds.length)}`];
+  const asked = [`The model was asked ${words.times(words.total(row.rounds))}`];
   const tools = new Map();
   for (const call of row.calls) tools.set(call.tool, (tools.get(call.tool) ?? 0) + 1);
   if (tools.size === 0) {
@@ -29,7 +29,7 @@ export function story(row) {
     const named = [...tools].slice(0, 6).map(([tool, calls]) =>
       h("span", {}, toolName(tool), calls > 1 ? ` (${words.times(calls)})` : null));
     if (tools.size > 6) named.push(`${tools.size - 6} more`);
-    asked.push(` and made ${words.count(row.calls.length, "call")}: `, among(named), ".");
+    asked.push(` and made ${words.count(words.total(row.calls), "call")}: `, among(named), ".");
   }
   const bad = row.calls.filter((call) => call.outcome && call.outcome !== "answered");
   if (bad.length) {

@@ -169,18 +169,19 @@ class Item {
     const isChat = row.model !== "" || row.rounds.length > 0;
     setText(this.model, isChat ? row.model || "no model named" : `${row.method} ${row.path}`);
     setText(this.who, row.who || "no key");
-    setText(this.rounds, isChat ? words.count(row.rounds.length, "round") : "");
+    setText(this.rounds, isChat ? words.count(words.total(row.rounds), "round") : "");
     setText(this.trouble, this.#trouble(row, state));
     setText(this.first, row.first_byte === null ? "" : words.seconds(row.first_byte));
     if (!this.running) setText(this.total, words.seconds(row.total));
     const dots = row.calls.map((call) => `${call.tool} ${words.outcomeWords(call)}`).join("; ");
+    const calls = words.total(row.calls);
     if (dots !== this.#dots) {
       this.#dots = dots;
       fill(
         this.dots,
         row.calls.slice(0, MAX_DOTS).map((call) =>
           dot(words.stateOf(call), `${call.tool}: ${words.outcomeWords(call)}`)),
-        row.calls.length > MAX_DOTS ? ` +${row.calls.length - MAX_DOTS}` : null,
+        calls > MAX_DOTS ? ` +${calls - MAX_DOTS}` : null,
       );
     }
     setText(this.spoken, [words.ROW_STATES[state], dots].filter(Boolean).join(", "));

@@ -157,7 +157,7 @@ export class ToolForm {
     const schema = plain(parameters, parameters);
     const properties = isObject(schema.properties) ? Object.entries(schema.properties) : [];
     const required = Array.isArray(schema.required) ? schema.required : [];
-    const fits = properties.length <= MAX_FIELDS;
+    const fits = parameters !== null && properties.length <= MAX_FIELDS;
     if (fits) {
       this.#fields = properties.map(([name, property], i) =>
         new Field(name, plain(property, parameters), required.includes(name), `argument-${i}`));

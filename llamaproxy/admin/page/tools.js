@@ -71,12 +71,12 @@ export class Tools {
   #group(group) {
     const wanted = this.#find.value.trim().toLowerCase();
     const shown = group.tools.filter((tool) =>
-      wanted === "" || `${group.name} ${tool.name} ${tool.description}`.toLowerCase().includes(wanted));
+      wanted === "" || `${group.name} ${tool.name} ${tool.description ?? ""}`.toLowerCase().includes(wanted));
     if (wanted !== "" && shown.length === 0) return null;
     return h("section", { class: "group" },
       h("header", { class: "group-head" },
         h("h3", {}, foreign(group.name)),
-        h("span", { class: "origin" }, foreign(group.origin || "unknown origin")),
+        h("span", { class: "origin" }, foreign(originOf(group))),
         h("p", { class: "note" }, group.url ? [foreign(group.url, "code"), " · "] : null,
           group.listed_at === null ? "never listed" : ["listed ", this.#age(group.listed_at)])),
       group.error === null ? null
@@ -172,7 +172,7 @@ export class Tools {
 
   #build({ group, tool }) {
     this.#figures = h("div", {});
-    const form = new ToolForm(tool.parameters);
+    const form = new ToolForm(tool.parameters ?? null);
     const button = h("button", { class: "primary" }, icon("run"), "Run it");
     const result = h("div", { class: "result", role: "status" });
     const run = async (event) => {
@@ -199,10 +199,13 @@ export class Tools {
       h("section", { class: "card" }, h("h3", {}, "Try this tool"),
         h("p", { class: "note" }, "It really runs, once, with nobody’s credentials."),
         h("form", { novalidate: true, submit: run, class: "try" }, form.element, button), result),
-      h("section", { class: "card" }, h("h3", {}, "Schema of its arguments"), text(tool.parameters)),
+      h("section", { class: "card" }, h("h3", {}, "Schema of its arguments"),
+        tool.parameters ? text(tool.parameters) : h("p", { class: "note" }, "It is not known.")),
     );
   }
 }
+
+const originOf = ({ origin }) => ({ "": "run by the server", mcp: "MCP, called by the proxy" })[origin] ?? origin;
 
 const errorRate = (tool) => `${Math.round((tool.failed / tool.calls) * 1000) / 10} %`;
 
@@ -214,7 +217,7 @@ function figuresOf({ group, tool }) {
       figure("Calls", words.number(tool.calls)),
       figure("Errors", tool.calls === 0 ? "–" : `${errorRate(tool)} (${words.number(tool.failed)})`, tool.failed > 0),
       figure("Mean time", tool.calls === 0 ? "–" : words.seconds(tool.mean_seconds)),
-      figure("Origin", foreign(group.origin || "unknown"))),
+      figure("Origin", foreign(originOf(group)))),
     tool.last_error ? h("p", { class: "notice bad" }, h("strong", {}, "Last error:"), " ", foreign(tool.last_error)) : null,
   ];
 }

@@ -72,6 +72,9 @@ export const OUTCOMES = {
   cancelled: "cancelled",
 };
 
+/** How many rounds or calls there were: of many, the feed tells the last alone. */
+export const total = (parts) => parts.at(-1)?.number ?? 0;
+
 /** What has become of a call: the class of its dot. */
 export function stateOf(call) {
   if (call.outcome) return call.outcome in OUTCOMES ? call.outcome : "failed";
@@ -80,7 +83,8 @@ export function stateOf(call) {
 
 export function outcomeWords(call) {
   const words = { waiting: "waiting for a slot", running: "running", ...OUTCOMES };
-  return words[stateOf(call)] + (call.outcome && call.outcome !== "answered" ? call.reason : "");
+  const why = call.outcome && call.outcome !== "answered" ? call.reason : "";
+  return words[stateOf(call)] + (why ? `: ${why}` : "");
 }
 
 /** A name of a stranger's, for use within a sentence. */
