@@ -161,7 +161,7 @@ class FakeInspector:
 
     def detail(self, key: int) -> Json:
         row = self.kept[key]
-        usual = {
+        usual: Json = {
             "offered_tools": ["calculate", "get_time", "search"],
             "withheld": {},
             "curl": "curl http://localhost:8322/v1/chat/completions -d @body.json",

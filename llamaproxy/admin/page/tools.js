@@ -205,7 +205,10 @@ export class Tools {
   }
 }
 
-const originOf = ({ origin }) => ({ "": "run by the server", mcp: "MCP, called by the proxy" })[origin] ?? origin;
+function originOf({ origin }) {
+  if (origin === "mcp") return "MCP, called by the proxy";
+  return origin || "run by the server";
+}
 
 const errorRate = (tool) => `${Math.round((tool.failed / tool.calls) * 1000) / 10} %`;
 
@@ -235,7 +238,7 @@ function hintsOf(annotations) {
 }
 
 function resultOf({ outcome, seconds, text: said, is_error: isError }) {
-  const state = outcome in words.OUTCOMES ? outcome : "failed";
+  const state = Object.hasOwn(words.OUTCOMES, outcome) ? outcome : "failed";
   return [
     h("p", { class: isError || outcome !== "answered" ? "outcome bad" : "outcome" }, dot(state), " ",
       h("strong", {}, words.OUTCOMES[state]), ` in ${words.seconds(seconds)}`,

@@ -77,7 +77,7 @@ export const total = (parts) => parts.at(-1)?.number ?? 0;
 
 /** What has become of a call: the class of its dot. */
 export function stateOf(call) {
-  if (call.outcome) return call.outcome in OUTCOMES ? call.outcome : "failed";
+  if (call.outcome) return Object.hasOwn(OUTCOMES, call.outcome) ? call.outcome : "failed";
   return call.began === null ? "waiting" : "running";
 }
 
@@ -123,5 +123,5 @@ export function finishWords(reason) {
     length: "cut off: too long",
     content_filter: "cut off by a content filter",
   };
-  return words[reason] ?? reason;
+  return Object.hasOwn(words, reason) ? words[reason] : reason;
 }
