@@ -173,16 +173,22 @@ def test_time_of_what_runs_counts_on(page: Page, fake: FakeInspector) -> None:
 
 
 def test_an_answer_is_explained(page: Page, fake: FakeInspector) -> None:
-    fake.rows(chat(7, listing=0.06, status=502, kind="upstream_broke", error="it hung up"))
+    fake.rows(
+        chat(
+            7, listing=0.06, status=502, kind="upstream_broke", error="upstream_broke (it hung up)"
+        )
+    )
     fake.more[7] = {
         "withheld": {"delete_file": "the choice of the client", "rm": "the choice of the client"}
     }
     arrive(page, fake)
     rows(page).click()
     place = answer(page)
-    sees(place, "upstream_broke")
-    sees(place, "it hung up")
+    notice = place.locator(".notice.bad").inner_text()
+    assert notice == "Error 502 upstream_broke (it hung up)"
     assert place.locator(".share-line").inner_text() == "model 81 % · tools 17 % · proxy 2 %"
+    bar = "e => [...e.children].reduce((sum, child) => sum + child.offsetWidth, 0) / e.offsetWidth"
+    assert place.locator(".shares").evaluate(bar) > 0.95  # though they are less than a second
     lanes = [lane.inner_text() for lane in place.locator(".words").all()]
     assert lanes == [
         "list of tools · waited 60 ms for it",

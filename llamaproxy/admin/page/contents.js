@@ -1,6 +1,6 @@
 // Messages, arguments and results, where the proxy keeps them.
 
-import { foreign, h } from "./dom.js";
+import { fill, foreign, h } from "./dom.js";
 import * as words from "./words.js";
 
 /** Characters of one text that are shown; all of it can be downloaded. */
@@ -20,16 +20,16 @@ export function contentsOf(row, detail) {
     if (content === undefined) continue;
     if (content.request !== undefined) {
       shown.push(fold(`${round.number} request`, `Round ${round.number}: what the model was sent`,
-        requestOf(content.request)));
+        () => requestOf(content.request)));
     }
     if (content.answer !== undefined) {
       shown.push(fold(`${round.number} answer`, `Round ${round.number}: what it answered`,
-        answerOf(content.answer)));
+        () => answerOf(content.answer)));
     }
     for (const call of row.calls) {
       const written = calls[call.number];
       if (call.round !== round.number || written === undefined) continue;
-      shown.push(fold(`call ${call.number}`, ["Call of ", foreign(call.tool, "name")], [
+      shown.push(fold(`call ${call.number}`, ["Call of ", foreign(call.tool, "name")], () => [
         h("h4", { class: "part" }, "Arguments"), text(indented(written.arguments)),
         h("h4", { class: "part" }, "Result"), written.result === undefined ? h("p", { class: "note" }, "None.") : text(written.result),
       ]));
@@ -39,8 +39,11 @@ export function contentsOf(row, detail) {
   return shown;
 }
 
-function fold(key, title, content) {
-  return h("details", { "data-key": key }, h("summary", {}, title), h("div", { class: "folded" }, content));
+/** A part that is made when it is first opened: it may be large. */
+function fold(key, title, make) {
+  const folded = h("div", { class: "folded" });
+  const open = () => folded.hasChildNodes() || fill(folded, make());
+  return h("details", { "data-key": key, toggle: open }, h("summary", {}, title), folded);
 }
 
 /** A text as it was written, cut if it is very long. */

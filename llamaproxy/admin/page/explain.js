@@ -61,16 +61,22 @@ function now(row) {
   return [];
 }
 
+/** The kind of an error and what else is known of it; the words may begin with the kind. */
+function named(row) {
+  const more = row.error.startsWith(row.kind) ? row.error.slice(row.kind.length).trim() : row.error;
+  return [foreign(row.kind, "code"), more ? [more.startsWith("(") ? " " : ": ", foreign(more)] : null];
+}
+
 /** What has gone wrong, or stands out. */
 export function notices(row) {
   const found = [];
   const say = (tone, title, ...sentence) =>
     found.push(h("p", { class: `notice ${tone}` }, h("strong", {}, title), " ", sentence));
   if (row.status === 499) {
-    say("warn", "Broken off.", row.kind ? ["It ended with ", foreign(row.kind, "code"), ": ", foreign(row.error || "no more is known"), "."]
+    say("warn", "Broken off.", row.kind ? ["It ended with ", named(row), "."]
       : "The client left before the end, or the answer was cut off.");
   } else if (row.kind) {
-    say("bad", `Error ${row.status || ""}`.trim(), foreign(row.kind, "code"), row.error ? [": ", foreign(row.error)] : null);
+    say("bad", `Error ${row.status || ""}`.trim(), named(row));
   } else if (row.status >= 400) {
     say("bad", `Error ${row.status}`, "The server’s own: it has refused the request.");
   }
@@ -96,7 +102,7 @@ export function sharesOf(row) {
   const bar = h("div", { class: "shares", "aria-hidden": "true" });
   parts.forEach((part, i) => {
     const piece = h("span", { class: `share ${part}` });
-    piece.style.flexGrow = String(row.shares[part]);
+    piece.style.flexGrow = String(shown[i]); // below 1 together they would not fill the bar
     if (shown[i] > 0) bar.append(piece);
   });
   return [

@@ -3,6 +3,9 @@
 import { dot, fill, foreign, h, setAttribute, setText } from "./dom.js";
 import * as words from "./words.js";
 
+/** Seconds from which a call has waited for a slot, and not for the proxy's own work. */
+const WAITED = 0.005;
+
 /** Lanes that are drawn. */
 const MAX_LANES = 300;
 
@@ -76,12 +79,12 @@ function callLane(call, end) {
   const began = call.began ?? until;
   const bars = [];
   const said = [];
-  if (began - call.asked >= 0.001 || call.began === null) bars.push(bar("slot", call.asked, began));
+  if (began - call.asked >= WAITED || call.began === null) bars.push(bar("slot", call.asked, began));
   if (call.began !== null) bars.push(bar("tool", began, until));
   const waited = began - call.asked;
   if (call.began === null && call.ended === null) said.push(`waiting for a slot for ${words.counting(waited)}`);
   else {
-    if (waited >= 0.001) said.push(`waited ${words.seconds(waited)} for a slot`);
+    if (waited >= WAITED) said.push(`waited ${words.seconds(waited)} for a slot`);
     if (call.ended === null) said.push(`running for ${words.counting(until - began)}`);
     else if (call.began !== null) said.push(`ran ${words.seconds(until - began)}`);
     if (call.outcome) said.push(words.outcomeWords(call));
