@@ -132,8 +132,17 @@ function showCounts() {
     fill(empty, h("p", {}, h("strong", {}, "No answers yet.")),
       h("p", {}, "Send a chat to ", h("code", {}, url), ", with any OpenAI client; it appears here at once."),
       h("pre", { class: "code", tabindex: "0", "aria-label": "Example" },
-        `curl ${url}/chat/completions \\\n  -H 'Content-Type: application/json' \\\n  -d '{"model": "MODEL", "messages": [{"role": "user",\n       "content": "What can you do?"}]}'`));
+        example(url)));
   }
+}
+
+function example(url) {
+  return [
+    "curl -H 'Content-Type: application/json' \\",
+    `  ${url}/chat/completions \\`,
+    "  -d '{\"model\": \"MODEL\", \"messages\": [",
+    "  {\"role\": \"user\", \"content\": \"Hello\"}]}'",
+  ].join("\n");
 }
 
 function showHello() {
@@ -146,7 +155,7 @@ function showHello() {
 function showConnection() {
   const { connection } = store;
   setAttribute(byId("feed"), "data-state", connection);
-  setText(byId("feed"), { connecting: "connecting", live: "live", lost: "no connection" }[connection]);
+  setText(byId("feed"), { connecting: "connecting", live: "live", lost: "lost" }[connection]);
   document.body.classList.toggle("stale", connection === "lost");
   const banner = byId("banner");
   banner.hidden = connection !== "lost";
