@@ -39,7 +39,10 @@ setup(
     # find_packages() does not see twisted.plugins, which has no __init__.py and must not have one.
     packages=[*find_packages(include=["llamaproxy", "llamaproxy.*"]), "twisted.plugins"],
     # Type checkers read the annotations of a package that has it (PEP 561).
-    package_data={"llamaproxy": ["py.typed", "admin/page/*"]},
+    package_data={
+        "llamaproxy": ["py.typed"],
+        "llamaproxy.admin": ["page/*.html", "page/*.css", "page/*.js", "page/*.svg"],
+    },
     install_requires=[
         "attrs>=23.2",
         "httptools>=0.6.4",
@@ -62,6 +65,7 @@ setup(
             "h11>=0.16",
             "hypothesis>=6.100",
             "openai>=1.50",
+            "playwright>=1.65",
             "pytest>=8.0",
             "pytest-twisted>=1.14.3",
             "setuptools>=70.1",
