@@ -20,6 +20,10 @@ class BodyBudget:
     limit: int
     in_use: int = 0
 
+    def figures(self) -> dict[str, int]:
+        """What is counted, with the limit, for the status."""
+        return {"bytes": self.in_use, "max_bytes": self.limit}
+
     @contextmanager
     def holding(self, body: bytes) -> Iterator[None]:
         """Count *body* and its parsed JSON until the block ends.

@@ -103,6 +103,16 @@ class TurnMemory:
     def __len__(self) -> int:
         return len(self._turns)
 
+    def figures(self) -> dict[str, float]:
+        """What is kept, with the limits, for the status."""
+        return {
+            "turns": len(self._turns),
+            "max_turns": self._max_entries,
+            "bytes": self._size,
+            "max_bytes": self._max_bytes,
+            "max_age_seconds": self._max_age,
+        }
+
     def remember(self, client: ClientContext, mark: str, turn: list[Json]) -> None:
         """Keep *turn*: the messages after the client's request, whose client calls have *mark*.
 

@@ -48,6 +48,12 @@ class Connections:
         """How many requests are being served."""
         return len(self._running)
 
+    @property
+    def streams(self) -> int:
+        """How many streamed chats are being answered."""
+        chats = [request.record.chat for request in self._running]
+        return sum(chat is not None and chat.streamed for chat in chats)
+
     def opened(self, channel: ProxyChannel) -> None:
         """A client has connected."""
         self._open.add(channel)

@@ -125,6 +125,16 @@ class CallerLists:
             for caller in list(self._recent.values()):
                 self._start_refresh(caller, _everything)
 
+    def figures(self) -> dict[str, int]:
+        """How many lists are kept and fetched, with the limits, for the status."""
+        return {
+            "callers": len(self._lists),
+            "max_callers": self._max_callers,
+            "being_fetched": len(self._refreshes),
+            "max_tools": self._offers.max_tools,
+            "max_bytes_of_tools": self._offers.max_bytes,
+        }
+
     def stop(self) -> None:
         """Cancel the listings under way, and start no more in the background."""
         self._stopped = True

@@ -73,6 +73,14 @@ class Catalogue:
         """
         return (await self._lists.offer(caller)).narrowed(reserved, patterns)
 
+    async def refreshed(self, caller: ClientContext) -> Offer:
+        """All tools that *caller* can see, listed now and with patience."""
+        return await self._lists.refreshed(caller)
+
+    def figures(self) -> dict[str, int]:
+        """How many lists are kept and fetched, for the status."""
+        return self._lists.figures()
+
     async def invoke(
         self,
         tool: ToolDefinition,

@@ -77,6 +77,14 @@ class SessionPool:
             self._sweep = self._clock.callLater(IDLE_TIMEOUT, self._close_idle)
         return session
 
+    def figures(self) -> dict[str, int]:
+        """How many sessions there are, for the status."""
+        return {
+            "sessions": len(self._sessions),
+            "in_use": sum(bool(session.busy) for session in self._sessions.values()),
+            "max_sessions": self._max_sessions,
+        }
+
     async def close(self) -> None:
         """End all sessions."""
         if self._sweep is not None:
