@@ -8,6 +8,13 @@ from http import HTTPStatus
 
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, by_label
+from llamaproxy.errors import (
+    UpstreamBroke,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamTls,
+    UpstreamUnavailable,
+)
 from llamaproxy.events import LoopLimited, RequestEnded
 from llamaproxy.records import ChatRecord, RequestRecord
 
@@ -17,7 +24,7 @@ _CUT_OFF = 499
 _STATUSES = frozenset((*HTTPStatus, _CUT_OFF))
 
 #: The limits that requests are refused for, by the kind and the status of the error.
-_LIMITS = {
+_REFUSALS = {
     ("body_too_large", 413): "body",
     ("overloaded", 503): "chat_bodies",
     ("malformed_request", 503): "connections",
@@ -25,6 +32,16 @@ _LIMITS = {
     ("malformed_request", 414): "head",
     ("malformed_request", 431): "head",
 }
+
+#: What the server, or the way to it, fails with. It begins at nothing: Prometheus sees no increase
+#: in the first value of a series.
+_UPSTREAM_KINDS = tuple(
+    error.kind
+    for error in (UpstreamUnavailable, UpstreamTls, UpstreamBroke, UpstreamTimeout, UpstreamRefused)
+)
+
+#: All limits: those of the tool loop and of a call as well.
+LIMITS = ("rounds", "repetition", "tool_time", *dict.fromkeys(_REFUSALS.values()))
 
 
 class _Route:
@@ -56,7 +73,7 @@ class AnswerMetrics:
             "refused": _Route(),
         }
         self._errors: Counter[str] = Counter()
-        self._upstream_errors: Counter[str] = Counter()
+        self._upstream_errors = Counter(dict.fromkeys(_UPSTREAM_KINDS, 0))
         self._left = 0
         self._model = Histogram(names.CHAT_SECONDS)
         self._tools = Histogram(names.CHAT_SECONDS)
@@ -70,8 +87,8 @@ class AnswerMetrics:
         self._limits[event.chat.limit] += 1
 
     def failed(self, kind: str) -> None:
-        """The server, or what stands for it, was asked and came to an error of that *kind*."""
-        if kind.startswith("upstream_"):
+        """A completion, or what else was asked for, came to an error of that *kind*."""
+        if kind in self._upstream_errors:
             self._upstream_errors[kind] += 1
 
     def ended(self, event: RequestEnded) -> None:
@@ -84,7 +101,7 @@ class AnswerMetrics:
             self._errors[kind] += 1
             if chat is None:
                 self.failed(kind)
-            if (limit := _LIMITS.get((kind, status))) is not None:
+            if (limit := _REFUSALS.get((kind, status))) is not None:
                 self._limits[limit] += 1
         elif status == _CUT_OFF:
             self._left += 1

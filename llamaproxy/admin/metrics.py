@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamaproxy import __version__
 from llamaproxy.admin import names
-from llamaproxy.admin.answermetrics import AnswerMetrics
+from llamaproxy.admin.answermetrics import LIMITS, AnswerMetrics
 from llamaproxy.admin.modelmetrics import ModelMetrics
 from llamaproxy.admin.names import Series
 from llamaproxy.admin.tallies import Histogram, Measured, Sample, by_label
@@ -49,7 +49,7 @@ class Metrics:
 
         :param chat_paths: the paths of chat completions.
         """
-        self._limits = Counter({"rounds": 0, "repetition": 0})
+        self._limits = Counter(dict.fromkeys(LIMITS, 0))
         self._answers = AnswerMetrics(chat_paths, self._limits)
         self._models = ModelMetrics()
         self._calls = CallMetrics(self._limits)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import attrs
 
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, Named, by_label, is_showable
 from llamaproxy.events import CallEnded, ListRefreshed
+from llamaproxy.records import Outcome
 
 #: Tools and groups that are named, the first ones; groups that are remembered.
 _MOST_TOOLS, _MOST_GROUPS, _MAX_GROUPS = 100, 100, 1000
 
 #: Seconds after which a group that is in no list any more is none, and so is not missing.
 _FORGOTTEN = 600.0
+
+#: What becomes of calls.
+_OUTCOMES = tuple(filter(None, get_args(Outcome)))
 
 
 class _Tool:
@@ -24,7 +29,7 @@ class _Tool:
     __slots__ = ("outcomes", "seconds")
 
     def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes = Counter(dict.fromkeys(_OUTCOMES, 0))
         self.seconds = Histogram(names.TOOL_SECONDS)
 
 
