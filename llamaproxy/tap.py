@@ -16,10 +16,12 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from llamaproxy import __version__
+from llamaproxy.admin import names
 from llamaproxy.admin.answers import Answers
 from llamaproxy.admin.eventlog import LOGGED, log_event
 from llamaproxy.admin.feed import Feed
 from llamaproxy.admin.inspector import Inspector
+from llamaproxy.admin.looplag import LoopLag
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.reachability import Reachability
 from llamaproxy.admin.status import Status
@@ -114,13 +116,14 @@ def assemble(
     timeout: float = options["upstream-timeout"]
     client = LlamaStackClient(InflatingAgent(agent, clock), url, clock, timeout, secret)
     detector = Detector(client)
-    metrics = Metrics()
+    metrics = Metrics(clock.seconds, CHAT_PATHS)
     tool_status = ToolStatus(clock)
     tell = Observers()
     if spans is not None:
         tell.listen(spans, *spans.hears)  # the first, for the others show the id of the trace
     tell.listen(log_event, *LOGGED)
-    tell.listen(metrics, *metrics.hears)
+    if options["admin"] != "off":
+        tell.listen(metrics, *metrics.hears)
     tell.listen(tool_status, *tool_status.hears)
     sessions = SessionPool(
         InflatingAgent(anywhere, clock),
@@ -144,6 +147,7 @@ def assemble(
     slots = CallSlots(options["max-calls-per-chat"], options["max-calls"])
     cors = CorsMemory()
     bodies = BodyBudget(options["max-chat-bodies"])
+    _watch_memory(metrics, memory, catalogue, sessions, bodies)
     chat = ChatCompletions(
         loop=ToolLoop(catalogue, memory, options["max-iterations"], slots, tell),
         upstream=Completions(client, detector),
@@ -171,6 +175,29 @@ def assemble(
         tool_status=tool_status,
         tell=tell,
     )
+
+
+def _watch_memory(
+    metrics: Metrics,
+    memory: TurnMemory,
+    catalogue: Catalogue,
+    sessions: SessionPool,
+    bodies: BodyBudget,
+) -> None:
+    """Have *metrics* show what is kept in memory, beside its limits."""
+    for series, figures, key, *labels in (
+        (names.CACHE_ENTRIES, memory.figures, "turns", "turns"),
+        (names.CACHE_ENTRIES_MAX, memory.figures, "max_turns", "turns"),
+        (names.CACHE_BYTES, memory.figures, "bytes", "turns"),
+        (names.CACHE_BYTES_MAX, memory.figures, "max_bytes", "turns"),
+        (names.CACHE_ENTRIES, catalogue.figures, "callers", "tool_lists"),
+        (names.CACHE_ENTRIES_MAX, catalogue.figures, "max_callers", "tool_lists"),
+        (names.CACHE_ENTRIES, sessions.figures, "sessions", "mcp_sessions"),
+        (names.CACHE_ENTRIES_MAX, sessions.figures, "max_sessions", "mcp_sessions"),
+        (names.CHAT_BODIES, bodies.figures, "bytes"),
+        (names.CHAT_BODIES_MAX, bodies.figures, "max_bytes"),
+    ):
+        metrics.watch_figure(series, figures, key, *labels)
 
 
 def _tool_source(
@@ -216,6 +243,9 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     listen = _listen_service(options, sockets, app, fixed_limits)
     if options["admin"] != "off":
         _add_admin(services, options, sockets, app, url, listen, pool)
+        lag = LoopLag(reactor)
+        app.metrics.watch(names.LOOP_LAG, lambda: lag.seconds)
+        services.addService(lag)
     if by_twistd:
         services.addService(GreetingService(url.to_text(), app.detector, app.catalogue, reactor))
     # The last to start and the first to stop.
@@ -307,16 +337,12 @@ def _listen_service(
         hosts_for(options["listen"], options["allowed-hosts"]),
         app.tell,
     )
-    for name, meaning, value in (
-        ("llamaproxy_connections", "Client connections.", lambda: site.connections.connected),
-        ("llamaproxy_requests_running", "Requests served now.", lambda: site.connections.running),
-        (
-            "llamaproxy_listener_failures",
-            "Events that a listener failed over.",
-            lambda: app.tell.failures,
-        ),
-    ):
-        app.metrics.watch(name, meaning, value)
+    connections, watch = site.connections, app.metrics.watch
+    watch(names.CONNECTIONS, lambda: connections.connected)
+    watch(names.CONNECTIONS_MAX, lambda: limits.connections)
+    watch(names.RUNNING, lambda: connections.running)
+    watch(names.STREAMS_OPEN, lambda: connections.streams)
+    watch(names.LISTENER_FAILURES, lambda: app.tell.failures)
     return ListenService(reactor, options["listen"], site, options["drain-timeout"])
 
 

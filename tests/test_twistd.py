@@ -251,7 +251,10 @@ def test_an_operator_asks_on_a_port_of_his_own(tmp_path: Path) -> None:
     assert status["tools"] == {"error": None, "left_out": [], "callers": 1}
     code, nowhere = daemon.get("/nothing")
     assert code == 404 and "/status" in json.loads(nowhere)["error"]["message"]
-    assert b'llamaproxy_tool_calls_total{outcome="answered"} 1.0' in daemon.get("/metrics")[1]
+    counted = (
+        b'llamaproxy_tool_calls_total{group="demo::tools",outcome="answered",tool="calculate"} 1.0'
+    )
+    assert counted in daemon.get("/metrics")[1]
     daemon.port = proxy
     assert daemon.get("/live")[0] == 404, "no path of the upstream is shadowed"
     daemon.stop()

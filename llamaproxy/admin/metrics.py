@@ -1,40 +1,37 @@
-"""Metrics: counters of events, and gauges, for Prometheus."""
+"""Metrics: counters of events, and gauges, for Prometheus.
+
+While requests are answered, only plain numbers are counted (:mod:`llamaproxy.admin.tallies`);
+prometheus_client is not even loaded before somebody asks.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from llamaproxy.events import CallEnded, Event, ListRefreshed, LoopLimited, RequestEnded
+from llamaproxy import __version__
+from llamaproxy.admin import names
+from llamaproxy.admin.answermetrics import LIMITS, AnswerMetrics
+from llamaproxy.admin.modelmetrics import ModelMetrics
+from llamaproxy.admin.names import Series
+from llamaproxy.admin.tallies import Histogram, Measured, Sample, by_label
+from llamaproxy.admin.toolmetrics import CallMetrics, ListMetrics
+from llamaproxy.events import (
+    CallEnded,
+    Event,
+    ListRefreshed,
+    LoopLimited,
+    RequestEnded,
+    RoundEnded,
+)
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.metrics_core import Metric
-
-
-@attrs.define(eq=False, repr=False)
-class _Count:
-    """What has been counted of one thing, and the Unix time since when."""
-
-    value: int = 0
-    since: float = attrs.Factory(time.time)
-
-
-@attrs.frozen(eq=False, repr=False)
-class _Counter:
-    """Counts by the values of one label, or with no label under the empty value alone."""
-
-    name: str
-    meaning: str
-    label: str = ""
-    counts: dict[str, _Count] = attrs.Factory(dict)
-
-    def add(self, value: str = "", amount: int = 1) -> None:
-        self.counts.setdefault(value, _Count()).value += amount
 
 
 class Metrics:
@@ -43,59 +40,95 @@ class Metrics:
     It is a collector of prometheus_client's, which many a daemon never needs.
     """
 
-    hears = (CallEnded, ListRefreshed, LoopLimited, RequestEnded)
+    hears = (CallEnded, ListRefreshed, LoopLimited, RequestEnded, RoundEnded)
 
-    def __init__(self) -> None:
-        self._tool_calls = _Counter("llamaproxy_tool_calls", "Server tools run.", "outcome")
-        self._listing_failures = _Counter(
-            "llamaproxy_tool_listing_failures",
-            "Tool lists, or groups of one, that could not be had.",
-        )
-        self._listing_failures.add(amount=0)
-        self._loops_ended = _Counter(
-            "llamaproxy_loops_ended", "Tool loops that were ended by a limit.", "limit"
-        )
-        self._errors = _Counter(
-            "llamaproxy_errors",
-            "Requests that were answered with an error of the proxy's own, or the server's.",
-            "kind",
-        )
-        self._gauges: list[tuple[str, str, Callable[[], float]]] = []
+    def __init__(
+        self, now: Callable[[], float] = time.monotonic, chat_paths: Collection[str] = ()
+    ) -> None:
+        """:param now: the clock's seconds.
+
+        :param chat_paths: the paths of chat completions.
+        """
+        self._limits = Counter(dict.fromkeys(LIMITS, 0))
+        self._answers = AnswerMetrics(chat_paths, self._limits)
+        self._models = ModelMetrics()
+        self._calls = CallMetrics(self._limits)
+        self._lists = ListMetrics(now)
+        self._watched: dict[Series, dict[tuple[str, ...], Callable[[], float | Histogram]]] = {}
+        self.watch(names.BUILD, lambda: 1, __version__)
+        self._hear: dict[type[Event], Callable[[Any], None]] = {
+            CallEnded: self._calls.ended,
+            ListRefreshed: self._lists.refreshed,
+            LoopLimited: self._answers.limited,
+            RequestEnded: self._answers.ended,
+            RoundEnded: self._round_ended,
+        }
 
     def __call__(self, event: Event) -> None:
-        match event:
-            case CallEnded():
-                self._tool_calls.add(event.call.outcome)
-            case ListRefreshed():
-                missing = len(event.failures) + (event.groups_error is not None)
-                self._listing_failures.add(amount=missing)
-            case LoopLimited():
-                self._loops_ended.add(event.chat.limit)
-            case RequestEnded() if event.request.kind:
-                self._errors.add(event.request.kind)
+        hear = self._hear.get(type(event))
+        if hear is not None:
+            hear(event)
 
-    def watch(self, name: str, meaning: str, value: Callable[[], float]) -> None:
-        """Add the gauge *name*, whose value is that which *value* returns when it is read."""
-        self._gauges.append((name, meaning, value))
+    def watch(self, series: Series, value: Callable[[], float | Histogram], *labels: str) -> None:
+        """Export as *series*, with these values of its *labels*, what *value* then returns."""
+        self._watched.setdefault(series, {})[labels] = value
+
+    def watch_figure(
+        self, series: Series, figures: Callable[[], Mapping[str, float]], key: str, *labels: str
+    ) -> None:
+        """Export one of the *figures* that something has of itself."""
+        self.watch(series, lambda: figures()[key], *labels)
 
     @cached_property
     def registry(self) -> CollectorRegistry:
-        """All of it, for prometheus_client."""
-        from prometheus_client import CollectorRegistry  # loaded when somebody wants metrics
+        """All of it, and what the system knows of the process, for prometheus_client."""
+        from prometheus_client import CollectorRegistry, ProcessCollector  # when it is wanted
 
         registry = CollectorRegistry()
         registry.register(self)
+        ProcessCollector(registry=registry)
         return registry
 
     def collect(self) -> Iterator[Metric]:
         """What prometheus_client asks its collectors for."""
-        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+        for series, samples in self._measured():
+            yield _family(series, samples)
 
-        for each in (self._tool_calls, self._listing_failures, self._loops_ended, self._errors):
-            labels = [each.label] if each.label else []
-            family = CounterMetricFamily(each.name, each.meaning, labels=labels)
-            for label, count in each.counts.items():
-                family.add_metric([label] if each.label else [], count.value, count.since)
-            yield family
-        for name, meaning, value in self._gauges:
-            yield GaugeMetricFamily(name, meaning, value())
+    def _measured(self) -> Iterator[Measured]:
+        yield from self._answers.measured()
+        yield names.LIMITS_HIT, by_label(self._limits)
+        yield from self._models.measured()
+        yield from self._calls.measured()
+        yield from self._lists.measured()
+        for series, values in self._watched.items():
+            yield series, [(labels, value()) for labels, value in values.items()]
+
+    def _round_ended(self, event: RoundEnded) -> None:
+        if event.round.kind:
+            self._answers.failed(event.round.kind)
+        self._models.round_ended(event)
+
+
+def _family(series: Series, samples: Iterable[Sample]) -> Metric:
+    """*samples* as prometheus_client's; those of a histogram are counted up to each bound."""
+    from prometheus_client.metrics_core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+    from prometheus_client.utils import floatToGoString
+
+    if series.kind == "histogram":
+        histograms = HistogramMetricFamily(series.name, series.meaning, labels=series.labels)
+        bounds = [*map(floatToGoString, series.bounds), "+Inf"]
+        for labels, value in samples:
+            assert isinstance(value, Histogram)
+            buckets = list(zip(bounds, accumulate(value.counts), strict=True))
+            histograms.add_metric(labels, buckets, value.total)
+        return histograms
+    family = CounterMetricFamily if series.kind == "counter" else GaugeMetricFamily
+    numbers = family(series.name, series.meaning, labels=series.labels)
+    for labels, value in samples:
+        assert not isinstance(value, Histogram)
+        numbers.add_metric(labels, value)
+    return numbers

@@ -197,7 +197,7 @@ def test_what_happens_is_counted() -> None:
     admin.metrics(RequestEnded(request))
     code, text = admin.get("/metrics")
     assert code == 200
-    assert 'llamaproxy_tool_calls_total{outcome="failed"} 1.0' in text
+    assert 'llamaproxy_tool_calls_total{group="a",outcome="failed",tool="x"} 1.0' in text
     assert "llamaproxy_tool_listing_failures_total 2.0" in text
     assert 'llamaproxy_errors_total{kind="upstream_timeout"} 1.0' in text
 

@@ -396,7 +396,10 @@ def test_a_call_is_made_with_the_callers_credentials() -> None:
     catalogued.source.calls[0].callback(ToolResult("pong"))
     assert outcome(calling) == ToolResult("pong")
     assert catalogued.source.invoked == [("ping", {"a": 1}, caller("Bearer a", "7"))]
-    assert catalogued.counted('llamaproxy_tool_calls_total{outcome="answered"}') == 1
+    assert (
+        catalogued.counted('llamaproxy_tool_calls_total{group="g",outcome="answered",tool="ping"}')
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
@@ -413,7 +416,10 @@ def test_a_failing_tool_is_a_result_for_the_model(error: Exception, text: str) -
     calling = catalogued.call()
     catalogued.source.calls[0].errback(error)
     assert outcome(calling) == ToolResult(text, True)
-    assert catalogued.counted('llamaproxy_tool_calls_total{outcome="failed"}') == 1
+    assert (
+        catalogued.counted('llamaproxy_tool_calls_total{group="g",outcome="failed",tool="ping"}')
+        == 1
+    )
 
 
 def test_a_slow_tool_is_stopped_and_the_model_told() -> None:

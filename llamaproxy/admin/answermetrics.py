@@ -1,0 +1,160 @@
+"""AnswerMetrics: what became of requests, how long they took, and for whom they waited."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from http import HTTPStatus
+
+from llamaproxy.admin import names
+from llamaproxy.admin.tallies import Histogram, Measured, by_label
+from llamaproxy.errors import (
+    UpstreamBroke,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamTls,
+    UpstreamUnavailable,
+)
+from llamaproxy.events import LoopLimited, RequestEnded
+from llamaproxy.records import ChatRecord, RequestRecord
+
+#: The status of an answer that did not come to its end.
+_CUT_OFF = 499
+
+_STATUSES = frozenset((*HTTPStatus, _CUT_OFF))
+
+#: The limits that requests are refused for, by the kind and the status of the error.
+_REFUSALS = {
+    ("body_too_large", 413): "body",
+    ("overloaded", 503): "chat_bodies",
+    ("malformed_request", 503): "connections",
+    ("malformed_request", 408): "request_time",
+    ("malformed_request", 414): "head",
+    ("malformed_request", 431): "head",
+}
+
+#: What the server, or the way to it, fails with. It begins at nothing: Prometheus sees no increase
+#: in the first value of a series.
+_UPSTREAM_KINDS = tuple(
+    error.kind
+    for error in (UpstreamUnavailable, UpstreamTls, UpstreamBroke, UpstreamTimeout, UpstreamRefused)
+)
+
+#: All limits: those of the tool loop and of a call as well.
+LIMITS = ("rounds", "repetition", "tool_time", *dict.fromkeys(_REFUSALS.values()))
+
+
+class _Route:
+    """The requests of one route."""
+
+    __slots__ = ("seconds", "statuses")
+
+    def __init__(self) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.seconds = Histogram(names.REQUEST_SECONDS)
+
+
+class AnswerMetrics:
+    """Counts requests and chats.
+
+    Routes are ``chat``, ``health``, ``passthrough``, and ``refused`` for what was answered before
+    it had one.
+    """
+
+    def __init__(self, chat_paths: Collection[str], limits: Counter[str]) -> None:
+        """:param limits: counts the limits that were reached."""
+        self._chat_paths = chat_paths
+        self._limits = limits
+        self._chat = _Route()
+        self._routes = {
+            "chat": self._chat,
+            "health": _Route(),
+            "passthrough": _Route(),
+            "refused": _Route(),
+        }
+        self._errors: Counter[str] = Counter()
+        self._upstream_errors = Counter(dict.fromkeys(_UPSTREAM_KINDS, 0))
+        self._left = 0
+        self._model = Histogram(names.CHAT_SECONDS)
+        self._tools = Histogram(names.CHAT_SECONDS)
+        self._proxy = Histogram(names.CHAT_SECONDS)
+        self._first_whole = Histogram(names.FIRST_BYTE_SECONDS)
+        self._first_streamed = Histogram(names.FIRST_BYTE_SECONDS)
+        self._rounds = Histogram(names.ROUNDS)
+        self._calls = Histogram(names.CALLS)
+
+    def limited(self, event: LoopLimited) -> None:
+        self._limits[event.chat.limit] += 1
+
+    def failed(self, kind: str) -> None:
+        """A completion, or what else was asked for, came to an error of that *kind*."""
+        if kind in self._upstream_errors:
+            self._upstream_errors[kind] += 1
+
+    def ended(self, event: RequestEnded) -> None:
+        request = event.request
+        chat, status, kind = request.chat, request.status, request.kind
+        route = self._route(request) if chat is None else self._chat
+        route.statuses[status] += 1
+        route.seconds.add(request.seconds)
+        if kind:
+            self._errors[kind] += 1
+            if chat is None:
+                self.failed(kind)
+            if (limit := _REFUSALS.get((kind, status))) is not None:
+                self._limits[limit] += 1
+        elif status == _CUT_OFF:
+            self._left += 1
+        if chat is not None:
+            self._chat_ended(chat, request)
+
+    def _chat_ended(self, chat: ChatRecord, request: RequestRecord) -> None:
+        if request.first_byte is not None:
+            first = self._first_streamed if chat.streamed else self._first_whole
+            first.add(request.first_byte - request.began)
+        if chat.rounds:  # else it was refused, and has waited for nobody
+            shares = chat.shares(request.began)
+            self._model.add(shares.model)
+            self._tools.add(shares.tools)
+            self._proxy.add(shares.proxy)
+            self._rounds.add(len(chat.rounds))
+            self._calls.add(len(chat.calls))
+
+    def _route(self, request: RequestRecord) -> _Route:
+        """That of a request which has not come to be a chat."""
+        if request.kind and request.first_byte is None and request.status != _CUT_OFF:
+            return self._routes["refused"]
+        if request.method == "POST" and request.path in self._chat_paths:
+            return self._chat
+        if request.method == "GET" and request.path == "/health":
+            return self._routes["health"]
+        return self._routes["passthrough"]
+
+    def measured(self) -> Iterator[Measured]:
+        statuses: Counter[tuple[str, ...]] = Counter()
+        for name, route in self._routes.items():
+            for status, count in route.statuses.items():
+                statuses[name, _status(status)] += count
+        yield names.REQUESTS, statuses.items()
+        yield (
+            names.REQUEST_SECONDS,
+            [((name,), route.seconds) for name, route in self._routes.items()],
+        )
+        yield names.ERRORS, by_label(self._errors)
+        yield names.UPSTREAM_ERRORS, by_label(self._upstream_errors)
+        yield names.CLIENTS_LEFT, [((), self._left)]
+        yield (
+            names.CHAT_SECONDS,
+            [(("model",), self._model), (("tools",), self._tools), (("proxy",), self._proxy)],
+        )
+        yield (
+            names.FIRST_BYTE_SECONDS,
+            [(("no",), self._first_whole), (("yes",), self._first_streamed)],
+        )
+        yield names.ROUNDS, [((), self._rounds)]
+        yield names.CALLS, [((), self._calls)]
+
+
+def _status(status: int) -> str:
+    """*status* as a label: a server may send any number of three digits."""
+    return str(int(status)) if status in _STATUSES else f"{status // 100}xx"
