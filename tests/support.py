@@ -33,13 +33,13 @@ from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
+from llamaproxy.application import assemble
 from llamaproxy.config.options import Options
 from llamaproxy.events import Event
 from llamaproxy.heads import RequestHead, RequestLine
 from llamaproxy.jsontext import Json
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.server.site import ProxySite
-from llamaproxy.tap import assemble
 from llamaproxy.upstream.agent import AgentForAnywhere
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.connection import UpstreamConnection

@@ -13,9 +13,9 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from llamaproxy.advice import ADVICE
+from llamaproxy.application import assemble
 from llamaproxy.check import LIMIT, UNDECIDED, WELL, WRONG, Check
 from llamaproxy.config.options import Options
-from llamaproxy.tap import assemble
 from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing, outcome, tool
 from tests.test_twistd import TWISTD, environment
 from tests.tools.mcp_servers import FakeMcp, error, raw, result

@@ -22,10 +22,10 @@ from hyperlink import DecodedURL
 from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
 
+from llamaproxy.application import assemble
 from llamaproxy.config.options import Options
 from llamaproxy.heads import Fields
 from llamaproxy.server.site import ProxySite
-from llamaproxy.tap import assemble
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange
 from llamaproxy.upstream.responses import SendingAgent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from http import HTTPStatus
 
 from llamaproxy.admin import names
@@ -44,6 +44,10 @@ _UPSTREAM_KINDS = tuple(
 LIMITS = ("rounds", "repetition", "tool_time", *dict.fromkeys(_REFUSALS.values()))
 
 
+#: Routes by the endpoint's name.
+_ROUTES = {"chat_completions": "chat", "health": "health", "": "refused"}
+
+
 class _Route:
     """The requests of one route."""
 
@@ -61,13 +65,11 @@ class AnswerMetrics:
     it had one.
     """
 
-    def __init__(self, chat_paths: Collection[str], limits: Counter[str]) -> None:
+    def __init__(self, limits: Counter[str]) -> None:
         """:param limits: counts the limits that were reached."""
-        self._chat_paths = chat_paths
         self._limits = limits
-        self._chat = _Route()
         self._routes = {
-            "chat": self._chat,
+            "chat": _Route(),
             "health": _Route(),
             "passthrough": _Route(),
             "refused": _Route(),
@@ -94,7 +96,7 @@ class AnswerMetrics:
     def ended(self, event: RequestEnded) -> None:
         request = event.request
         chat, status, kind = request.chat, request.status, request.kind
-        route = self._route(request) if chat is None else self._chat
+        route = self._routes[_ROUTES.get(request.route, "passthrough")]
         route.statuses[status] += 1
         route.seconds.add(request.seconds)
         if kind:
@@ -119,16 +121,6 @@ class AnswerMetrics:
             self._proxy.add(shares.proxy)
             self._rounds.add(len(chat.rounds))
             self._calls.add(len(chat.calls))
-
-    def _route(self, request: RequestRecord) -> _Route:
-        """That of a request which has not come to be a chat."""
-        if request.kind and request.first_byte is None and request.status != _CUT_OFF:
-            return self._routes["refused"]
-        if request.method == "POST" and request.path in self._chat_paths:
-            return self._chat
-        if request.method == "GET" and request.path == "/health":
-            return self._routes["health"]
-        return self._routes["passthrough"]
 
     def measured(self) -> Iterator[Measured]:
         statuses: Counter[tuple[str, ...]] = Counter()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -42,15 +42,10 @@ class Metrics:
 
     hears = (CallEnded, ListRefreshed, LoopLimited, RequestEnded, RoundEnded)
 
-    def __init__(
-        self, now: Callable[[], float] = time.monotonic, chat_paths: Collection[str] = ()
-    ) -> None:
-        """:param now: the clock's seconds.
-
-        :param chat_paths: the paths of chat completions.
-        """
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """:param now: the clock's seconds."""
         self._limits = Counter(dict.fromkeys(LIMITS, 0))
-        self._answers = AnswerMetrics(chat_paths, self._limits)
+        self._answers = AnswerMetrics(self._limits)
         self._models = ModelMetrics()
         self._calls = CallMetrics(self._limits)
         self._lists = ListMetrics(now)

@@ -8,10 +8,10 @@ from typing import Any
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.reachability import Reachability
 from llamaproxy.admin.status import Status
+from llamaproxy.adminport import inspector_of
 from llamaproxy.config.options import Options
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.site import ProxySite
-from llamaproxy.tap import inspector_of
 from tests.server.door import Answer, Client
 from tests.support import CHAT, FakeStack, Proxy
 

@@ -1,0 +1,183 @@
+"""assemble: all that answers requests, built out of options; without sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from hyperlink import DecodedURL
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.resource import IResource
+
+from llamaproxy.admin import names
+from llamaproxy.admin.eventlog import LOGGED, log_event
+from llamaproxy.admin.metrics import Metrics
+from llamaproxy.admin.toolstatus import ToolStatus
+from llamaproxy.chat.body_budget import BodyBudget
+from llamaproxy.chat.endpoint import ChatCompletions
+from llamaproxy.chat.loop import CallSlots, ToolLoop
+from llamaproxy.chat.memory import TurnMemory
+from llamaproxy.cors import CorsMemory
+from llamaproxy.events import Observers
+from llamaproxy.routes import ProxyApp
+from llamaproxy.server.keys import ApiKeys
+from llamaproxy.tools.catalogue import Catalogue
+from llamaproxy.tools.mcp.pool import SessionPool
+from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
+from llamaproxy.tools.offers import Offers
+from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
+from llamaproxy.tools.toolruntime import ToolRuntime
+from llamaproxy.upstream.client import LlamaStackClient
+from llamaproxy.upstream.client_context import ClientContextReader
+from llamaproxy.upstream.completions import Completions
+from llamaproxy.upstream.dialect import Detector
+from llamaproxy.upstream.inflate import InflatingAgent
+from llamaproxy.upstream.passthrough import LlamaStackResource
+from llamaproxy.upstream.responses import SendingAgent
+from llamaproxy.upstream.secrets import Secret
+from llamaproxy.upstream.treq_client import AuthorizedAgent
+
+if TYPE_CHECKING:
+    from llamaproxy.admin.tracing.spans import Spans
+
+
+@attrs.frozen(eq=False, repr=False)
+class Application:
+    """Everything that answers requests, from the root of the resource tree on; without sockets."""
+
+    resource: IResource
+    client: LlamaStackClient
+    detector: Detector
+    catalogue: Catalogue
+    sessions: SessionPool
+    memory: TurnMemory
+    bodies: BodyBudget
+    cors: CorsMemory
+    metrics: Metrics
+    tool_status: ToolStatus
+    tell: Observers
+
+
+def assemble(
+    options: Mapping[str, Any],
+    url: DecodedURL,
+    clock: IReactorTime,
+    agent: SendingAgent,
+    anywhere: SendingAgent,
+    spans: Spans | None = None,
+) -> Application:
+    """The application that *options* describe, in front of the server at *url*.
+
+    :param agent: asks that server.
+
+    :param anywhere: asks MCP servers, wherever they are.
+
+    :param spans: makes spans of requests; None if traces are off.
+    """
+    keys: ApiKeys | None = options["api-keys-file"]
+    server_key: bytes = options["llamastack-api-key"] if keys is not None else b""
+    if server_key:
+        agent = AuthorizedAgent(agent, server_key)
+    secret = Secret(server_key)
+    timeout: float = options["upstream-timeout"]
+    client = LlamaStackClient(InflatingAgent(agent, clock), url, clock, timeout, secret)
+    detector = Detector(client)
+    metrics = Metrics(clock.seconds)
+    tool_status = ToolStatus(clock)
+    tell = Observers()
+    if spans is not None:
+        tell.listen(spans, *spans.hears)  # the first, for the others show the id of the trace
+    tell.listen(log_event, *LOGGED)
+    if options["admin"] != "off":
+        tell.listen(metrics, *metrics.hears)
+    tell.listen(tool_status, *tool_status.hears)
+    sessions = SessionPool(
+        InflatingAgent(anywhere, clock),
+        clock,
+        lambda: catalogue.changed(),
+        options["max-mcp-sessions"],
+    )
+    catalogue = Catalogue(
+        source=_tool_source(options, clock, client, detector, sessions),
+        clock=clock,
+        ttl=options["tools-ttl"],
+        tool_timeout=options["tool-timeout"],
+        max_result=options["max-tool-result"],
+        offers=Offers(options["max-tools"], options["max-tool-list"]),
+        max_callers=options["max-callers"],
+        tell=tell,
+    )
+    memory = TurnMemory(
+        clock, options["memory-entries"], options["memory-bytes"], options["memory-age"]
+    )
+    slots = CallSlots(options["max-calls-per-chat"], options["max-calls"])
+    cors = CorsMemory()
+    bodies = BodyBudget(options["max-chat-bodies"])
+    _watch_memory(metrics, memory, catalogue, sessions, bodies)
+    chat = ChatCompletions(
+        loop=ToolLoop(catalogue, memory, options["max-iterations"], slots, tell),
+        upstream=Completions(client, detector),
+        clock=clock,
+        keep_alive=options["keep-alive"],
+        bodies=bodies,
+        clients=ClientContextReader(options["trusted-proxies"], options["identity-headers"]),
+        cors=cors,
+        tell=tell,
+    )
+    passthrough = LlamaStackResource(
+        agent, url, detector, clock, timeout, options["trusted-proxies"], secret, cors
+    )
+    resource = ProxyApp(chat, passthrough, cors).resource()
+    return Application(
+        resource=resource,
+        client=client,
+        detector=detector,
+        catalogue=catalogue,
+        sessions=sessions,
+        memory=memory,
+        bodies=bodies,
+        cors=cors,
+        metrics=metrics,
+        tool_status=tool_status,
+        tell=tell,
+    )
+
+
+def _watch_memory(
+    metrics: Metrics,
+    memory: TurnMemory,
+    catalogue: Catalogue,
+    sessions: SessionPool,
+    bodies: BodyBudget,
+) -> None:
+    """Have *metrics* show what is kept in memory, beside its limits."""
+    for series, figures, key, *labels in (
+        (names.CACHE_ENTRIES, memory.figures, "turns", "turns"),
+        (names.CACHE_ENTRIES_MAX, memory.figures, "max_turns", "turns"),
+        (names.CACHE_BYTES, memory.figures, "bytes", "turns"),
+        (names.CACHE_BYTES_MAX, memory.figures, "max_bytes", "turns"),
+        (names.CACHE_ENTRIES, catalogue.figures, "callers", "tool_lists"),
+        (names.CACHE_ENTRIES_MAX, catalogue.figures, "max_callers", "tool_lists"),
+        (names.CACHE_ENTRIES, sessions.figures, "sessions", "mcp_sessions"),
+        (names.CACHE_ENTRIES_MAX, sessions.figures, "max_sessions", "mcp_sessions"),
+        (names.CHAT_BODIES, bodies.figures, "bytes"),
+        (names.CHAT_BODIES_MAX, bodies.figures, "max_bytes"),
+    ):
+        metrics.watch_figure(series, figures, key, *labels)
+
+
+def _tool_source(
+    options: Mapping[str, Any],
+    clock: IReactorTime,
+    client: LlamaStackClient,
+    detector: Detector,
+    sessions: SessionPool,
+) -> ToolSource:
+    """Where tools come from: the server, and the MCP servers that the operator names."""
+    connectors = McpSource(Connectors(client, detector), sessions, clock)
+    source = DetectedSource(detector, ToolRuntime(client), connectors, options["tool-source"])
+    if not options["mcp-server"]:
+        return source
+    servers = FixedServers(options["mcp-server"])
+    return UnionSource(McpSource(servers, sessions, clock, options["mcp-header"]), source)
