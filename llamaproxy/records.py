@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias
 from weakref import ReferenceType, ref
 
 import attrs
+from attrs.setters import NO_OP
 
 #: Characters of a name of a peer's that are kept.
 _MAX_NAME = 100
@@ -77,7 +78,8 @@ def _weakly_chat(chat: ChatRecord) -> ReferenceType[ChatRecord]:
     return ref(chat)
 
 
-@attrs.define(eq=False, repr=False)
+# Without NO_OP, a class with a converter has every attribute set by a function in Python.
+@attrs.define(eq=False, repr=False, on_setattr=NO_OP)
 class ChatRecord:
     """The answer to one chat completion; *now* returns the time."""
 
@@ -144,7 +146,7 @@ class Shares:
     proxy: float
 
 
-@attrs.define(eq=False, repr=False)
+@attrs.define(eq=False, repr=False, on_setattr=NO_OP)
 class RoundRecord:
     """One completion that the model is asked for; *number* counts from 1."""
 
@@ -181,7 +183,7 @@ class RoundRecord:
             self.output_tokens = _count(usage.get("completion_tokens"))
 
 
-@attrs.define(eq=False, repr=False)
+@attrs.define(eq=False, repr=False, on_setattr=NO_OP)
 class CallRecord:
     """A call of a server tool that the model made in the round *round*; *number* counts from 1.
 

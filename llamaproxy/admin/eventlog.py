@@ -74,26 +74,28 @@ def _log_request(request: RequestRecord) -> None:
     """The one line of a request; nothing of a query, a body or a credential is in it."""
     if threshold.hides(LogLevel.info):
         return
-    fields = request_fields(request)
-    extra = "".join([_TEXTS[name](value) for name, value in fields.items() if name in _TEXTS])
+    more = _more_of(request)
+    extra = "".join([_TEXTS[name](value) for name, value in more.items() if name in _TEXTS])
+    seconds = request.seconds
     _write(
         f"{request.client} {request.method} {request.path} {request.status} {request.sent} bytes "
-        f"{request.seconds:.3f} s{extra}",
-        fields,
+        f"{seconds:.3f} s{extra}",
+        {
+            "client": request.client,
+            "method": request.method,
+            "path": request.path,
+            "status": request.status,
+            "sent": request.sent,
+            "seconds": seconds,
+            "request": request.id,
+            **more,
+        },
     )
 
 
-def request_fields(request: RequestRecord) -> dict[str, Any]:
-    """All that a request's line says of it: these fields, and no others."""
-    fields: dict[str, Any] = {
-        "client": request.client,
-        "method": request.method,
-        "path": request.path,
-        "status": request.status,
-        "sent": request.sent,
-        "seconds": request.seconds,
-        "request": request.id,
-    }
+def _more_of(request: RequestRecord) -> dict[str, Any]:
+    """What a line says of a request where there is something to say."""
+    fields: dict[str, Any] = {}
     if request.route:
         fields["route"] = request.route
     if request.first_byte is not None:
