@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from twisted.internet import tcp, unix
 from twisted.internet.interfaces import (
@@ -18,19 +17,18 @@ from zope.interface import implementer
 
 _log = Logger()
 
-#: Has what came on a connection be read, and sends what was written meanwhile.
-Promptly: TypeAlias = Callable[[Callable[[bytes], None], bytes], None]
-
 
 @implementer(IReactorFDSet, IReactorTCP, IReactorSSL, IReactorUNIX)
 class PromptWrites:
-    """A reactor whose sockets send what they have in the turn in which it is written.
+    """A reactor whose sockets send what they have at the end of the turn.
 
     A reactor waits until a socket can be written to, though it nearly always can: that is two
     system calls to say so and to take it back, and one more turn. Here only what a socket has not
-    taken waits for that. What is written by :meth:`promptly` goes out as soon as that ends, which
-    saves the delayed call at the end of the turn. What makes no sockets, and all that makes other
-    ones, is *reactor*'s own.
+    taken waits for that. What makes no sockets, and all that makes other ones, is *reactor*'s own.
+
+    Not sooner than at the end of the turn: peers that are woken while the others of the turn are
+    still served answer one by one, and each answer then takes a turn of its own (a third more CPU
+    for a request, measured with 32 clients).
     """
 
     def __init__(self, reactor: Any) -> None:
@@ -45,21 +43,9 @@ class PromptWrites:
         self._waiting: set[IWriteDescriptor] = set()
         #: The one that is being asked, while it has more to send.
         self._asked: IWriteDescriptor | None = None
-        #: Whether the queue is about to be sent.
-        self._prompt = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
-
-    def promptly(self, read: Callable[[bytes], None], data: bytes) -> None:
-        """Have *data* read, and send what was written meanwhile."""
-        self._prompt = True
-        try:
-            read(data)
-        finally:
-            self._prompt = False
-            if self._queue:
-                self._send()
 
     # --- IReactorFDSet
 
@@ -72,8 +58,8 @@ class PromptWrites:
     def addWriter(self, writer: IWriteDescriptor) -> None:
         if writer in self._waiting:
             return
-        if not self._queue and not self._prompt:
-            self.callLater(0, self._send)
+        if not self._queue:
+            self.callLater(0, self._end_turn)
         self._queue[writer] = None
 
     def removeWriter(self, writer: IWriteDescriptor) -> None:
@@ -94,7 +80,7 @@ class PromptWrites:
     def getWriters(self) -> list[Any]:
         return [*self._reactor.getWriters(), *self._ending, *self._queue]
 
-    def _send(self) -> None:
+    def _end_turn(self) -> None:
         self._ending, self._queue = self._queue, {}
         while self._ending:
             writer = next(iter(self._ending))
@@ -165,16 +151,6 @@ class PromptWrites:
 
     def connectUNIX(self, *arguments: Any) -> Any:
         return self._reactor.connectUNIX(*arguments)
-
-
-def promptly_by(clock: Any) -> Promptly:
-    """How to read at once: as :meth:`PromptWrites.promptly`, if *clock* is one."""
-    return clock.promptly if isinstance(clock, PromptWrites) else as_usual
-
-
-def as_usual(read: Callable[[bytes], None], data: bytes) -> None:
-    """Have *data* read."""
-    read(data)
 
 
 def prompt_writes(reactor: Any) -> Any:

@@ -19,7 +19,7 @@ from llamaproxy.adminport import add_admin
 from llamaproxy.application import Application, assemble
 from llamaproxy.config.options import Options
 from llamaproxy.greeting import GreetingService
-from llamaproxy.prompt_writes import prompt_writes, promptly_by
+from llamaproxy.prompt_writes import prompt_writes
 from llamaproxy.routes import CHAT_PATHS
 from llamaproxy.server.hosts import hosts_for
 from llamaproxy.server.keys import KeysService
@@ -130,7 +130,7 @@ def _connected(
     options: Options, url: DecodedURL, reactor: Any, sockets: Any, spans: Spans | None = None
 ) -> tuple[Application, UpstreamPool]:
     """The application with connections to servers by *sockets*, and what keeps those."""
-    pool = UpstreamPool(reactor, promptly=promptly_by(sockets))
+    pool = UpstreamPool(reactor)
     reaching = (options["connect-timeout"], options["upstream-ca"])
     agent = UpstreamAgent(sockets, url, pool, *reaching)
     anywhere = AgentForAnywhere(sockets, pool, *reaching)

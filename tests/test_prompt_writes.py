@@ -101,43 +101,6 @@ def test_what_is_written_in_a_turn_goes_out_at_its_end_in_one_piece(
     assert clock.getDelayedCalls() == []
 
 
-def test_what_is_written_while_something_is_read_goes_out_when_that_has_been_read(
-    clock: WatchingClock, prompt: Any
-) -> None:
-    one, other = Socket(prompt), Socket(prompt)
-    more = [b"more"]
-    other.then = lambda: other.write(more.pop()) if more else None
-
-    def read(data: bytes) -> None:
-        one.write(data)
-        other.write(data)
-        one.write(b"c")
-        assert one.sent == []
-
-    prompt.promptly(read, b"a")
-    assert (one.sent, other.sent) == ([b"ac"], [b"a"])
-    assert len(clock.getDelayedCalls()) == 1  # what it wrote when all had been taken
-    clock.advance(0)
-    assert other.sent == [b"a", b"more"]
-    assert clock.getDelayedCalls() == clock.writers == []
-
-
-def test_what_was_written_before_an_error_goes_out(clock: WatchingClock, prompt: Any) -> None:
-    socket = Socket(prompt)
-
-    def read(data: bytes) -> None:
-        socket.write(data)
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        prompt.promptly(read, b"a")
-    assert socket.sent == [b"a"]
-    socket.write(b"b")
-    assert socket.sent == [b"a"]
-    clock.advance(0)
-    assert socket.sent == [b"a", b"b"]
-
-
 def test_what_the_socket_did_not_take_is_left_to_the_reactor(
     clock: WatchingClock, prompt: Any
 ) -> None:

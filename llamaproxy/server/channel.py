@@ -174,9 +174,6 @@ class ProxyChannel(Protocol):
         return self.state.phase not in (BODY, ANSWER, TUNNEL) and not (begun or self._pipelined)
 
     def dataReceived(self, data: bytes) -> None:
-        self.site.promptly(self._received, data)
-
-    def _received(self, data: bytes) -> None:
         if (phase := self.state.phase) == CLOSING:
             self.state.linger()
         elif phase == TUNNEL:
@@ -210,7 +207,7 @@ class ProxyChannel(Protocol):
         finally:
             self._reading = False
         if data:
-            self._received(data + self._taken())
+            self.dataReceived(data + self._taken())
         elif self.state.half_closed and self.state.phase <= BODY:
             self.loseConnection()  # nothing more can come
 

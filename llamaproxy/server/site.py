@@ -18,7 +18,6 @@ from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import ProxyError
 from llamaproxy.events import RequestBegan, RequestEnded, Tell, tell_nobody
 from llamaproxy.heads import RequestHead, answer_head, date
-from llamaproxy.prompt_writes import promptly_by
 from llamaproxy.records import RequestRecord
 from llamaproxy.request import ProxyRequest
 from llamaproxy.server.channel import ProxyChannel
@@ -69,7 +68,6 @@ class ProxySite(Factory):
         self.keys = keys
         self.clock = clock
         self.now = clock.seconds
-        self.promptly = promptly_by(clock)
         self.connections = Connections(clock, limits.idle_grace)
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyChannel:

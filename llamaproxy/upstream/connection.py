@@ -17,7 +17,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from llamaproxy.errors import UpstreamBroke
-from llamaproxy.prompt_writes import Promptly, as_usual
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker
 from llamaproxy.upstream.response_head import (
@@ -68,7 +67,6 @@ class UpstreamConnection(protocol.Protocol):
         #: Where it goes when it can be used again; and where it is no more when it is lost.
         self.released: Callable[[UpstreamConnection], None] = UpstreamConnection.close
         self.gone: Callable[[UpstreamConnection], None] = lambda connection: None
-        self.promptly: Promptly = as_usual
         self.origin = b""
         #: When it was released, by the pool's clock.
         self.idle_since = 0.0
@@ -176,9 +174,6 @@ class UpstreamConnection(protocol.Protocol):
             handshake.callback(None)
 
     def dataReceived(self, data: bytes) -> None:
-        self.promptly(self._received, data)
-
-    def _received(self, data: bytes) -> None:
         exchange = self._exchange
         if exchange is None:
             self.abort()  # nobody has asked

@@ -10,7 +10,6 @@ from twisted.python.failure import Failure
 
 from llamaproxy.errors import BadRequest
 from llamaproxy.heads import Fields
-from llamaproxy.prompt_writes import Promptly, as_usual
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.connection import UpstreamConnection
 from llamaproxy.upstream.exchange import WEBSOCKET, AnswerTaker
@@ -140,11 +139,8 @@ class PooledExchange:
 class UpstreamPool:
     """Sends requests on idle connections, without those that their servers have closed."""
 
-    def __init__(
-        self, clock: IReactorTime, max_idle: int = MAX_IDLE, promptly: Promptly = as_usual
-    ) -> None:
+    def __init__(self, clock: IReactorTime, max_idle: int = MAX_IDLE) -> None:
         self._clock = clock
-        self._promptly = promptly
         self._max_idle = max_idle
         #: By origin, those that have been idle the longest first.
         self._idle: dict[bytes, list[UpstreamConnection]] = {}
@@ -178,7 +174,6 @@ class UpstreamPool:
         connection.origin = origin
         connection.released = self._release
         connection.gone = self._forget
-        connection.promptly = self._promptly
 
     def figures(self) -> dict[str, int]:
         """How many connections are idle, for the status."""
