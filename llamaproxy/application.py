@@ -90,7 +90,7 @@ def assemble(
         tell.listen(spans, *spans.hears)  # the first, for the others show the id of the trace
     tell.listen(log_event, *LOGGED)
     if options["admin"] != "off":
-        tell.listen(metrics, *metrics.hears)
+        metrics.listen(tell)
     tell.listen(tool_status, *tool_status.hears)
     sessions = SessionPool(
         InflatingAgent(anywhere, clock),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 from weakref import ReferenceType, ref
 
 import attrs
@@ -124,7 +124,9 @@ class ChatRecord:
         if request is None:
             return Shares(0.0, 0.0, 0.0)
         end = now if request.ended is None else request.ended
-        model = sum((end if r.ended is None else r.ended) - r.began for r in self.rounds)
+        model = 0.0
+        for round in self.rounds:
+            model += (end if round.ended is None else round.ended) - round.began
         tools, until = self.listing, 0.0
         for call in self.calls:  # in the order in which they were asked for
             ended = end if call.ended is None else call.ended
@@ -133,8 +135,7 @@ class ChatRecord:
         return Shares(model, tools, max(0.0, end - request.began - model - tools))
 
 
-@attrs.frozen
-class Shares:
+class Shares(NamedTuple):
     """Seconds that an answer took by what it waited for: the model, tools, and the proxy itself.
 
     To the model belongs a client that reads too slowly; to the tools the list of them. Of tools
@@ -167,7 +168,10 @@ class RoundRecord:
     @property
     def chat(self) -> ChatRecord:
         """The answer that it is part of."""
-        return _alive(self._chat)
+        chat = self._chat()
+        if chat is None:
+            raise ReferenceError("nobody has kept the record of the request")
+        return chat
 
     def note_first(self) -> None:
         """The first of the model's answer has come."""
@@ -212,7 +216,10 @@ class CallRecord:
     @property
     def chat(self) -> ChatRecord:
         """The answer that it is part of."""
-        return _alive(self._chat)
+        chat = self._chat()
+        if chat is None:
+            raise ReferenceError("nobody has kept the record of the request")
+        return chat
 
     @property
     def seconds(self) -> float:
@@ -220,13 +227,6 @@ class CallRecord:
         if self.began is None or self.ended is None:
             return 0.0
         return self.ended - self.began
-
-
-def _alive(chat: ReferenceType[ChatRecord]) -> ChatRecord:
-    alive = chat()
-    if alive is None:
-        raise ReferenceError("nobody has kept the record of the request")
-    return alive
 
 
 def name_of(value: object) -> str:

@@ -25,6 +25,7 @@ from llamaproxy.events import (
     Event,
     ListRefreshed,
     LoopLimited,
+    Observers,
     RequestEnded,
     RoundEnded,
 )
@@ -40,8 +41,6 @@ class Metrics:
     It is a collector of prometheus_client's, which many a daemon never needs.
     """
 
-    hears = (CallEnded, ListRefreshed, LoopLimited, RequestEnded, RoundEnded)
-
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         """:param now: the clock's seconds."""
         self._limits = Counter(dict.fromkeys(LIMITS, 0))
@@ -51,18 +50,18 @@ class Metrics:
         self._lists = ListMetrics(now)
         self._watched: dict[Series, dict[tuple[str, ...], Callable[[], float | Histogram]]] = {}
         self.watch(names.BUILD, lambda: 1, __version__)
-        self._hear: dict[type[Event], Callable[[Any], None]] = {
+
+    def listen(self, tell: Observers) -> None:
+        """Hear of what *tell* tells from now on; each kind goes to who counts it."""
+        hear: dict[type[Event], Callable[[Any], None]] = {
             CallEnded: self._calls.ended,
             ListRefreshed: self._lists.refreshed,
             LoopLimited: self._answers.limited,
             RequestEnded: self._answers.ended,
             RoundEnded: self._round_ended,
         }
-
-    def __call__(self, event: Event) -> None:
-        hear = self._hear.get(type(event))
-        if hear is not None:
-            hear(event)
+        for kind, listener in hear.items():
+            tell.listen(listener, kind)
 
     def watch(self, series: Series, value: Callable[[], float | Histogram], *labels: str) -> None:
         """Export as *series*, with these values of its *labels*, what *value* then returns."""

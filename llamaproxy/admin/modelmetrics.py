@@ -47,7 +47,8 @@ class ModelMetrics:
     def round_ended(self, event: RoundEnded) -> None:
         round = event.round
         ended = round.began if round.ended is None else round.ended
-        asked = round.chat.model
+        chat = round.chat
+        asked = chat.model
         if round.kind:
             name = asked if asked in self._asked else names.OTHER
             self._failed.of((name, round.kind)).add(ended - round.began)
@@ -63,7 +64,7 @@ class ModelMetrics:
             model.input.add(round.input_tokens)
         if round.output_tokens is not None:
             model.output.add(round.output_tokens)
-        if round.chat.streamed and round.first is not None:
+        if chat.streamed and round.first is not None:
             _note_stream(model, round, round.first, ended)
 
     def measured(self) -> Iterator[Measured]:

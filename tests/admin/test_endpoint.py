@@ -20,7 +20,7 @@ from llamaproxy.admin.status import Status
 from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.config.logformat import Threshold, threshold
 from llamaproxy.errors import McpTimeout, McpUnavailable, UpstreamTimeout, UpstreamUnavailable
-from llamaproxy.events import CallEnded, GroupListed, ListRefreshed, RequestEnded
+from llamaproxy.events import CallEnded, GroupListed, ListRefreshed, Observers, RequestEnded
 from llamaproxy.jsontext import Json
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord
 from llamaproxy.server.site import ProxySite
@@ -36,7 +36,8 @@ class Admin:
         self.clock = Clock()
         self.draining = False
         self.dialect: Json | None = DIALECT
-        self.metrics = Metrics()
+        self.metrics, self.tell = Metrics(), Observers()
+        self.metrics.listen(self.tell)
         self.tools = ToolStatus(self.clock)
         self.questions: list[Deferred[int]] = []
         self.reachability = Reachability(self.clock, self._ask)
@@ -190,11 +191,11 @@ def test_the_status_says_what_is_known_of_server_and_tools() -> None:
 
 def test_what_happens_is_counted() -> None:
     admin = Admin()
-    admin.metrics(CallEnded(failed_call()))
-    admin.metrics(ListRefreshed(1, {}, {"b": McpTimeout()}, UpstreamTimeout()))
+    admin.tell(CallEnded(failed_call()))
+    admin.tell(ListRefreshed(1, {}, {"b": McpTimeout()}, UpstreamTimeout()))
     request = RequestRecord("-", "-", "POST", "/v1/chat/completions", 0.0)
     request.kind = "upstream_timeout"
-    admin.metrics(RequestEnded(request))
+    admin.tell(RequestEnded(request))
     code, text = admin.get("/metrics")
     assert code == 200
     assert 'llamaproxy_tool_calls_total{group="a",outcome="failed",tool="x"} 1.0' in text

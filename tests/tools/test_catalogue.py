@@ -99,7 +99,10 @@ class Catalogued:
         self.source = FakeSource()
         self.clock = Clock()
         self.metrics = Metrics()
+        tell = Observers(log_event)
+        self.metrics.listen(tell)
         self.status = ToolStatus(self.clock)
+        tell.listen(self.status)
         self.catalogue = Catalogue(
             self.source,
             self.clock,
@@ -108,7 +111,7 @@ class Catalogued:
             max_result,
             offers or Offers(1000, 10**9),
             max_callers,
-            Observers(log_event, self.metrics, self.status),
+            tell,
         )
 
     def ask(self, who: ClientContext | None = None) -> Deferred[Offer]:
