@@ -117,4 +117,4 @@ def _not_found(request: Any, routes: Klein) -> bytes:
 def _json(request: Any, body: Json, status: int = 200) -> bytes:
     request.setResponseCode(status)
     request.setHeader(b"content-type", b"application/json")
-    return jsontext.dumps(body)
+    return jsontext.dumps_strictly(body)

@@ -243,4 +243,4 @@ class Feed(Service):
 
 def _event(name: bytes, body: Json) -> bytes:
     """One event; the text of JSON has no line ends."""
-    return b"event: %b\ndata: %b\n\n" % (name, jsontext.dumps(body))
+    return b"event: %b\ndata: %b\n\n" % (name, jsontext.dumps_strictly(body))

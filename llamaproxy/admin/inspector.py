@@ -196,7 +196,7 @@ def _file(request: ProxyRequest, name: str) -> bytes:
 
 
 def _json(request: ProxyRequest, body: Json) -> bytes:
-    return _sized(request, b"application/json", jsontext.dumps(body))
+    return _sized(request, b"application/json", jsontext.dumps_strictly(body))
 
 
 def _sized(request: ProxyRequest, media_type: bytes, text: bytes) -> bytes:

@@ -454,3 +454,20 @@ def test_no_name_can_be_an_event_of_its_own(model: str) -> None:
     app.advance(1)
     assert {name for name, _ in page.events()} == {"hello", "rows", "tools"}
     assert page.rows()[-1][0]["model"] == model
+
+
+def test_a_schema_with_what_is_no_json_costs_a_browser_nothing_else() -> None:
+    def no_json(name: str) -> Any:
+        raise AssertionError(f"{name} is no JSON")
+
+    app = inspected()
+    schema = b'{"type":"object","properties":{"n":{"default":NaN,"minimum":-1e999}},"x":"\\ud800"}'
+    listed = b'{"data":[{"name":"odd","toolgroup_id":"mcp::main","input_schema":%b}]}' % schema
+    app.stack.on("GET /v1/tools", answer(listed))
+    app.chat()
+    page = app.page()
+    lines = [each[6:] for each in page.text().splitlines() if each.startswith(b"data: ")]
+    texts = [*lines, app.get("/status").body, app.get("/answers/1").body]
+    read = [json.loads(text, parse_constant=no_json) for text in texts]
+    [entry] = read[2]["groups"][0]["tools"]
+    assert entry["parameters"]["properties"]["n"]["default"] is None
