@@ -74,7 +74,11 @@ class Inspected(Proxy):
         for _ in range(20):
             self.advance(0)
         if b"\r\nTransfer-Encoding: chunked" in client.head:
-            return Answer(int(client.head.split(b" ")[1]), {}, client.text())
+            status, *lines = client.head.decode("latin-1").split("\r\n")
+            fields: dict[str, list[str]] = {}
+            for name, _, value in (line.partition(": ") for line in lines):
+                fields.setdefault(name.lower(), []).append(value)
+            return Answer(int(status.split(" ")[1]), fields, client.text())
         [answer] = client.answers(heads=method == "HEAD")
         return answer
 

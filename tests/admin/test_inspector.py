@@ -371,13 +371,16 @@ def test_the_page_is_served_with_its_fields(folder: Path) -> None:
     script = app.get("/page/app.js")
     assert script.fields["content-type"] == ["text/javascript; charset=utf-8"]
     others = [app.get("/answers/9"), app.post("/tools/try", []), app.get("/page/none.js")]
-    for each in (got, script, *others):
+    paths = ("/status", "/metrics", "/ready", "/live", "/log-level", "/nothing", "/%ff")
+    everything = [*map(app.get, paths), app.post("/live"), app.post("/log-level")]
+    for each in (got, script, *others, *everything):
         [policy] = each.fields["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
         assert "unsafe" not in policy and "frame-ancestors 'none'" in policy
         assert each.fields["x-content-type-options"] == ["nosniff"]
         assert each.fields["referrer-policy"] == ["no-referrer"]
         assert each.fields["cache-control"] == ["no-store"]
+        assert each.fields["cross-origin-resource-policy"] == ["same-origin"]
         assert not [name for name in each.fields if name.startswith("access-control")]
 
 
