@@ -53,7 +53,8 @@ class Answers:
     """A listener that keeps every chat, and other requests that have ended with an error.
 
     Over :data:`MAX_ANSWERS` the one that ended first goes, or the oldest if all of them run; over
-    :data:`MAX_PARTS` those that ended first, but for the last one. Of what happens in between :meth:`note` is told, while somebody asks for :attr:`on_change`.
+    :data:`MAX_PARTS` those that ended first, but for the last one. Of what happens in between
+    :meth:`note` is told, while somebody asks for :attr:`on_change`.
     """
 
     hears: ClassVar = (ChatBegan, RequestEnded)

@@ -75,10 +75,10 @@ class Inspected(Proxy):
             self.advance(0)
         if b"\r\nTransfer-Encoding: chunked" in client.head:
             status, *lines = client.head.decode("latin-1").split("\r\n")
-            fields: dict[str, list[str]] = {}
+            named: dict[str, list[str]] = {}
             for name, _, value in (line.partition(": ") for line in lines):
-                fields.setdefault(name.lower(), []).append(value)
-            return Answer(int(status.split(" ")[1]), fields, client.text())
+                named.setdefault(name.lower(), []).append(value)
+            return Answer(int(status.split(" ")[1]), named, client.text())
         [answer] = client.answers(heads=method == "HEAD")
         return answer
 
