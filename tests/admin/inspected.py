@@ -8,7 +8,7 @@ from typing import Any
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.reachability import Reachability
 from llamaproxy.admin.status import Status
-from llamaproxy.adminport import inspector_of
+from llamaproxy.adminport import ADMIN_LIMITS, inspector_of
 from llamaproxy.config.options import Options
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.site import ProxySite
@@ -39,7 +39,8 @@ class Inspected(Proxy):
             figures={},
         )
         admin = AdminApp(self.metrics, status, inspector=self.inspector)
-        self.site = ProxySite(admin.resource(), self.clock, hosts=AllowedHosts(["127.0.0.1"]))
+        hosts = AllowedHosts(["127.0.0.1"])
+        self.site = ProxySite(admin.resource(), self.clock, ADMIN_LIMITS, hosts=hosts)
 
     def stack_answers(self, *answers: Any) -> None:
         """Have the model answer so."""

@@ -205,6 +205,20 @@ def test_a_page_that_does_not_read_gets_how_things_stand_when_it_reads_again() -
         client.leave()
 
 
+def test_a_page_that_has_not_read_for_a_minute_makes_room() -> None:
+    app = inspected()
+    pages = [app.page() for _ in range(MAX_PAGES)]
+    pages[0].channel.pauseProducing()
+    app.advance(59)
+    assert app.get("/feed").status == 503
+    for _ in range(3):
+        app.advance(1)
+    assert pages[0].line.disconnected
+    pages[0].leave()  # as the reactor says then
+    assert app.page().rows() == [[]]
+    assert not pages[1].ended
+
+
 def test_a_silent_feed_has_comments() -> None:
     app = inspected()
     page, stalled = app.page(), app.page()

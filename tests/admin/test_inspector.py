@@ -219,6 +219,41 @@ def test_an_answer_whose_tool_runs_can_be_stopped(stream: bool) -> None:
         assert (asked.status, asked.field("X-Should-Retry")) == (403, "false")
 
 
+PHASES: dict[str, tuple[Any, ...]] = {
+    "tools are listed": ("GET /v1/tools", nothing),
+    "the model is asked": (CHAT, nothing),
+    "the model answers": (CHAT, begin_events),
+    "a tool runs and a call waits": (INVOKE, nothing),
+    "a call has waited": (INVOKE, tool_result("12:00"), nothing),
+    "the model is asked again": (CHAT, calling("clock"), nothing),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_answer_can_be_stopped_in_every_phase(phase: str, stream: bool) -> None:
+    calls = [call("clock", {"n": n}, f"call_{n}") for n in range(2)]
+    app = inspected(turn(None, calls), max_calls=(1, 1))
+    app.stack.on(*PHASES[phase])
+    page = app.page()
+    app.chat(stream=stream)
+    assert len(app.stack.open) == 1
+    before = app.app.tell.failures
+    assert app.post("/answers/1/stop").status == 204
+    app.settle()
+    app.advance(1)
+    shown = detail(app)
+    assert shown["kind"] == "stopped" and shown["status"] != 0 and shown["total"] is not None
+    assert {each["outcome"] for each in shown["calls"]} <= {"answered", "cancelled"}
+    assert all(each["ended"] is not None for each in shown["calls"] + shown["rounds"])
+    assert app.site.connections.running == 1  # the page
+    if phase != "tools are listed":  # which others may wait for as well
+        assert app.stack.open == []
+    assert page.rows()[-1][0]["kind"] == "stopped"
+    assert app.post("/answers/1/stop").status == 404
+    assert app.app.tell.failures == before
+
+
 def test_one_answer_is_stopped_and_no_other() -> None:
     app = inspected(nothing)
     first, second = app.chat(), app.chat()
