@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import pytest
 from twisted.logger import formatEvent, globalLogPublisher
 
 from llamaproxy.admin import inspector as inspector_module
+from llamaproxy.admin.answers import Answer
 from llamaproxy.admin.page import file_of
 from llamaproxy.config.options import Options
 from llamaproxy.events import CallEnded
+from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from llamaproxy.tap import _log_start
+from llamaproxy.tools.offers import Withheld
 from llamaproxy.tools.trial import Trials
 from tests.admin.inspected import Inspected
 from tests.support import (
@@ -433,6 +440,34 @@ def test_nothing_but_the_pages_files_is_served(folder: Path, name: str) -> None:
 def test_other_paths_are_still_a_json_404() -> None:
     got = inspected().get("/answers/1/stop/now")
     assert got.status == 404 and "/status" in json.loads(got.body)["error"]["message"]
+
+
+@pytest.mark.parametrize("contents", [False, True])
+def test_an_answer_that_is_kept_holds_nothing_but_its_record(contents: bool) -> None:
+    app = inspected(contents=contents)
+    for number in range(4):
+        app.stack_answers(calling("clock"), saying("It is noon."))
+        fields = {"X-Llamaproxy-Tools": "clock"} if number % 2 else {}
+        app.chat(stream=number > 1, fields=fields, text="x" * 100_000)
+        detail(app, number + 1)
+    for answer in app.inspector._answers.kept:
+        held = list(held_by(answer))
+        kinds = {type(each) for each in held if type(each).__module__.startswith("llamaproxy")}
+        assert kinds <= {Answer, RequestRecord, ChatRecord, RoundRecord, CallRecord, Withheld}
+        assert sum(map(sys.getsizeof, held)) < 8_000
+
+
+def held_by(answer: Answer) -> Iterator[object]:
+    """All that *answer* keeps alive but for the code, and the clock, that all have."""
+    code = type, ModuleType, FunctionType, MethodType, BuiltinFunctionType
+    seen: set[int] = set()
+    waiting: list[object] = [answer]
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in seen and not isinstance(each, code):
+            seen.add(id(each))
+            yield each
+            waiting += gc.get_referents(each)
 
 
 def test_nothing_is_left_running() -> None:
