@@ -63,9 +63,11 @@ class ContentsKept:
         if size > MAX_PART_BYTES:
             chat.cut = True
             return
-        chat.parts[kind, event.part.number, event.name] = content, size
-        chat.size += size
-        self.size += size
+        part = kind, event.part.number, event.name
+        size_before = chat.parts.pop(part, (None, 0))[1]
+        chat.parts[part] = content, size
+        chat.size += size - size_before
+        self.size += size - size_before
         while chat.size > MAX_CHAT_BYTES:
             self._drop_first(chat)
         while self.size > MAX_BYTES:

@@ -450,9 +450,9 @@ def test_an_answer_that_is_kept_holds_nothing_but_its_record(contents: bool) -> 
         fields = {"X-Llamaproxy-Tools": "clock"} if number % 2 else {}
         app.chat(stream=number > 1, fields=fields, text="x" * 100_000)
         detail(app, number + 1)
-    for answer in app.inspector._answers.kept:
-        held = list(held_by(answer))
-        kinds = {type(each) for each in held if type(each).__module__.startswith("llamaproxy")}
+    for each in app.inspector._answers.kept:
+        held = list(held_by(each))
+        kinds = {type(one) for one in held if type(one).__module__.startswith("llamaproxy")}
         assert kinds <= {Answer, RequestRecord, ChatRecord, RoundRecord, CallRecord, Withheld}
         assert sum(map(sys.getsizeof, held)) < 8_000
 
@@ -487,6 +487,7 @@ def test_nothing_is_left_running() -> None:
         (["--demo"], ["demo: watch what it does at http://127.0.0.1:8323/"]),
         (["--demo", "--admin", "off"], []),
         (["--inspect-contents"], ["--inspect-contents: what chats say is kept in memory, and"]),
+        (["--inspect-contents", "--admin", "off"], ["--inspect-contents keeps nothing: the admin"]),
         ([], []),
     ],
 )
