@@ -24,10 +24,12 @@ from llamaproxy.tap import _log_start
 from llamaproxy.tools.offers import Withheld
 from llamaproxy.tools.trial import Trials
 from tests.admin.inspected import Inspected
+from tests.admin.traces import Traced
 from tests.support import (
     CHAT,
     INVOKE,
     FakeStack,
+    MemoryAgent,
     answer,
     begin_events,
     call,
@@ -41,6 +43,7 @@ from tests.support import (
     tool_result,
     turn,
 )
+from tests.tools.mcp_servers import FakeMcp, error
 
 JSON = b"Content-Type: application/json"
 TRY = {"group": "mcp::main", "tool": "clock", "arguments": {"n": 1}}
@@ -545,3 +548,37 @@ def test_a_schema_with_what_is_no_json_costs_a_browser_nothing_else() -> None:
     read = [json.loads(text, parse_constant=no_json) for text in texts]
     [entry] = read[2]["groups"][0]["tools"]
     assert entry["parameters"]["properties"]["n"]["default"] is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_credential_is_shown_anywhere(fails: bool) -> None:
+    traced, stack, mcp = Traced(), FakeStack(), FakeMcp("look")
+    arguments = {"headers": {"Authorization": "Bearer hunter2hunter2"}, "url": "http://a:hunter2@b"}
+    echo = "Incorrect API key: sk-hunter2hunter2hunter2, Bearer hunter2hunter2"
+    stack.on(CHAT, calling("look", arguments), saying("Here: sk-hunter2hunter2hunter2"))
+    if fails:
+        stack.on(CHAT, calling("look", arguments), answer({"error": {"message": echo}}, 401))
+        mcp.handlers["tools/call"] = error(-32000, echo)
+    servers = {"web": "http://me:hunter2@mcp:9000/mcp?key=hunter2"}
+    lines: list[str] = []
+    observe: Any = lambda event: lines.append(repr(event) + formatEvent(event))  # noqa: E731
+    globalLogPublisher.addObserver(observe)
+    try:
+        app = Inspected(stack, True, mcp=MemoryAgent(mcp), mcp_servers=servers, **traced.options)
+        page = app.page()
+        fields = {
+            "Authorization": "Bearer hunter2",
+            "X-LlamaStack-Provider-Data": '{"tavily_search_api_key": "hunter2"}',
+            "Cookie": "session=hunter2",
+        }
+        app.chat(fields=fields)
+        app.request("GET", "/v1/models?api_key=hunter2", fields=fields)
+        app.advance(3)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    paths = ("/answers/1", "/answers/2", "/status", "/metrics", "/ready", "/tools/try")
+    shown = [page.text(), *(app.get(path).body for path in paths)]
+    assert b'"key":1' in shown[0] and b'"contents"' in shown[1]
+    spans = [span.to_json() for span in traced.ended]
+    for text in (*(each.decode() for each in shown), *lines, *spans):
+        assert "hunter2" not in text
