@@ -79,12 +79,6 @@ class ContentsKept:
         if chat is not None:
             self.size -= chat.size
 
-    def first_request(self, answer: Answer) -> Json | None:
-        """What the server was asked in the first round, redacted; None if it is not kept."""
-        chat = self._chats.get(answer.key)
-        part = None if chat is None else chat.parts.get(("rounds", 1, "request"))
-        return None if part is None else cast(Json, redacted(part[0]))
-
     async def of(self, answer: Answer) -> Json:
         """All that is kept of *answer*, redacted; other work goes on meanwhile."""
         chat = self._chats.get(answer.key, _NOTHING)

@@ -121,7 +121,7 @@ class Inspector(Resource):
         contents = body = None
         if self._contents is not None:
             contents = await self._contents.of(answer)
-            body = self._contents.first_request(answer)
+            body = contents["rounds"].get("1", {}).get("request")
         record, now = answer.record, self._answers.now()
         chat = record.chat or ChatRecord()
         shown = row(answer.key, answer.at, record, now, MAX_ROUNDS_IN_DETAIL, MAX_CALLS_IN_DETAIL)
@@ -153,7 +153,7 @@ class Inspector(Resource):
     async def _tried(self, request: ProxyRequest) -> Json:
         request.half_closable = False  # when the page leaves, the tool is cancelled at once
         try:
-            body = jsontext.loads(request.content.read())
+            body = jsontext.loads_exactly(request.content.read())
         except ValueError:
             raise BadRequest("The body is not valid JSON.") from None
         if not isinstance(body, dict):

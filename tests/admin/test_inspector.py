@@ -15,6 +15,7 @@ import pytest
 from twisted.logger import formatEvent, globalLogPublisher
 
 from llamaproxy.admin import inspector as inspector_module
+from llamaproxy.admin import redaction
 from llamaproxy.admin.answers import Answer
 from llamaproxy.admin.page import file_of
 from llamaproxy.config.options import Options
@@ -287,6 +288,14 @@ def test_a_tool_can_be_tried_without_a_callers_credentials() -> None:
     assert not asked.headers.hasHeader("authorization")
     groups = app.tool_status.tools_as_json()["groups"]
     assert [each["calls"] for group in groups for each in group["tools"]] == [1, 0]
+
+
+@pytest.mark.parametrize("value", [10**30, -(2**64) - 1, "\ud800"])
+def test_a_tool_that_is_tried_gets_what_was_written(value: Any) -> None:
+    app = inspected()
+    assert app.post("/tools/try", {**TRY, "arguments": {"n": value}}).status == 200
+    [asked] = app.stack.asked_for(INVOKE)
+    assert asked.json()["kwargs"] == {"n": value} and isinstance(value, int | str)
 
 
 def test_a_tool_that_is_tried_has_the_limits_of_a_call() -> None:
@@ -582,3 +591,18 @@ def test_no_credential_is_shown_anywhere(fails: bool) -> None:
     spans = [span.to_json() for span in traced.ended]
     for text in (*(each.decode() for each in shown), *lines, *spans):
         assert "hunter2" not in text
+
+
+def test_what_is_shown_of_contents_is_redacted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = inspected(contents=True)
+    app.chat(messages=[{"role": "user", "content": "Once upon a time."}])
+    texts: list[str] = []
+    redacted_text = redaction._redacted_text
+
+    def counted(text: str, nested: int, level: int) -> str:
+        texts.append(text)
+        return redacted_text(text, nested, level)
+
+    monkeypatch.setattr(redaction, "_redacted_text", counted)
+    assert "Once upon a time." in detail(app)["curl"]
+    assert texts.count("Once upon a time.") == 2  # in each of two rounds
