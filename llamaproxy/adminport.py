@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 _log = Logger()
 
-#: Bytes of a request to the admin port: the largest are the arguments of a tool.
-_MAX_ADMIN_BODY = 1024 * 1024
+#: What those who ask the admin port may take. The largest body is a tool's arguments. A page that
+#: has not read for a minute makes room for another: it has up to megabytes waiting for it.
+ADMIN_LIMITS = Limits(body=1024 * 1024, connections=256, read_timeout=60)
 
 
 def inspector_of(
@@ -136,9 +137,8 @@ def add_admin(
         return AdminApp(app.metrics, status, inspector=inspector).resource()
 
     hosts = admin_hosts_for(endpoint, options["allowed-hosts"])
-    limits = Limits(body=_MAX_ADMIN_BODY)
     root, tell = LateResource(pages), Observers(log_event)
-    site = ProxySite(root, reactor, limits, hosts=hosts, tell=tell)
+    site = ProxySite(root, reactor, ADMIN_LIMITS, hosts=hosts, tell=tell)
     optional = "admin" not in options.explicit
     services.addService(ReachabilityService(reachability))
     services.addService(ListenService(reactor, [endpoint], site, 0, optional))

@@ -127,6 +127,21 @@ def dumps(value: Any) -> bytes:
         return json.dumps(value, separators=(",", ":"), default=_values).encode("ascii")
 
 
+def dumps_strictly(value: Any) -> bytes:
+    """Serialise for a parser that takes nothing but JSON, as a browser's does.
+
+    What is no number in JSON (``NaN``, infinities) becomes null.
+    """
+    text = dumps(value)
+    if b"NaN" in text or b"Infinity" in text:  # in a string as well: then nothing changes
+        text = dumps(json.loads(text, parse_constant=_nothing))
+    return text
+
+
+def _nothing(constant: str) -> None:
+    """What stands for a *constant* that is no JSON."""
+
+
 def _fragment(value: object) -> orjson.Fragment:
     if isinstance(value, JsonList):
         return orjson.Fragment(value.text)

@@ -184,6 +184,8 @@ def _log_start(options: Options, url: DecodedURL) -> None:
         admin="off" if options["admin"] == "off" else f"{client_url(options['admin'])}/status",
     )
     if options["admin"] == "off":
+        if options["inspect-contents"]:
+            _log.warn("--inspect-contents keeps nothing: the admin port is off")
         return
     page = f"{client_url(options['admin'])}/"
     if options["demo"]:

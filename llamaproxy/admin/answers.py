@@ -28,13 +28,17 @@ from llamaproxy.records import ChatRecord, RequestRecord, RoundRecord
 #: push out the chats.
 MAX_ANSWERS, MAX_OTHERS = 500, 100
 
+#: Rounds and calls of all that have ended: one answer may have a hundred thousand.
+MAX_PARTS = 100_000
+
 
 @attrs.define(eq=False, repr=False)
 class Answer:
     """One answer: its number, when it began in Unix seconds, and its record.
 
     *change* is the number of the last change that pages have been told of, and *seen* the last
-    round of which they have been told that the model answers.
+    round of which they have been told that the model answers. *parts* are its rounds and calls when
+    it ended.
     """
 
     key: int
@@ -42,13 +46,15 @@ class Answer:
     record: RequestRecord
     change: int = 0
     seen: RoundRecord | None = None
+    parts: int = 0
 
 
 class Answers:
     """A listener that keeps every chat, and other requests that have ended with an error.
 
-    Over :data:`MAX_ANSWERS` the one that ended first goes, or the oldest if all of them run. Of
-    what happens in between :meth:`note` is told, while somebody asks for :attr:`on_change`.
+    Over :data:`MAX_ANSWERS` the one that ended first goes, or the oldest if all of them run; over
+    :data:`MAX_PARTS` those that ended first, but for the last one. Of what happens in between
+    :meth:`note` is told, while somebody asks for :attr:`on_change`.
     """
 
     hears: ClassVar = (ChatBegan, RequestEnded)
@@ -71,6 +77,8 @@ class Answers:
         self._running: dict[RequestRecord, Answer] = {}
         self._ended: dict[int, Answer] = {}
         self._others: dict[int, Answer] = {}
+        #: Rounds and calls of those that ended.
+        self._parts = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, RequestEnded):
@@ -135,6 +143,10 @@ class Answers:
             answer = self._add(record)
         if record.chat is not None:
             self._ended[answer.key] = answer
+            answer.parts = len(record.chat.rounds) + len(record.chat.calls)
+            self._parts += answer.parts
+            while self._parts > MAX_PARTS and len(self._ended) > 1:
+                self._drop(next(iter(self._ended.values())))
         else:
             self._others[answer.key] = answer
             if len(self._others) > MAX_OTHERS:
@@ -152,7 +164,8 @@ class Answers:
 
     def _drop(self, answer: Answer) -> None:
         self._running.pop(answer.record, None)
-        self._ended.pop(answer.key, None)
+        if self._ended.pop(answer.key, None) is not None:
+            self._parts -= answer.parts
         self._others.pop(answer.key, None)
         del self._kept[answer.key]
         self.on_drop(answer)

@@ -63,9 +63,11 @@ class ContentsKept:
         if size > MAX_PART_BYTES:
             chat.cut = True
             return
-        chat.parts[kind, event.part.number, event.name] = content, size
-        chat.size += size
-        self.size += size
+        part = kind, event.part.number, event.name
+        size_before = chat.parts.pop(part, (None, 0))[1]
+        chat.parts[part] = content, size
+        chat.size += size - size_before
+        self.size += size - size_before
         while chat.size > MAX_CHAT_BYTES:
             self._drop_first(chat)
         while self.size > MAX_BYTES:
@@ -76,12 +78,6 @@ class ContentsKept:
         chat = self._chats.pop(answer.key, None)
         if chat is not None:
             self.size -= chat.size
-
-    def first_request(self, answer: Answer) -> Json | None:
-        """What the server was asked in the first round, redacted; None if it is not kept."""
-        chat = self._chats.get(answer.key)
-        part = None if chat is None else chat.parts.get(("rounds", 1, "request"))
-        return None if part is None else cast(Json, redacted(part[0]))
 
     async def of(self, answer: Answer) -> Json:
         """All that is kept of *answer*, redacted; other work goes on meanwhile."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from shlex import quote
 
 from llamaproxy import jsontext
@@ -10,6 +11,10 @@ from llamaproxy.records import RequestRecord
 
 #: Bytes of a body that a command has: Linux takes 128 KiB in one argument.
 _MAX_BODY = 100_000
+
+#: Controls that JSON may have as they are, and what turns the writing around: what stands in a
+#: terminal is to be what a shell is given.
+_CONTROLS = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
 _BODY_PLACEHOLDER = "the request's messages are not kept (--inspect-contents)"
 
@@ -48,4 +53,4 @@ def _text(record: RequestRecord, body: Json | None) -> str:
             placeholder["stream"] = True
         text = jsontext.dumps(placeholder)
     # A shell knows no NUL, and a terminal may act on what controls it: JSON has escapes for both.
-    return text.decode("utf-8", "replace").replace("\x7f", "\\u007f")
+    return _CONTROLS.sub(lambda at: f"\\u{ord(at[0]):04x}", text.decode("utf-8", "replace"))

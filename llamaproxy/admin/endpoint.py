@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 from llamaproxy import jsontext
 from llamaproxy.admin.loglevel import LogLevels
 from llamaproxy.admin.metrics import Metrics
+from llamaproxy.admin.page import add_fields
 from llamaproxy.admin.status import Status
 from llamaproxy.errors import ProxyError, error_object, error_response
 from llamaproxy.jsontext import Json
@@ -91,7 +92,7 @@ class AdminApp:
 
 
 class _Root(Resource):
-    """Has every answer kept by nobody, and then Klein's table look for it."""
+    """Gives every answer the fields of the page's, and then has Klein's table look for it."""
 
     isLeaf = True
 
@@ -101,7 +102,7 @@ class _Root(Resource):
         self._render: Callable[[Any], Any] = routes.resource().render
 
     def render(self, request: ProxyRequest) -> Any:
-        request.setHeader(b"cache-control", b"no-store")
+        add_fields(request)
         try:
             unquote_to_bytes(request.path).decode("utf-8")
         except UnicodeDecodeError:  # Klein would answer in a way of its own
@@ -117,4 +118,4 @@ def _not_found(request: Any, routes: Klein) -> bytes:
 def _json(request: Any, body: Json, status: int = 200) -> bytes:
     request.setResponseCode(status)
     request.setHeader(b"content-type", b"application/json")
-    return jsontext.dumps(body)
+    return jsontext.dumps_strictly(body)

@@ -10,8 +10,8 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from zope.interface import implementer
 
 from llamaproxy import jsontext
-from llamaproxy.admin.answers import Answer, Answers
-from llamaproxy.admin.rows import row
+from llamaproxy.admin.answers import MAX_ANSWERS, Answer, Answers
+from llamaproxy.admin.rows import MAX_CALLS, MAX_ROUNDS, row
 from llamaproxy.errors import Overloaded
 from llamaproxy.events import CallEnded, Event, ListRefreshed, Observers
 from llamaproxy.jsontext import Json
@@ -26,6 +26,9 @@ _ROWS_INTERVAL, _TOOLS_INTERVAL = 0.2, 2.0
 #: How much is sent in a second when there is a lot: what an open page costs does not grow with the
 #: number of chats, nor of tools.
 _ROWS_PER_SECOND, _TOOL_BYTES_PER_SECOND = 200, 256 * 1024
+
+#: Rounds, and calls, that are told at the same time of all rows, and of each at least.
+_MAX_PARTS, _LEAST_PARTS = 10_000, 5
 
 #: Seconds between two looks at what no event tells of, and how many of them there are between two
 #: comments.
@@ -116,7 +119,6 @@ class Feed(Service):
         # Nothing is served after it: when it ends, the daemon stops.
         request.channel.persistent = False
         request.setHeader(b"content-type", b"text/event-stream")
-        request.setHeader(b"cache-control", b"no-store")
         request.setHeader(b"x-accel-buffering", b"no")
         if not self._pages:
             self._answers.on_change = self._note
@@ -162,6 +164,8 @@ class Feed(Service):
 
     def _note(self, answer: Answer) -> None:
         self._changed.add(answer)
+        if len(self._changed) > 2 * MAX_ANSWERS:  # the others are kept no longer
+            self._changed = {each for each in self._changed if self._answers.get(each.key) is each}
         if self._rows_call is None:
             self._schedule_rows()
 
@@ -214,11 +218,10 @@ class Feed(Service):
         text, rows = texts.get(page.change), []
         if text is None:
             now = self._answers.now()
-            rows = [
-                row(answer.key, answer.at, answer.record, now)
-                for answer in self._answers.kept
-                if answer.change > page.change
-            ]
+            changed = [each for each in self._answers.kept if each.change > page.change]
+            parts = max(_LEAST_PARTS, _MAX_PARTS // (len(changed) or 1))
+            most = min(parts, MAX_ROUNDS), min(parts, MAX_CALLS)
+            rows = [row(each.key, each.at, each.record, now, *most) for each in changed]
             text = texts[page.change] = _event(b"rows", {"rows": rows})
         page.change, page.keys = self._change, keys
         page.request.write(text)
@@ -243,4 +246,4 @@ class Feed(Service):
 
 def _event(name: bytes, body: Json) -> bytes:
     """One event; the text of JSON has no line ends."""
-    return b"event: %b\ndata: %b\n\n" % (name, jsontext.dumps(body))
+    return b"event: %b\ndata: %b\n\n" % (name, jsontext.dumps_strictly(body))

@@ -13,7 +13,7 @@ from llamaproxy import jsontext
 from llamaproxy.admin.answers import Answer, Answers
 from llamaproxy.admin.feed import Feed
 from llamaproxy.admin.origin import check_fetched_here, check_same_origin
-from llamaproxy.admin.page import add_fields, file_of
+from llamaproxy.admin.page import file_of
 from llamaproxy.admin.rows import MAX_CALLS_IN_DETAIL, MAX_ROUNDS_IN_DETAIL, row
 from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.errors import BadRequest, NotFound, ProxyError
@@ -35,10 +35,7 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 class Inspector(Resource):
-    """Answers what the page asks for; every answer of it has the page's fields.
-
-    What is asked for with GET changes nothing.
-    """
+    """Answers what the page asks for. What is asked for with GET changes nothing."""
 
     isLeaf = True
 
@@ -76,7 +73,6 @@ class Inspector(Resource):
             tell.listen(self._contents, *self._contents.hears)
 
     def render(self, request: ProxyRequest) -> int:
-        add_fields(request)
         if request.path == b"/feed":
             return self._open_feed(request)
         return request.respond(self._answer(request, request.path.decode("latin-1")))
@@ -125,7 +121,7 @@ class Inspector(Resource):
         contents = body = None
         if self._contents is not None:
             contents = await self._contents.of(answer)
-            body = self._contents.first_request(answer)
+            body = contents["rounds"].get("1", {}).get("request")
         record, now = answer.record, self._answers.now()
         chat = record.chat or ChatRecord()
         shown = row(answer.key, answer.at, record, now, MAX_ROUNDS_IN_DETAIL, MAX_CALLS_IN_DETAIL)
@@ -157,7 +153,7 @@ class Inspector(Resource):
     async def _tried(self, request: ProxyRequest) -> Json:
         request.half_closable = False  # when the page leaves, the tool is cancelled at once
         try:
-            body = jsontext.loads(request.content.read())
+            body = jsontext.loads_exactly(request.content.read())
         except ValueError:
             raise BadRequest("The body is not valid JSON.") from None
         if not isinstance(body, dict):
@@ -196,7 +192,7 @@ def _file(request: ProxyRequest, name: str) -> bytes:
 
 
 def _json(request: ProxyRequest, body: Json) -> bytes:
-    return _sized(request, b"application/json", jsontext.dumps(body))
+    return _sized(request, b"application/json", jsontext.dumps_strictly(body))
 
 
 def _sized(request: ProxyRequest, media_type: bytes, text: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The page's files, and the fields that every answer of the page's has."""
+"""The page's files, and the fields that every answer on its port has."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*\.([a-z0-9]+)")
 
 
 def add_fields(request: Any) -> None:
-    """Give the answer to *request* the fields of the page."""
+    """Give the answer to *request* those fields."""
     for name, value in FIELDS:
         request.setHeader(name, value)
 

@@ -22,7 +22,7 @@ _MAX_GROUPS, _MAX_NAMES, _MAX_REASON = 1000, 1000, 500
 
 #: Bytes of definitions that are held, as they are sent, of the groups that were listed last; tools
 #: with figures of their own, those that were called last.
-_MAX_DEFINITIONS, _MAX_FIGURES = 16 * 1024 * 1024, 5000
+_MAX_DEFINITIONS, _MAX_FIGURES = 4 * 1024 * 1024, 5000
 #: Of the tools that are left out, the names in a line.
 _MAX_LEFT_OUT_SHOWN = 20
 

@@ -8,7 +8,7 @@ from typing import Any
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.reachability import Reachability
 from llamaproxy.admin.status import Status
-from llamaproxy.adminport import inspector_of
+from llamaproxy.adminport import ADMIN_LIMITS, inspector_of
 from llamaproxy.config.options import Options
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.site import ProxySite
@@ -39,7 +39,8 @@ class Inspected(Proxy):
             figures={},
         )
         admin = AdminApp(self.metrics, status, inspector=self.inspector)
-        self.site = ProxySite(admin.resource(), self.clock, hosts=AllowedHosts(["127.0.0.1"]))
+        hosts = AllowedHosts(["127.0.0.1"])
+        self.site = ProxySite(admin.resource(), self.clock, ADMIN_LIMITS, hosts=hosts)
 
     def stack_answers(self, *answers: Any) -> None:
         """Have the model answer so."""
@@ -74,7 +75,11 @@ class Inspected(Proxy):
         for _ in range(20):
             self.advance(0)
         if b"\r\nTransfer-Encoding: chunked" in client.head:
-            return Answer(int(client.head.split(b" ")[1]), {}, client.text())
+            status, *lines = client.head.decode("latin-1").split("\r\n")
+            named: dict[str, list[str]] = {}
+            for name, _, value in (line.partition(": ") for line in lines):
+                named.setdefault(name.lower(), []).append(value)
+            return Answer(int(status.split(" ")[1]), named, client.text())
         [answer] = client.answers(heads=method == "HEAD")
         return answer
 

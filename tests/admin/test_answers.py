@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from llamaproxy.admin.answers import MAX_ANSWERS, MAX_OTHERS, Answer, Answers
+from llamaproxy.admin.answers import MAX_ANSWERS, MAX_OTHERS, MAX_PARTS, Answer, Answers
 from llamaproxy.events import CallBegan, ChatBegan, RequestEnded, RoundBegan, ToolsOffered
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 
@@ -86,6 +86,24 @@ def test_if_all_of_them_run_the_oldest_is_dropped_and_its_end_is_shown() -> None
     kept.end(chats[1])
     kept.end(chats[2])
     assert len(kept.keys) == MAX_ANSWERS == len(set(kept.keys))
+
+
+def test_of_answers_with_very_many_calls_fewer_are_kept() -> None:
+    kept = Kept()
+    running, small = kept.begin(), kept.begin()
+    running.calls += [CallRecord(running, 1, 1, 0.0)] * MAX_PARTS
+    kept.end(small)
+    for _ in range(3):
+        chat = kept.begin()
+        chat.rounds += [RoundRecord(chat, 1, 0.0)] * (MAX_PARTS // 4)
+        chat.calls += [CallRecord(chat, 1, 1, 0.0)] * (MAX_PARTS // 4)
+        kept.end(chat)
+    assert (kept.keys, kept.dropped) == ([1, 4, 5], [2, 3])
+    kept.end(running)  # as many as there may be, alone
+    assert (kept.keys, kept.dropped) == ([1], [2, 3, 4, 5])
+    for _ in range(2):
+        kept.end(kept.begin())
+    assert kept.keys == [1, 6, 7]
 
 
 def test_changes_are_told_to_who_asks_and_to_nobody_else() -> None:

@@ -89,6 +89,16 @@ def test_a_chat_with_pictures_is_kept_without_them() -> None:
     assert len(content["messages"].elements) > 4 * 10**6  # shared, and as it was
 
 
+def test_a_part_that_is_told_again_takes_the_place_of_the_first() -> None:
+    kept = Kept()
+    chat = kept.begin()
+    for text in ("x" * (MAX_PART_BYTES // 2), "y" * (MAX_PART_BYTES // 2), "z"):
+        for _ in range(20):
+            kept.ask(chat, text)
+    assert kept.shown(1) == {"rounds": {"1": {"request": "z"}}, "calls": {}, "cut": False}
+    assert kept.contents.size < 1000
+
+
 def test_the_oldest_is_dropped_when_there_is_too_much() -> None:
     kept = Kept()
     content = {"messages": JsonList(b'"%b"' % (b"- " * (MAX_PART_BYTES // 2 - 1000)))}

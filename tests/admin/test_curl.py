@@ -27,6 +27,13 @@ def test_a_shell_reads_it_as_it_is(text: str, more: dict[str, str]) -> None:
     assert not set("\0\n\r\x1b\x7f") & set(words[-1])
 
 
+@pytest.mark.parametrize("control", ["\x9b31m", "\u202e", "\u2066", "\u200b", "\u2028", "\x85"])
+def test_what_a_terminal_shows_is_what_a_shell_is_given(control: str) -> None:
+    words = shlex.split(curl(record(), "http://localhost:8322", {"model": f"a{control}b"}))
+    assert control[0] not in words[-1]
+    assert json.loads(words[-1]) == {"model": f"a{control}b"}
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/x;reboot", "/$(reboot)", "/`reboot`", "/'", "/[a-z]", "-o/x"]
 )

@@ -12,7 +12,7 @@ from llamaproxy.admin import feed as feed_module
 from llamaproxy.admin.answers import MAX_ANSWERS
 from llamaproxy.admin.feed import MAX_PAGES
 from llamaproxy.events import ChatBegan, RequestEnded, RoundBegan, ToolsOffered
-from llamaproxy.records import ChatRecord, RequestRecord, RoundRecord
+from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from tests.admin.inspected import Inspected
 from tests.support import (
     CHAT,
@@ -140,6 +140,34 @@ def test_what_a_page_costs_does_not_grow_with_the_number_of_chats(
     assert counted.rows <= 10 * 200 + MAX_ANSWERS
 
 
+def test_what_a_page_is_told_at_first_is_bounded() -> None:
+    app = inspected()
+    for number in range(MAX_ANSWERS):
+        chat = begin(app, number)
+        chat.rounds += [RoundRecord(chat, n, 0.0) for n in range(60)]
+        chat.calls += [CallRecord(chat, n, 1, 0.0) for n in range(120)]
+        end(app, chat)
+    page = app.page()
+    [rows] = page.rows()
+    assert len(rows) == MAX_ANSWERS
+    assert sum(len(row["rounds"]) for row in rows) == 10_000
+    assert [call["number"] for call in rows[0]["calls"]] == list(range(100, 120))
+    end(app, begin(app))
+    app.advance(3)
+    chat.calls.clear()
+    end(app, chat)
+    app.advance(3)
+    assert len(page.rows()[-1][0]["rounds"]) == 50
+
+
+def test_what_has_changed_holds_no_answers_that_are_kept_no_longer() -> None:
+    app = inspected()
+    app.page()
+    for number in range(5 * MAX_ANSWERS):  # between two flushes
+        end(app, begin(app, number))
+    assert len(app.inspector.feed._changed) <= 2 * MAX_ANSWERS
+
+
 def test_with_no_page_open_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     app = inspected()
     page = app.page()
@@ -175,6 +203,20 @@ def test_a_page_that_does_not_read_gets_how_things_stand_when_it_reads_again() -
     assert late[0].request is not None
     for client in (slow, quick):
         client.leave()
+
+
+def test_a_page_that_has_not_read_for_a_minute_makes_room() -> None:
+    app = inspected()
+    pages = [app.page() for _ in range(MAX_PAGES)]
+    pages[0].channel.pauseProducing()
+    app.advance(59)
+    assert app.get("/feed").status == 503
+    for _ in range(3):
+        app.advance(1)
+    assert pages[0].line.disconnected
+    pages[0].leave()  # as the reactor says then
+    assert app.page().rows() == [[]]
+    assert not pages[1].ended
 
 
 def test_a_silent_feed_has_comments() -> None:

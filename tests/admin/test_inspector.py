@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import pytest
 from twisted.logger import formatEvent, globalLogPublisher
 
 from llamaproxy.admin import inspector as inspector_module
+from llamaproxy.admin import redaction
+from llamaproxy.admin.answers import Answer
 from llamaproxy.admin.page import file_of
 from llamaproxy.config.options import Options
 from llamaproxy.events import CallEnded
+from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from llamaproxy.tap import _log_start
+from llamaproxy.tools.offers import Withheld
 from llamaproxy.tools.trial import Trials
 from tests.admin.inspected import Inspected
+from tests.admin.traces import Traced
 from tests.support import (
     CHAT,
     INVOKE,
     FakeStack,
+    MemoryAgent,
     answer,
     begin_events,
     call,
@@ -34,6 +44,7 @@ from tests.support import (
     tool_result,
     turn,
 )
+from tests.tools.mcp_servers import FakeMcp, error
 
 JSON = b"Content-Type: application/json"
 TRY = {"group": "mcp::main", "tool": "clock", "arguments": {"n": 1}}
@@ -219,6 +230,41 @@ def test_an_answer_whose_tool_runs_can_be_stopped(stream: bool) -> None:
         assert (asked.status, asked.field("X-Should-Retry")) == (403, "false")
 
 
+PHASES: dict[str, tuple[Any, ...]] = {
+    "tools are listed": ("GET /v1/tools", nothing),
+    "the model is asked": (CHAT, nothing),
+    "the model answers": (CHAT, begin_events),
+    "a tool runs and a call waits": (INVOKE, nothing),
+    "a call has waited": (INVOKE, tool_result("12:00"), nothing),
+    "the model is asked again": (CHAT, calling("clock"), nothing),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_an_answer_can_be_stopped_in_every_phase(phase: str, stream: bool) -> None:
+    calls = [call("clock", {"n": n}, f"call_{n}") for n in range(2)]
+    app = inspected(turn(None, calls), max_calls=(1, 1))
+    app.stack.on(*PHASES[phase])
+    page = app.page()
+    app.chat(stream=stream)
+    assert len(app.stack.open) == 1
+    before = app.app.tell.failures
+    assert app.post("/answers/1/stop").status == 204
+    app.settle()
+    app.advance(1)
+    shown = detail(app)
+    assert shown["kind"] == "stopped" and shown["status"] != 0 and shown["total"] is not None
+    assert {each["outcome"] for each in shown["calls"]} <= {"answered", "cancelled"}
+    assert all(each["ended"] is not None for each in shown["calls"] + shown["rounds"])
+    assert app.site.connections.running == 1  # the page
+    if phase != "tools are listed":  # which others may wait for as well
+        assert app.stack.open == []
+    assert page.rows()[-1][0]["kind"] == "stopped"
+    assert app.post("/answers/1/stop").status == 404
+    assert app.app.tell.failures == before
+
+
 def test_one_answer_is_stopped_and_no_other() -> None:
     app = inspected(nothing)
     first, second = app.chat(), app.chat()
@@ -242,6 +288,14 @@ def test_a_tool_can_be_tried_without_a_callers_credentials() -> None:
     assert not asked.headers.hasHeader("authorization")
     groups = app.tool_status.tools_as_json()["groups"]
     assert [each["calls"] for group in groups for each in group["tools"]] == [1, 0]
+
+
+@pytest.mark.parametrize("value", [10**30, -(2**64) - 1, "\ud800"])
+def test_a_tool_that_is_tried_gets_what_was_written(value: Any) -> None:
+    app = inspected()
+    assert app.post("/tools/try", {**TRY, "arguments": {"n": value}}).status == 200
+    [asked] = app.stack.asked_for(INVOKE)
+    assert asked.json()["kwargs"] == {"n": value} and isinstance(value, int | str)
 
 
 def test_a_tool_that_is_tried_has_the_limits_of_a_call() -> None:
@@ -371,13 +425,16 @@ def test_the_page_is_served_with_its_fields(folder: Path) -> None:
     script = app.get("/page/app.js")
     assert script.fields["content-type"] == ["text/javascript; charset=utf-8"]
     others = [app.get("/answers/9"), app.post("/tools/try", []), app.get("/page/none.js")]
-    for each in (got, script, *others):
+    paths = ("/status", "/metrics", "/ready", "/live", "/log-level", "/nothing", "/%ff")
+    everything = [*map(app.get, paths), app.post("/live"), app.post("/log-level")]
+    for each in (got, script, *others, *everything):
         [policy] = each.fields["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
         assert "unsafe" not in policy and "frame-ancestors 'none'" in policy
         assert each.fields["x-content-type-options"] == ["nosniff"]
         assert each.fields["referrer-policy"] == ["no-referrer"]
         assert each.fields["cache-control"] == ["no-store"]
+        assert each.fields["cross-origin-resource-policy"] == ["same-origin"]
         assert not [name for name in each.fields if name.startswith("access-control")]
 
 
@@ -397,6 +454,34 @@ def test_other_paths_are_still_a_json_404() -> None:
     assert got.status == 404 and "/status" in json.loads(got.body)["error"]["message"]
 
 
+@pytest.mark.parametrize("contents", [False, True])
+def test_an_answer_that_is_kept_holds_nothing_but_its_record(contents: bool) -> None:
+    app = inspected(contents=contents)
+    for number in range(4):
+        app.stack_answers(calling("clock"), saying("It is noon."))
+        fields = {"X-Llamaproxy-Tools": "clock"} if number % 2 else {}
+        app.chat(stream=number > 1, fields=fields, text="x" * 100_000)
+        detail(app, number + 1)
+    for each in app.inspector._answers.kept:
+        held = list(held_by(each))
+        kinds = {type(one) for one in held if type(one).__module__.startswith("llamaproxy")}
+        assert kinds <= {Answer, RequestRecord, ChatRecord, RoundRecord, CallRecord, Withheld}
+        assert sum(map(sys.getsizeof, held)) < 8_000
+
+
+def held_by(answer: Answer) -> Iterator[object]:
+    """All that *answer* keeps alive but for the code, and the clock, that all have."""
+    code = type, ModuleType, FunctionType, MethodType, BuiltinFunctionType
+    seen: set[int] = set()
+    waiting: list[object] = [answer]
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in seen and not isinstance(each, code):
+            seen.add(id(each))
+            yield each
+            waiting += gc.get_referents(each)
+
+
 def test_nothing_is_left_running() -> None:
     app = inspected(turn(None, [call("clock"), call("web", call_id="call_2")]), saying("So."))
     page = app.page()
@@ -414,6 +499,7 @@ def test_nothing_is_left_running() -> None:
         (["--demo"], ["demo: watch what it does at http://127.0.0.1:8323/"]),
         (["--demo", "--admin", "off"], []),
         (["--inspect-contents"], ["--inspect-contents: what chats say is kept in memory, and"]),
+        (["--inspect-contents", "--admin", "off"], ["--inspect-contents keeps nothing: the admin"]),
         ([], []),
     ],
 )
@@ -454,3 +540,69 @@ def test_no_name_can_be_an_event_of_its_own(model: str) -> None:
     app.advance(1)
     assert {name for name, _ in page.events()} == {"hello", "rows", "tools"}
     assert page.rows()[-1][0]["model"] == model
+
+
+def test_a_schema_with_what_is_no_json_costs_a_browser_nothing_else() -> None:
+    def no_json(name: str) -> Any:
+        raise AssertionError(f"{name} is no JSON")
+
+    app = inspected()
+    schema = b'{"type":"object","properties":{"n":{"default":NaN,"minimum":-1e999}},"x":"\\ud800"}'
+    listed = b'{"data":[{"name":"odd","toolgroup_id":"mcp::main","input_schema":%b}]}' % schema
+    app.stack.on("GET /v1/tools", answer(listed))
+    app.chat()
+    page = app.page()
+    lines = [each[6:] for each in page.text().splitlines() if each.startswith(b"data: ")]
+    texts = [*lines, app.get("/status").body, app.get("/answers/1").body]
+    read = [json.loads(text, parse_constant=no_json) for text in texts]
+    [entry] = read[2]["groups"][0]["tools"]
+    assert entry["parameters"]["properties"]["n"]["default"] is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_credential_is_shown_anywhere(fails: bool) -> None:
+    traced, stack, mcp = Traced(), FakeStack(), FakeMcp("look")
+    arguments = {"headers": {"Authorization": "Bearer hunter2hunter2"}, "url": "http://a:hunter2@b"}
+    echo = "Incorrect API key: sk-hunter2hunter2hunter2, Bearer hunter2hunter2"
+    stack.on(CHAT, calling("look", arguments), saying("Here: sk-hunter2hunter2hunter2"))
+    if fails:
+        stack.on(CHAT, calling("look", arguments), answer({"error": {"message": echo}}, 401))
+        mcp.handlers["tools/call"] = error(-32000, echo)
+    servers = {"web": "http://me:hunter2@mcp:9000/mcp?key=hunter2"}
+    lines: list[str] = []
+    observe: Any = lambda event: lines.append(repr(event) + formatEvent(event))  # noqa: E731
+    globalLogPublisher.addObserver(observe)
+    try:
+        app = Inspected(stack, True, mcp=MemoryAgent(mcp), mcp_servers=servers, **traced.options)
+        page = app.page()
+        fields = {
+            "Authorization": "Bearer hunter2",
+            "X-LlamaStack-Provider-Data": '{"tavily_search_api_key": "hunter2"}',
+            "Cookie": "session=hunter2",
+        }
+        app.chat(fields=fields)
+        app.request("GET", "/v1/models?api_key=hunter2", fields=fields)
+        app.advance(3)
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    paths = ("/answers/1", "/answers/2", "/status", "/metrics", "/ready", "/tools/try")
+    shown = [page.text(), *(app.get(path).body for path in paths)]
+    assert b'"key":1' in shown[0] and b'"contents"' in shown[1]
+    spans = [span.to_json() for span in traced.ended]
+    for text in (*(each.decode() for each in shown), *lines, *spans):
+        assert "hunter2" not in text
+
+
+def test_what_is_shown_of_contents_is_redacted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = inspected(contents=True)
+    app.chat(messages=[{"role": "user", "content": "Once upon a time."}])
+    texts: list[str] = []
+    redacted_text = redaction._redacted_text
+
+    def counted(text: str, nested: int, level: int) -> str:
+        texts.append(text)
+        return redacted_text(text, nested, level)
+
+    monkeypatch.setattr(redaction, "_redacted_text", counted)
+    assert "Once upon a time." in detail(app)["curl"]
+    assert texts.count("Once upon a time.") == 2  # in each of two rounds

@@ -37,6 +37,21 @@ TEXTS = [
     r"{\"client_secret\": \"hunter2 hunter2\"",
     "X-LlamaStack-Provider-Data: {'tavily': 'hunter2'}",
     "Cookie: session=hunter2",
+    "Cookie: theme=dark; session=hunter2",
+    "curl -H 'Cookie: theme=dark; session=hunter2' https://example.com",
+    r"{\"Cookie\": \"theme=dark; session=hunter2\"",
+    "Authorization: Basic hunter2hunter2",
+    "Authorization: Token hunter2",
+    "Proxy-Authorization = ApiKey hunter2",
+    "Authorization: hunter2",
+    "pwd=hunter2hunter2",
+    "AccountKey=hunter2hunter2==;EndpointSuffix=core.windows.net",
+    "SharedAccessKey=hunter2hunter2",
+    "mysql://root:hunter2@hunter2@db/x",
+    "https://example.com/x?X-Goog-Signature=hunter2",
+    "tvly-hunter2hunter2",
+    "xai-hunter2hunter2",
+    "SG.hunter2hunter2hunter2.hunter2",
     "-----BEGIN RSA PRIVATE KEY-----\nhunter2\n-----END RSA PRIVATE KEY-----",
 ]
 
@@ -61,7 +76,8 @@ def test_credentials_in_text_are_not_shown(text: str) -> None:
         *("authorization", "Proxy-Authorization", "api_key", "apiKey", "X-API-Key", "token"),
         *("access_token", "refreshToken", "password", "passwords", "db_password", "secret"),
         *("clientSecret", "private-key", "Set-Cookie", "credentials", "x-llamastack-provider-data"),
-        *("X-OGX-Provider-Data", "AWS_SECRET_ACCESS_KEY"),
+        *("X-OGX-Provider-Data", "AWS_SECRET_ACCESS_KEY", "pwd", "JWT", "account-key"),
+        *("connectionString", "ENCRYPTION_KEY", "ssh_key", "bearer"),
     ],
 )
 @pytest.mark.parametrize("value", ["hunter2", ["hunter2"], {"user": "hunter2"}])
@@ -79,6 +95,7 @@ def test_what_stands_under_the_name_of_a_secret_is_not_shown(name: str, value: A
         {"content": "A basic question about bearers: what is a token?"},
         {"arguments": '{ "n":  1 }'},
         "Meet me at 12:00 // or later",
+        {"key": "C major", "keys": ["a"], "primary_key": "id"},
         "See https://example.com/@someone",
         ["x" * 500, 1.5, None],
     ],
@@ -116,9 +133,28 @@ def test_whatever_it_is_it_stays_json_and_what_is_hidden_stays_hidden(value: Any
     [
         *("eyJ", "eyJ-", "sk-", "a.eyJ", "://", "bearer ", "Basic ", "A" * 511 + " ", 'password="'),
         *("-----BEGIN PRIVATE KEY-----", "token: ", "provider-data: ", "?key=", "eyJaaaaaa."),
-        *("hf_", '\\"', "{[", "AKIA"),
+        *("hf_", '\\"', "{[", "AKIA", "cookie:", 'authorization: "', "?a-", "&a-a", "://@", "SG."),
     ],
 )
 def test_what_is_meant_to_be_slow_is_not(piece: str) -> None:
     """It would not end in an hour if any pattern were quadratic."""
     redacted(piece * (2_000_000 // len(piece)))
+
+
+@pytest.mark.parametrize("depth", [190, 300])
+def test_texts_of_json_within_each_other_are_not_too_deep(depth: int) -> None:
+    def around(text: str) -> str:
+        return "[" * depth + json.dumps(text) + "]" * depth
+
+    deep = around(around(around("sk-hunter2hunter2hunter2")))
+    assert "hunter2" not in json.dumps(redacted({"arguments": deep}))
+    shown = redacted(jsontext.loads(around(around("Hello"))) if depth < 200 else around("Hello"))
+    jsontext.dumps(shown)
+
+
+@pytest.mark.parametrize("number", [b"1" * 600, b"-" + b"12" * 600 + b"e+1", b"0." + b"3" * 600])
+def test_a_number_is_no_picture(number: bytes) -> None:
+    text = b'{"n":%b,"p":"%b"}' % (number, b"iVBORw0K" * 1000)
+    cut = without_pictures(text)
+    assert number in cut and len(cut) < len(number) + 100
+    redacted(JsonList(cut))
