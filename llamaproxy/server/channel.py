@@ -38,7 +38,7 @@ class ProxyChannel(Protocol):
 
     # Thousands of them wait for their next request, and do nothing else.
     __slots__ = (
-        *("site", "transport", "_client_host", "secure", "connected", "state"),
+        *("site", "transport", "secure", "connected", "state"),
         *("request", "persistent", "served", "_reader", "_head", "_body", "_reading"),
         *("_pipelined", "_read_paused", "_producer", "_receive", "_half_closed_check"),
     )
@@ -58,7 +58,6 @@ class ProxyChannel(Protocol):
         #: What has come after the request that is being answered.
         self._pipelined: bytes | bytearray = b""
         self._reading = self._read_paused = False
-        self._client_host: str | None = None
         self._producer: interfaces.IPushProducer | None = None
         self._half_closed_check: interfaces.IDelayedCall | None = None
 
@@ -174,9 +173,8 @@ class ProxyChannel(Protocol):
         Behind a load balancer that speaks the PROXY protocol (``haproxy:`` endpoints), it is known
         only when the first bytes have come.
         """
-        if self._client_host is None:
-            self._client_host = getattr(self.transport.getPeer(), "host", None)
-        return self._client_host
+        host: str | None = getattr(self.transport.getPeer(), "host", None)
+        return host
 
     @property
     def is_idle(self) -> bool:
