@@ -295,7 +295,7 @@ class ProxyRequest(Request):
         channel: Any = self.channel
         # A context of its own, or else the next request would have this one's id.
         self._context = copy_context()
-        self.record = self._context.run(channel.site.began, self)
+        self._context.run(self._begin_as, self.id)
         channel.served += 1
         if channel.served <= MAX_PIPELINED_PER_TURN:
             self._process_now()
@@ -304,10 +304,13 @@ class ProxyRequest(Request):
 
     def _process_now(self) -> None:
         if self.channel is not None:  # else: the client has gone
-            self._context.run(self._process_as, self.id)
+            self._context.run(self._answer)
 
-    def _process_as(self, id: str) -> None:
+    def _begin_as(self, id: str) -> None:
         request_id.set(id)
+        self.site.began(self)
+
+    def _answer(self) -> None:
         if self.uri == b"*":  # OPTIONS of the proxy as a whole
             self.responseHeaders.setRawHeaders(b"Content-Length", [b"0"])
             self.finish()

@@ -12,7 +12,9 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from llamaproxy.errors import BadRequest, UpstreamBroke
+from llamaproxy.events import Event, RequestBegan, RequestEnded, request_id
 from llamaproxy.request import MAX_PIPELINED_PER_TURN, ProxyRequest
+from llamaproxy.server.site import ProxySite
 from tests.server.door import Client, FrontDoor
 
 Work = Callable[[ProxyRequest], Coroutine[Any, Any, bytes | int | None]]
@@ -192,3 +194,24 @@ def test_a_request_that_ends_because_another_is_cut_short_is_no_trouble() -> Non
     door.site.connections.cut_short()
     assert all(client.line.ended for client in clients)
     assert door.site.connections.running == 0
+
+
+def test_who_is_told_of_a_request_is_told_as_that_request() -> None:
+    """So that what he logs has its id, and what he counts has all that is known of it."""
+    told: list[tuple[str, str, int]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, RequestBegan | RequestEnded):
+            told.append((event.request.id, request_id.get(), door.site.connections.streams))
+
+    async def work(request: ProxyRequest) -> bytes:
+        return b"done"
+
+    door = FrontDoor()
+    door.site = ProxySite(Responding(work), door.clock, tell=listen)
+    ids = [f"id{number}" for number in range(MAX_PIPELINED_PER_TURN + 2)]
+    lines = b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: "
+    door.client().send(b"".join(lines + id.encode() + b"\r\n\r\n" for id in ids))
+    door.clock.advance(0)
+    assert told == [(id, id, 0) for id in ids for _ in range(2)]
+    assert request_id.get() == ""

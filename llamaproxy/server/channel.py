@@ -38,7 +38,7 @@ class ProxyChannel(Protocol):
 
     # Thousands of them wait for their next request, and do nothing else.
     __slots__ = (
-        *("site", "transport", "client_host", "secure", "connected", "state"),
+        *("site", "transport", "secure", "connected", "state"),
         *("request", "persistent", "served", "_reader", "_head", "_body", "_reading"),
         *("_pipelined", "_read_paused", "_producer", "_receive", "_half_closed_check"),
     )
@@ -64,8 +64,7 @@ class ProxyChannel(Protocol):
     # --- the connection
 
     def connectionMade(self) -> None:
-        #: The client's address, None for one of a Unix socket; whether it has come over TLS.
-        self.client_host: str | None = getattr(self.transport.getPeer(), "host", None)
+        #: Whether it has come over TLS.
         self.secure = bool(interfaces.ISSLTransport.providedBy(self.transport))
         self.site.connections.opened(self)
         limits = self.site.limits
@@ -166,6 +165,16 @@ class ProxyChannel(Protocol):
         self.transport.resumeProducing()
 
     # --- what comes
+
+    @property
+    def client_host(self) -> str | None:
+        """The client's address, None for one of a Unix socket.
+
+        Behind a load balancer that speaks the PROXY protocol (``haproxy:`` endpoints), it is known
+        only when the first bytes have come.
+        """
+        host: str | None = getattr(self.transport.getPeer(), "host", None)
+        return host
 
     @property
     def is_idle(self) -> bool:

@@ -77,12 +77,11 @@ class ProxySite(Factory):
         """What is spoken over TLS (RFC 7301)."""
         return [b"http/1.1"]
 
-    def began(self, request: ProxyRequest) -> RequestRecord:
-        """The record of *request*, which is being served from now on."""
+    def began(self, request: ProxyRequest) -> None:
+        """*request* is being served from now on, and has a record."""
+        request.record = self._record(request.head, request.client_host, request.id)
         self.connections.began(request)
-        record = self._record(request.head, request.client_host, request.id)
-        self._tell(RequestBegan(record))
-        return record
+        self._tell(RequestBegan(request.record))
 
     def ended(self, request: ProxyRequest, status: int) -> None:
         """*request* has been answered with *status*, or its client has left."""

@@ -102,7 +102,8 @@ class ClientContext:
                 check_provider_data(value)
         key_field = ((_KEY_ID, (key_id,)),) if key_id else ()
         return cls(
-            key_field + pick((*_CREDENTIALS, *identity_names)),
+            # An operator may name one of the usual ones: it is sent once all the same.
+            key_field + pick(dict.fromkeys((*_CREDENTIALS, *identity_names))),
             pick(_TRACING),
             chat=next(iter(head.values(_CHAT)), b"").decode("latin-1").strip(),
             query=query,
@@ -129,8 +130,8 @@ class ClientContext:
     def fields(self) -> Fields:
         """The fields to send with requests other than chat completions."""
         unsent = _UNSENT | _CHAT_ONLY.difference(self._identity_names)
-        fields = self.credentials + self._tracing
-        return traced(_one_by_one([pair for pair in fields if pair[0] not in unsent]))
+        fields = dict(self.credentials + self._tracing)  # an operator may name one of these too
+        return traced(_one_by_one([pair for pair in fields.items() if pair[0] not in unsent]))
 
     @property
     def tracing(self) -> tuple[tuple[str, str], ...]:

@@ -6,8 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.testing import MemoryReactorClock
 
-from tests.server.door import FrontDoor
+from tests.server.door import FrontDoor, Line
 from tests.support import pending_calls
 
 HOST = b"Host: proxy\r\n"
@@ -948,3 +951,17 @@ def test_one_who_reads_nothing_of_another_protocol_is_cut_off_in_the_end() -> No
     client.channel.pauseProducing()
     door.clock.pump([1] * 12)
     assert client.line.disconnected
+
+
+def test_behind_a_balancer_that_names_the_client_it_is_the_client() -> None:
+    door = FrontDoor(at_once=False)
+    reactor: Any = MemoryReactorClock()
+    line: Any = Line
+    balancer = IPv4Address("TCP", "10.0.0.9", 1)
+    serverFromString(reactor, "haproxy:tcp:8322").listen(door.site)
+    connection = reactor.tcpServers[0][1].buildProtocol(balancer)
+    connection.makeConnection(line(peerAddress=balancer))
+    connection.dataReceived(b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 8322\r\n")
+    connection.dataReceived(get())
+    request: Any = door.inside.waiting[0]
+    assert request.client_host == request.record.client == "203.0.113.7"

@@ -173,6 +173,15 @@ def test_callers_differ_by_their_credentials(name: str) -> None:
     assert hash(one) == hash(ClientContext.of(head_with({name.lower(): ["a"]})))
 
 
+@pytest.mark.parametrize("name", [*CREDENTIALS, *TRACING])
+def test_a_field_that_an_operator_names_besides_is_sent_once(name: str) -> None:
+    lower = name.lower().encode()
+    caller = ClientContext.of(head_with({name: ['{"a": 1}']}), b"", (lower,))
+    for sent in (caller, caller.for_listing(), caller.translated(lower, "kept")):
+        assert raw(headers_of(sent.fields())) == {lower: [b'{"a": 1}']}
+    assert len(caller.chat_fields()) <= 1
+
+
 @pytest.mark.parametrize("mcp_headers", ["kept", "dropped", "apart"])
 def test_callers_differ_by_an_identity_that_is_not_sent(mcp_headers: str) -> None:
     data = b"x-llamastack-provider-data"
