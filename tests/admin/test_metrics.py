@@ -486,7 +486,7 @@ def test_the_work_for_a_chat_does_not_grow_with_what_was_counted_before() -> Non
     def calls(number: int) -> int:
         """Functions of Python that are called to count a chat with one round and one call."""
         one = chat(f"m-{number}")
-        events = [
+        events: list[Event] = [
             RoundEnded(round_of(one, 0.0, 1.0, first=0.5, input_tokens=1, output_tokens=2)),
             CallEnded(call_of(one, f"t-{number}", "answered")),
             ended(one),
