@@ -25,6 +25,7 @@ from llamaproxy.events import (
     GroupListed,
     ListRefreshed,
     LoopLimited,
+    Observers,
     RequestEnded,
     RoundEnded,
 )
@@ -40,11 +41,14 @@ class Counted:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.metrics = Metrics(self.clock.seconds, (CHAT_PATH,))
+        self.metrics = Metrics(self.clock.seconds)
+        self._observers = Observers()
+        self.metrics.listen(self._observers)
 
     def tell(self, *events: Event) -> None:
         for event in events:
-            self.metrics(event)
+            self._observers(event)
+        assert not self._observers.failures
 
     def value(self, name: str, **labels: str) -> float | None:
         value: float | None = self.metrics.registry.get_sample_value(name, labels)
@@ -69,17 +73,23 @@ def request(
     kind: str = "",
     method: str = "POST",
     path: str = CHAT_PATH,
+    route: str = "chat_completions",
     first_byte: float | None = 0.5,
     seconds: float = 1.0,
 ) -> RequestRecord:
     record = RequestRecord("id", "127.0.0.1", method, path, 0.0)
     record.status, record.kind, record.first_byte = status, kind, first_byte
-    record.ended = seconds
+    record.ended, record.route = seconds, route
     return record
+
+
+#: Records of requests, which those of their chats do not keep.
+_kept: list[RequestRecord] = []
 
 
 def chat(model: str = "m", streamed: bool = False) -> ChatRecord:
     record = request(seconds=10.0)
+    _kept.append(record)
     record.chat = ChatRecord(record, model=model, streamed=streamed)
     return record.chat
 
@@ -113,16 +123,15 @@ def ended(chat: ChatRecord) -> RequestEnded:
     ("record", "route", "status"),
     [
         (request(), "chat", "200"),
-        (request(401, "invalid_api_key"), "chat", "401"),
+        (request(401, "invalid_api_key", route=""), "refused", "401"),
         (request(499), "chat", "499"),
         (request(499, first_byte=None), "chat", "499"),
-        (request(method="GET"), "passthrough", "200"),
-        (request(method="GET", path="/health"), "health", "200"),
-        (request(path="/health"), "passthrough", "200"),
-        (request(413, "body_too_large", first_byte=None), "refused", "413"),
-        (request(400, "malformed_request", "-", "-", None), "refused", "400"),
-        (request(799, path="/v1/models"), "passthrough", "7xx"),
-        (request(101, path="/ws"), "passthrough", "101"),
+        (request(method="GET", route="passthrough"), "passthrough", "200"),
+        (request(method="GET", path="/health", route="health"), "health", "200"),
+        (request(413, "body_too_large", route="", first_byte=None), "refused", "413"),
+        (request(400, "malformed_request", "-", "-", "", None), "refused", "400"),
+        (request(799, path="/v1/models", route="passthrough"), "passthrough", "7xx"),
+        (request(101, path="/ws", route="passthrough"), "passthrough", "101"),
     ],
 )
 def test_requests_are_counted_by_route_and_status(
@@ -138,7 +147,7 @@ def test_requests_are_counted_by_route_and_status(
 def test_a_server_makes_no_status_that_there_is_not() -> None:
     counted = Counted()
     for status in range(100, 1000):
-        counted.tell(RequestEnded(request(status, path="/v1/models")))
+        counted.tell(RequestEnded(request(status, path="/v1/models", route="passthrough")))
     assert len(counted.values("status", names.REQUESTS)) < 80
 
 
@@ -155,7 +164,9 @@ def test_errors_of_the_server_count_once_for_each_time_that_it_was_asked() -> No
     assert of_chat.request is not None
     of_chat.request.kind = "upstream_timeout"
     counted.tell(RoundEnded(round_of(of_chat, 0.0, 1.0, kind="upstream_timeout")), ended(of_chat))
-    counted.tell(RequestEnded(request(504, "upstream_timeout", path="/v1/models")))
+    counted.tell(
+        RequestEnded(request(504, "upstream_timeout", path="/v1/models", route="passthrough"))
+    )
     counted.tell(RoundEnded(round_of(chat(), 0.0, 1.0, kind="cancelled")))
     assert counted.value("llamaproxy_upstream_errors_total", kind="upstream_timeout") == 2
     assert counted.value("llamaproxy_upstream_errors_total", kind="upstream_broke") == 0
