@@ -95,7 +95,7 @@ def test_spans_say_what_the_conventions_have_names_for() -> None:
     fields = {"X-OpenWebUI-Chat-Id": "c-1", "X-Request-Id": "r-1"}
     chat_of(traced, calling("clock", usage=USAGE), saying("Noon.", usage=USAGE), fields=fields)
     about = {
-        "gen_ai.provider.name": "openai",
+        "gen_ai.provider.name": "llama_stack",
         "gen_ai.request.model": "m",
         "gen_ai.conversation.id": "c-1",
     }

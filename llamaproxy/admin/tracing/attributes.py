@@ -11,17 +11,13 @@ from functools import lru_cache
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
+from llamaproxy.admin import names
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord, name_of
 
 Attributes: TypeAlias = dict[str, str | bool | int | float | list[str]]
 
 #: The conventions that the names are taken from.
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.41.0"
-
-#: The API by which completions are asked for, whoever the model is of.
-PROVIDER = "openai"
-
-ERROR_TYPE = "error.type"
 
 #: Characters of a path, and of the words about an error.
 _MAX_PATH, _MAX_WORDS = 256, 200
@@ -126,9 +122,9 @@ def agent_answer_attributes(chat: ChatRecord) -> Attributes:
 
 
 def _operation(name: str, chat: ChatRecord) -> Attributes:
-    attributes: Attributes = {"gen_ai.operation.name": name, "gen_ai.provider.name": PROVIDER}
+    attributes: Attributes = {names.OPERATION_NAME: name, names.PROVIDER_NAME: names.PROVIDER}
     if chat.model:
-        attributes["gen_ai.request.model"] = text(chat.model)
+        attributes[names.REQUEST_MODEL] = text(chat.model)
     if chat.conversation:
         attributes["gen_ai.conversation.id"] = text(chat.conversation)
     return attributes
@@ -144,7 +140,7 @@ def round_name(round: RoundRecord) -> str:
 
 def round_attributes(round: RoundRecord, newest: bool) -> Attributes:
     """What is known of a round when it begins."""
-    attributes = _operation("chat", round.chat)
+    attributes = _operation(names.CHAT, round.chat)
     if newest and round.chat.streamed:
         attributes["gen_ai.request.stream"] = True
     return attributes
@@ -154,7 +150,7 @@ def round_answer_attributes(round: RoundRecord, newest: bool) -> Attributes:
     """What is known of a round when it has ended."""
     attributes: Attributes = {}
     if round.model:
-        attributes["gen_ai.response.model"] = text(round.model)
+        attributes[names.RESPONSE_MODEL] = text(round.model)
     if round.finish_reason:
         attributes["gen_ai.response.finish_reasons"] = [text(round.finish_reason)]
     if round.input_tokens is not None:
@@ -176,7 +172,7 @@ def call_name(call: CallRecord) -> str:
 
 def call_attributes(call: CallRecord) -> Attributes:
     """What is known of a call when it begins."""
-    attributes: Attributes = {"gen_ai.operation.name": "execute_tool"}
+    attributes: Attributes = {names.OPERATION_NAME: "execute_tool"}
     if call.tool:
         attributes["gen_ai.tool.name"] = text(name_of(call.tool))
         attributes["gen_ai.tool.type"] = "extension"  # run by the agent, not by its client

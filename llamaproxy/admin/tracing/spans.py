@@ -23,6 +23,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from llamaproxy.admin.names import ERROR_TYPE
 from llamaproxy.admin.tracing import attributes as names
 from llamaproxy.admin.tracing.attributes import Attributes
 from llamaproxy.events import (
@@ -66,7 +67,7 @@ class OpenSpan:
         if self.span.is_recording():
             self.span.set_attributes(attributes)
             if error:
-                self.span.set_attribute(names.ERROR_TYPE, error)
+                self.span.set_attribute(ERROR_TYPE, error)
                 self.span.set_status(Status(StatusCode.ERROR, names.words(reason) or None))
         self.span.end(ended)
 
@@ -176,7 +177,7 @@ class Spans:
             trace.agent.end(attributes, error, ended, reason)
         attributes = names.answer_attributes(request)
         if error and names.is_clients_error(request):
-            attributes[names.ERROR_TYPE] = error
+            attributes[ERROR_TYPE] = error
             error = ""
         trace.request.span.update_name(names.request_name(request))
         trace.request.end(attributes, error, ended, reason)
