@@ -242,9 +242,9 @@ class ToolLoop:
         """Run *calls* at the same time, and return them with their results, in order (L9)."""
 
         async def run(call: ToolCall, record: CallRecord) -> ToolResult:
-            card = await chat.answer.show_call(call)
-            self._tell(Contents(record, "arguments", call.arguments))
             try:
+                card = await chat.answer.show_call(call)
+                self._tell(Contents(record, "arguments", call.arguments))
                 result = await self._run(call, chat, record)
             except CancelledError:
                 record.outcome = "cancelled"

@@ -14,6 +14,10 @@ from ipaddress import ip_address
 #: A host and its port, as the Host field has them; an IPv6 address is in brackets.
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
 
+#: The longest name of the DNS (RFC 1035 section 2.3.4), its dot at the end, and a port: nothing
+#: longer is looked at, or kept.
+_MAX_HOST = 253 + len(".:65535")
+
 _INTERFACE = re.compile(r":interface=((?:[^:\\]|\\.)*)")
 
 
@@ -34,7 +38,7 @@ class AllowedHosts:
 
     def __contains__(self, host: bytes) -> bool:
         """Whether *host*, the value of a Host field, is one of them."""
-        return self._names is None or self._is_allowed(host)
+        return self._names is None or (len(host) <= _MAX_HOST and self._is_allowed(host))
 
     def _contains(self, host: bytes) -> bool:
         names = self._names or frozenset()

@@ -91,9 +91,16 @@ class PooledExchange:
     # --- for the pool
 
     def carried_by(self, connection: UpstreamConnection) -> None:
-        """Go on *connection*."""
+        """Go on *connection*.
+
+        :raises Exception: if the body cannot be made; then it is over.
+        """
         self._connection = connection
-        connection.carry(self)
+        try:
+            connection.carry(self)
+        except Exception:
+            self.cancel()
+            raise
         if self.body is not None:
             self.head = b""  # it is not sent once more
             if self.body.finished:
@@ -126,8 +133,11 @@ class PooledExchange:
         self._pool.adopt(connection, self.server.origin)
         if self._over:
             connection.abort()
-        else:
+            return
+        try:
             self.carried_by(connection)
+        except Exception as error:
+            self.taker.failed(error)
 
     def _unconnected(self, failure: Failure) -> None:
         self._connecting = None

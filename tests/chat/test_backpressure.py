@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from llamaproxy.events import CallEnded
 from tests.chat.connections import Connections
 from tests.chat.script import HALF, KEEP_ALIVE, live
-from tests.support import chunk
+from tests.support import call, chunk
 
 Json = dict[str, Any]
 
@@ -56,4 +57,19 @@ def test_a_client_that_does_not_read_is_no_silence_of_the_upstream(
     chat.sends(chunk({}, "stop"))
     chat.ends()
     assert chat.text == "Half."
+    assert chat.nothing_left
+
+
+def test_a_call_that_is_not_run_because_the_client_leaves_unread_has_an_outcome(
+    connections: Connections,
+) -> None:
+    chat = live(fields={"X-OpenWebUI-Message-Id": "m"})  # who is shown each call first
+    chat.sends(HALF)
+    chat.sends(chunk({"tool_calls": [{"index": 0, **call("clock")}]}, "tool_calls"))
+    connections.to_the_client.pauseProducing()
+    chat.ends()
+    assert chat.invoked == []
+    chat.exchange.leave()
+    ended = [event.call for event in chat.proxy.events if isinstance(event, CallEnded)]
+    assert [record.outcome for record in ended] == ["cancelled"]
     assert chat.nothing_left

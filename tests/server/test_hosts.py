@@ -23,6 +23,24 @@ LOOPBACK = [
 ]
 
 
+def test_what_is_longer_than_any_name_is_neither_allowed_nor_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at: list[bytes] = []
+    look = AllowedHosts._contains
+
+    def counted(self: AllowedHosts, host: bytes) -> bool:
+        looked_at.append(host)
+        return look(self, host)
+
+    monkeypatch.setattr(AllowedHosts, "_contains", counted)
+    hosts = AllowedHosts([".example"])
+    longest = b"a." * 123 + b"example.:65535"
+    assert longest in hosts
+    assert b"a." * 8000 + b"example" not in hosts
+    assert looked_at == [longest]
+
+
 @pytest.mark.parametrize(
     ("endpoints", "everything"),
     [

@@ -69,6 +69,25 @@ def test_a_body_is_made_once_there_is_a_connection_for_it() -> None:
     assert world.wires[0].transport.sent.endswith(b"\r\nContent-Length: 4\r\n\r\nbody")
 
 
+@pytest.mark.parametrize("warm", [False, True], ids=["connecting", "idle"])
+def test_a_body_that_cannot_be_made_ends_the_exchange_at_once(warm: bool) -> None:
+    def make() -> bytes:
+        raise MemoryError
+
+    world = World()
+    world.at_once = warm
+    if warm:
+        world.warm()
+        with pytest.raises(MemoryError):
+            world.ask(b"POST", LateUpload(make))
+    else:
+        taker, _ = world.ask(b"POST", LateUpload(make))
+        world.connected()
+        assert isinstance(taker.end, MemoryError)
+    assert [wire.transport.aborted for wire in world.wires] == [True]
+    assert world.idle == 0
+
+
 def test_one_delayed_call_serves_all_idle_connections() -> None:
     world = World()
     takers = [world.ask()[0] for _ in range(20)]
