@@ -16,6 +16,8 @@ from . import processes
 OURS: Final = "llamaproxy"
 BEFORE: Final = "before"
 """The daemon of another checkout, to see what a change has brought."""
+UNSEEN: Final = "admin off"
+"""The daemon without an admin port: nobody watches it, and nothing is counted."""
 
 _TWISTD: Final = ("-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=")
 
@@ -62,6 +64,7 @@ def contenders(directory: Path, before: Path | None) -> tuple[list[Contender], l
 
     there = [
         Contender(OURS, llamaproxy),
+        Contender(UNSEEN, lambda port, upstream: [*llamaproxy(port, upstream), "--admin", "off"]),
         Contender("twisted.web", python("bare", "resource")),
         Contender("bare protocol", python("bare", "protocol")),
         Contender("relay", python("relay")),

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from .contenders import BEFORE, OURS
+from .contenders import BEFORE, OURS, UNSEEN
 
 Samples = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 """By kind of work, program and unit: a value of each round, in their order."""
@@ -101,6 +101,12 @@ TARGETS: Final = (
     Target("chat, ten tools / Go cached, CPU", "chat", "cpu_us", 0.45, 0.65, other="Go cached"),
     Target("one-tool loop / Go, CPU", "loop", "cpu_us", 0.75, 1.0, other="Go"),
     Target("one-tool loop / Go cached, CPU", "loop", "cpu_us", 0.45, 0.65, other="Go cached"),
+    Target(
+        "chat that is watched, CPU, of one that is not",
+        *("seen", "cpu_us", 1.05, 1.02, "at most"),
+        other=UNSEEN,
+        share=True,
+    ),
     Target("event, 300 streams / Go, CPU", "events", "cpu_us", 0.6, 0.9, other="Go"),
     Target("103 events at once / Go, CPU", "burst", "cpu_us", 1.0, 1.2, other="Go"),
     Target(

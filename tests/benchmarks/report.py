@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .contenders import BEFORE, OURS
+from .contenders import BEFORE, OURS, UNSEEN
 from .figures import TARGETS, Samples, Spread, samples_of
 from .meter import BUSY
 from .processes import ROOT
@@ -34,7 +34,7 @@ _RESTING: Final = (
     ("start", "start to first answer", "start_ms"),
 )
 _COLUMNS: Final = (
-    *(OURS, BEFORE, "Go", "Go cached", "nginx", "LiteLLM"),
+    *(OURS, UNSEEN, BEFORE, "Go", "Go cached", "nginx", "LiteLLM"),
     *("twisted.web", "relay", "bare protocol"),
 )
 

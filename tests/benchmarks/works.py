@@ -7,10 +7,11 @@ import attrs
 
 from . import load, streams
 from .canned import TOOL_COUNT, chat
-from .contenders import BEFORE, OURS
+from .contenders import BEFORE, OURS, UNSEEN
 from .http1 import request
 from .meter import Meter
 from .processes import Server
+from .watchers import watching
 
 ASKED: Final = ("others", "completions", "tools", "invocations")
 """What the upstream counts: requests of three kinds, and the tools that completions offer."""
@@ -69,6 +70,17 @@ def crowd(asked: bytes) -> Callable[[Server, Server, float], Sample]:
             for kind in ASKED
         }
         return {**spent.sample(), **asked_for}
+
+    return run
+
+
+def seen(asked: bytes) -> Callable[[Server, Server, float], Sample]:
+    """Many clients, with a page open and Prometheus scraping, where there is an admin port."""
+    work = crowd(asked)
+
+    def run(server: Server, upstream: Server, seconds: float) -> Sample:
+        with watching(server):
+            return work(server, upstream, seconds)
 
     return run
 
@@ -141,6 +153,8 @@ WORKS: Final = (
         _LOOPERS,
         {"completions": 2, "tools": 2 * TOOL_COUNT, "invocations": 1},
     ),
+    Work("seen", "chat that is watched, a chat", seen(CHAT), (UNSEEN,)),
+    Work("seen-loop", "one-tool loop that is watched, a loop", seen(LOOP), (UNSEEN,)),
     Work(
         "burst",
         f"{BURST} events at once, a stream",
