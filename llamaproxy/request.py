@@ -278,11 +278,15 @@ class ProxyRequest(Request):
     def connectionLost(self, reason: Failure) -> None:
         """The client has left, or its connection is another protocol's and has ended."""
         self._disconnected = True
-        self._end(101 if self.code == 101 else CUT_OFF_STATUS)
+        self.channel = None
+        try:
+            # First, so that whoever hears of the end finds that of its rounds and calls as well.
+            if self.work is not None:
+                self.work.cancel()
+        finally:
+            self._end(101 if self.code == 101 else CUT_OFF_STATUS)
         for waiter in self.notifications:
             waiter.errback(reason)
-        if self.work is not None:
-            self.work.cancel()
 
     def _end(self, status: int) -> None:
         self.site.ended(self, status)
