@@ -87,7 +87,9 @@ def test_a_tool_that_there_is_not_is_told_without_its_name() -> None:
     assert (ended.outcome, ended.tool, ended.began) == ("unknown", "", None)
 
 
-def test_a_listener_that_fails_is_counted_and_costs_nothing_else() -> None:
+def test_a_listener_that_fails_is_counted_and_costs_nothing_else(
+    listener_failures: list[Observers],
+) -> None:
     heard: list[Event] = []
     lines: list[Any] = []
 
@@ -105,6 +107,7 @@ def test_a_listener_that_fails_is_counted_and_costs_nothing_else() -> None:
     finally:
         globalLogPublisher.removeObserver(observer)
     assert [line["log_failure"].type for line in lines] == [RuntimeError, RuntimeError]
+    listener_failures.clear()
 
 
 def test_a_listener_may_hear_of_some_kinds_alone() -> None:

@@ -51,9 +51,14 @@ _Replacement = str | Callable[[re.Match[str]], str]
 
 _START = r"(?<![A-Za-z0-9_-])"
 
-#: What credentials look like wherever they stand, each behind words in lower case without which
-#: there is none: to look for those costs a thirtieth.
-_PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], _Replacement], ...] = (
+#: A name of the last of the patterns in lower case, before a value.
+_NAMED = re.compile(
+    r"(?:key|token|word|wd|phrase|code|secret|sig|signature|auth)\\?[\"']?\s{0,8}[:=]"
+)
+
+#: What credentials look like wherever they stand, each behind words, or what matches, in lower case
+#: without which there is none: to look for that costs a tenth at most.
+_PATTERNS: tuple[tuple[tuple[str, ...] | re.Pattern[str], re.Pattern[str], _Replacement], ...] = (
     (
         ("provider-data",),
         re.compile(r"(?i)(provider-data[\"']?\s{0,8}[:=])[^\n]+"),
@@ -109,7 +114,7 @@ _PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], _Replacement], ...] = (
     ),
     # Names with values in text, queries and JSON that was cut.
     (
-        ("key", "token", "pass", "pwd", "secret", "sig", "auth"),
+        _NAMED,
         re.compile(
             rf"(?i)((?:(?:{_KEYS})[_-]?key|token|password|passwd|pwd|passphrase|passcode|secret"
             r"|[?&](?:[a-z0-9-]{1,30}-)?(?:key|sig|signature|auth))"
@@ -174,7 +179,7 @@ def _redacted_text(text: str, nested: int, level: int) -> str:
                 return jsontext.dumps(shown).decode("utf-8", "replace")
     lower = text.lower()
     for words, pattern, replacement in _PATTERNS:
-        if any(word in lower for word in words):
+        if any(map(lower.__contains__, words)) if isinstance(words, tuple) else words.search(lower):
             text = pattern.sub(replacement, text)
     return text
 
