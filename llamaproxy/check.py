@@ -134,7 +134,7 @@ class Check:
         path = f"{dialect.openai_prefix}/chat/completions"
         self._question = f"whether there is {path}"
         answer = await self._look("GET", path)
-        if answer is not None and answer[0].status == 404:
+        if answer is not None and answer[0].status in (404, *_TROUBLE):
             # Some servers say so of methods too; a request that is empty is refused by all.
             answer = await self._look("POST", path, b"{}")
             if answer is not None and answer[0].status in (404, 405) and b"model" not in answer[1]:
@@ -142,9 +142,7 @@ class Check:
                 return
         if answer is None:
             return
-        if answer[0].status in _WHO:
-            self._fault(problem("credentials", status=answer[0].status, path=path))
-        else:
+        if not self._is_no_answer(answer[0], path):
             self._well(f"chat completions: {path}")
 
     async def _models(self, dialect: ServerDialect) -> None:

@@ -142,6 +142,13 @@ def no_version(first: Answer, models: Answer = NOT_FOUND) -> FakeStack:
     return server
 
 
+def chats_answer(each: Answer) -> FakeStack:
+    """A server that answers so whatever is asked of its chat completions."""
+    server = broken("GET /v1/chat/completions", each)
+    server.on("POST /v1/chat/completions", each)
+    return server
+
+
 MOVED = answer(b"", 301, {"Location": "https://u:secret@stack.example/v1/version?key=secret"})
 
 
@@ -164,6 +171,8 @@ MOVED = answer(b"", 301, {"Location": "https://u:secret@stack.example/v1/version
         (broken("GET /v1/models", answer({"detail": "no"}, 500)), ["models_failed"]),
         (broken("GET /v1/models", answer({"detail": "who?"}, 401)), ["credentials"]),
         (broken("GET /v1/chat/completions", NOT_FOUND), ["no_chat"]),
+        (chats_answer(answer(b"starting", 503)), ["server_error"]),
+        (chats_answer(MOVED), ["redirect"]),
         (broken("GET /v1/tools", answer({"detail": "no"}, 500)), ["groups_failed"]),
         (stack("0.6.1", tool("a", "g"), tool("a", "h")), ["hidden_tools"]),
         (stack("0.7.3"), ["groups_failed"]),
