@@ -50,7 +50,8 @@ export class List {
   /** Show and hide as the filters now say. */
   refilter() {
     for (const [key, item] of this.#items) {
-      item.element.hidden = !this.#filters.admits(this.#store.rows.get(key));
+      const row = this.#store.rows.get(key);
+      item.element.hidden = row === undefined || !this.#filters.admits(row);
     }
   }
 
@@ -60,7 +61,9 @@ export class List {
     for (const [key, item] of this.#items) {
       if (!item.running) continue;
       any = true;
-      const elapsed = this.#store.elapsed(this.#store.rows.get(key));
+      const row = this.#store.rows.get(key);
+      if (row === undefined) continue; // kept no longer: it goes with the next frame
+      const elapsed = this.#store.elapsed(row);
       if (!item.element.hidden) setText(item.total, words.counting(elapsed));
     }
     return any;
