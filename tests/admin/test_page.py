@@ -309,7 +309,8 @@ def test_what_is_opened_has_a_link_and_a_way_back(page: Page, fake: FakeInspecto
 
 def test_what_is_opened_stays_when_it_is_kept_no_longer(page: Page, fake: FakeInspector) -> None:
     fake.rows(chat(1, status=0, total=None))
-    arrive(page, fake, "/#request-1")
+    with page.expect_response(f"{fake.url}/answers/1"):  # else it might be asked for in vain
+        arrive(page, fake, "/#request-1")
     answer(page).get_by_role("button", name="Stop").wait_for()
     fake.gone(1)
     sees(answer(page), "keeps this answer no longer")

@@ -190,6 +190,10 @@ export class Answer {
   #ask() {
     if (this.#timer !== null) return;
     this.#timer = setTimeout(async () => {
+      if (this.gone) {
+        this.#timer = null;
+        return;
+      }
       const { row } = this;
       this.#stage = stageOf(row);
       this.#asked = performance.now();
