@@ -16,9 +16,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from llamaproxy.admin.page import FIELDS
-from llamaproxy.admin.page import FOLDER as PAGE
+from llamaproxy.admin.page import FIELDS, FOLDER
 
+PAGE = FOLDER
 POLICY = dict(FIELDS)[b"Content-Security-Policy"].decode()
 TYPES = {
     ".html": "text/html; charset=utf-8",
