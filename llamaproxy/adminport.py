@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hyperlink import DecodedURL
 from twisted.application.service import MultiService, Service
@@ -34,9 +34,6 @@ from llamaproxy.tools.trial import Trials
 from llamaproxy.upstream.dialect import ServerDialect
 from llamaproxy.upstream.pool import UpstreamPool
 
-if TYPE_CHECKING:
-    pass
-
 _log = Logger()
 
 #: What those who ask the admin port may take. The largest body is a tool's arguments. A page that
@@ -62,19 +59,22 @@ def inspector_of(
 
         contents = ContentsKept(answers, clock)
 
+    clients = client_url(options["listen"][0])
+
     def hello() -> Json:
         detected = app.detector.detected
         return {
             "version": __version__,
             "upstream": url.to_text(),
             "server": None if detected is None else detected.name,
+            # No client is given the URL of a Unix socket.
+            "url": None if clients.startswith("http+unix:") else f"{clients}/v1",
             "contents": contents is not None,
             "time": answers.unix(),
         }
 
     feed = Feed(answers, app.tool_status.tools_as_json, hello, clock, app.tell)
     trials = Trials(app.catalogue, clock)
-    clients = client_url(options["listen"][0])
     inspector = Inspector(answers, feed, app.tool_status, contents, stop, trials.run, clients)
     inspector.listen(app.tell)
     return inspector

@@ -36,6 +36,10 @@ _BEAT, _BEATS_PER_COMMENT = 1.0, 15
 
 _COMMENT = b": keep-alive\n\n"
 
+#: Milliseconds after which a browser asks again for a feed that has broken off; by itself it would
+#: wait longer.
+_RETRY = b"retry: 1000\n"
+
 
 @implementer(IPushProducer)
 class Page:
@@ -127,7 +131,7 @@ class Feed(Service):
             self._beat_call = self._clock.callLater(_BEAT, self._beat)
         self._pages[page] = None
         request.registerProducer(page, True)
-        request.write(_event(b"hello", self._hello()))
+        request.write(_RETRY + _event(b"hello", self._hello()))
         self._tell_rows(page, {})
         self._tell_tools(page, {})
 

@@ -14,17 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parents[2] / "llamaproxy" / "admin" / "page"
+from llamaproxy.admin.page import FIELDS, FOLDER
 
-#: The last directive is stricter than what the daemon sends: nothing is ever made of HTML text.
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'"
-)
+PAGE = FOLDER
+POLICY = dict(FIELDS)[b"Content-Security-Policy"].decode()
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -101,6 +96,7 @@ class FakeInspector:
             "version": "1.2.3",
             "upstream": "http://localhost:8321",
             "server": "Llama Stack 0.7.3",
+            "url": "http://localhost:8322/v1",
             "contents": False,
         }
         self.kept: dict[int, Json] = {}

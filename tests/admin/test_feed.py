@@ -79,6 +79,8 @@ def test_a_page_is_told_all_at_first_and_then_what_changes() -> None:
     hello, rows, tools = (data for _, data in page.events())
     assert hello["server"] == "version 0.6.1" and hello["contents"] is False
     assert hello["upstream"] == "http://stack:8321"
+    assert hello["url"] == "http://localhost:8322/v1"
+    assert page.text().startswith(b"retry: 1000\n"), "a daemon that comes back is seen at once"
     [row] = rows["rows"]
     assert (row["status"], row["model"], row["offered"]) == (200, "m", 1)
     assert [each["finish_reason"] for each in row["rounds"]] == ["tool_calls", "stop"]

@@ -430,6 +430,7 @@ def test_the_page_is_served_with_its_fields(folder: Path) -> None:
     for each in (got, script, *others, *everything):
         [policy] = each.fields["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+        assert policy.endswith("; require-trusted-types-for 'script'")
         assert "unsafe" not in policy and "frame-ancestors 'none'" in policy
         assert each.fields["x-content-type-options"] == ["nosniff"]
         assert each.fields["referrer-policy"] == ["no-referrer"]

@@ -128,7 +128,7 @@ def chat(key: int, **fields: Any) -> dict[str, Any]:
 def test_without_answers_it_says_what_to_do(page: Page, fake: FakeInspector) -> None:
     arrive(page, fake)
     sees(page.locator("#empty"), "No answers yet.")
-    sees(page.locator("#empty"), "http://127.0.0.1:8322/v1")
+    sees(page.locator("#empty"), "http://localhost:8322/v1")
     sees(page.locator("#upstream"), "Llama Stack 0.7.3")
 
 

@@ -126,13 +126,12 @@ function showCounts() {
   const kind = all > 0 ? "filtered" : "none";
   if (empty.dataset.kind === kind) return;
   empty.dataset.kind = kind;
-  const url = store.hello.url ?? `http://${location.hostname}:8322/v1`;
+  const { url } = store.hello;
   if (all > 0) fill(empty, h("p", {}, "No answer is as the filters ask for."));
   else {
     fill(empty, h("p", {}, h("strong", {}, "No answers yet.")),
-      h("p", {}, "Send a chat to ", h("code", {}, url), ", with any OpenAI client; it appears here at once."),
-      h("pre", { class: "code", tabindex: "0", "aria-label": "Example" },
-        example(url)));
+      h("p", {}, "Send a chat ", url ? ["to ", foreign(url, "code")] : "to llamaproxy", ", with any OpenAI client; it appears here at once."),
+      url ? h("pre", { class: "code", tabindex: "0", "aria-label": "Example" }, example(url)) : null);
   }
 }
 
