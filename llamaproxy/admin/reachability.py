@@ -74,8 +74,11 @@ class Reachability:
                 if not event.round.kind:
                     self._answered()
             case RequestEnded():
-                if event.request.kind in _FAILURES:
-                    self._failed(event.request.kind, event.request.error)
+                request = event.request
+                if request.kind in _FAILURES:
+                    self._failed(request.kind, request.error)
+                elif request.route == "passthrough" and not request.kind and request.status != 499:
+                    self._answered()  # by the server, whatever it says
             case ListRefreshed():
                 error = event.groups_error
                 if error is not None and error.kind in _FAILURES:

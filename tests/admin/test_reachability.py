@@ -205,3 +205,13 @@ def test_the_question_may_have_its_answer_at_once() -> None:
     clock.advance(5)
     assert len(asked) == 2 and len(reachability.error) <= 500
     reachability.stop()
+
+
+def test_what_is_passed_on_is_an_answer_of_the_servers() -> None:
+    server = Asked()
+    server.reachability(request_ended("upstream_unavailable"))
+    for route, status, failures in (("", 401, 1), ("passthrough", 499, 1), ("passthrough", 404, 0)):
+        record = RequestRecord("r", "-", "GET", "/v1/models", 0.0)
+        record.route, record.status = route, status
+        server.reachability(RequestEnded(record))
+        assert server.reachability.failures == failures
