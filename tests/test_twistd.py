@@ -184,7 +184,7 @@ def test_a_request_in_flight_ends_before_the_daemon_does(tmp_path: Path) -> None
 
 def test_the_log_can_be_json_and_tells_nothing_that_was_said(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "log", "--demo", "--log-format", "json")
-    body = question("Roll 2d6 with seed 7777")
+    body = question("Roll 2d6 with seed 777000777")
     status, _ = daemon.get("/v1/chat/completions?key=hidden", "POST", body)
     assert status == 200
     daemon.stop()
@@ -194,7 +194,7 @@ def test_the_log_can_be_json_and_tells_nothing_that_was_said(tmp_path: Path) -> 
     assert [(line["method"], line["status"]) for line in access] == [("POST", 200)]
     tools = [line for line in lines if line.get("tool")]
     assert [line["tool"] for line in tools] == ["roll_dice"]
-    assert "7777" not in daemon.log.read_text()
+    assert "777000777" not in daemon.log.read_text()
     assert "hidden" not in daemon.log.read_text()
 
 

@@ -63,7 +63,7 @@ def _log_call(call: CallRecord) -> None:
             "tool": call.tool,
             "group": call.group,
             "outcome": outcome,
-            "seconds": call.seconds,
+            "seconds": round(call.seconds, 6),
             "reason": call.reason,
             "where": where,
         },
@@ -76,7 +76,7 @@ def _log_request(request: RequestRecord) -> None:
         return
     more = _more_of(request)
     extra = "".join([_TEXTS[name](value) for name, value in more.items() if name in _TEXTS])
-    seconds = request.seconds
+    seconds = round(request.seconds, 6)
     _write(
         f"{request.client} {request.method} {request.path} {request.status} {request.sent} bytes "
         f"{seconds:.3f} s{extra}",
@@ -99,7 +99,7 @@ def _more_of(request: RequestRecord) -> dict[str, Any]:
     if request.route:
         fields["route"] = request.route
     if request.first_byte is not None:
-        fields["first_byte"] = request.first_byte - request.began
+        fields["first_byte"] = round(request.first_byte - request.began, 6)
     if request.who:
         fields["who"] = request.who
     if (chat := request.chat) is not None:
@@ -120,7 +120,7 @@ def _chat_fields(chat: ChatRecord) -> dict[str, Any]:
         if failed := chat.failed:
             fields["failed"] = failed
         fields["ran"] = [
-            {"tool": call.tool, "outcome": call.outcome, "seconds": call.seconds}
+            {"tool": call.tool, "outcome": call.outcome, "seconds": round(call.seconds, 6)}
             for call in chat.calls[:_MAX_CALLS]
         ]
     for direction in ("input_tokens", "output_tokens"):
