@@ -11,22 +11,18 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from llamaproxy.events import (
-    CallBegan,
-    CallEnded,
     ChatBegan,
     Event,
-    FirstByte,
-    LoopLimited,
     RequestEnded,
-    RoundBegan,
-    RoundEnded,
-    ToolsOffered,
 )
-from llamaproxy.records import ChatRecord, RequestRecord, RoundRecord
+from llamaproxy.records import ChatRecord, RequestRecord
 
 #: Answers that are kept, and those among them that are to no chat: whoever tries out keys is not to
 #: push out the chats.
 MAX_ANSWERS, MAX_OTHERS = 500, 100
+
+#: Calls of one round, at most; of an answer that runs the last ones are looked at.
+_MAX_CALLS = 1000
 
 #: Rounds and calls of all that have ended: one answer may have a hundred thousand.
 MAX_PARTS = 100_000
@@ -36,16 +32,15 @@ MAX_PARTS = 100_000
 class Answer:
     """One answer: its number, when it began in Unix seconds, and its record.
 
-    *change* is the number of the last change that pages have been told of, and *seen* the last
-    round of which they have been told that the model answers. *parts* are its rounds and calls when
-    it ended.
+    *change* is the number of the last change that pages have been told of, and *stage* how far it
+    had come then, while it runs. *parts* are its rounds and calls when it ended.
     """
 
     key: int
     at: float
     record: RequestRecord
     change: int = 0
-    seen: RoundRecord | None = None
+    stage: tuple[object, ...] = ()
     parts: int = 0
 
 
@@ -53,15 +48,11 @@ class Answers:
     """A listener that keeps every chat, and other requests that have ended with an error.
 
     Over :data:`MAX_ANSWERS` the one that ended first goes, or the oldest if all of them run; over
-    :data:`MAX_PARTS` those that ended first, but for the last one. Of what happens in between
-    :meth:`note` is told, while somebody asks for :attr:`on_change`.
+    :data:`MAX_PARTS` those that ended first, but for the last one. Those that run are looked at
+    by :meth:`note_running`, while somebody asks for :attr:`on_change`.
     """
 
     hears: ClassVar = (ChatBegan, RequestEnded)
-    #: What :meth:`note` hears.
-    changes: ClassVar = (
-        *(ToolsOffered, FirstByte, RoundBegan, RoundEnded, CallBegan, CallEnded, LoopLimited),
-    )
 
     def __init__(self, clock: IReactorTime, unix: Callable[[], float] = time.time) -> None:
         """:param unix: returns the time of day."""
@@ -88,12 +79,6 @@ class Answers:
             self._trim()
             self._changed(answer)
 
-    def note(self, event: Event) -> None:
-        """A listener to what happens to the chats that run."""
-        answer = self.answer_to(_chat_of(event))
-        if answer is not None:
-            self._changed(answer)
-
     def get(self, key: int) -> Answer | None:
         """The answer of that number, None if it is not kept."""
         return self._kept.get(key)
@@ -117,15 +102,17 @@ class Answers:
             return None
         return self._running.get(chat.request)
 
-    def note_streaming(self) -> None:
-        """Tell of the answers whose model has begun to answer: no event does."""
+    def note_running(self) -> None:
+        """Tell of the answers that run and have come further.
+
+        A look now and then costs a chat nothing, where a listener to its events would.
+        """
         if self.on_change is None:
             return
         for answer in self._running.values():
-            chat = answer.record.chat
-            round = chat.rounds[-1] if chat is not None and chat.rounds else None
-            if round is not None and round.first is not None and round is not answer.seen:
-                answer.seen = round
+            stage = _stage_of(answer.record)
+            if stage != answer.stage:
+                answer.stage = stage
                 self.on_change(answer)
 
     def _add(self, record: RequestRecord) -> Answer:
@@ -175,15 +162,19 @@ class Answers:
             self.on_change(answer)
 
 
-def _chat_of(event: Event) -> ChatRecord | None:
-    match event:
-        case RoundBegan() | RoundEnded():
-            return event.round.chat
-        case CallBegan() | CallEnded():
-            return event.call.chat
-        case ToolsOffered() | FirstByte() | LoopLimited():
-            return event.chat
-    return None
+def _stage_of(record: RequestRecord) -> tuple[object, ...]:
+    """How far an answer has come: another as soon as there is something else to show of it."""
+    chat = record.chat
+    if chat is None:
+        return ()
+    round = chat.rounds[-1] if chat.rounds else None
+    calls = chat.calls[-_MAX_CALLS:]
+    return (
+        *(record.first_byte is None, len(chat.offered), chat.not_injected, chat.limit),
+        *(len(chat.rounds), round and round.first, round and round.ended),
+        *(len(chat.calls), sum(call.began is not None for call in calls)),
+        sum(call.ended is not None for call in calls),
+    )
 
 
 def _nothing(answer: Answer) -> None:

@@ -30,9 +30,9 @@ _ROWS_PER_SECOND, _TOOL_BYTES_PER_SECOND = 200, 256 * 1024
 #: Rounds, and calls, that are told at the same time of all rows, and of each at least.
 _MAX_PARTS, _LEAST_PARTS = 10_000, 5
 
-#: Seconds between two looks at what no event tells of, and how many of them there are between two
+#: Seconds between two looks at the answers that run, and how many of them there are between two
 #: comments.
-_BEAT, _BEATS_PER_COMMENT = 1.0, 15
+_BEAT, _BEATS_PER_COMMENT = 0.2, 75
 
 _COMMENT = b": keep-alive\n\n"
 
@@ -126,7 +126,6 @@ class Feed(Service):
         request.setHeader(b"x-accel-buffering", b"no")
         if not self._pages:
             self._answers.on_change = self._note
-            self._tell.listen(self._answers.note, *self._answers.changes)
             self._tell.listen(self._note_tools, CallEnded, ListRefreshed)
             self._beat_call = self._clock.callLater(_BEAT, self._beat)
         self._pages[page] = None
@@ -145,7 +144,6 @@ class Feed(Service):
             page.request.finish()
         if not self._pages:
             self._answers.on_change = None
-            self._tell.leave(self._answers.note)
             self._tell.leave(self._note_tools)
             self._changed.clear()
             for call in (self._rows_call, self._tools_call, self._beat_call):
@@ -240,7 +238,7 @@ class Feed(Service):
 
     def _beat(self) -> None:
         self._beat_call = self._clock.callLater(_BEAT, self._beat)
-        self._answers.note_streaming()
+        self._answers.note_running()
         self._beats += 1
         if self._beats % _BEATS_PER_COMMENT == 0:
             for page in list(self._pages):

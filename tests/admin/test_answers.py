@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
+
 from twisted.internet.task import Clock
 
 from llamaproxy.admin.answers import MAX_ANSWERS, MAX_OTHERS, MAX_PARTS, Answer, Answers
-from llamaproxy.events import CallBegan, ChatBegan, RequestEnded, RoundBegan, ToolsOffered
+from llamaproxy.events import ChatBegan, RequestEnded
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 
 
@@ -106,29 +107,34 @@ def test_of_answers_with_very_many_calls_fewer_are_kept() -> None:
     assert kept.keys == [1, 6, 7]
 
 
-def test_changes_are_told_to_who_asks_and_to_nobody_else() -> None:
+def test_how_far_those_have_come_that_run_is_told_to_who_asks_and_once() -> None:
     kept = Kept()
-    chat, alone = kept.begin(), ChatRecord()
-    round, call = RoundRecord(chat, 1, 0.0), CallRecord(chat, 1, 1, 0.0)
-    kept.answers.on_change = kept.changed.append
-    for event in (ToolsOffered(chat), RoundBegan(round), CallBegan(call)):
-        kept.answers.note(event)
-    kept.end(chat)
-    assert [answer.key for answer in kept.changed] == [1, 1, 1, 1]
-    kept.answers.note(RoundBegan(round))  # of an answer that has ended
-    kept.answers.note(CallBegan(CallRecord(alone, 1, 1, 0.0)))  # of no request
-    assert len(kept.changed) == 4
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_that_a_model_answers_is_told_once_a_round(count: int) -> None:
-    kept = Kept()
-    kept.answers.on_change = kept.changed.append
     chat = kept.begin()
-    for number in range(count):
-        chat.rounds.append(RoundRecord(chat, number + 1, 0.0))
-        kept.answers.note_streaming()
-        chat.rounds[-1].note_first()
+    kept.answers.note_running()  # nobody asks
+    kept.answers.on_change = kept.changed.append
+    kept.answers.note_running()
+    round, call = RoundRecord(chat, 1, 0.0), CallRecord(chat, 1, 1, 0.0)
+
+    def ended() -> None:
+        round.ended = 1.0
+
+    steps: list[Callable[[], object]] = [
+        lambda: setattr(chat, "offered", ("clock",)),
+        lambda: setattr(chat, "not_injected", "its tool_choice is none"),
+        lambda: chat.rounds.append(round),
+        round.note_first,
+        ended,
+        lambda: chat.calls.append(call),
+        lambda: setattr(call, "began", 1.0),
+        lambda: setattr(call, "ended", 2.0),
+        lambda: setattr(kept.requests[0], "first_byte", 2.0),
+        lambda: setattr(chat, "limit", "rounds"),
+    ]
+    for number, step in enumerate(steps, 2):
+        step()
         for _ in range(3):
-            kept.answers.note_streaming()
-    assert len(kept.changed) == 1 + count
+            kept.answers.note_running()
+        assert len(kept.changed) == number
+    kept.end(chat)
+    kept.answers.note_running()
+    assert [answer.key for answer in kept.changed] == [1] * (len(steps) + 2)
