@@ -148,10 +148,24 @@ class Shares(NamedTuple):
 
 
 @attrs.define(eq=False, repr=False, on_setattr=NO_OP)
-class RoundRecord:
-    """One completion that the model is asked for; *number* counts from 1."""
+class _Part:
+    """A part of an answer, which it does not keep."""
 
     _chat: ReferenceType[ChatRecord] = attrs.field(converter=_weakly_chat)
+
+    @property
+    def chat(self) -> ChatRecord:
+        """The answer that it is part of."""
+        chat = self._chat()
+        if chat is None:
+            raise ReferenceError("nobody has kept the record of the request")
+        return chat
+
+
+@attrs.define(eq=False, repr=False, on_setattr=NO_OP)
+class RoundRecord(_Part):
+    """One completion that the model is asked for; *number* counts from 1."""
+
     number: int
     began: float
     #: When the first of the model's answer came.
@@ -164,14 +178,6 @@ class RoundRecord:
     finish_reason: str = ""
     input_tokens: int | None = None
     output_tokens: int | None = None
-
-    @property
-    def chat(self) -> ChatRecord:
-        """The answer that it is part of."""
-        chat = self._chat()
-        if chat is None:
-            raise ReferenceError("nobody has kept the record of the request")
-        return chat
 
     def note_first(self) -> None:
         """The first of the model's answer has come."""
@@ -188,14 +194,13 @@ class RoundRecord:
 
 
 @attrs.define(eq=False, repr=False, on_setattr=NO_OP)
-class CallRecord:
+class CallRecord(_Part):
     """A call of a server tool that the model made in the round *round*; *number* counts from 1.
 
     *tool* is the tool's name, *group* its group and *endpoint* the URL of its MCP server; they are
     empty where they are not known.
     """
 
-    _chat: ReferenceType[ChatRecord] = attrs.field(converter=_weakly_chat)
     number: int
     round: int
     asked: float
@@ -212,14 +217,6 @@ class CallRecord:
     reason: str = ""
     #: Whether its result was cut to what a model is shown.
     cut: bool = False
-
-    @property
-    def chat(self) -> ChatRecord:
-        """The answer that it is part of."""
-        chat = self._chat()
-        if chat is None:
-            raise ReferenceError("nobody has kept the record of the request")
-        return chat
 
     @property
     def seconds(self) -> float:

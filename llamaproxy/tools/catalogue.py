@@ -22,7 +22,7 @@ from llamaproxy.events import (
     Tell,
     tell_nobody,
 )
-from llamaproxy.records import CallRecord, ChatRecord
+from llamaproxy.records import CallRecord
 from llamaproxy.tools.caller_lists import CallerLists
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.neutral import is_cut
@@ -87,14 +87,12 @@ class Catalogue:
         tool: ToolDefinition,
         arguments: dict[str, Any],
         caller: ClientContext,
-        record: CallRecord | None = None,
+        call: CallRecord,
     ) -> ToolResult:
         """Run *tool*; a failure of any kind is a result too (DESIGN: L13).
 
-        :param record: of the call, which is filled in.
+        :param call: its record, which is filled in.
         """
-        chat = ChatRecord()
-        call = CallRecord(chat, 1, 1, 0.0) if record is None else record
         call.tool, call.group, call.endpoint = tool.name, tool.group, url_for_log(tool.endpoint)
         call.began = self._clock.seconds()
         self._tell(CallBegan(call))

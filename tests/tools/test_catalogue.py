@@ -29,6 +29,7 @@ from llamaproxy.errors import (
 )
 from llamaproxy.events import Observers
 from llamaproxy.jsontext import JsonList
+from llamaproxy.records import CallRecord, ChatRecord
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.offers import Offer, Offers
@@ -99,6 +100,7 @@ class Catalogued:
         self.source = FakeSource()
         self.clock = Clock()
         self.metrics = Metrics()
+        self.chat = ChatRecord()
         tell = Observers(log_event)
         self.metrics.listen(tell)
         self.status = ToolStatus(self.clock)
@@ -127,7 +129,12 @@ class Catalogued:
         assert list(outcome(pending).tools) == sorted(names)
 
     def call(self, name: str = "ping", **arguments: Any) -> Deferred[ToolResult]:
-        work = self.catalogue.invoke(tool(name), arguments, caller())
+        return self.invoke(tool(name), arguments, caller())
+
+    def invoke(
+        self, tool: ToolDefinition, arguments: dict[str, Any], who: ClientContext
+    ) -> Deferred[ToolResult]:
+        work = self.catalogue.invoke(tool, arguments, who, CallRecord(self.chat, 1, 1, 0.0))
         return Deferred.fromCoroutine(work)
 
     def counted(self, name: str) -> float:
@@ -394,8 +401,7 @@ def test_stopping_gives_up_the_listings_under_way() -> None:
 
 def test_a_call_is_made_with_the_callers_credentials() -> None:
     catalogued = Catalogued()
-    work = catalogued.catalogue.invoke(tool("ping"), {"a": 1}, caller("Bearer a", "7"))
-    calling = Deferred.fromCoroutine(work)
+    calling = catalogued.invoke(tool("ping"), {"a": 1}, caller("Bearer a", "7"))
     catalogued.source.calls[0].callback(ToolResult("pong"))
     assert outcome(calling) == ToolResult("pong")
     assert catalogued.source.invoked == [("ping", {"a": 1}, caller("Bearer a", "7"))]
@@ -506,7 +512,7 @@ def test_an_unknown_tool_is_looked_for_on_its_own_server_alone(
 ) -> None:
     catalogued = Catalogued()
     chosen = attrs.evolve(tool("ping", "old"), endpoint="http://a/mcp")
-    call = Deferred.fromCoroutine(catalogued.catalogue.invoke(chosen, {}, caller()))
+    call = catalogued.invoke(chosen, {}, caller())
     catalogued.source.calls[0].errback(ToolUnknown("gone"))
     now = attrs.evolve(tool("ping", group), endpoint=endpoint, origin="now")
     catalogued.source.listings[0].callback(Listing({group: [now]}))
