@@ -19,12 +19,12 @@ from llamaproxy.adminport import add_admin
 from llamaproxy.application import Application, assemble
 from llamaproxy.config.options import Options
 from llamaproxy.greeting import GreetingService
-from llamaproxy.prompt_writes import prompt_writes
 from llamaproxy.routes import CHAT_PATHS
 from llamaproxy.server.hosts import hosts_for
 from llamaproxy.server.keys import KeysService
 from llamaproxy.server.limits import Limits, connections_possible
 from llamaproxy.server.listen import ListenService, client_url
+from llamaproxy.server.prompt_writes import prompt_writes
 from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.signals import SecondSignal
 from llamaproxy.server.site import ProxySite

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from llamaproxy.prompt_writes import PromptWrites, prompt_writes
+from llamaproxy.server.prompt_writes import PromptWrites, prompt_writes
 
 
 @implementer(IReactorFDSet)
