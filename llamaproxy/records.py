@@ -96,8 +96,9 @@ class ChatRecord:
     withheld: Mapping[str, str] = _NOTHING
     #: Why no tool is offered at all, empty if any may be.
     not_injected: str = ""
-    #: Seconds for which it waited for the list of tools.
+    #: Seconds for which it waited for the list of tools; since when it does, None if it does not.
     listing: float = 0.0
+    listing_since: float | None = None
     rounds: list[RoundRecord] = attrs.Factory(list)
     calls: list[CallRecord] = attrs.Factory(list)
     #: The limit that ended the rounds: ``rounds`` or ``repetition``.
@@ -118,6 +119,10 @@ class ChatRecord:
         """How many calls came to an error."""
         return sum(call.outcome not in ("", "answered") for call in self.calls)
 
+    def listed_for(self, now: float) -> float:
+        """Seconds for which it has waited for the list of tools, until *now* if it still does."""
+        return self.listing if self.listing_since is None else now - self.listing_since
+
     def shares(self, now: float) -> Shares:
         """For whom it has waited, until *now* or its end."""
         request = self.request
@@ -127,7 +132,7 @@ class ChatRecord:
         model = 0.0
         for round in self.rounds:
             model += (end if round.ended is None else round.ended) - round.began
-        tools, until = self.listing, 0.0
+        tools, until = self.listed_for(end), 0.0
         for call in self.calls:  # in the order in which they were asked for
             ended = end if call.ended is None else call.ended
             tools += max(0.0, ended - max(until, call.asked))

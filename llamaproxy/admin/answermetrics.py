@@ -114,11 +114,12 @@ class AnswerMetrics:
         if request.first_byte is not None:
             first = self._first_streamed if chat.streamed else self._first_whole
             first.add(request.first_byte - request.began)
-        if chat.rounds:  # else it was refused, and has waited for nobody
+        if chat.rounds or chat.listing:  # else it was refused, and has waited for nobody
             shares = chat.shares(request.began)
             self._model.add(shares.model)
             self._tools.add(shares.tools)
             self._proxy.add(shares.proxy)
+        if chat.rounds:
             self._rounds.add(len(chat.rounds))
             self._calls.add(len(chat.calls))
 

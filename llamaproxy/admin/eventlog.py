@@ -52,17 +52,18 @@ def _log_call(call: CallRecord) -> None:
         return
     if call.began is None or threshold.hides(LogLevel.info):
         return
-    if call.outcome == "cancelled":
-        _log.info("tool {tool} was cancelled", tool=call.tool)
-        return
-    outcome = "answered" if call.outcome == "answered" else "failed"
     where = f" ({call.endpoint})" if call.reason and call.endpoint else ""
+    if call.outcome == "cancelled":
+        words = f"tool {call.tool} was cancelled"
+    else:
+        became = "answered" if call.outcome == "answered" else "failed"
+        words = f"tool {call.tool} of {call.group} {became} in {call.seconds:.3f} s"
     _write(
-        f"tool {call.tool} of {call.group} {outcome} in {call.seconds:.3f} s{call.reason}{where}",
+        f"{words}{call.reason}{where}",
         {
             "tool": call.tool,
             "group": call.group,
-            "outcome": outcome,
+            "outcome": call.outcome,
             "seconds": round(call.seconds, 6),
             "reason": call.reason,
             "where": where,

@@ -56,7 +56,7 @@ def row(
         "sent": record.sent,
         "offered": len(chat.offered),
         "not_injected": chat.not_injected,
-        "listing": round(chat.listing, 4),
+        "listing": round(chat.listed_for(now if record.ended is None else record.ended), 4),
         "shares": {
             "model": round(shares.model, 4),
             "tools": round(shares.tools, 4),
@@ -73,8 +73,7 @@ def _round(record: RoundRecord, began: float) -> Json:
         "began": _since(began, record.began),
         "first": _since(began, record.first),
         "ended": _since(began, record.ended),
-        # It is that of a fault until it is known to have none.
-        "kind": "" if record.ended is None else record.kind,
+        "kind": record.kind,
         "model": record.model,
         "finish_reason": record.finish_reason,
         "input_tokens": record.input_tokens,
@@ -92,8 +91,7 @@ def _call(record: CallRecord, began: float) -> Json:
         "asked": _since(began, record.asked),
         "began": _since(began, record.began),
         "ended": _since(began, record.ended),
-        # The same.
-        "outcome": "" if record.ended is None else record.outcome,
+        "outcome": record.outcome,
         "reason": record.reason.lstrip(":, "),
         "cut": record.cut,
     }

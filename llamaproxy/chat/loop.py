@@ -33,7 +33,8 @@ from llamaproxy.events import (
 from llamaproxy.jsontext import Json, JsonList
 from llamaproxy.records import CallRecord, ChatRecord, RoundRecord
 from llamaproxy.tools.arguments import parse_arguments
-from llamaproxy.tools.catalogue import Catalogue
+from llamaproxy.tools.catalogue import Catalogue, note_tool
+from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.names import NameIndex, plain_name
 from llamaproxy.tools.offers import Offer
 from llamaproxy.tools.results import ToolResult
@@ -115,6 +116,11 @@ class _Chat:
     names: NameIndex
     in_slot: Callable[[Callable[[], Awaitable[ToolResult]]], Awaitable[ToolResult]]
 
+    def tool_of(self, call: ToolCall) -> ToolDefinition | None:
+        """The server's tool that *call* is of, None if there is none."""
+        name = self.names.fuzzy_match(call.name) if is_function(call.entry) else None
+        return None if name is None else self.offer.tools[name]
+
 
 @attrs.frozen(eq=False, repr=False)
 class ToolLoop:
@@ -154,9 +160,11 @@ class ToolLoop:
         :raises ProxyError: if a round fails.
         """
         client_tools = tool_names(body)
-        asked = record.now()
-        offer = await self._catalogue.offer(client, client_tools, patterns)
-        record.listing = record.now() - asked
+        record.listing_since = record.now()
+        try:
+            offer = await self._catalogue.offer(client, client_tools, patterns)
+        finally:
+            record.listing, record.listing_since = record.listed_for(record.now()), None
         record.offered, record.withheld = offer.all_names, offer.withheld
         self._tell(ToolsOffered(record))
         names = offer.names(client_tools)
@@ -210,17 +218,15 @@ class ToolLoop:
         record.rounds.append(round)
         self._tell(RoundBegan(round))
         self._tell(Contents(round, "request", body))
-        round.kind = ProxyError.kind
         try:
             completion = await answer.complete(body, visibility, round)
-            round.kind = ""
             self._tell(Contents(round, "answer", completion.message))
             return completion
         except CancelledError:
             round.kind = "cancelled"
             raise
-        except ProxyError as error:
-            round.kind = error.kind
+        except Exception as error:
+            round.kind = error.kind if isinstance(error, ProxyError) else ProxyError.kind
             raise
         finally:
             round.ended = record.now()
@@ -241,13 +247,15 @@ class ToolLoop:
     async def _run_all(self, calls: list[ToolCall], chat: _Chat) -> _CallResults:
         """Run *calls* at the same time, and return them with their results, in order (L9)."""
 
-        async def run(call: ToolCall, record: CallRecord) -> ToolResult:
+        async def run(
+            call: ToolCall, tool: ToolDefinition | None, record: CallRecord
+        ) -> ToolResult:
             try:
                 card = await chat.answer.show_call(call)
                 self._tell(Contents(record, "arguments", call.arguments))
-                result = await self._run(call, chat, record)
-            except CancelledError:
-                record.outcome = "cancelled"
+                result = await self._run(call, tool, chat, record)
+            except Exception as error:
+                record.outcome = "cancelled" if isinstance(error, CancelledError) else "failed"
                 raise
             finally:
                 if record.began is None:  # else: the catalogue has told
@@ -257,25 +265,33 @@ class ToolLoop:
             await chat.answer.show_result(card, result)
             return result
 
-        records = self._call_records(calls, chat.record)
-        results = await all_of(map(run, calls[:_MAX_CALLS], records))
-        too_many = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
+        tools = [chat.tool_of(call) for call in calls]
+        records = self._call_records(tools, chat.record)
         for record in records[_MAX_CALLS:]:
             record.outcome, record.ended = "refused", record.asked
             self._tell(CallEnded(record))
+        results = await all_of(map(run, calls[:_MAX_CALLS], tools, records))
+        too_many = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
         results += [too_many] * (len(calls) - len(results))
         return list(zip(calls, results, strict=True))
 
-    def _call_records(self, calls: list[ToolCall], chat: ChatRecord) -> list[CallRecord]:
-        """The records of *calls* of the last round, which are part of *chat* from now on."""
+    def _call_records(
+        self, tools: list[ToolDefinition | None], chat: ChatRecord
+    ) -> list[CallRecord]:
+        """The records of the last round's calls of *tools*, part of *chat* from now on."""
         now, before, round = chat.now(), len(chat.calls), len(chat.rounds)
         records = [
-            CallRecord(chat, before + number, round, now) for number in range(1, len(calls) + 1)
+            CallRecord(chat, before + number, round, now) for number in range(1, len(tools) + 1)
         ]
+        for tool, record in zip(tools, records, strict=True):
+            if tool is not None:
+                note_tool(record, tool)
         chat.calls += records
         return records
 
-    async def _run(self, call: ToolCall, chat: _Chat, record: CallRecord) -> ToolResult:
+    async def _run(
+        self, call: ToolCall, tool: ToolDefinition | None, chat: _Chat, record: CallRecord
+    ) -> ToolResult:
         """The result of one call; a failure is a result that the model can read (L12)."""
         record.outcome = "refused"
         if call.cut_off:
@@ -283,8 +299,7 @@ class ToolLoop:
                 "the call was cut off before it was complete, so nothing was done. Make it again, "
                 "shorter."
             )
-        name = chat.names.fuzzy_match(call.name) if is_function(call.entry) else None
-        if name is None:
+        if tool is None:
             record.outcome = "unknown"
             nearest = " or ".join(chat.names.nearest(call.name))
             hint = f"Did you mean {nearest}?" if nearest else "Use one of the tools given."
@@ -296,7 +311,6 @@ class ToolLoop:
         record.outcome = ""
 
         async def invoke() -> ToolResult:
-            tool = chat.offer.tools[name]
             return await self._catalogue.invoke(tool, arguments, chat.client, record)
 
         return await chat.in_slot(invoke)

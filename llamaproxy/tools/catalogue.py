@@ -22,7 +22,7 @@ from llamaproxy.events import (
     Tell,
     tell_nobody,
 )
-from llamaproxy.records import CallRecord
+from llamaproxy.records import CallRecord, Outcome
 from llamaproxy.tools.caller_lists import CallerLists
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.neutral import is_cut
@@ -91,25 +91,25 @@ class Catalogue:
     ) -> ToolResult:
         """Run *tool*; a failure of any kind is a result too (DESIGN: L13).
 
-        :param call: its record, which is filled in.
+        :param call: its record, which is filled in. What it has come to stands in it at its end.
         """
-        call.tool, call.group, call.endpoint = tool.name, tool.group, url_for_log(tool.endpoint)
+        note_tool(call, tool)
         call.began = self._clock.seconds()
         self._tell(CallBegan(call))
-        call.outcome = "failed"
+        outcome: Outcome = "failed"
         try:
             invocation = self._invoke(tool, arguments, caller)
             result = await within(self._tool_timeout, self._clock, invocation)
             if result.is_error:
                 call.kind, call.reason = "tool_error", ", as it says itself"
             else:
-                call.outcome = "answered"
+                outcome = "answered"
         except CancelledError:
             call.outcome = "cancelled"
             self._end(call)
             raise
         except TimeoutError:
-            call.outcome = call.kind = "timeout"
+            outcome = call.kind = "timeout"
             call.reason = f": no answer within {self._tool_timeout:g} s"
             result = ToolResult.failure(
                 f"the tool did not answer within {self._tool_timeout:g} s and was stopped."
@@ -126,6 +126,7 @@ class Catalogue:
             result = ToolResult.failure("the tool could not be run.")
         result = result.tidied(self._max_result)
         call.cut = is_cut(result.text, self._max_result)
+        call.outcome = outcome
         self._end(call)
         return result
 
@@ -149,6 +150,11 @@ class Catalogue:
         except ToolUnknown:
             offer = await self._lists.refreshed(caller)
             return await self._source.invoke(_relisted(tool, offer), arguments, caller)
+
+
+def note_tool(call: CallRecord, tool: ToolDefinition) -> None:
+    """Have the record of a *call* say which *tool* it is of."""
+    call.tool, call.group, call.endpoint = tool.name, tool.group, url_for_log(tool.endpoint)
 
 
 def _relisted(tool: ToolDefinition, offer: Offer) -> ToolDefinition:

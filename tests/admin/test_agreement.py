@@ -1,31 +1,43 @@
-"""Page, metrics, log and trace: each tells the same of an answer, and what has happened."""
+"""The page, the log, the metrics and the traces of the same requests, side by side.
+
+Each scenario is played in memory, and what each of the four says of it is compared with that of the
+others, with what happened, and with what it said at the moment at which the request ended.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import attrs
 import pytest
 
-pytest.importorskip(
-    "opentelemetry.sdk", reason="AGREEMENT IS NOT TESTED: llamaproxy[otel] is missing"
-)
+pytest.importorskip("opentelemetry.sdk", reason="NO TRACE IS TESTED: llamaproxy[otel] is missing")
 
+from opentelemetry.sdk.trace import ReadableSpan
+from twisted.logger import ILogObserver, globalLogPublisher
+
+from llamaproxy.admin.rows import row
+from llamaproxy.events import Event, RequestEnded
+from llamaproxy.server.site import ProxySite
 from tests.admin.inspected import Inspected
-from tests.admin.test_eventlog import logged
-from tests.admin.traces import Traced, said_of
+from tests.admin.traces import MIDNIGHT, Traced, said_of
+from tests.server.door import Client
 from tests.support import (
     CHAT,
     INVOKE,
+    Exchange,
     FakeStack,
     answer,
     begin_events,
     call,
     calling,
     chunk,
+    completion,
     event,
+    events,
     hang_up,
     nothing,
     saying,
@@ -34,266 +46,640 @@ from tests.support import (
     turn,
 )
 
-Act = Callable[[Inspected, Any], None]
-
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
 
+#: Seconds that a scenario lets pass; sums of them are compared as far as pages show them.
+NEAR = 0.0003
 
-def half(request: Any) -> None:
-    """A stream that breaks off."""
-    begin_events(request)
-    request.write(event(chunk({"role": "assistant", "content": "Half"})))
-    request.loseConnection()
+SECONDS = "llamaproxy_request_duration_seconds"
 
 
-def leave(app: Inspected, exchange: Any) -> None:
-    exchange.leave()
-    app.settle()
+class World(Inspected):
+    """The whole application, and all who watch it."""
+
+    def __init__(self, *answers: Any, **more: Any) -> None:
+        stack = FakeStack()
+        stack.on("GET /v1/tools", answer({"data": [tool("clock"), tool("web", "mcp::web")]}))
+        stack.on(CHAT, *(answers or (calling("clock"), saying("It is noon."))))
+        stack.on(INVOKE, tool_result("12:00"))
+        self.traced = Traced()
+        Inspected.__init__(self, stack, **self.traced.options, **more)
+        self.front: ProxySite = self._front._agent._serverFactory
+        self.log: list[dict[str, Any]] = []
+        self.lines: list[dict[str, Any]] = []
+        #: What the page would have been shown when each request ended.
+        self.at_once: list[dict[str, Any]] = []
+        self.app.tell.listen(self._note_end, RequestEnded)
+        self.open_page = self.page()
+        self.counted = self.count()
+
+    def _note_end(self, event: Event) -> None:
+        assert isinstance(event, RequestEnded)
+        self.at_once.append(row(0, 0.0, event.request, self.clock.seconds()))
+
+    def count(self) -> dict[tuple[str, tuple[str, ...]], float]:
+        """All samples, by name and labels."""
+        return {
+            (sample.name, tuple(sample.labels.values())): sample.value
+            for family in self.metrics.collect()
+            for sample in family.samples
+        }
+
+    def counts(self, name: str) -> dict[tuple[str, ...], float]:
+        """By how much the samples of that *name* have grown, those that have."""
+        before = self.counted
+        return {
+            labels: value - before.get((series, labels), 0.0)
+            for (series, labels), value in self.count().items()
+            if series == name and value != before.get((series, labels), 0.0)
+        }
+
+    def upstream_sends(self, *chunks: Any) -> None:
+        for each in chunks:
+            self.stack.open[-1].write(event(each))
+            self.settle()
+
+    def speaker(self) -> Client:
+        """One who speaks to the front itself."""
+        front: Any = self
+        site, self.site = self.site, self.front
+        try:
+            return Client(front)
+        finally:
+            self.site = site
 
 
-def stop(app: Inspected, exchange: Any) -> None:
-    assert app.post("/answers/1/stop").status == 204
-    app.settle()
-
-
-def wait(seconds: float) -> Act:
-    return lambda app, exchange: app.advance(seconds)
+def chat_bytes(id: str = "", **more: Any) -> bytes:
+    """A request for a chat."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], **more}
+    text = json.dumps(body).encode()
+    fields = [b"POST /v1/chat/completions HTTP/1.1", b"Host: proxy"]
+    fields += [b"X-Request-Id: " + id.encode()] if id else []
+    fields += [b"Content-Type: application/json", b"Content-Length: %d" % len(text)]
+    return b"\r\n".join([*fields, b"", text])
 
 
 @attrs.frozen
-class Case:
-    """What happens, and the truth of it: status and kind of the answer, whole or streamed; of each
-    round the kind; of each call its outcome."""
+class Truth:
+    """What happened in a scenario."""
 
-    rounds: tuple[Any, ...]
     status: int = 200
-    streamed_status: int = 200
     kind: str = ""
-    round_kinds: tuple[str, ...] = ("",)
-    outcomes: tuple[str, ...] = ()
+    #: The kind of error of each round; tool and outcome of each call.
+    rounds: tuple[str, ...] = ()
+    calls: tuple[tuple[str, str], ...] = ()
     limit: str = ""
-    results: tuple[Any, ...] = (tool_result("12:00"),)
-    act: Act | None = None
-    more: Mapping[str, Any] = {}
+    #: Seconds for the model, and for tools.
+    model: float = 0.0
+    tools: float = 0.0
+    total: float | None = None
+    tokens: tuple[int, int] | None = None
+    left: bool = False
+    streamed: bool | None = None
+    first_byte: bool = True
+    #: Errors of the upstream's, by kind.
+    upstream: tuple[str, ...] = ()
 
 
+# --- the scenarios: what happens, and what is true then
+
+
+def a_chat(world: World) -> None:
+    world.chat()
+
+
+def slow_rounds(stream: bool) -> Callable[[World], None]:
+    def play(world: World) -> None:
+        world.stack_answers(nothing, nothing)
+        world.stack.on(INVOKE, nothing)
+        world.chat(stream=stream)
+        world.clock.advance(2)
+        calling("clock", usage=USAGE)(world.stack.open[-1])
+        world.settle()
+        world.advance(3)
+        tool_result("12:00")(world.stack.open[-1])
+        world.settle()
+        world.advance(1)
+        saying("Noon.", usage=USAGE)(world.stack.open[-1])
+        world.settle()
+
+    return play
+
+
+def leaves(world: World, exchange: Exchange) -> None:
+    world.advance(1)
+    exchange.leave()
+    world.settle()
+
+
+def leaves_while_the_model_thinks(world: World) -> None:
+    world.stack_answers(nothing)
+    leaves(world, world.chat())
+
+
+def leaves_in_the_stream(world: World) -> None:
+    world.stack_answers(begin_events)
+    exchange = world.chat(stream=True)
+    world.upstream_sends(chunk({"content": "Once"}))
+    leaves(world, exchange)
+
+
+def leaves_while_tools_run(stream: bool) -> Callable[[World], None]:
+    def play(world: World) -> None:
+        world.stack_answers(turn(None, [call("clock"), call("web", call_id="call_2")]))
+        world.stack.on(INVOKE, nothing)
+        leaves(world, world.chat(stream=stream))
+
+    return play
+
+
+def leaves_while_a_call_waits(world: World) -> None:
+    world.stack_answers(turn(None, [call("clock"), call("web", call_id="call_2")]))
+    world.stack.on(INVOKE, nothing)
+    leaves(world, world.chat())
+
+
+def leaves_while_tools_are_listed(world: World) -> None:
+    world.stack.on("GET /v1/tools", nothing)
+    world.stack.on("GET /v1/toolgroups", nothing)
+    leaves(world, world.chat())
+
+
+def is_stopped(world: World) -> None:
+    leaves_nobody = turn(None, [call("clock"), call("web", call_id="call_2")])
+    world.stack_answers(leaves_nobody)
+    world.stack.on(INVOKE, nothing)
+    world.chat()
+    world.advance(1)
+    key = max(world.inspector._answers.keys)
+    assert world.post(f"/answers/{key}/stop").status == 204
+    world.settle()
+
+
+def is_stopped_while_tools_are_listed(world: World) -> None:
+    world.stack.on("GET /v1/tools", nothing)
+    world.stack.on("GET /v1/toolgroups", nothing)
+    world.chat()
+    world.advance(1)
+    world.post(f"/answers/{max(world.inspector._answers.keys)}/stop")
+    world.settle()
+
+
+def drains(world: World) -> None:
+    world.stack_answers(begin_events)
+    world.chat(stream=True)
+    world.upstream_sends(chunk({"content": "Once"}))
+    world.advance(1)
+    world.front.connections.drain()
+    world.front.connections.cut_short()
+    world.settle()
+
+
+def is_silent(world: World) -> None:
+    world.stack_answers(nothing)
+    world.chat()
+    world.advance(9)
+    world.advance(1)
+
+
+def is_slow(world: World) -> None:
+    world.stack.on(INVOKE, nothing)
+    world.chat()
+    world.advance(4)
+    world.advance(1)
+
+
+def repeats(world: World) -> None:
+    world.stack_answers(*[calling("clock")] * 3, saying("Enough."))
+    world.chat()
+
+
+def goes_on(world: World) -> None:
+    entries = [calling("clock", {"n": n}) for n in range(3)]
+    world.stack_answers(*entries, saying("Enough."))
+    world.chat()
+
+
+def breaks_in_the_stream(world: World) -> None:
+    world.stack_answers(begin_events)
+    world.chat(stream=True)
+    world.upstream_sends(chunk({"content": "Once"}))
+    world.advance(1)
+    hang_up(world.stack.open[-1])
+    world.settle()
+
+
+def model_answers(reply: Any, stream: bool = False) -> Callable[[World], None]:
+    def play(world: World) -> None:
+        world.stack_answers(reply)
+        world.chat(stream=stream)
+
+    return play
+
+
+def tool_answers(reply: Any) -> Callable[[World], None]:
+    def play(world: World) -> None:
+        world.stack.on(INVOKE, reply)
+        world.chat()
+
+    return play
+
+
+def calls_first(*entries: Any, reason: str = "tool_calls") -> Callable[[World], None]:
+    def play(world: World) -> None:
+        message = {"content": None, "tool_calls": [*entries]}
+        world.stack_answers(answer(completion(message, reason)), saying("So."))
+        world.chat()
+
+    return play
+
+
+def mixed(stream: bool) -> Callable[[World], None]:
+    def play(world: World) -> None:
+        both = turn(None, [call("clock"), call("mine", call_id="call_2")])
+        world.stack_answers(both)
+        own = {"type": "function", "function": {"name": "mine", "parameters": {}}}
+        world.chat(stream=stream, tools=[own])
+
+    return play
+
+
+def is_malformed(world: World) -> None:
+    world.request("POST", "/v1/chat/completions", b"[")
+
+
+def is_refused(world: World) -> None:
+    world.speaker().send(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+
+
+def passes(*replies: Any, then: Callable[[World, Exchange], None] | None = None) -> Any:
+    def play(world: World) -> None:
+        world.stack.on("GET /v1/models", *replies)
+        exchange = world.request("GET", "/v1/models")
+        world.advance(1)
+        if then is not None:
+            then(world, exchange)
+        world.settle()
+
+    return play
+
+
+def half(request: Any) -> None:
+    request.setHeader(b"Content-Type", b"text/plain")
+    request.write(b"half")
+
+
+def breaks(world: World, _: Exchange) -> None:
+    hang_up(world.stack.open[-1])
+
+
+CLOCK = ("clock", "answered")
 TWO = ("", "")
 
-CASES = {
-    "an answer": Case((saying("Hi.", usage=USAGE),)),
-    "a call": Case((calling("clock"), saying("Noon.")), round_kinds=TWO, outcomes=("answered",)),
-    "a tool that fails": Case(
-        (calling("clock"), saying("No.")),
-        round_kinds=TWO,
-        outcomes=("failed",),
-        results=(tool_result("no", 1),),
+SCENARIOS: dict[str, tuple[Callable[[World], None], Truth]] = {
+    "a chat": (a_chat, Truth(rounds=TWO, calls=(CLOCK,))),
+    "slow": (
+        slow_rounds(False),
+        Truth(rounds=TWO, calls=(CLOCK,), model=3, tools=3, total=6, tokens=(14, 4)),
     ),
-    "a tool that is too slow": Case(
-        (calling("clock"), saying("No.")),
-        round_kinds=TWO,
-        outcomes=("timeout",),
-        results=(nothing,),
-        act=wait(60),
+    "slow, streamed": (
+        slow_rounds(True),
+        Truth(rounds=TWO, calls=(CLOCK,), model=3, tools=3, total=6, tokens=(14, 4)),
     ),
-    "a tool that there is not": Case(
-        (calling("nonsense"), saying("No.")), round_kinds=TWO, outcomes=("unknown",)
+    "left while the model thinks": (
+        leaves_while_the_model_thinks,
+        Truth(499, rounds=("cancelled",), model=1, total=1, left=True, first_byte=False),
     ),
-    "arguments that are none": Case(
-        (calling("clock", "[1"), saying("No.")), round_kinds=TWO, outcomes=("refused",)
+    "left in the stream": (
+        leaves_in_the_stream,
+        Truth(499, rounds=("cancelled",), model=1, total=1, left=True),
     ),
-    "several calls": Case(
-        (
-            turn(None, [call("clock"), call("x", call_id="c2"), call("clock", call_id="c3")]),
-            saying("So."),
+    "left while tools run": (
+        leaves_while_tools_run(False),
+        Truth(
+            499,
+            rounds=("",),
+            calls=(("clock", "cancelled"), ("web", "cancelled")),
+            tools=1,
+            total=1,
+            left=True,
+            first_byte=False,
         ),
-        round_kinds=TWO,
-        outcomes=("answered", "unknown", "failed"),
-        results=(tool_result("12:00"), tool_result("no", 1)),
     ),
-    "rounds without end": Case(
-        (*(calling("clock", {"n": n}) for n in range(2)), saying("So.")),
-        round_kinds=("", "", ""),
-        outcomes=("answered", "answered"),
-        limit="rounds",
-        more={"max_rounds": 2},
+    "left while tools run, streamed": (
+        leaves_while_tools_run(True),
+        Truth(
+            499,
+            rounds=("",),
+            calls=(("clock", "cancelled"), ("web", "cancelled")),
+            tools=1,
+            total=1,
+            left=True,
+        ),
     ),
-    "a call that is repeated": Case(
-        (*(calling("clock") for _ in range(3)), saying("So.")),
-        round_kinds=("",) * 4,
-        outcomes=("answered",) * 3,
-        limit="repetition",
+    "left while a call waits": (
+        leaves_while_a_call_waits,
+        Truth(
+            499,
+            rounds=("",),
+            calls=(("clock", "cancelled"), ("web", "cancelled")),
+            tools=1,
+            total=1,
+            left=True,
+            first_byte=False,
+        ),
     ),
-    "an error of the server's": Case(
-        (answer({"error": {"message": "no"}}, 429),),
-        status=429,
-        streamed_status=429,
-        kind="upstream_refused",
-        round_kinds=("upstream_refused",),
+    "left while tools are listed": (
+        leaves_while_tools_are_listed,
+        Truth(499, tools=1, total=1, left=True, first_byte=False),
     ),
-    "a page of the server's": Case(
-        (answer(b"<html>", 200, {"Content-Type": "text/html"}),),
-        status=502,
-        streamed_status=502,
-        kind="upstream_broke",
-        round_kinds=("upstream_broke",),
+    "stopped": (
+        is_stopped,
+        Truth(
+            403,
+            "stopped",
+            rounds=("",),
+            calls=(("clock", "cancelled"), ("web", "cancelled")),
+            tools=1,
+            total=1,
+        ),
     ),
-    "a server that hangs up": Case(
-        (hang_up,),
-        status=502,
-        streamed_status=502,
-        kind="upstream_broke",
-        round_kinds=("upstream_broke",),
+    "stopped while tools are listed": (
+        is_stopped_while_tools_are_listed,
+        Truth(403, "stopped", tools=1, total=1),
     ),
-    "a server that dies after a call": Case(
-        (calling("clock"), hang_up),
-        status=502,
-        kind="upstream_broke",
-        round_kinds=("", "upstream_broke"),
-        outcomes=("answered",),
+    "drained": (drains, Truth(200, "shutting_down", rounds=("cancelled",), model=1, total=1)),
+    "silent": (
+        is_silent,
+        Truth(
+            504,
+            "upstream_timeout",
+            rounds=("upstream_timeout",),
+            model=10,
+            total=10,
+            upstream=("upstream_timeout",),
+        ),
     ),
-    "a server that is silent": Case(
-        (nothing,),
-        status=504,
-        streamed_status=200,
-        kind="upstream_timeout",
-        round_kinds=("upstream_timeout",),
-        act=wait(600),
+    "a slow tool": (
+        is_slow,
+        Truth(rounds=TWO, calls=(("clock", "timeout"),), tools=5, total=5),
     ),
-    "a client that leaves the model": Case(
-        (nothing,), status=499, streamed_status=499, round_kinds=("cancelled",), act=leave
+    "repetition": (
+        repeats,
+        Truth(rounds=("",) * 4, calls=(CLOCK,) * 3, limit="repetition"),
     ),
-    "a client that leaves a tool": Case(
-        (calling("clock"), saying("No.")),
-        status=499,
-        streamed_status=499,
-        outcomes=("cancelled",),
-        results=(nothing,),
-        act=leave,
+    "rounds": (goes_on, Truth(rounds=("",) * 4, calls=(CLOCK,) * 3, limit="rounds")),
+    "broken stream": (
+        breaks_in_the_stream,
+        Truth(
+            200,
+            "upstream_broke",
+            rounds=("upstream_broke",),
+            model=1,
+            total=1,
+            upstream=("upstream_broke",),
+        ),
     ),
-    "an operator who stops the model": Case(
-        (nothing,),
-        status=403,
-        streamed_status=403,
-        kind="stopped",
-        round_kinds=("cancelled",),
-        act=stop,
+    "no head": (
+        model_answers(hang_up),
+        Truth(502, "upstream_broke", rounds=("upstream_broke",), upstream=("upstream_broke",)),
     ),
-    "an operator who stops a tool": Case(
-        (calling("clock"), saying("No.")),
-        status=403,
-        kind="stopped",
-        outcomes=("cancelled",),
-        results=(nothing,),
-        act=stop,
+    **{
+        f"{status}": (
+            model_answers(answer({"detail": "no"}, status), stream),
+            Truth(
+                status,
+                "upstream_refused",
+                rounds=("upstream_refused",),
+                upstream=("upstream_refused",),
+            ),
+        )
+        for status, stream in ((429, False), (500, True), (422, True))
+    },
+    "HTML": (
+        model_answers(answer(b"<html>", 200, {"Content-Type": "text/html"})),
+        Truth(502, "upstream_broke", rounds=("upstream_broke",), upstream=("upstream_broke",)),
     ),
+    "an error event": (
+        model_answers(
+            events(chunk({"content": "Once"}), {"error": {"message": "no", "code": 500}}), True
+        ),
+        Truth(
+            200, "upstream_refused", rounds=("upstream_refused",), upstream=("upstream_refused",)
+        ),
+    ),
+    "a tool's own error": (
+        tool_answers(tool_result("no", 1)),
+        Truth(rounds=TWO, calls=(("clock", "failed"),)),
+    ),
+    "a tool that breaks": (
+        tool_answers(hang_up),
+        Truth(rounds=TWO, calls=(("clock", "failed"),)),
+    ),
+    "no such tool": (
+        calls_first(call("nonsense_of_the_models")),
+        Truth(rounds=TWO, calls=(("", "unknown"),)),
+    ),
+    "bad arguments": (
+        calls_first(call("clock", "{nonsense")),
+        Truth(rounds=TWO, calls=(("clock", "refused"),)),
+    ),
+    "cut off": (
+        calls_first(call("clock", '{"a": '), reason="length"),
+        Truth(rounds=TWO, calls=(("clock", "refused"),)),
+    ),
+    "too many": (
+        calls_first(*[call("clock", {"n": n}, f"c{n}") for n in range(200)]),
+        Truth(rounds=TWO, calls=(CLOCK,) * 128 + (("clock", "refused"),) * 72),
+    ),
+    "mixed": (mixed(False), Truth(rounds=("",), calls=(CLOCK,))),
+    "mixed, streamed": (mixed(True), Truth(rounds=("",), calls=(CLOCK,))),
+    "malformed": (is_malformed, Truth(400, "invalid_request")),
+    "refused": (is_refused, Truth(400, "malformed_request", first_byte=False)),
+    "passed": (passes(answer({"data": []})), Truth()),
+    "passed, broken": (
+        passes(half, then=breaks),
+        Truth(499, "upstream_broke", total=1, upstream=("upstream_broke",)),
+    ),
+    "passed, no head": (
+        passes(nothing, then=breaks),
+        Truth(502, "upstream_broke", total=1, upstream=("upstream_broke",)),
+    ),
+    "passed, left": (
+        passes(half, then=lambda _, exchange: exchange.leave()),
+        Truth(499, total=1, left=True),
+    ),
+    "passed, 500": (passes(answer({"detail": "no"}, 500)), Truth(500)),
 }
 
-STREAMED_ONLY = {
-    "a stream that breaks off": Case(
-        (half,), kind="upstream_broke", round_kinds=("upstream_broke",)
-    ),
+OPTIONS: dict[str, dict[str, Any]] = {
+    "left while a call waits": {"max_calls": (1, 1)},
+    "silent": {"timeout": 10},
+    "a slow tool": {"tool_timeout": 5},
+    "rounds": {"max_rounds": 3},
 }
 
-ALL = [
-    *((name, case, stream) for name, case in CASES.items() for stream in (False, True)),
-    *((name, case, True) for name, case in STREAMED_ONLY.items()),
-]
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_all_who_watch_say_the_same_and_it_is_true(name: str) -> None:
+    play, truth = SCENARIOS[name]
+    world = World(**OPTIONS.get(name, {}))
+    lines: list[Any] = []
+    observer = cast(ILogObserver, lines.append)
+    globalLogPublisher.addObserver(observer)
+    try:
+        play(world)
+        world.settle()
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    compare(world, truth, lines)
 
 
-def counted(app: Inspected) -> Counter[tuple[str, ...]]:
-    """What the metrics have counted: each sample that is not nothing, by name and labels."""
-    return Counter(
-        {
-            (sample.name, *map(str, sorted(sample.labels.items()))): sample.value
-            for family in app.metrics.collect()
-            for sample in family.samples
-            if sample.value and family.type in ("counter", "histogram")
-        }
+def compare(world: World, truth: Truth, lines: list[Any]) -> None:
+    [at_once] = world.at_once
+    [fields] = [line for line in lines if "status" in line]
+    assert not [line for line in lines if "log_failure" in line]
+    is_chat = bool(truth.rounds or at_once["model"])
+    expected_calls = list(truth.calls)
+
+    # --- the record, as it was when the request ended
+    assert (at_once["status"], at_once["kind"]) == (truth.status, truth.kind)
+    assert [each["kind"] for each in at_once["rounds"]] == list(truth.rounds)
+    outcomes = [(each["tool"], each["outcome"]) for each in at_once["calls"]]
+    assert outcomes == expected_calls[-100:]
+    assert at_once["limit"] == truth.limit
+    assert (at_once["first_byte"] is not None) == truth.first_byte
+    assert at_once["total"] == pytest.approx(truth.total or at_once["total"], abs=NEAR)
+    for part in (*at_once["rounds"], *at_once["calls"]):
+        assert part["ended"] is not None and part["ended"] <= at_once["total"] + NEAR
+    shares = at_once["shares"]
+    if is_chat:
+        assert sum(shares.values()) == pytest.approx(at_once["total"], abs=NEAR)
+        assert shares["model"] == pytest.approx(truth.model, abs=NEAR)
+        assert shares["tools"] == pytest.approx(truth.tools, abs=NEAR)
+
+    # --- the page: the same, later and in its feed
+    world.clock.advance(1)
+    world.settle()
+    shown = {each["key"]: each for rows in world.open_page.rows() for each in rows}
+    if is_chat or truth.kind:
+        [last] = shown.values()
+        detail = json.loads(world.get(f"/answers/{last['key']}").body)
+        for name, value in last.items():
+            if name not in ("key", "at"):
+                assert at_once[name] == value, name
+                if name != "calls":
+                    assert detail[name] == value, name
+        assert len(detail["calls"]) == len(expected_calls)
+    else:
+        assert shown == {}
+
+    # --- the log
+    for name in ("status", "sent", "kind", "model", "limit"):
+        assert fields.get(name, "") == at_once[name], name
+    assert fields["request"] == at_once["id"] and fields["trace"] == at_once["trace_id"]
+    assert fields["seconds"] == pytest.approx(at_once["total"], abs=NEAR)
+    assert fields.get("first_byte") == pytest.approx(at_once["first_byte"], abs=NEAR)
+    assert fields.get("rounds", 0) == len(truth.rounds)
+    assert fields.get("calls", 0) == len(expected_calls)
+    ran = [(each["tool"], each["outcome"]) for each in fields.get("ran", [])]
+    assert ran == expected_calls[: len(ran)] and len(ran) == min(32, len(expected_calls))
+    failed = [outcome for _, outcome in expected_calls if outcome != "answered"]
+    assert fields.get("failed", 0) == len(failed)
+    counted = (fields.get("input_tokens"), fields.get("output_tokens"))
+    assert counted == (truth.tokens or (None, None))
+    said = [line for line in lines if "outcome" in line]
+    for line in said:
+        assert (line["tool"], line["outcome"]) in expected_calls
+
+    # --- the metrics
+    metrics = world.counts
+    route = {"chat_completions": "chat", "": "refused"}.get(fields.get("route", ""), "passthrough")
+    assert metrics("llamaproxy_requests_total") == {(route, str(truth.status)): 1}
+    assert metrics(SECONDS + "_count") == {(route,): 1}
+    assert sum(metrics(SECONDS + "_sum").values()) == pytest.approx(at_once["total"], abs=NEAR)
+    assert metrics("llamaproxy_errors_total") == ({(truth.kind,): 1} if truth.kind else {})
+    assert metrics("llamaproxy_clients_left_total") == ({(): 1} if truth.left else {})
+    upstream = Counter((kind,) for kind in truth.upstream)
+    assert metrics("llamaproxy_upstream_errors_total") == upstream
+    calls = Counter(
+        (
+            *(
+                {"clock": ("mcp::main", "clock"), "web": ("mcp::web", "web")}.get(
+                    tool, ("other",) * 2
+                )
+            ),
+            o,
+        )
+        for tool, o in expected_calls
     )
-
-
-def of(counts: Counter[tuple[str, ...]], name: str, **labels: str) -> float:
-    """The sum of all samples of *name* with these *labels*."""
-    wanted = {str(each) for each in labels.items()}
-    return sum(n for (each, *more), n in counts.items() if each == name and wanted <= set(more))
-
-
-@pytest.mark.parametrize(
-    ("case", "stream"),
-    [(case, stream) for _, case, stream in ALL],
-    ids=[f"{name}-{'streamed' if stream else 'whole'}" for name, _, stream in ALL],
-)
-def test_page_metrics_log_and_trace_agree(case: Case, stream: bool) -> None:
-    traced, stack = Traced(), FakeStack()
-    stack.on("GET /v1/tools", answer({"data": [tool("clock")]}))
-    stack.on(INVOKE, *case.results)
-    stack.on(CHAT, *case.rounds)
-    with logged() as lines:
-        app = Inspected(stack, **traced.options, **case.more)
-        page = app.page()
-        exchange = app.chat({"stream": stream}, {"Authorization": "Bearer sk-1"})
-        if case.act is not None:
-            case.act(app, exchange)
-        app.settle()
-        app.advance(1)
-        app.advance(1)
-    status = case.streamed_status if stream else case.status
-    assert not app.app.tell.failures
-
-    # The page.
-    rows = {row["key"]: row for each in page.rows() for row in each}
-    row = rows[1]
-    assert (row["status"], row["kind"], row["limit"]) == (status, case.kind, case.limit)
-    assert [round["kind"] for round in row["rounds"]] == [*case.round_kinds]
-    assert [call["outcome"] for call in row["calls"]] == [*case.outcomes]
-    assert row["offered"] == 1 and row["model"] == "m" and len(row["who"]) == 8
-    assert sum(row["shares"].values()) == pytest.approx(row["total"], abs=0.001)
-
-    # The log.
-    [line] = [each for each in lines if each.get("path") == "/v1/chat/completions"]
-    assert (line["status"], line.get("kind", ""), line.get("limit", "")) == (
-        *(status, case.kind, case.limit),
+    assert metrics("llamaproxy_tool_calls_total") == calls
+    parts = {
+        labels[0]: value for labels, value in metrics("llamaproxy_chat_part_seconds_sum").items()
+    }
+    for part, seconds in shares.items():
+        assert parts.get(part, 0.0) == pytest.approx(seconds, abs=NEAR), part
+    assert sum(metrics("llamaproxy_chat_rounds_sum").values()) == len(truth.rounds)
+    assert sum(metrics("llamaproxy_chat_tool_calls_sum").values()) == len(expected_calls)
+    tokens = {
+        labels[-1]: value for labels, value in metrics("gen_ai_client_token_usage_sum").items()
+    }
+    assert (tokens.get("input"), tokens.get("output")) == (truth.tokens or (None, None))
+    limits = metrics("llamaproxy_limits_hit_total")
+    timeouts = sum(outcome == "timeout" for _, outcome in expected_calls)
+    assert (
+        limits == Counter({(truth.limit,): bool(truth.limit), ("tool_time",): timeouts}) + Counter()
     )
-    assert (line["who"], line["model"], line["sent"]) == (row["who"], row["model"], row["sent"])
-    assert (line["rounds"], line["calls"]) == (len(row["rounds"]), len(row["calls"]))
-    assert [call["outcome"] for call in line.get("ran", ())] == [*case.outcomes]
-    assert line["seconds"] == pytest.approx(row["total"], abs=0.001)
-    for key in ("input_tokens", "output_tokens"):
-        tokens = [round[key] for round in row["rounds"] if round[key] is not None]
-        assert line.get(key) == (sum(tokens) if tokens else None)
+    durations = metrics("gen_ai_server_request_duration_seconds_count")
+    ended_by: Counter[str] = Counter()
+    for labels, value in durations.items():
+        ended_by[labels[-1]] += int(value)
+    assert ended_by == Counter(truth.rounds)
+    assert metrics("llamaproxy_listener_failures_total") == {} and world.app.tell.failures == 0
 
-    # The metrics.
-    counts = counted(app)
-    assert of(counts, "llamaproxy_requests_total") == 1
-    assert of(counts, "llamaproxy_requests_total", route="chat", status=str(status)) == 1
-    assert of(counts, "llamaproxy_errors_total") == bool(case.kind)
-    assert of(counts, "llamaproxy_errors_total", kind=case.kind) == bool(case.kind)
-    assert of(counts, "llamaproxy_clients_left_total") == (status == 499)
-    for outcome, count in Counter(case.outcomes).items():
-        assert of(counts, "llamaproxy_tool_calls_total", outcome=outcome) == count
-    assert of(counts, "llamaproxy_tool_calls_total") == len(case.outcomes)
-    assert of(counts, "llamaproxy_chat_rounds_sum") == len(case.round_kinds)
-    assert of(counts, "gen_ai_server_request_duration_seconds_count") == len(case.round_kinds)
-    for part, seconds in row["shares"].items():
-        total = of(counts, "llamaproxy_chat_part_seconds_sum", part=part)
-        assert total == pytest.approx(seconds, abs=0.001)
-    if case.limit:
-        assert of(counts, "llamaproxy_limits_hit_total", limit=case.limit) == 1
+    # --- the trace
+    compare_spans(world, truth, at_once, fields)
 
-    # The trace.
-    spans = [span for span in traced.ended if span.name == "POST /v1/chat/completions"]
-    [server] = spans
+    # --- what is left
+    connections = world.front.connections
+    assert (connections.running, connections.streams, len(world.traced.spans)) == (0, 0, 0)
+    # A list is for all who wait for it, and is not given up with one of them.
+    assert [each for each in world.stack.open if each.path != b"/v1/tools"] == []
+
+
+def compare_spans(world: World, truth: Truth, at_once: Any, fields: Any) -> None:
+    spans = world.traced.ended
+    [server] = [span for span in spans if span.kind.name == "SERVER"]
+    started = (server.start_time or 0) - MIDNIGHT
+
+    def since(time: int | None) -> float:
+        return ((time or 0) - MIDNIGHT - started) / 1e9
+
+    assert f"{server.context.trace_id:032x}" == at_once["trace_id"]
+    assert since(server.end_time) == pytest.approx(at_once["total"], abs=NEAR)
     said = said_of(server)
-    assert said["http.response.status_code"] == status
-    errors = {case.kind} if case.kind else {"cancelled"} if status == 499 else {None}
-    assert said.get("error.type") in errors
-    assert f"{server.context.trace_id:032x}" == row["trace_id"] == line["trace"]
-    rounds = [span for span in traced.ended if span.name == "chat m"]
-    assert [said_of(span).get("error.type", "") for span in rounds] == [*case.round_kinds]
-    tools = [span for span in traced.ended if span.name.startswith("execute_tool")]
-    assert len(tools) == len(case.outcomes)
-    failed = sum("error.type" in said_of(span) for span in tools)
-    assert failed == sum(outcome != "answered" for outcome in case.outcomes)
-    assert server.start_time is not None and server.end_time is not None
-    took = (server.end_time - server.start_time) / 1e9
-    assert took == pytest.approx(row["total"], abs=0.001)
+    assert said["http.response.status_code"] == truth.status
+    fallback = "cancelled" if truth.left else str(truth.status) if truth.status >= 500 else None
+    assert said.get("error.type") == (truth.kind or fallback)
+    rounds = [span for span in spans if span.name.startswith("chat")]
+    assert [error_of(span) for span in rounds] == list(truth.rounds)
+    for span, part in zip(rounds, at_once["rounds"], strict=True):
+        assert since(span.start_time) == pytest.approx(part["began"], abs=NEAR)
+        assert since(span.end_time) == pytest.approx(part["ended"], abs=NEAR)
+        assert said_of(span).get("gen_ai.usage.input_tokens") == part["input_tokens"]
+        assert said_of(span).get("gen_ai.response.model", "") == part["model"]
+    calls = [span for span in spans if span.name.startswith("execute_tool")]
+    shown = Counter(
+        (span.name.removeprefix("execute_tool").strip(), bool(error_of(span))) for span in calls
+    )
+    assert shown == Counter((tool, outcome != "answered") for tool, outcome in truth.calls)
+    for agent in [span for span in spans if span.name == "invoke_agent"]:
+        assert since(agent.end_time) == pytest.approx(at_once["total"], abs=NEAR)
+        usage = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
+        counted = tuple(said_of(agent).get(name) for name in usage)
+        assert counted == (truth.tokens or (None, None))
+
+
+def error_of(span: ReadableSpan) -> str:
+    error: str = said_of(span).get("error.type", "")
+    return error
