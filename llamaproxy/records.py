@@ -46,6 +46,7 @@ class RequestRecord:
     trace_id: str = ""
     #: What answers it, by the endpoint's name; empty if it was refused before that.
     route: str = ""
+    #: When the first of its answer was sent.
     first_byte: float | None = None
     ended: float | None = None
     #: 499 if the answer did not come to its end; 0 before.

@@ -27,6 +27,9 @@ _MAX_CALLS = 1000
 #: Rounds and calls of all that have ended: one answer may have a hundred thousand.
 MAX_PARTS = 100_000
 
+#: From this status on, what the server has answered is an error too.
+_SERVER_ERROR = 500
+
 
 @attrs.define(eq=False, repr=False)
 class Answer:
@@ -124,7 +127,7 @@ class Answers:
     def _end(self, record: RequestRecord) -> None:
         answer = self._running.pop(record, None)
         if answer is None:
-            if not record.kind and record.chat is None:
+            if not record.kind and record.chat is None and record.status < _SERVER_ERROR:
                 return
             # Refused at once, or pushed out while it ran.
             answer = self._add(record)

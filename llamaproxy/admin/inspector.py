@@ -135,8 +135,8 @@ class Inspector(Resource):
 
     def _withheld(self, chat: ChatRecord, until: float) -> dict[str, str]:
         """Why each tool was not offered; of groups that could not be listed, as far as is known."""
-        if chat.request is None or chat.not_injected:
-            return {}
+        if not chat.rounds or chat.not_injected:
+            return {}  # it has not been settled what is offered, or that nothing is
         reasons = dict(chat.withheld)
         offered = frozenset(chat.offered)
         for group, (reason, names) in self._tools.failing(until).items():

@@ -81,8 +81,9 @@ class ProxyChannel(Protocol):
         if self._half_closed_check is not None:
             self._half_closed_check.cancel()
         self._producer = None
-        if self._body is not None:
+        if self._head is not None and self._body is not None:
             self._body.file.close()
+            self.site.left(self._head, self.client_host)
         if self.request is not None:
             self.request.connectionLost(reason)
 
@@ -145,6 +146,7 @@ class ProxyChannel(Protocol):
         if self._body is not None:
             with suppress(OSError):  # what could not be stored cannot be flushed either
                 self._body.file.close()
+            self._body = None
         self.transport.unregisterProducer()
         if self.secure:
             self.transport.loseConnection()  # which goes on reading until the client closes too
@@ -158,6 +160,8 @@ class ProxyChannel(Protocol):
         What has come already, in place of a request that would follow, is the beginning of it.
         """
         self.state.tunnel_begins()
+        if self.request is not None:
+            self.request.record.first_byte = self.site.now()
         self._receive = receive
         self.transport.write(head)
         if pipelined := self._taken():

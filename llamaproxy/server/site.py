@@ -19,7 +19,7 @@ from llamaproxy.errors import ProxyError
 from llamaproxy.events import RequestBegan, RequestEnded, Tell, tell_nobody
 from llamaproxy.heads import RequestHead, answer_head, date
 from llamaproxy.records import RequestRecord
-from llamaproxy.request import ProxyRequest
+from llamaproxy.request import CUT_OFF_STATUS, ProxyRequest
 from llamaproxy.server.channel import ProxyChannel
 from llamaproxy.server.connections import Connections
 from llamaproxy.server.framing import request_id
@@ -116,10 +116,17 @@ class ProxySite(Factory):
             body = b""
         record = self._record(head, client, answer_id.decode())
         record.kind, record.error = error.kind, error.logged
-        record.status, record.sent, record.ended = error.status, len(body), record.began
+        record.status, record.sent = error.status, len(body)
+        record.first_byte = record.ended = record.began
         self._tell(RequestEnded(record))
         phrase = HTTPStatus(error.status).phrase.encode()
         return answer_head(1, error.status, phrase, fields) + body
+
+    def left(self, head: RequestHead, client: str | None) -> None:
+        """The client of a request with that *head* has left before all of its body had come."""
+        record = self._record(head, client, head.id.decode("latin-1"))
+        record.status, record.ended = CUT_OFF_STATUS, record.began
+        self._tell(RequestEnded(record))
 
     def _record(self, head: RequestHead | None, client: str | None, id: str) -> RequestRecord:
         """The record of a request with that *head*, whether it becomes a ProxyRequest or not."""

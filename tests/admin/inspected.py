@@ -22,7 +22,7 @@ class Inspected(Proxy):
     def __init__(self, stack: FakeStack, contents: bool = False, **more: Any) -> None:
         Proxy.__init__(self, stack, **more)
         self.stack = stack
-        front = ProxySite(self.app.resource, self.clock, tell=self.app.tell)
+        front = ProxySite(self.app.resource, self.clock, keys=more.get("keys"), tell=self.app.tell)
         self._front._agent._serverFactory = front
         options = Options({})
         options.parseOptions(["--inspect-contents"] if contents else [])

@@ -6,9 +6,11 @@ others, with what happened, and with what it said at the moment at which the req
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import attrs
@@ -21,6 +23,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 
 from llamaproxy.admin.rows import row
 from llamaproxy.events import Event, RequestEnded
+from llamaproxy.server.keys import ApiKeys
 from llamaproxy.server.site import ProxySite
 from tests.admin.inspected import Inspected
 from tests.admin.traces import MIDNIGHT, Traced, said_of
@@ -45,6 +48,8 @@ from tests.support import (
     tool_result,
     turn,
 )
+from tests.tools.mcp_servers import FakeMcp, never
+from tests.tools.test_mcp_source import TWO, Hosts
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
 
@@ -109,14 +114,13 @@ class World(Inspected):
             self.site = site
 
 
-def chat_bytes(id: str = "", **more: Any) -> bytes:
+def chat_bytes(*fields: bytes, **more: Any) -> bytes:
     """A request for a chat."""
     body = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], **more}
     text = json.dumps(body).encode()
-    fields = [b"POST /v1/chat/completions HTTP/1.1", b"Host: proxy"]
-    fields += [b"X-Request-Id: " + id.encode()] if id else []
-    fields += [b"Content-Type: application/json", b"Content-Length: %d" % len(text)]
-    return b"\r\n".join([*fields, b"", text])
+    head = [b"POST /v1/chat/completions HTTP/1.1", b"Host: proxy", *fields]
+    head += [b"Content-Type: application/json", b"Content-Length: %d" % len(text)]
+    return b"\r\n".join([*head, b"", text])
 
 
 @attrs.frozen
@@ -203,6 +207,30 @@ def leaves_while_tools_are_listed(world: World) -> None:
     world.stack.on("GET /v1/tools", nothing)
     world.stack.on("GET /v1/toolgroups", nothing)
     leaves(world, world.chat())
+
+
+def leaves_when_calls_are_too_many(world: World) -> None:
+    world.stack_answers(turn(None, [call("clock", {"n": n}, f"c{n}") for n in range(130)]))
+    world.stack.on(INVOKE, nothing)
+    leaves(world, world.chat())
+
+
+def leaves_without_having_read(world: World) -> None:
+    """The client does not read when it is to be shown a call."""
+    world.stack_answers(begin_events)
+    speaker = world.speaker().send(chat_bytes(b"X-OpenWebUI-Message-Id: 1", stream=True))
+    world.settle()
+    world.upstream_sends(chunk({"content": "Once"}))
+    speaker.channel.pauseProducing()
+    for index, name in enumerate(("clock", "web")):
+        entry = {"index": index, **call(name, call_id=name)}
+        world.upstream_sends(chunk({"tool_calls": [entry]}))
+    world.upstream_sends(chunk({}, "tool_calls"))
+    world.stack.open[-1].finish()
+    world.settle()
+    world.advance(1)
+    speaker.leave()
+    world.settle()
 
 
 def is_stopped(world: World) -> None:
@@ -312,6 +340,33 @@ def is_refused(world: World) -> None:
     world.speaker().send(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
 
 
+def leaves_in_the_upload(half_closed: bool) -> Callable[[World], None]:
+    def play(world: World) -> None:
+        speaker = world.speaker().send(chat_bytes()[:-1])
+        world.advance(1)
+        if half_closed:
+            speaker.half_close()
+        speaker.leave()
+
+    return play
+
+
+def is_too_large(world: World) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    speaker = world.speaker().send(head, b"3\r\nabc\r\n", b"nonsense\r\n")
+    speaker.leave()
+
+
+def half_closes(world: World) -> None:
+    world.stack_answers(nothing)
+    speaker = world.speaker().send(chat_bytes())
+    world.settle()
+    world.advance(1)
+    speaker.half_close()
+    speaker.leave()
+    world.settle()
+
+
 def passes(*replies: Any, then: Callable[[World, Exchange], None] | None = None) -> Any:
     def play(world: World) -> None:
         world.stack.on("GET /v1/models", *replies)
@@ -334,17 +389,17 @@ def breaks(world: World, _: Exchange) -> None:
 
 
 CLOCK = ("clock", "answered")
-TWO = ("", "")
+BOTH = ("", "")
 
 SCENARIOS: dict[str, tuple[Callable[[World], None], Truth]] = {
-    "a chat": (a_chat, Truth(rounds=TWO, calls=(CLOCK,))),
+    "a chat": (a_chat, Truth(rounds=BOTH, calls=(CLOCK,))),
     "slow": (
         slow_rounds(False),
-        Truth(rounds=TWO, calls=(CLOCK,), model=3, tools=3, total=6, tokens=(14, 4)),
+        Truth(rounds=BOTH, calls=(CLOCK,), model=3, tools=3, total=6, tokens=(14, 4)),
     ),
     "slow, streamed": (
         slow_rounds(True),
-        Truth(rounds=TWO, calls=(CLOCK,), model=3, tools=3, total=6, tokens=(14, 4)),
+        Truth(rounds=BOTH, calls=(CLOCK,), model=3, tools=3, total=6, tokens=(14, 4)),
     ),
     "left while the model thinks": (
         leaves_while_the_model_thinks,
@@ -389,6 +444,29 @@ SCENARIOS: dict[str, tuple[Callable[[World], None], Truth]] = {
             first_byte=False,
         ),
     ),
+    "left when calls are too many": (
+        leaves_when_calls_are_too_many,
+        Truth(
+            499,
+            rounds=("",),
+            calls=(("clock", "cancelled"),) * 128 + (("clock", "refused"),) * 2,
+            tools=1,
+            total=1,
+            left=True,
+            first_byte=False,
+        ),
+    ),
+    "left without having read": (
+        leaves_without_having_read,
+        Truth(
+            499,
+            rounds=("",),
+            calls=(("clock", "cancelled"), ("web", "cancelled")),
+            tools=1,
+            total=1,
+            left=True,
+        ),
+    ),
     "left while tools are listed": (
         leaves_while_tools_are_listed,
         Truth(499, tools=1, total=1, left=True, first_byte=False),
@@ -422,7 +500,7 @@ SCENARIOS: dict[str, tuple[Callable[[World], None], Truth]] = {
     ),
     "a slow tool": (
         is_slow,
-        Truth(rounds=TWO, calls=(("clock", "timeout"),), tools=5, total=5),
+        Truth(rounds=BOTH, calls=(("clock", "timeout"),), tools=5, total=5),
     ),
     "repetition": (
         repeats,
@@ -470,32 +548,45 @@ SCENARIOS: dict[str, tuple[Callable[[World], None], Truth]] = {
     ),
     "a tool's own error": (
         tool_answers(tool_result("no", 1)),
-        Truth(rounds=TWO, calls=(("clock", "failed"),)),
+        Truth(rounds=BOTH, calls=(("clock", "failed"),)),
     ),
     "a tool that breaks": (
         tool_answers(hang_up),
-        Truth(rounds=TWO, calls=(("clock", "failed"),)),
+        Truth(rounds=BOTH, calls=(("clock", "failed"),)),
     ),
     "no such tool": (
         calls_first(call("nonsense_of_the_models")),
-        Truth(rounds=TWO, calls=(("", "unknown"),)),
+        Truth(rounds=BOTH, calls=(("", "unknown"),)),
     ),
     "bad arguments": (
         calls_first(call("clock", "{nonsense")),
-        Truth(rounds=TWO, calls=(("clock", "refused"),)),
+        Truth(rounds=BOTH, calls=(("clock", "refused"),)),
     ),
     "cut off": (
         calls_first(call("clock", '{"a": '), reason="length"),
-        Truth(rounds=TWO, calls=(("clock", "refused"),)),
+        Truth(rounds=BOTH, calls=(("clock", "refused"),)),
     ),
     "too many": (
         calls_first(*[call("clock", {"n": n}, f"c{n}") for n in range(200)]),
-        Truth(rounds=TWO, calls=(CLOCK,) * 128 + (("clock", "refused"),) * 72),
+        Truth(rounds=BOTH, calls=(CLOCK,) * 128 + (("clock", "refused"),) * 72),
     ),
     "mixed": (mixed(False), Truth(rounds=("",), calls=(CLOCK,))),
     "mixed, streamed": (mixed(True), Truth(rounds=("",), calls=(CLOCK,))),
     "malformed": (is_malformed, Truth(400, "invalid_request")),
-    "refused": (is_refused, Truth(400, "malformed_request", first_byte=False)),
+    "refused": (is_refused, Truth(400, "malformed_request")),
+    "left in the upload": (
+        leaves_in_the_upload(False),
+        Truth(499, left=True, first_byte=False),
+    ),
+    "left in the upload, half-closed": (
+        leaves_in_the_upload(True),
+        Truth(499, left=True, first_byte=False),
+    ),
+    "refused in the upload": (is_too_large, Truth(400, "malformed_request")),
+    "half-closed": (
+        half_closes,
+        Truth(499, rounds=("cancelled",), model=1, total=1, left=True, first_byte=False),
+    ),
     "passed": (passes(answer({"data": []})), Truth()),
     "passed, broken": (
         passes(half, then=breaks),
@@ -562,7 +653,7 @@ def compare(world: World, truth: Truth, lines: list[Any]) -> None:
     world.clock.advance(1)
     world.settle()
     shown = {each["key"]: each for rows in world.open_page.rows() for each in rows}
-    if is_chat or truth.kind:
+    if is_chat or truth.kind or truth.status >= 500:
         [last] = shown.values()
         detail = json.loads(world.get(f"/answers/{last['key']}").body)
         for name, value in last.items():
@@ -683,3 +774,121 @@ def compare_spans(world: World, truth: Truth, at_once: Any, fields: Any) -> None
 def error_of(span: ReadableSpan) -> str:
     error: str = said_of(span).get("error.type", "")
     return error
+
+
+# --- several requests, and those that run
+
+
+def test_requests_of_one_id_on_one_connection_are_kept_apart() -> None:
+    world = World(calling("clock"), saying("Noon."), answer({"detail": "no"}, 500), nothing)
+    speaker = world.speaker()
+    speaker.send(chat_bytes(b"X-Request-Id: same") * 3)
+    world.settle()
+    world.advance(1)
+    speaker.leave()
+    world.settle()
+    rows = world.at_once
+    assert [(each["id"], each["status"]) for each in rows] == [
+        ("same", 200),
+        ("same", 500),
+        ("same", 499),
+    ]
+    assert [(len(each["rounds"]), len(each["calls"])) for each in rows] == [(2, 1), (1, 0), (1, 0)]
+    assert [each["total"] for each in rows] == pytest.approx([0, 0, 1])
+    assert len({each["trace_id"] for each in rows}) == 3
+    world.advance(1)
+    shown = {each["key"]: each for told in world.open_page.rows() for each in told}
+    assert [each["trace_id"] for each in shown.values()] == [each["trace_id"] for each in rows]
+    statuses = world.counts("llamaproxy_requests_total")
+    assert statuses == {("chat", "200"): 1, ("chat", "500"): 1, ("chat", "499"): 1}
+
+
+def test_who_asks_is_the_same_everywhere_and_no_key(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("right-key\n")
+    world = World(saying("Hi."), keys=ApiKeys.read(str(tmp_path / "keys")))
+    lines: list[Any] = []
+    observer = cast(ILogObserver, lines.append)
+    globalLogPublisher.addObserver(observer)
+    try:
+        for fields in (
+            [b"Authorization: Bearer right-key"],
+            [b"Authorization: Bearer wrong-key"],
+            [b"Authorization: Bearer right-key", b"Api-Key: wrong-key"],
+            [],
+        ):
+            world.speaker().send(chat_bytes(*fields))
+            world.settle()
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    right, wrong = (hashlib.sha256(key).hexdigest()[:8] for key in (b"right-key", b"wrong-key"))
+    rows = [(each["who"], each["status"], each["kind"]) for each in world.at_once]
+    assert rows == [
+        (right, 200, ""),
+        (wrong, 401, "invalid_api_key"),
+        (right, 400, "invalid_request"),
+        ("", 401, "invalid_api_key"),
+    ]
+    logged = [line for line in lines if "status" in line]
+    assert [(line.get("who", ""), line["status"]) for line in logged] == [row[:2] for row in rows]
+    assert world.counts("llamaproxy_errors_total") == {
+        ("invalid_api_key",): 2,
+        ("invalid_request",): 1,
+    }
+    assert "-key" not in f"{world.open_page.text()!r}{[line['message'] for line in logged]}"
+
+
+def test_a_call_of_an_mcp_server_ends_with_its_client() -> None:
+    server = FakeMcp("ping")
+    server.handlers["tools/call"] = never
+    hosts = Hosts(two=server)
+    world = World(calling("ping"), mcp=hosts, mcp_servers={"two": TWO})
+    exchange = world.chat()
+    world.settle()
+    leaves(world, exchange)
+    [shown] = world.at_once
+    [call] = shown["calls"]
+    assert (call["tool"], call["outcome"], call["ended"]) == ("ping", "cancelled", 1)
+    assert shown["shares"] == {"model": 0, "tools": 1, "proxy": 0}
+    assert world.counts("llamaproxy_tool_calls_total") == {("two", "ping", "cancelled"): 1}
+    assert len(world.traced.spans) == 0
+    assert [each["method"] for each in server.messages][-1] == "notifications/cancelled"
+
+
+def test_what_runs_is_shown_as_it_is() -> None:
+    world = World(nothing)
+    for path in ("tools", "toolgroups"):
+        world.stack.on(f"GET /v1/{path}", nothing)
+    world.chat()
+
+    def now() -> Any:
+        key = max(world.inspector._answers.keys)
+        return json.loads(world.get(f"/answers/{key}").body)
+
+    world.advance(1)
+    listing = now()
+    assert (listing["listing"], listing["shares"]["tools"], listing["status"]) == (1, 1, 0)
+    for request in list(world.stack.open):
+        answer({"data": [tool("clock")]})(request)
+    world.settle()
+    world.advance(2)
+    thinking = now()
+    assert thinking["shares"] == {"model": 2, "tools": 1, "proxy": 0}
+    assert [(each["kind"], each["ended"]) for each in thinking["rounds"]] == [("", None)]
+    world.stack.on(INVOKE, nothing)
+    turn(None, [call("clock")])(world.stack.open[-1])
+    world.settle()
+    world.advance(4)
+    running = now()
+    assert running["shares"] == {"model": 2, "tools": 5, "proxy": 0}
+    [run] = running["calls"]
+    assert (run["tool"], run["outcome"], run["began"], run["ended"]) == ("clock", "", 3, None)
+
+
+def test_nothing_is_said_of_tools_that_no_chat_got_as_far_as() -> None:
+    world = World(saying("Hi."))
+    for path in ("tools", "toolgroups"):
+        world.stack.on(f"GET /v1/{path}", answer({"detail": "dead"}, 500))
+    world.chat()
+    world.request("POST", "/v1/chat/completions", b"[")
+    reasons = [json.loads(world.get(f"/answers/{key}").body)["withheld"] for key in (1, 2)]
+    assert list(reasons[0]) == ["(all groups)"] and reasons[1] == {}

@@ -98,7 +98,7 @@ export function notices(row) {
 export function sharesOf(row) {
   const parts = ["model", "tools", "proxy"];
   const shown = words.percents(parts.map((part) => row.shares[part]));
-  if (shown === null) return [h("p", { class: "note" }, "Not known yet.")];
+  if (shown === null) return [h("p", { class: "note" }, row.total === null ? "Not known yet." : "Known only of a chat that has waited.")];
   const bar = h("div", { class: "shares", "aria-hidden": "true" });
   parts.forEach((part, i) => {
     const piece = h("span", { class: `share ${part}` });
