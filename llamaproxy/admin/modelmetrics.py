@@ -49,21 +49,20 @@ class ModelMetrics:
         ended = round.began if round.ended is None else round.ended
         chat = round.chat
         asked = chat.model
+        key = (asked, round.model)
+        model = self._models.kept.get(key)
         if round.kind:
             name = asked if asked in self._asked else names.OTHER
             self._failed.of((name, round.kind)).add(ended - round.began)
+            if round.input_tokens is not None or round.output_tokens is not None:
+                _note_tokens(model or self._models.of(self._models.other), round)
             return
-        key = (asked, round.model)
-        model = self._models.kept.get(key)
         if model is None:
             model = self._models.of(key)
             if key in self._models.kept:
                 self._asked.add(asked)
         model.seconds.add(ended - round.began)
-        if round.input_tokens is not None:
-            model.input.add(round.input_tokens)
-        if round.output_tokens is not None:
-            model.output.add(round.output_tokens)
+        _note_tokens(model, round)
         if chat.streamed and round.first is not None:
             _note_stream(model, round, round.first, ended)
 
@@ -88,6 +87,14 @@ class ModelMetrics:
             ((*_OF_ALL, *name, *more), histogram(model))
             for name, model in self._models.kept.items()
         ]
+
+
+def _note_tokens(model: _Model, round: RoundRecord) -> None:
+    """Those of a *round* that has failed have been used as well."""
+    if round.input_tokens is not None:
+        model.input.add(round.input_tokens)
+    if round.output_tokens is not None:
+        model.output.add(round.output_tokens)
 
 
 def _note_stream(model: _Model, round: RoundRecord, first: float, ended: float) -> None:

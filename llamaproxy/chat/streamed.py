@@ -70,12 +70,15 @@ class StreamedAnswer:
         # Without server tools no round follows.
         self._held_content = HeldContent(self._last_text_only and bool(visibility.server_tools))
         self._likeness = Likeness(self._round.reserve, self._keep)
-        await self._completions.stream(body, self)
-        self._likeness.settle()
-        for held in self._round.held_chunks():
-            await self._send(held)
-        completion = self._round.completion()
-        round.note_answer(round.model, self._round.finish_reason, self._round.usage)
+        try:
+            await self._completions.stream(body, self)
+            self._likeness.settle()
+            for held in self._round.held_chunks():
+                await self._send(held)
+            completion = self._round.completion()
+        finally:
+            # Tokens have been used, whatever becomes of the stream.
+            round.note_answer(round.model, self._round.finish_reason, self._round.usage)
         self._usage = added_usage(self._usage, self._round.usage)
         return completion
 

@@ -297,6 +297,21 @@ def breaks_in_the_stream(world: World) -> None:
     world.settle()
 
 
+def breaks_after_its_usage(world: World) -> None:
+    world.stack_answers(begin_events)
+    world.chat(stream=True)
+    world.upstream_sends(chunk({"content": "Once"}, usage=USAGE))
+    hang_up(world.stack.open[-1])
+    world.settle()
+
+
+def leaves_after_its_usage(world: World) -> None:
+    world.stack_answers(begin_events)
+    exchange = world.chat(stream=True)
+    world.upstream_sends(chunk({"content": "Once"}, usage=USAGE))
+    leaves(world, exchange)
+
+
 def model_answers(reply: Any, stream: bool = False) -> Callable[[World], None]:
     def play(world: World) -> None:
         world.stack_answers(reply)
@@ -545,6 +560,38 @@ SCENARIOS: dict[str, tuple[Callable[[World], None], Truth]] = {
         Truth(
             200, "upstream_refused", rounds=("upstream_refused",), upstream=("upstream_refused",)
         ),
+    ),
+    **{
+        f"ends with an error, {stream}": (
+            model_answers(
+                events(chunk({}, "error"), {**chunk({}), "choices": [], "usage": USAGE})
+                if stream
+                else answer(completion({"content": None}, "error", usage=USAGE)),
+                stream,
+            ),
+            Truth(
+                200 if stream else 502,
+                "upstream_broke",
+                rounds=("upstream_broke",),
+                tokens=(7, 2),
+                upstream=("upstream_broke",),
+            ),
+        )
+        for stream in (False, True)
+    },
+    "broken after its usage": (
+        breaks_after_its_usage,
+        Truth(
+            200,
+            "upstream_broke",
+            rounds=("upstream_broke",),
+            tokens=(7, 2),
+            upstream=("upstream_broke",),
+        ),
+    ),
+    "left after its usage": (
+        leaves_after_its_usage,
+        Truth(499, rounds=("cancelled",), model=1, total=1, tokens=(7, 2), left=True),
     ),
     "a tool's own error": (
         tool_answers(tool_result("no", 1)),
