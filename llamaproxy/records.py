@@ -117,8 +117,8 @@ class ChatRecord:
 
     @property
     def failed(self) -> int:
-        """How many calls came to an error."""
-        return sum(call.outcome not in ("", "answered") for call in self.calls)
+        """How many calls came to an error; to be cancelled is none."""
+        return sum(call.outcome not in ("", "answered", "cancelled") for call in self.calls)
 
     def listed_for(self, now: float) -> float:
         """Seconds for which it has waited for the list of tools, until *now* if it still does."""

@@ -104,9 +104,9 @@ class ToolStatus:
     def __call__(self, event: Event) -> None:
         match event:
             case CallEnded() if event.call.began is not None:
-                group = self._group(event.call.group)
-                group.calls += 1
                 if event.call.outcome != "cancelled":  # which is no fault of the tool's
+                    group = self._group(event.call.group)
+                    group.calls += 1
                     group.failed += event.call.outcome != "answered"
                     self._figures_of(event.call).note(event.call)
             case ListRefreshed():

@@ -722,7 +722,7 @@ def compare(world: World, truth: Truth, lines: list[Any]) -> None:
     assert fields.get("calls", 0) == len(expected_calls)
     ran = [(each["tool"], each["outcome"]) for each in fields.get("ran", [])]
     assert ran == expected_calls[: len(ran)] and len(ran) == min(32, len(expected_calls))
-    failed = [outcome for _, outcome in expected_calls if outcome != "answered"]
+    failed = [outcome for _, outcome in expected_calls if outcome not in ("answered", "cancelled")]
     assert fields.get("failed", 0) == len(failed)
     counted = (fields.get("input_tokens"), fields.get("output_tokens"))
     assert counted == (truth.tokens or (None, None))
@@ -763,6 +763,16 @@ def compare(world: World, truth: Truth, lines: list[Any]) -> None:
         labels[-1]: value for labels, value in metrics("gen_ai_client_token_usage_sum").items()
     }
     assert (tokens.get("input"), tokens.get("output")) == (truth.tokens or (None, None))
+    run = [outcome for outcome in outcomes_of_run(at_once) if outcome != "cancelled"]
+    if len(expected_calls) <= len(at_once["calls"]):
+        groups = world.tool_status.as_json()["tool_groups"].values()
+        assert sum(group["calls"] for group in groups) == len(run)
+        assert sum(group["failed_calls"] for group in groups) == len(run) - run.count("answered")
+        tools = [
+            each for group in world.tool_status.tools_as_json()["groups"] for each in group["tools"]
+        ]
+        assert sum(each["calls"] for each in tools) == len(run)
+        assert sum(each["failed"] for each in tools) == len(run) - run.count("answered")
     limits = metrics("llamaproxy_limits_hit_total")
     timeouts = sum(outcome == "timeout" for _, outcome in expected_calls)
     assert (
@@ -816,6 +826,11 @@ def compare_spans(world: World, truth: Truth, at_once: Any, fields: Any) -> None
         usage = "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens"
         counted = tuple(said_of(agent).get(name) for name in usage)
         assert counted == (truth.tokens or (None, None))
+
+
+def outcomes_of_run(shown: Any) -> list[str]:
+    """The outcomes of the calls that have begun to run."""
+    return [each["outcome"] for each in shown["calls"] if each["began"] is not None]
 
 
 def error_of(span: ReadableSpan) -> str:
