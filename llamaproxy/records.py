@@ -100,6 +100,9 @@ class ChatRecord:
     #: Seconds for which it waited for the list of tools; since when it does, None if it does not.
     listing: float = 0.0
     listing_since: float | None = None
+    #: The same of the client, which was to read before it went on.
+    stalled: float = 0.0
+    stalled_since: float | None = None
     rounds: list[RoundRecord] = attrs.Factory(list)
     calls: list[CallRecord] = attrs.Factory(list)
     #: The limit that ended the rounds: ``rounds`` or ``repetition``.
@@ -124,6 +127,12 @@ class ChatRecord:
         """Seconds for which it has waited for the list of tools, until *now* if it still does."""
         return self.listing if self.listing_since is None else now - self.listing_since
 
+    def stalled_for(self, now: float) -> float:
+        """The same of the client, which was to read."""
+        return (
+            self.stalled if self.stalled_since is None else now - self.stalled_since + self.stalled
+        )
+
     def shares(self, now: float) -> Shares:
         """For whom it has waited, until *now* or its end."""
         request = self.request
@@ -138,7 +147,9 @@ class ChatRecord:
             ended = end if call.ended is None else call.ended
             tools += max(0.0, ended - max(until, call.asked))
             until = max(until, ended)
-        return Shares(model, tools, max(0.0, end - request.began - model - tools))
+        rest = max(0.0, end - request.began - model - tools)
+        client = min(rest, self.stalled_for(end))
+        return Shares(model + client, tools, rest - client)
 
 
 class Shares(NamedTuple):

@@ -114,8 +114,9 @@ class ChatCompletions:
         self, chat: _Chat, completions: ClientCompletions, header: CompletionHeader, cards: bool
     ) -> None:
         request, body = chat.request, chat.body
+        record = chat.record
         events = EventStream(
-            request, self._clock, self._keep_alive, lambda: self._tell(FirstByte(chat.record))
+            request, self._clock, self._keep_alive, lambda: self._tell(FirstByte(record)), record
         )
         include_usage = bool(as_object(body.get("stream_options")).get("include_usage"))
         answer = StreamedAnswer(completions, header, events, include_usage, cards, wants_json(body))

@@ -11,6 +11,7 @@ from zope.interface import implementer
 
 from llamaproxy import jsontext
 from llamaproxy.jsontext import Json
+from llamaproxy.records import ChatRecord
 from llamaproxy.upstream.relay import HIGH_WATER_BYTES
 from llamaproxy.upstream.sse import DONE, KEEP_ALIVE, encode_event
 from llamaproxy.watchdog import Watchdog
@@ -30,11 +31,15 @@ class EventStream:
         clock: IReactorTime,
         keep_alive: float,
         on_start: Callable[[], None] = lambda: None,
+        record: ChatRecord | None = None,
     ) -> None:
         """:param keep_alive: seconds of silence after which a comment is sent.
 
         :param on_start: is called when the first byte is sent.
+
+        :param record: is told for how long the client was waited for.
         """
+        self._record = ChatRecord() if record is None else record
         self._on_start = on_start
         self.started = False
         self._request = request
@@ -84,8 +89,16 @@ class EventStream:
     async def wait(self) -> None:
         """Wait until the client can be sent more."""
         writable = self.writable()
-        if writable is not None:
+        if writable is None:
+            return
+        record = self._record
+        if record.stalled_since is None:
+            record.stalled_since = record.now()
+        try:
             await writable
+        finally:
+            if record.stalled_since is not None:  # else: another who waited has seen to it
+                record.stalled, record.stalled_since = record.stalled_for(record.now()), None
 
     async def send(self, payload: Json) -> None:
         """Send one event, and wait until the client can be sent more."""

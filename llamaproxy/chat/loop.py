@@ -251,7 +251,10 @@ class ToolLoop:
             call: ToolCall, tool: ToolDefinition | None, record: CallRecord
         ) -> ToolResult:
             try:
-                card = await chat.answer.show_call(call)
+                try:
+                    card = await chat.answer.show_call(call)
+                finally:
+                    record.asked = chat.record.now()  # until then the client was to read
                 self._tell(Contents(record, "arguments", call.arguments))
                 result = await self._run(call, tool, chat, record)
             except Exception as error:

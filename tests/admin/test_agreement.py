@@ -233,6 +233,27 @@ def leaves_without_having_read(world: World) -> None:
     world.settle()
 
 
+def reads_slowly(calls: bool) -> Callable[[World], None]:
+    """The client does not read before the answer's last is there, or a call is to be shown."""
+
+    def play(world: World) -> None:
+        world.stack_answers(begin_events, saying("Noon."))
+        speaker = world.speaker().send(chat_bytes(b"X-OpenWebUI-Message-Id: 1", stream=True))
+        world.settle()
+        world.upstream_sends(chunk({"content": "Once"}))
+        speaker.channel.pauseProducing()
+        if calls:
+            world.upstream_sends(chunk({"tool_calls": [{"index": 0, **call("clock")}]}))
+        world.upstream_sends(chunk({}, "tool_calls" if calls else "stop"))
+        world.stack.open[-1].finish()
+        world.settle()
+        world.advance(3)
+        speaker.channel.resumeProducing()
+        world.settle()
+
+    return play
+
+
 def is_stopped(world: World) -> None:
     leaves_nobody = turn(None, [call("clock"), call("web", call_id="call_2")])
     world.stack_answers(leaves_nobody)
@@ -477,10 +498,15 @@ SCENARIOS: dict[str, tuple[Callable[[World], None], Truth]] = {
             499,
             rounds=("",),
             calls=(("clock", "cancelled"), ("web", "cancelled")),
-            tools=1,
+            model=1,
             total=1,
             left=True,
         ),
+    ),
+    "read slowly": (reads_slowly(False), Truth(rounds=("",), model=3, total=3)),
+    "read slowly, with cards": (
+        reads_slowly(True),
+        Truth(rounds=BOTH, calls=(CLOCK,), model=3, total=3),
     ),
     "left while tools are listed": (
         leaves_while_tools_are_listed,
