@@ -1,0 +1,1 @@
+"""Workers: several processes that serve the same port, and the one that looks after them."""
