@@ -150,6 +150,11 @@ class ListRefreshed:
     seconds: float = 0.0
 
 
+@attrs.define(eq=False, repr=False)
+class ListsStale:
+    """A server has told that its tools have changed: all lists are stale."""
+
+
 Event: TypeAlias = (
     RequestBegan
     | RequestEnded
@@ -163,6 +168,7 @@ Event: TypeAlias = (
     | LoopLimited
     | Contents
     | ListRefreshed
+    | ListsStale
 )
 
 

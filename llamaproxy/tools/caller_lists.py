@@ -14,14 +14,13 @@ from twisted.logger import Logger
 
 from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import ProxyError
-from llamaproxy.events import GroupListed, ListRefreshed, Tell, tell_nobody
+from llamaproxy.events import GroupListed, ListRefreshed, ListsStale, Tell, tell_nobody
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.failure_memory import FailureMemory, is_timeout
-from llamaproxy.tools.offers import ListedTools, Offer, Offers
+from llamaproxy.tools.offers import Groups, ListedTools, Offer, Offers
 from llamaproxy.tools.source import (
     BACKGROUND,
     FIRST_WAIT_SECONDS,
-    LISTING_SECONDS,
     Listing,
     ListLimits,
     ToolSource,
@@ -40,6 +39,9 @@ _GRACE_SECONDS = 0.5
 
 _EMPTY_OFFER = Offer()
 
+#: The limits of a listing that is not to be one of before.
+_ANEW = ListLimits(anew=True)
+
 #: The limits of a listing, asked for when it begins.
 _Limits = Callable[[], ListLimits]
 
@@ -47,6 +49,11 @@ _Limits = Callable[[], ListLimits]
 def _everything() -> ListLimits:
     """All groups are listed, with patience, whether they are down or not."""
     return BACKGROUND
+
+
+def _everything_anew() -> ListLimits:
+    """The same, and what was listed before will not do."""
+    return _ANEW
 
 
 @attrs.define(eq=False, repr=False)
@@ -57,12 +64,26 @@ class _CachedList:
     """
 
     listed: ListedTools | None = None
+    #: The last listing, if there was no answer of some groups: what it lacks is from before.
+    partial: Listing | None = None
     changes: int = 0
     stale_at: float = 0.0
 
     @property
     def offer(self) -> Offer:
         return _EMPTY_OFFER if self.listed is None else self.listed.offer
+
+    @property
+    def groups(self) -> Groups:
+        return {} if self.listed is None else self.listed.groups
+
+    def listing(self, fresh_for: float) -> Listing:
+        """The last listing, for others; *fresh_for*: seconds."""
+        groups = dict(self.groups)
+        if self.partial is None:
+            return Listing(groups, fresh_for=fresh_for)
+        kept = {name: tools for name, tools in groups.items() if name not in self.partial.groups}
+        return attrs.evolve(self.partial, kept=kept, fresh_for=fresh_for)
 
 
 @attrs.define(eq=False, repr=False)
@@ -81,7 +102,7 @@ class CallerLists:
     #: By digests of credentials, the latest last.
     _lists: OrderedDict[bytes, _CachedList] = attrs.field(init=False, factory=OrderedDict)
     #: The listings under way.
-    _refreshes: dict[bytes, SharedCall[Offer]] = attrs.field(init=False, factory=dict)
+    _refreshes: dict[bytes, SharedCall[_CachedList]] = attrs.field(init=False, factory=dict)
     #: The callers listed last, whose lists are fetched when something has changed.
     _recent: OrderedDict[bytes, ClientContext] = attrs.field(init=False, factory=OrderedDict)
     _failures: FailureMemory = attrs.field(init=False)
@@ -101,7 +122,7 @@ class CallerLists:
         nothing if nothing has been listed by then (DESIGN: L22, T3).
         """
         cached = self._cached(_key(caller))
-        if self._clock.seconds() < cached.stale_at and cached.changes == self._changes:
+        if self._fresh_for(cached):
             return cached.offer
         if cached.listed is not None:
             self._start_refresh(caller, self._others)
@@ -109,13 +130,34 @@ class CallerLists:
         listing = Deferred.fromCoroutine(self._refreshed(caller, self._first))
         try:
             # The source itself gives up on what is slow; this is for all of it.
-            return await listing.addTimeout(FIRST_WAIT_SECONDS + _GRACE_SECONDS, self._clock)
+            listing.addTimeout(FIRST_WAIT_SECONDS + _GRACE_SECONDS, self._clock)
+            return (await listing).offer
         except TimeoutError:
             return cached.offer
 
     async def refreshed(self, caller: ClientContext) -> Offer:
         """All tools that *caller* can see, listed now, or by the listing that is under way."""
-        return await self._refreshed(caller, _everything)
+        return (await self._refreshed(caller, _everything_anew)).offer
+
+    async def listing(self, caller: ClientContext, limits: ListLimits) -> Listing:
+        """What the last listing for *caller* came to, for another process that offers the same.
+
+        It is made now unless there is a fresh one, or one is under way; which groups are down, is
+        remembered here (DESIGN: T2, T3).
+        """
+        key = _key(caller)
+        cached = self._cached(key)
+        awaited = limits.anew or (limits.patient and key in self._refreshes)
+        if awaited or not self._fresh_for(cached):
+            cached = await self._refreshed(
+                caller,
+                _everything_anew
+                if limits.anew
+                else self._others
+                if limits.patient
+                else self._first,
+            )
+        return cached.listing(self._fresh_for(cached))
 
     def changed(self) -> None:
         """Make all lists stale, and fetch those of recent callers, though not all the time."""
@@ -125,6 +167,7 @@ class CallerLists:
         if now - previous >= _CHANGE_INTERVAL:
             for caller in list(self._recent.values()):
                 self._start_refresh(caller, _everything)
+        self._tell(ListsStale())
 
     def figures(self) -> dict[str, int]:
         """How many lists are kept and fetched, with the limits, for the status."""
@@ -142,6 +185,12 @@ class CallerLists:
         for refresh in list(self._refreshes.values()):
             refresh.cancel()
 
+    def _fresh_for(self, cached: _CachedList) -> float:
+        """Seconds."""
+        if cached.changes != self._changes:
+            return 0.0
+        return max(0.0, cached.stale_at - self._clock.seconds())
+
     def _cached(self, key: bytes) -> _CachedList:
         cached = self._lists.setdefault(key, _CachedList())
         self._lists.move_to_end(key)
@@ -157,7 +206,7 @@ class CallerLists:
         """For a list that is there already."""
         return ListLimits(down=self._failures.down())
 
-    async def _refreshed(self, caller: ClientContext, limits: _Limits) -> Offer:
+    async def _refreshed(self, caller: ClientContext, limits: _Limits) -> _CachedList:
         key = _key(caller)
         return await self._refresh_of(key).result(lambda: self._refresh(key, caller, limits))
 
@@ -166,12 +215,14 @@ class CallerLists:
             key = _key(caller)
             self._refresh_of(key).start(lambda: self._refresh(key, caller, limits))
 
-    def _refresh_of(self, key: bytes) -> SharedCall[Offer]:
+    def _refresh_of(self, key: bytes) -> SharedCall[_CachedList]:
         return self._refreshes.setdefault(key, SharedCall())
 
-    async def _refresh(self, key: bytes, caller: ClientContext, limits: _Limits) -> Offer:
+    async def _refresh(self, key: bytes, caller: ClientContext, limits: _Limits) -> _CachedList:
+        cached = self._cached(key)
         try:
-            return await self._list_again(self._cached(key), caller, limits())
+            await self._list_again(cached, caller, limits())
+            return cached
         finally:
             self._refreshes.pop(key, None)
             self._recent[key] = caller.for_listing()
@@ -181,29 +232,34 @@ class CallerLists:
 
     async def _list_again(
         self, cached: _CachedList, caller: ClientContext, limits: ListLimits
-    ) -> Offer:
+    ) -> None:
         started, changes = self._clock.seconds(), self._changes
         listing = await self._listing(caller, limits)
         now = self._clock.seconds()
-        previous_groups = cached.listed.groups if cached.listed is not None else {}
+        previous_groups = {**cached.groups, **listing.kept}
         groups = dict(listing.groups)
         for group in previous_groups if listing.groups_error is not None else listing.failures:
             if group in previous_groups:  # DESIGN: T2, T3
                 groups.setdefault(group, previous_groups[group])
-        self._failures.note(listing, limits)
         # What has changed meanwhile may be missing in it.
         cached.changes = changes
-        # The longer a failure takes, the less often it should be met.
-        cached.stale_at = now + (self._ttl if listing.groups_error is None else now - started)
+        if listing.fresh_for is None:
+            self._failures.note(listing, limits)
+            # The longer a failure takes, the less often it should be met.
+            cached.stale_at = now + (self._ttl if listing.groups_error is None else now - started)
+        else:  # who has made it remembers its failures
+            cached.stale_at = now + listing.fresh_for
         if groups or listing.groups_error is None:
             cached.listed = self._offers.of(groups)
+        cached.partial = None
+        if listing.failures or listing.groups_error is not None:
+            # Its tools are those that are kept once for all callers.
+            answered = {name: cached.groups[name] for name in listing.groups}
+            cached.partial = attrs.evolve(listing, groups=answered, kept={})
         self._tell(_refreshed_event(len(self._lists), listing, cached.listed, now - started))
-        if limits.seconds < LISTING_SECONDS and any(
-            map(is_timeout, listing.new_errors(limits.down))
-        ):
+        if not limits.patient and any(map(is_timeout, listing.new_errors(limits.down))):
             # What was too slow for a first chat may be there for the next.
             self._clock.callLater(0, self._start_refresh, caller.for_listing(), _everything)
-        return cached.offer
 
     async def _listing(self, caller: ClientContext, limits: ListLimits) -> Listing:
         """The listing of the source; a failure as a whole is its *groups_error*."""
