@@ -37,6 +37,10 @@ _MAX_RECENT = 16
 #: Seconds that a first listing is given beyond what its groups are.
 _GRACE_SECONDS = 0.5
 
+#: Bytes of all lists that are kept; of those of callers who have not come for the longest time, no
+#: more are.
+_MAX_HELD = 256 * 1024 * 1024
+
 _EMPTY_OFFER = Offer()
 
 #: The limits of a listing that is not to be one of before.
@@ -198,6 +202,10 @@ class CallerLists:
             self._lists.popitem(last=False)
         return cached
 
+    def _make_room(self) -> None:
+        while self._offers.held > _MAX_HELD and len(self._lists) > 1:
+            self._lists.popitem(last=False)
+
     def _first(self) -> ListLimits:
         """For a chat that waits."""
         return ListLimits(FIRST_WAIT_SECONDS, self._failures.down())
@@ -251,6 +259,7 @@ class CallerLists:
             cached.stale_at = now + listing.fresh_for
         if groups or listing.groups_error is None:
             cached.listed = self._offers.of(groups)
+            self._make_room()
         cached.partial = None
         if listing.failures or listing.groups_error is not None:
             # Its tools are those that are kept once for all callers.

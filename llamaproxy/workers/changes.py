@@ -72,7 +72,7 @@ class ChangeTeller:
             self._telling = False
 
 
-class Workers:
+class ChangeTellers:
     """A listener of the parent's that tells all workers of a change."""
 
     def __init__(self, clock: IReactorTime) -> None:
