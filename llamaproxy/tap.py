@@ -17,9 +17,10 @@ from llamaproxy import __version__
 from llamaproxy.admin import names
 from llamaproxy.admin.tracing.switch import tracing_service
 from llamaproxy.adminport import add_admin
-from llamaproxy.application import Application, assemble
+from llamaproxy.application import Application, ToolsElsewhere, assemble
 from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
+from llamaproxy.events import ListsStale
 from llamaproxy.greeting import GreetingService
 from llamaproxy.routes import CHAT_PATHS
 from llamaproxy.server.hosts import hosts_for
@@ -77,7 +78,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     app, pool = _connected(options, url, reactor, sockets, spans)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     site = _site(options, sockets, app, fixed_limits)
-    supervisor = _supervisor(options, reactor, site) if options["workers"] > 1 else None
+    supervisor = _supervisor(options, reactor, app, site) if options["workers"] > 1 else None
     listen = supervisor or ListenService(sockets, options["listen"], site, options["drain-timeout"])
     if options["admin"] != "off":
         add_admin(services, options, sockets, app, url, listen, pool)
@@ -146,29 +147,40 @@ def _server_url(options: Options, reactor: Any, services: MultiService) -> Decod
 
 
 def _connected(
-    options: Options, url: DecodedURL, reactor: Any, sockets: Any, spans: Spans | None = None
+    options: Options,
+    url: DecodedURL,
+    reactor: Any,
+    sockets: Any,
+    spans: Spans | None = None,
+    elsewhere: ToolsElsewhere | None = None,
 ) -> tuple[Application, UpstreamPool]:
     """The application with connections to servers by *sockets*, and what keeps those."""
     pool = UpstreamPool(reactor)
     reaching = (options["connect-timeout"], options["upstream-ca"])
     agent = UpstreamAgent(sockets, url, pool, *reaching)
     anywhere = AgentForAnywhere(sockets, pool, *reaching)
-    return assemble(options, url, reactor, agent, anywhere, spans), pool
+    return assemble(options, url, reactor, agent, anywhere, spans, elsewhere), pool
 
 
-def _supervisor(options: Options, reactor: Any, site: ProxySite) -> Supervisor:
+def _supervisor(options: Options, reactor: Any, app: Application, site: ProxySite) -> Supervisor:
     """The ports for clients, and the workers who serve them.
 
     :param site: that of a daemon without workers: here no client ever gets to it.
     """
+    from llamaproxy.workers.changes import ChangesHeard, ChangeTellers
+    from llamaproxy.workers.listing import SharedLists
     from llamaproxy.workers.sockets import HeldSockets
     from llamaproxy.workers.supervisor import Supervisor, end_with_failure
 
+    lists = SharedLists(app.catalogue, app.detector, options["max-tool-list"])
+    tellers = ChangeTellers(reactor)
+    app.tell.listen(tellers, ListsStale)
+
     def locators(worker: Worker) -> list[CommandLocator]:
         """What answers what *worker* asks its parent."""
-        return []
+        return [lists, ChangesHeard(app.catalogue.changed)]
 
-    return Supervisor(
+    supervisor = Supervisor(
         reactor,
         Ports(HeldSockets(reactor), options["listen"], site),
         options["workers"],
@@ -179,14 +191,19 @@ def _supervisor(options: Options, reactor: Any, site: ProxySite) -> Supervisor:
         locators,
         site,
     )
+    supervisor.on_ready.append(lambda worker: tellers.joined(worker.link))
+    supervisor.on_gone.append(lambda worker: tellers.left(worker.link))
+    return supervisor
 
 
 def make_worker(
     options: Options, count: int, reactor: Any, link: Link
 ) -> tuple[WorkerLife, MultiService]:
     """One worker of so many, which the parent is asked of by *link*, and what it consists of."""
+    from llamaproxy.workers.changes import ChangesHeard
     from llamaproxy.workers.child import WorkerLife
     from llamaproxy.workers.division import divide
+    from llamaproxy.workers.listing import ToolsOfParent
     from llamaproxy.workers.sockets import SharedSockets, shared
 
     use_monotonic_time(reactor)
@@ -200,7 +217,8 @@ def make_worker(
     if tracing is not None:
         services.addService(tracing)
     spans = None if tracing is None else tracing.spans
-    app, pool = _connected(options, url, reactor, sockets, spans)
+    tools = ToolsOfParent(link, reactor)
+    app, pool = _connected(options, url, reactor, sockets, spans, tools)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     site = _site(options, sockets, app, {})
     endpoints = list(map(shared, options["listen"]))
@@ -210,7 +228,7 @@ def make_worker(
     rereads = [] if keys is None else [KeysService(keys, reactor).reread]
     life = WorkerLife(reactor, services, listen.stop_now, rereads)
     # What answers what the parent asks.
-    link.answer_with(life)
+    link.answer_with(life, ChangesHeard(app.catalogue.changed))
     return life, services
 
 

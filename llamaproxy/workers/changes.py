@@ -28,6 +28,7 @@ class ChangesHeard(amp.CommandLocator):
     """Answers :class:`ToolsChanged`: *changed* is called."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
+        amp.CommandLocator.__init__(self)
         self._changed = changed
 
     @ToolsChanged.responder
@@ -80,13 +81,12 @@ class ChangeTellers:
         self._tellers: dict[Link, ChangeTeller] = {}
 
     def joined(self, link: Link) -> None:
-        """A worker has come, until its *link* is lost."""
+        """A worker has come, which is told by *link*."""
         self._tellers[link] = ChangeTeller(link, self._clock)
 
-        def left(outcome: None) -> None:
-            del self._tellers[link]
-
-        link.lost.addCallback(left)
+    def left(self, link: Link) -> None:
+        """It is gone, or has never come."""
+        self._tellers.pop(link, None)
 
     def __call__(self, event: Event) -> None:
         for teller in list(self._tellers.values()):

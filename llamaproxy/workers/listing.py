@@ -24,6 +24,9 @@ from llamaproxy.upstream.dialect import Detector
 from llamaproxy.workers.changes import ChangeTeller
 from llamaproxy.workers.link import Link, Long
 
+#: Bytes of a listing that a worker is sent, though no more than a fraction of it may be offered.
+_MAX_LISTING = 16 * 1024 * 1024
+
 #: Seconds that a listing may take beyond twice what each group may: the server is asked what it is,
 #: and groups wait for each other where there are many.
 _MORE_SECONDS = 10.0
@@ -115,11 +118,14 @@ class SharedLists(amp.CommandLocator):
 
     _log: ClassVar[Logger] = Logger()
 
-    def __init__(self, catalogue: Catalogue, detector: Detector, max_bytes: int) -> None:
-        """:param max_bytes: of a listing, as a worker is sent it."""
+    def __init__(self, catalogue: Catalogue, detector: Detector, max_offered: int) -> None:
+        """:param max_offered: bytes of the tools that are offered in one chat."""
+        amp.CommandLocator.__init__(self)
         self._catalogue = catalogue
         self._detector = detector
-        self._max_bytes = max_bytes
+        # Definitions with all that only operators are shown, and some tools for which there is no
+        # room, which they are told of.
+        self._max_bytes = max(_MAX_LISTING, 4 * max_offered)
 
     @ListTools.responder
     def list_tools(self, caller: bytes, per_group: float, anew: bool) -> Deferred[Json]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -35,7 +36,7 @@ class Several:
         self,
         workers: int = 4,
         stack: FakeStack | None = None,
-        max_bytes: int = 10**7,
+        max_offered: int = 10**6,
         mcp: Any = None,
         **options: Any,
     ) -> None:
@@ -51,7 +52,7 @@ class Several:
 
         self.parent = Proxy(self.stack, self.clock, **agents(), **options)
         catalogue = self.parent.catalogue
-        shared = SharedLists(catalogue, self.parent.detector, max_bytes)
+        shared = SharedLists(catalogue, self.parent.detector, max_offered)
         tellers = ChangeTellers(self.clock)
         self.parent.app.tell.listen(tellers, ListsStale)
         self.workers: list[Worker] = []
@@ -69,7 +70,12 @@ class Several:
                 connect(there, there_transport, here, FakeTransport(here, False), False, self.clock)
             )
             tellers.joined(there)
+            there.lost.addCallback(self._lost(tellers, there))
             self.workers.append(Worker(self.stack, self, here, **agents(), **options))
+
+    @staticmethod
+    def _lost(tellers: ChangeTellers, link: Link) -> Callable[[None], None]:
+        return lambda _: tellers.left(link)
 
     def settle(self) -> None:
         """Let everything happen that is under way."""

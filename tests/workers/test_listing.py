@@ -12,6 +12,7 @@ from llamaproxy.tools.source import Listing, ListLimits
 from llamaproxy.tools.wire import listing_of
 from llamaproxy.upstream.caller_wire import caller_bytes
 from llamaproxy.upstream.client_context import ClientContext
+from llamaproxy.workers import listing
 from llamaproxy.workers.listing import SharedLists
 from tests.support import (
     CHAT,
@@ -290,8 +291,11 @@ def settled_in_slices(several: Several) -> None:
         several.advance(0)
 
 
-def test_a_list_larger_than_the_link_carries_costs_no_other_group() -> None:
-    several = Several(1, max_bytes=50_000)
+def test_a_list_larger_than_the_link_carries_costs_no_other_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listing, "_MAX_LISTING", 50_000)
+    several = Several(1, max_offered=10_000)
     large = [tool(f"l{number}", "large", description="x" * 10_000) for number in range(10)]
     several.stack.on(TOOLS, answer({"data": [*large, tool("ping", "small")]}))
     settled_in_slices(several)
@@ -330,8 +334,8 @@ def test_a_failure_in_the_parent_is_an_answer(error: Exception, kind: str) -> No
     several = Several(0)
     broken: Any = Broken(error)
     shared = SharedLists(broken, several.parent.detector, 1000)
-    listing = listing_of(answered(shared, caller_bytes(ClientContext())))
-    assert listing.groups_error is not None and listing.groups_error.kind == kind
+    groups_error = listing_of(answered(shared, caller_bytes(ClientContext()))).groups_error
+    assert groups_error is not None and groups_error.kind == kind
 
 
 def test_what_is_no_caller_is_answered_too() -> None:
