@@ -305,7 +305,13 @@ def _refreshed_event(
     }
     left_out_names = tuple(f"{tool.group}/{tool.name}" for tool in left_out)
     return ListRefreshed(
-        callers, groups, listing.failures, listing.groups_error, left_out_names, seconds
+        callers,
+        groups,
+        listing.failures,
+        listing.groups_error,
+        left_out_names,
+        seconds,
+        shared=listing.fresh_for is not None,
     )
 
 

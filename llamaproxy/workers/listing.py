@@ -8,10 +8,9 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 from twisted.protocols import amp
 
-from llamaproxy.errors import ParentSilent, ProxyError, ShuttingDown
+from llamaproxy.errors import ParentSilent, ShuttingDown
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.definitions import ToolDefinition
@@ -60,7 +59,7 @@ class ListedByParent:
     _clock: IReactorTime
 
     async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
-        """:raises ParentSilent: if the parent does not answer in time, or is gone."""
+        """:raises ParentSilent: if the parent does not answer in time, cannot, or is gone."""
         if "" in limits.down:
             raise limits.down[""]
         seconds = 2 * limits.seconds + _MORE_SECONDS
@@ -77,8 +76,10 @@ class ListedByParent:
             raise ParentSilent(
                 f"The parent process, which lists tools, did not answer within {seconds:g} s."
             ) from None
-        except (ConnectionClosed, amp.AmpError):
+        except ConnectionClosed:
             raise ParentSilent("The parent process, which lists tools, is gone.") from None
+        except amp.AmpError:
+            raise ParentSilent("The parent process, which lists tools, broke.") from None
         self._note_version(answer.get("version"))
         return listing_of(answer["listing"])
 
@@ -116,8 +117,6 @@ class ToolsOfParent:
 class SharedLists(amp.CommandLocator):
     """The parent's lists, for all workers."""
 
-    _log: ClassVar[Logger] = Logger()
-
     def __init__(self, catalogue: Catalogue, detector: Detector, max_offered: int) -> None:
         """:param max_offered: bytes of the tools that are offered in one chat."""
         amp.CommandLocator.__init__(self)
@@ -132,14 +131,10 @@ class SharedLists(amp.CommandLocator):
         return Deferred.fromCoroutine(self._answer(caller, ListLimits(per_group, anew=anew)))
 
     async def _answer(self, caller: bytes, limits: ListLimits) -> Json:
-        """AMP would end the link for an exception, so that a failure is an answer."""
         try:
             listing = await self._catalogue.listing(caller_of(caller), limits)
         except CancelledError:  # nobody cancels an answer: the parent's listings are stopped
             listing = Listing({}, groups_error=ShuttingDown())
-        except Exception:
-            self._log.failure("listing the tools for a worker broke")
-            listing = Listing({}, groups_error=ProxyError())
         detected = self._detector.detected
         return {
             "listing": listing_bytes(listing, self._max_bytes),

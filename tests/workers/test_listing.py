@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
+from prometheus_client import generate_latest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
+from twisted.test.iosim import FakeTransport, connect
 
+from llamaproxy.errors import ProxyError
 from llamaproxy.events import ListRefreshed
-from llamaproxy.tools.source import Listing, ListLimits
-from llamaproxy.tools.wire import listing_of
+from llamaproxy.tools.catalogue import Catalogue
+from llamaproxy.tools.source import Listing, ListLimits, NoTools
 from llamaproxy.upstream.caller_wire import caller_bytes
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.workers import listing
-from llamaproxy.workers.listing import SharedLists
+from llamaproxy.workers.link import Link
+from llamaproxy.workers.listing import ListedByParent, SharedLists
 from tests.support import (
     CHAT,
     INVOKE,
     FakeStack,
+    Proxy,
     answer,
     calling,
     nothing,
@@ -30,6 +37,17 @@ from tests.workers.several import TOOLS, Several
 
 VERSION = "GET /v1/version"
 GROUPS = "GET /v1/toolgroups"
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """The lines of the log."""
+    lines: list[str] = []
+
+    observer = cast(ILogObserver, lambda event: lines.append(formatEvent(event)))
+    globalLogPublisher.addObserver(observer)
+    yield lines
+    globalLogPublisher.removeObserver(observer)
 
 
 def everybody(several: Several, token: str = "") -> list[list[str]]:
@@ -137,7 +155,9 @@ def test_a_tool_that_is_unknown_is_listed_anew_by_the_parent() -> None:
     assert several.listings() == 2, "the others take it up when theirs is stale"
 
 
-def test_what_cannot_be_listed_costs_no_chat_and_is_in_every_workers_status() -> None:
+def test_what_cannot_be_listed_costs_no_chat_and_is_in_every_workers_status(
+    log: list[str],
+) -> None:
     """DESIGN: L22."""
     several = Several(2)
     several.stack.on(TOOLS, answer({"detail": "a secret of the server's"}, 500))
@@ -147,6 +167,30 @@ def test_what_cannot_be_listed_costs_no_chat_and_is_in_every_workers_status() ->
         assert error == "upstream_refused (HTTP status 500) at http://stack:8321/v1/tools"
         assert [each.name for each in worker.tool_status.problems()] == ["groups_failed"]
     assert several.parent.tool_status.as_json()["tools"]["error"] == error
+    assert sum("cannot be listed" in line for line in log) == 1, "by the parent"
+
+
+def test_a_listing_is_counted_once() -> None:
+    several = Several(2)
+    everybody(several)
+    two_groups(several.stack)
+    several.advance(60)
+    everybody(several)
+    counted = [counts(proxy) for proxy in (several.parent, *several.workers)]
+    assert counted == [(2, 1), (0, 0), (0, 0)]
+    several.cut(1)
+    several.offered(1, "new")
+    assert counts(several.workers[1]) == (1, 1), "that it has no list, it counts itself"
+
+
+def counts(proxy: Proxy) -> tuple[float, float]:
+    """The lists, and the failures, that a process has counted."""
+    lines = generate_latest(proxy.metrics.registry).decode().splitlines()
+    lists, failures = (
+        sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+        for name in ("llamaproxy_tool_lists_total", "llamaproxy_tool_listing_failures_total")
+    )
+    return lists, failures
 
 
 def two_groups(stack: FakeStack) -> None:
@@ -326,25 +370,37 @@ class Broken:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
-    [(RuntimeError("a bug"), "internal_error"), (CancelledError(), "shutting_down")],
+    ("error", "kind", "words"),
+    [
+        (RuntimeError("a bug"), "parent_silent", "The parent process, which lists tools, broke."),
+        (CancelledError(), "shutting_down", "The proxy is shutting down; please ask again."),
+    ],
 )
-def test_a_failure_in_the_parent_is_an_answer(error: Exception, kind: str) -> None:
-    """AMP would end the link, and the worker with it."""
-    several = Several(0)
+def test_a_failure_in_the_parent_is_an_answer(error: Exception, kind: str, words: str) -> None:
+    """And not the link's end, nor the worker's."""
     broken: Any = Broken(error)
-    shared = SharedLists(broken, several.parent.detector, 1000)
-    groups_error = listing_of(answered(shared, caller_bytes(ClientContext()))).groups_error
-    assert groups_error is not None and groups_error.kind == kind
+    failure = failure_of(broken, caller_bytes(ClientContext()))
+    assert (failure.kind, str(failure)) == (kind, words)
 
 
 def test_what_is_no_caller_is_answered_too() -> None:
+    assert failure_of(Several(0).parent.catalogue, b"{}").kind == "parent_silent"
+
+
+def failure_of(catalogue: Catalogue, caller: bytes) -> ProxyError:
+    """Why a worker has no tools, if its parent has that *catalogue*."""
     several = Several(0)
-    shared = SharedLists(several.parent.catalogue, several.parent.detector, 1000)
-    assert listing_of(answered(shared, b"{}")).groups_error is not None
-
-
-def answered(shared: SharedLists, caller: bytes) -> bytes:
-    asked: Deferred[Any] = shared.list_tools(caller, 5.0, False)
-    text: bytes = outcome(asked)["listing"]
-    return text
+    here, there = Link(), Link(SharedLists(catalogue, several.parent.detector, 1000))
+    pump = connect(there, FakeTransport(there, True), here, FakeTransport(here, False))
+    source = ListedByParent(NoTools(), several.parent.detector, here, several.clock)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing, "caller_bytes", lambda _: caller)
+        asked = Deferred.fromCoroutine(source.list_tools(ClientContext()))
+    pump.flush()
+    assert not here.lost.called
+    try:
+        failure = outcome(asked).groups_error
+    except ProxyError as error:
+        failure = error
+    assert failure is not None
+    return failure
