@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,9 +78,9 @@ class Stream:
 class Workers:
     """A daemon with workers, all of which serve."""
 
-    def __init__(self, log: Path, *arguments: str, count: int = 2, **variables: str) -> None:
+    def __init__(self, log: Path, *arguments: str, count: int = 2) -> None:
         self.count = count
-        self.daemon = Daemon(log, "--demo", "--workers", str(count), *arguments, **variables)
+        self.daemon = Daemon(log, "--demo", "--workers", str(count), *arguments)
         self.pid = self.daemon.process.pid
         self.seen: set[int] = set()
         self.wait_for(count)
@@ -131,9 +130,9 @@ class Workers:
 
 
 @contextlib.contextmanager
-def workers(log: Path, *arguments: str, count: int = 2, **variables: str) -> Iterator[Workers]:
+def workers(log: Path, *arguments: str, count: int = 2) -> Iterator[Workers]:
     """Run a daemon with workers; whatever is left of it in the end is killed."""
-    running = Workers(log, *arguments, count=count, **variables)
+    running = Workers(log, *arguments, count=count)
     try:
         yield running
     finally:
@@ -143,8 +142,3 @@ def workers(log: Path, *arguments: str, count: int = 2, **variables: str) -> Ite
         for pid in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-
-
-def twistd_output(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=60)
-    return output
