@@ -269,7 +269,7 @@ def _write_lines(lines: bytes) -> None:
         logformat.write_lines(text)
         return
     for line in text.splitlines():  # twistd has a log of its own
-        _log.info(logformat.FORMATTED, message=line)
+        _log.info("{message}", message=line)
 
 
 def _reread(supervisor: Supervisor | None, notify: NotifyService | None) -> None:
