@@ -14,10 +14,10 @@ from twisted.logger import Logger
 
 from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import ProxyError
-from llamaproxy.events import GroupListed, ListRefreshed, ListsStale, Tell, tell_nobody
-from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.events import ListsStale, Tell, tell_nobody
+from llamaproxy.tools.cached_list import CachedList, refreshed_event
 from llamaproxy.tools.failure_memory import FailureMemory, is_timeout
-from llamaproxy.tools.offers import Groups, ListedTools, Offer, Offers
+from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.source import (
     BACKGROUND,
     FIRST_WAIT_SECONDS,
@@ -26,7 +26,6 @@ from llamaproxy.tools.source import (
     ToolSource,
 )
 from llamaproxy.upstream.client_context import ClientContext
-from llamaproxy.upstream.urls import url_for_log
 
 #: Seconds between two changes that are acted on at once.
 _CHANGE_INTERVAL = 10.0
@@ -40,8 +39,6 @@ _GRACE_SECONDS = 0.5
 #: Bytes of all lists that are kept; of those of callers who have not come for the longest time, no
 #: more are.
 _MAX_HELD = 256 * 1024 * 1024
-
-_EMPTY_OFFER = Offer()
 
 #: The limits of a listing that is not to be one of before.
 _ANEW = ListLimits(anew=True)
@@ -61,36 +58,6 @@ def _everything_anew() -> ListLimits:
 
 
 @attrs.define(eq=False, repr=False)
-class _CachedList:
-    """What one caller's credentials can see, and until when that is fresh, in clock seconds.
-
-    *changes*: how many changes of the source it has taken in.
-    """
-
-    listed: ListedTools | None = None
-    #: The last listing, if there was no answer of some groups: what it lacks is from before.
-    partial: Listing | None = None
-    changes: int = 0
-    stale_at: float = 0.0
-
-    @property
-    def offer(self) -> Offer:
-        return _EMPTY_OFFER if self.listed is None else self.listed.offer
-
-    @property
-    def groups(self) -> Groups:
-        return {} if self.listed is None else self.listed.groups
-
-    def listing(self, fresh_for: float) -> Listing:
-        """The last listing, for others; *fresh_for*: seconds."""
-        groups = dict(self.groups)
-        if self.partial is None:
-            return Listing(groups, fresh_for=fresh_for)
-        kept = {name: tools for name, tools in groups.items() if name not in self.partial.groups}
-        return attrs.evolve(self.partial, kept=kept, fresh_for=fresh_for)
-
-
-@attrs.define(eq=False, repr=False)
 class CallerLists:
     """Lists the tools of a source, and keeps the list of each caller; there may be thousands.
 
@@ -104,9 +71,9 @@ class CallerLists:
     _max_callers: int
     _tell: Tell = tell_nobody
     #: By digests of credentials, the latest last.
-    _lists: OrderedDict[bytes, _CachedList] = attrs.field(init=False, factory=OrderedDict)
+    _lists: OrderedDict[bytes, CachedList] = attrs.field(init=False, factory=OrderedDict)
     #: The listings under way.
-    _refreshes: dict[bytes, SharedCall[_CachedList]] = attrs.field(init=False, factory=dict)
+    _refreshes: dict[bytes, SharedCall[CachedList]] = attrs.field(init=False, factory=dict)
     #: The callers listed last, whose lists are fetched when something has changed.
     _recent: OrderedDict[bytes, ClientContext] = attrs.field(init=False, factory=OrderedDict)
     _failures: FailureMemory = attrs.field(init=False)
@@ -189,14 +156,14 @@ class CallerLists:
         for refresh in list(self._refreshes.values()):
             refresh.cancel()
 
-    def _fresh_for(self, cached: _CachedList) -> float:
+    def _fresh_for(self, cached: CachedList) -> float:
         """Seconds."""
         if cached.changes != self._changes:
             return 0.0
         return max(0.0, cached.stale_at - self._clock.seconds())
 
-    def _cached(self, key: bytes) -> _CachedList:
-        cached = self._lists.setdefault(key, _CachedList())
+    def _cached(self, key: bytes) -> CachedList:
+        cached = self._lists.setdefault(key, CachedList())
         self._lists.move_to_end(key)
         while len(self._lists) > self._max_callers:
             self._lists.popitem(last=False)
@@ -214,7 +181,7 @@ class CallerLists:
         """For a list that is there already."""
         return ListLimits(down=self._failures.down())
 
-    async def _refreshed(self, caller: ClientContext, limits: _Limits) -> _CachedList:
+    async def _refreshed(self, caller: ClientContext, limits: _Limits) -> CachedList:
         key = _key(caller)
         return await self._refresh_of(key).result(lambda: self._refresh(key, caller, limits))
 
@@ -223,10 +190,10 @@ class CallerLists:
             key = _key(caller)
             self._refresh_of(key).start(lambda: self._refresh(key, caller, limits))
 
-    def _refresh_of(self, key: bytes) -> SharedCall[_CachedList]:
+    def _refresh_of(self, key: bytes) -> SharedCall[CachedList]:
         return self._refreshes.setdefault(key, SharedCall())
 
-    async def _refresh(self, key: bytes, caller: ClientContext, limits: _Limits) -> _CachedList:
+    async def _refresh(self, key: bytes, caller: ClientContext, limits: _Limits) -> CachedList:
         cached = self._cached(key)
         try:
             await self._list_again(cached, caller, limits())
@@ -239,7 +206,7 @@ class CallerLists:
                 self._recent.popitem(last=False)
 
     async def _list_again(
-        self, cached: _CachedList, caller: ClientContext, limits: ListLimits
+        self, cached: CachedList, caller: ClientContext, limits: ListLimits
     ) -> None:
         started, changes = self._clock.seconds(), self._changes
         listing = await self._listing(caller, limits)
@@ -265,7 +232,7 @@ class CallerLists:
             # Its tools are those that are kept once for all callers.
             answered = {name: cached.groups[name] for name in listing.groups}
             cached.partial = attrs.evolve(listing, groups=answered, kept={})
-        self._tell(_refreshed_event(len(self._lists), listing, cached.listed, now - started))
+        self._tell(refreshed_event(len(self._lists), listing, cached.listed, now - started))
         if not limits.patient and any(map(is_timeout, listing.new_errors(limits.down))):
             # What was too slow for a first chat may be there for the next.
             self._clock.callLater(0, self._start_refresh, caller.for_listing(), _everything)
@@ -281,38 +248,6 @@ class CallerLists:
         except Exception:
             self._log.failure("listing the tools broke")
             return Listing({}, groups_error=ProxyError())
-
-
-def _refreshed_event(
-    callers: int, listing: Listing, listed: ListedTools | None, seconds: float
-) -> ListRefreshed:
-    """The event of a *listing* of which *listed* is offered, where *callers* have a list each."""
-    offered: dict[str, dict[str, ToolDefinition]] = {group: {} for group in listing.groups}
-    left_out: tuple[ToolDefinition, ...] = ()
-    entries: dict[str, bytes] = {}
-    if listed is not None:
-        left_out, entries = listed.left_out, listed.offer.entries
-        for name, tool in listed.offer.tools.items():
-            offered.setdefault(tool.group, {})[name] = tool
-    groups = {
-        group: GroupListed(
-            tuple(offered[group]),
-            url_for_log(next((tool.endpoint for tool in tools if tool.endpoint), "")),
-            tuple(offered[group].values()),
-            sum(len(entries[name]) for name in offered[group]),
-        )
-        for group, tools in listing.groups.items()
-    }
-    left_out_names = tuple(f"{tool.group}/{tool.name}" for tool in left_out)
-    return ListRefreshed(
-        callers,
-        groups,
-        listing.failures,
-        listing.groups_error,
-        left_out_names,
-        seconds,
-        shared=listing.fresh_for is not None,
-    )
 
 
 def _key(caller: ClientContext) -> bytes:
