@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperlink import DecodedURL
 from twisted.application.service import MultiService, Service
@@ -33,6 +33,9 @@ from llamaproxy.server.site import ProxySite
 from llamaproxy.tools.trial import Trials
 from llamaproxy.upstream.dialect import ServerDialect
 from llamaproxy.upstream.pool import UpstreamPool
+
+if TYPE_CHECKING:
+    from llamaproxy.workers.supervisor import Supervisor
 
 _log = Logger()
 
@@ -86,7 +89,7 @@ def add_admin(
     reactor: Any,
     app: Application,
     url: DecodedURL,
-    listen: ListenService,
+    listen: ListenService | Supervisor,
     pool: UpstreamPool,
 ) -> None:
     """Add the port for operators, which may be missing unless it was asked for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 from hyperlink import DecodedURL
@@ -42,6 +42,16 @@ if TYPE_CHECKING:
     from llamaproxy.admin.tracing.spans import Spans
 
 
+class ToolsElsewhere(Protocol):
+    """Another process, which lists the tools for this one too."""
+
+    def source(self, own: ToolSource, detector: Detector) -> ToolSource:
+        """The tools as that lists them, run by this process's *own* source."""
+
+    def changed(self) -> None:
+        """A server has told that its tools have changed; the catalogue is told by that process."""
+
+
 @attrs.frozen(eq=False, repr=False)
 class Application:
     """Everything that answers requests, from the root of the resource tree on; without sockets."""
@@ -66,6 +76,7 @@ def assemble(
     agent: SendingAgent,
     anywhere: SendingAgent,
     spans: Spans | None = None,
+    elsewhere: ToolsElsewhere | None = None,
 ) -> Application:
     """The application that *options* describe, in front of the server at *url*.
 
@@ -74,6 +85,8 @@ def assemble(
     :param anywhere: asks MCP servers, wherever they are.
 
     :param spans: makes spans of requests; None if traces are off.
+
+    :param elsewhere: lists the tools; None if this process does.
     """
     keys: ApiKeys | None = options["api-keys-file"]
     server_key: bytes = options["llamastack-api-key"] if keys is not None else b""
@@ -95,11 +108,12 @@ def assemble(
     sessions = SessionPool(
         InflatingAgent(anywhere, clock),
         clock,
-        lambda: catalogue.changed(),
+        lambda: (elsewhere or catalogue).changed(),
         options["max-mcp-sessions"],
     )
+    source = _tool_source(options, clock, client, detector, sessions)
     catalogue = Catalogue(
-        source=_tool_source(options, clock, client, detector, sessions),
+        source=source if elsewhere is None else elsewhere.source(source, detector),
         clock=clock,
         ttl=options["tools-ttl"],
         tool_timeout=options["tool-timeout"],

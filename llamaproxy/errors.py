@@ -171,6 +171,12 @@ class UpstreamTimeout(ProxyError):
     kind = "upstream_timeout"
 
 
+class ParentSilent(UpstreamTimeout):
+    """The process that lists tools for all workers did not answer."""
+
+    kind = "parent_silent"
+
+
 class UpstreamRefused(ProxyError):
     """Llama Stack answered with an error.
 

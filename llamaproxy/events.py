@@ -139,7 +139,8 @@ class ListRefreshed:
 
     *groups* are those that have answered, *failures* the errors of others; *groups_error* is that
     of the list of the groups, None if that has come. *left_out* are tools that are not offered for
-    want of room, as ``group/name``.
+    want of room, as ``group/name``. If it is *shared*, another process has listed them, for all,
+    and has told of that.
     """
 
     callers: int
@@ -148,6 +149,12 @@ class ListRefreshed:
     groups_error: ProxyError | None = None
     left_out: tuple[str, ...] = ()
     seconds: float = 0.0
+    shared: bool = False
+
+
+@attrs.define(eq=False, repr=False)
+class ListsStale:
+    """A server has told that its tools have changed: all lists are stale."""
 
 
 Event: TypeAlias = (
@@ -163,6 +170,7 @@ Event: TypeAlias = (
     | LoopLimited
     | Contents
     | ListRefreshed
+    | ListsStale
 )
 
 

@@ -94,6 +94,8 @@ class ListMetrics:
         self._left_out = 0
 
     def refreshed(self, event: ListRefreshed) -> None:
+        if event.shared:  # it is counted where it was made
+            return
         now = self._refreshed_at = self._now()
         self._unknown = event.groups_error is not None
         self._failures += len(event.failures) + self._unknown

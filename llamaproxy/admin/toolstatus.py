@@ -82,7 +82,8 @@ class _Group:
 class ToolStatus:
     """A listener that keeps track of groups; a failure is logged when it begins, and now and then.
 
-    What cannot be listed is never silent (DESIGN: L22).
+    What cannot be listed is never silent (DESIGN: L22); of a listing that is shared, the process
+    that has made it writes the line.
     """
 
     hears: ClassVar = (CallEnded, ListRefreshed)
@@ -112,16 +113,16 @@ class ToolStatus:
             case ListRefreshed():
                 self._callers, self.is_known = event.callers, True
                 for name, listed in event.groups.items():
-                    self._note_listed(name, listed)
+                    self._note_listed(name, listed, event.shared)
                 for name, error in event.failures.items():
-                    self._note_failed(name, error)
+                    self._note_failed(name, error, event.shared)
                 if event.groups_error is None:
                     everything = self._group(_ALL_GROUPS)
                     everything.error = everything.problem = None
                 else:
-                    self._note_failed(_ALL_GROUPS, event.groups_error)
+                    self._note_failed(_ALL_GROUPS, event.groups_error, event.shared)
                 if event.groups or event.groups_error is None:
-                    self._note_left_out(event.left_out)
+                    self._note_left_out(event.left_out, event.shared)
 
     @property
     def any_group(self) -> bool:
@@ -231,9 +232,9 @@ class ToolStatus:
     def _unix_of(self, seconds: float) -> float:
         return round(self._unix() - (self._clock.seconds() - seconds), 3)
 
-    def _note_listed(self, name: str, listed: GroupListed) -> None:
+    def _note_listed(self, name: str, listed: GroupListed, shared: bool) -> None:
         group = self._group(name)
-        if group.error is not None and self._is_due(group, ""):
+        if group.error is not None and not shared and self._is_due(group, ""):
             self._log.info("the tools of {group} can be listed again", group=name)
         group.error = group.problem = None
         group.listed_at = self._clock.seconds()
@@ -255,11 +256,11 @@ class ToolStatus:
         self._held -= group.size
         group.tools, group.size = (), 0
 
-    def _note_failed(self, name: str, error: ProxyError) -> None:
+    def _note_failed(self, name: str, error: ProxyError, shared: bool) -> None:
         group = self._group(name)
         now = self._clock.seconds()
         reason = error.logged[:_MAX_REASON]
-        if self._is_due(group, reason):
+        if not shared and self._is_due(group, reason):
             self._log.warn(
                 "the tools{of_group} cannot be listed: {reason}",
                 of_group=f" of {name}" if name else "",
@@ -270,9 +271,9 @@ class ToolStatus:
             group.failing_since = now
         group.error, group.error_at, group.problem = reason, now, group_problem(name, error)
 
-    def _note_left_out(self, left_out: tuple[str, ...]) -> None:
+    def _note_left_out(self, left_out: tuple[str, ...], shared: bool) -> None:
         shown = left_out[:_MAX_NAMES]
-        if shown and self._is_due(self._group(_ALL_GROUPS), "\n".join(shown)):
+        if shown and not shared and self._is_due(self._group(_ALL_GROUPS), "\n".join(shown)):
             self._log.warn(
                 "{count} tools are not offered, there is no room for them (--max-tools, "
                 "--max-tool-list): {names}",

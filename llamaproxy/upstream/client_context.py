@@ -122,6 +122,13 @@ class ClientContext:
         """The same without what belongs to a single chat."""
         return attrs.evolve(self, chat="", query=b"", chat_fields=(), tracing=())
 
+    def for_listing_elsewhere(self) -> ClientContext:
+        """The same for another process, which works for this one's span."""
+        tracing: dict[bytes, tuple[bytes, ...]] = {}
+        for name, value in traced(_one_by_one(self._tracing)):
+            tracing[name] = (*tracing.get(name, ()), value)
+        return attrs.evolve(self.for_listing(), tracing=tuple(tracing.items()))
+
     def chat_fields(self) -> Fields:
         """The fields to send with a chat completion: all that the client sent for it."""
         provider_data = [pair for pair in self.credentials if pair[0] in _PROVIDER_DATA]
