@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 from hyperlink import DecodedURL
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorProcess, IReactorTime
+from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from llamaproxy.admin import names
@@ -23,10 +24,12 @@ from llamaproxy.events import Observers
 from llamaproxy.routes import ProxyApp
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.tools.catalogue import Catalogue
+from llamaproxy.tools.mcp.configured import ConfiguredServer, ConfiguredServers
 from llamaproxy.tools.mcp.pool import SessionPool
-from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
+from llamaproxy.tools.mcp.programs import AllSessions, ProgramPool
+from llamaproxy.tools.mcp.source import Connectors, McpSource, Sessions
 from llamaproxy.tools.offers import Offers
-from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
+from llamaproxy.tools.source import CONFIGURED, DetectedSource, ToolSource, UnionSource
 from llamaproxy.tools.toolruntime import ToolRuntime
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContextReader
@@ -40,6 +43,9 @@ from llamaproxy.upstream.treq_client import AuthorizedAgent
 
 if TYPE_CHECKING:
     from llamaproxy.admin.tracing.spans import Spans
+    from llamaproxy.config.mcpfile import McpConfig
+
+_log = Logger()
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -51,6 +57,8 @@ class Application:
     detector: Detector
     catalogue: Catalogue
     sessions: SessionPool
+    programs: ProgramPool
+    configured: ConfiguredServers
     memory: TurnMemory
     bodies: BodyBudget
     cors: CorsMemory
@@ -66,12 +74,15 @@ def assemble(
     agent: SendingAgent,
     anywhere: SendingAgent,
     spans: Spans | None = None,
+    processes: IReactorProcess | None = None,
 ) -> Application:
     """The application that *options* describe, in front of the server at *url*.
 
     :param agent: asks that server.
 
     :param anywhere: asks MCP servers, wherever they are.
+
+    :param processes: starts the programs of ``--mcp-config``; with None, none can be started.
 
     :param spans: makes spans of requests; None if traces are off.
     """
@@ -98,8 +109,11 @@ def assemble(
         lambda: catalogue.changed(),
         options["max-mcp-sessions"],
     )
+    programs = ProgramPool(processes, clock, lambda: catalogue.changed())
+    configured = ConfiguredServers(configured_servers(options), programs.configure)
+    all_sessions = AllSessions(sessions, programs)
     catalogue = Catalogue(
-        source=_tool_source(options, clock, client, detector, sessions),
+        source=_tool_source(options, clock, client, detector, configured, all_sessions),
         clock=clock,
         ttl=options["tools-ttl"],
         tool_timeout=options["tool-timeout"],
@@ -135,6 +149,8 @@ def assemble(
         detector=detector,
         catalogue=catalogue,
         sessions=sessions,
+        programs=programs,
+        configured=configured,
         memory=memory,
         bodies=bodies,
         cors=cors,
@@ -167,17 +183,41 @@ def _watch_memory(
         metrics.watch_figure(series, figures, key, *labels)
 
 
+def configured_servers(options: Mapping[str, Any]) -> dict[str, ConfiguredServer]:
+    """The MCP servers that *options* name; what is wrong with others is logged."""
+    servers = {
+        name: ConfiguredServer(url, options["mcp-header"].get(url, ()))
+        for name, url in options["mcp-server"].items()
+    }
+    config: McpConfig | None = options["mcp-config"]
+    if config is None:
+        return servers
+    problems = dict(config.file.problems)
+    for name, server in config.file.servers.items():
+        if name in servers:
+            problems[name] = "--mcp-server has one of this name"
+        servers.setdefault(name, server)
+    for name, problem in problems.items():
+        _log.warn(
+            "the MCP server {name} of {path} is left out: {problem}",
+            name=name,
+            path=config.path,
+            problem=problem,
+        )
+    return servers
+
+
 def _tool_source(
     options: Mapping[str, Any],
     clock: IReactorTime,
     client: LlamaStackClient,
     detector: Detector,
-    sessions: SessionPool,
+    configured: ConfiguredServers,
+    sessions: Sessions,
 ) -> ToolSource:
     """Where tools come from: the server, and the MCP servers that the operator names."""
     connectors = McpSource(Connectors(client, detector), sessions, clock)
     source = DetectedSource(detector, ToolRuntime(client), connectors, options["tool-source"])
-    if not options["mcp-server"]:
+    if not options["mcp-server"] and options["mcp-config"] is None:
         return source
-    servers = FixedServers(options["mcp-server"])
-    return UnionSource(McpSource(servers, sessions, clock, options["mcp-header"]), source)
+    return UnionSource(McpSource(configured, sessions, clock, CONFIGURED), source)

@@ -18,6 +18,7 @@ from llamaproxy.admin.tracing.switch import tracing_service
 from llamaproxy.adminport import add_admin
 from llamaproxy.application import Application, assemble
 from llamaproxy.config.options import Options
+from llamaproxy.deferreds import all_of
 from llamaproxy.greeting import GreetingService
 from llamaproxy.routes import CHAT_PATHS
 from llamaproxy.server.hosts import hosts_for
@@ -29,8 +30,6 @@ from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.signals import SecondSignal
 from llamaproxy.server.site import ProxySite
 from llamaproxy.server.twistedparts import use_monotonic_time
-from llamaproxy.tools.catalogue import Catalogue
-from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
 from llamaproxy.upstream.pool import UpstreamPool
 
@@ -63,7 +62,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         services.addService(tracing)  # it stops after those that make spans
     spans = None if tracing is None else tracing.spans
     app, pool = _connected(options, url, reactor, sockets, spans)
-    services.addService(UpstreamService(pool, app.catalogue, app.sessions))
+    services.addService(UpstreamService(pool, app))
     listen = _listen_service(options, sockets, app, fixed_limits)
     if options["admin"] != "off":
         add_admin(services, options, sockets, app, url, listen, pool)
@@ -88,7 +87,7 @@ def check(options: Options) -> int:
     services = MultiService()
     url = _server_url(options, reactor, services)
     app, pool = _connected(options, url, reactor, reactor)
-    services.addService(UpstreamService(pool, app.catalogue, app.sessions))
+    services.addService(UpstreamService(pool, app))
 
     def write(line: str) -> None:
         print(line.encode("ascii", "backslashreplace").decode("ascii"), flush=True)
@@ -99,7 +98,7 @@ def check(options: Options) -> int:
         app.catalogue,
         app.tell,
         write,
-        named_servers=bool(options["mcp-server"]),
+        named_servers=bool(options["mcp-server"] or options["mcp-config"]),
         runtime_tools=options["tool-source"] != "mcp",
         unused_key=bool(options["llamastack-api-key"]) and options["api-keys-file"] is None,
     )
@@ -134,7 +133,7 @@ def _connected(
     reaching = (options["connect-timeout"], options["upstream-ca"])
     agent = UpstreamAgent(sockets, url, pool, *reaching)
     anywhere = AgentForAnywhere(sockets, pool, *reaching)
-    return assemble(options, url, reactor, agent, anywhere, spans), pool
+    return assemble(options, url, reactor, agent, anywhere, spans, reactor), pool
 
 
 def _listen_service(
@@ -201,16 +200,15 @@ def _log_start(options: Options, url: DecodedURL) -> None:
 class UpstreamService(Service):
     """Ends, when the daemon stops, what would go on without a client."""
 
-    def __init__(self, pool: UpstreamPool, catalogue: Catalogue, sessions: SessionPool) -> None:
+    def __init__(self, pool: UpstreamPool, app: Application) -> None:
         self._pool = pool
-        self._catalogue = catalogue
-        self._sessions = sessions
+        self._app = app
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
-        self._catalogue.stop()
+        self._app.catalogue.stop()
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        await self._sessions.close()
+        await all_of([self._app.sessions.close(), self._app.programs.close()])
         self._pool.close()

@@ -12,12 +12,15 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 
 from llamaproxy.config import values
 from llamaproxy.jsontext import Json
+from llamaproxy.tools.mcp.configured import ConfiguredServer
+from llamaproxy.tools.mcp.program import Command
+from llamaproxy.tools.mcp.programs import ProgramServer
 
 #: Bytes of the file, servers in it, and characters of a server's name.
 _MAX_FILE, _MAX_SERVERS, _MAX_NAME = 1024 * 1024, 500, 100
@@ -41,52 +44,27 @@ _FIELD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 
 
 @attrs.frozen
-class Narrowed:
-    """Which tools of a server are offered: patterns of names; None for all of them."""
-
-    allowed: tuple[str, ...] | None = None
-    denied: tuple[str, ...] = ()
-
-
-@attrs.frozen
-class HttpServer:
-    """An MCP server that is reached at *url*, and gets the header fields *headers*.
-
-    *old*: whether it speaks the old HTTP+SSE transport, as far as the file says.
-    """
-
-    name: str
-    url: str
-    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
-    old: bool = False
-    tools: Narrowed = Narrowed()
-
-
-@attrs.frozen
-class StdioServer:
-    """An MCP server that is a program, which is started with *env* besides what programs need.
-
-    *per_caller*: whether each caller has a process of his own.
-    """
-
-    name: str
-    command: str
-    args: tuple[str, ...] = attrs.field(default=(), repr=False)
-    env: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
-    cwd: str = ""
-    per_caller: bool = False
-    tools: Narrowed = Narrowed()
-
-
-McpServer: TypeAlias = HttpServer | StdioServer
-
-
-@attrs.frozen
 class McpFile:
     """The servers of a file by name, and what is wrong with each of the others."""
 
-    servers: Mapping[str, McpServer] = attrs.Factory(dict)
+    servers: Mapping[str, ConfiguredServer] = attrs.Factory(dict)
     problems: Mapping[str, str] = attrs.Factory(dict)
+
+
+class McpConfig:
+    """The file at *path*, as it was read the last time that it could be."""
+
+    def __init__(self, path: str) -> None:
+        """:raises ValueError: as :func:`read_mcp_file` does."""
+        self.path = os.path.abspath(path)  # twistd leaves the directory that it was started in
+        self.reread()
+
+    def reread(self) -> None:
+        """Read it again.
+
+        :raises ValueError: if it cannot be used; all is as it was then.
+        """
+        self.file = read_mcp_file(self.path)
 
 
 class _Unusable(ValueError):
@@ -114,7 +92,7 @@ def mcp_file(data: bytes, environment: Mapping[str, str], folder: Path) -> McpFi
     :raises ValueError: with a text that says why the file as a whole cannot be used.
     """
     entries = _entries(_parsed(data))
-    servers: dict[str, McpServer] = {}
+    servers: dict[str, ConfiguredServer] = {}
     problems: dict[str, str] = {}
     for name, entry in entries.items():
         try:
@@ -178,20 +156,20 @@ class _Entry:
     _environment: Mapping[str, str]
     _folder: Path
 
-    def server(self, name: str) -> McpServer:
+    def server(self, name: str) -> ConfiguredServer:
         """:raises _Unusable: if it is none."""
-        kind = str(self._values.get("type") or self._values.get("transport") or "").lower()
-        tools = Narrowed(self._patterns(_ALLOWED), self._patterns(_DENIED) or ())
         url = next((self._values[key] for key in _URLS if self._values.get(key)), None)
+        allowed, denied = self._patterns(_ALLOWED), self._patterns(_DENIED) or ()
         if self._values.get("command"):
             if url is not None:
                 raise _Unusable("it has both a command and a url")
-            return self._program(name, tools)
+            program = self._program(name)
+            return ConfiguredServer(program.endpoint, (), program, allowed, denied)
         if url is None:
             raise _Unusable("it has neither a url nor a command")
-        return HttpServer(name, self._url(url), self._headers(), kind == "sse", tools)
+        return ConfiguredServer(self._url(url), self._headers(), None, allowed, denied)
 
-    def _program(self, name: str, tools: Narrowed) -> StdioServer:
+    def _program(self, name: str) -> ProgramServer:
         command = self._values["command"]
         words = [*(command if isinstance(command, list) else [command]), *self._list("args")]
         program, *args = (self._text("command and args", word) for word in words)
@@ -203,15 +181,10 @@ class _Entry:
         for key in env:
             if not key or "=" in key or not key.isprintable():
                 raise _Unusable("env has a name that no variable can have")
-        return StdioServer(
-            name,
-            os.path.expanduser(program),
-            tuple(args),
-            tuple(env.items()),
-            str(place),
-            self._values.get("perCaller") is True,
-            tools,
+        started = Command(
+            name, os.path.expanduser(program), tuple(args), tuple(env.items()), str(place)
         )
+        return ProgramServer(started, self._values.get("perCaller") is True)
 
     def _url(self, value: object) -> str:
         try:

@@ -133,6 +133,14 @@ SETTINGS = (
         "that it names (mcp), or as it can (auto).",
     ),
     Setting(
+        "mcp-config",
+        "LLAMAPROXY_MCP_CONFIG",
+        None,
+        values.mcp_config,
+        "File with MCP servers whose tools are offered too, in the form of mcpServers; programs "
+        "that it names are started. Read again on SIGHUP.",
+    ),
+    Setting(
         "max-tools",
         "LLAMAPROXY_MAX_TOOLS",
         "1000",

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable
 from ipaddress import ip_network
+from typing import TYPE_CHECKING
 
 from hyperlink import DecodedURL
 from OpenSSL.SSL import Error as TLSError
@@ -18,6 +19,9 @@ from llamaproxy.server.keys import ApiKeys
 from llamaproxy.upstream.headers import TrustedProxies
 from llamaproxy.upstream.tls import tls_context
 from llamaproxy.upstream.urls import as_uri, read_url
+
+if TYPE_CHECKING:
+    from llamaproxy.config.mcpfile import McpConfig
 
 
 def integer(least: int, most: int) -> Callable[[str], int]:
@@ -124,6 +128,16 @@ def mcp_header(text: str) -> tuple[str, str, str]:
     if not (equals and colon and fit and value and value.isprintable() and server.strip()):
         raise ValueError("must be NAME=Field: value, such as web=Authorization: Bearer token")
     return server.strip(), name, value
+
+
+def mcp_config(text: str) -> McpConfig:
+    """The MCP servers in a file."""
+    from llamaproxy.config.mcpfile import McpConfig  # few have one
+
+    try:
+        return McpConfig(text)
+    except ValueError as error:
+        raise ValueError(f"must name an mcpServers file (the file {error})") from None
 
 
 def api_keys(text: str) -> ApiKeys:

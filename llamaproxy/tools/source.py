@@ -22,8 +22,9 @@ FIRST_WAIT_SECONDS, LISTING_SECONDS = 5.0, 30.0
 MAX_CONCURRENT_LISTINGS, MAX_GROUPS = 16, 1000
 
 
-#: The *origin* of tools of MCP servers that the proxy calls itself.
-PROXY_CALLED = "mcp"
+#: The *origin* of tools of MCP servers that the proxy calls itself: of those that the upstream
+#: names, and of those that the operator does.
+PROXY_CALLED, CONFIGURED = "mcp", "configured"
 
 
 @attrs.frozen
@@ -139,10 +140,10 @@ class DetectedSource:
 
 @attrs.frozen(eq=False, repr=False)
 class UnionSource:
-    """The tools of the MCP servers of ``--mcp-server``, and the upstream's beside them.
+    """The tools of the MCP servers that the operator names, and the upstream's beside them.
 
     Implements :class:`ToolSource`. The upstream's failures do not affect the MCP servers; of two
-    groups of one name, that of ``--mcp-server`` counts.
+    groups of one name, that of the operator counts.
     """
 
     _named: ToolSource
@@ -164,7 +165,7 @@ class UnionSource:
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
-        source = self._named if tool.origin == PROXY_CALLED else self._upstream
+        source = self._named if tool.origin == CONFIGURED else self._upstream
         return await source.invoke(tool, arguments, caller)
 
     async def _listing_of(

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamaproxy.config.mcpfile import HttpServer, McpFile, Narrowed, StdioServer, mcp_file
+from llamaproxy.config.mcpfile import McpFile, mcp_file
 from llamaproxy.config.mcpfile import read_mcp_file as read
+from llamaproxy.tools.mcp.configured import ConfiguredServer
+from llamaproxy.tools.mcp.program import Command
+from llamaproxy.tools.mcp.programs import ProgramServer
 
 FOLDER = Path("/etc/mcp")
+ROOT = Path(__file__).parent.parent.parent
+SCHEMA = jsonschema.Draft202012Validator(
+    json.loads((ROOT / "llamaproxy" / "config" / "mcp.schema.json").read_text("utf-8"))
+)
 ENVIRONMENT = {"TOKEN": "sk-secret", "EMPTY": ""}
 
 
@@ -26,12 +35,22 @@ def entry(**values: Any) -> McpFile:
     return parsed(json.dumps({"mcpServers": {"it": values}}))
 
 
-def stdio(name: str, command: str, *args: str, **more: Any) -> StdioServer:
-    return StdioServer(name, command, args, **{"cwd": str(FOLDER), **more})
+Named = tuple[str, ConfiguredServer]
+
+
+def http(name: str, url: str, fields: Any = (), **more: Any) -> Named:
+    return name, ConfiguredServer(url, fields, **more)
+
+
+def stdio(
+    name: str, command: str, *args: str, env: Any = (), cwd: str = str(FOLDER), **more: Any
+) -> Named:
+    program = ProgramServer(Command(name, command, args, env, cwd))
+    return name, ConfiguredServer(program.endpoint, (), program, **more)
 
 
 #: A name, a file as that client writes it, and what is in it.
-FILES: dict[str, tuple[str, list[HttpServer | StdioServer]]] = {
+FILES: dict[str, tuple[str, list[Named]]] = {
     "Claude Desktop": (
         """{"mcpServers": {"filesystem": {"command": "npx", "args":
         ["-y", "@modelcontextprotocol/server-filesystem", "/Users/me/Desktop"]},
@@ -54,12 +73,12 @@ FILES: dict[str, tuple[str, list[HttpServer | StdioServer]]] = {
     "Claude Code": (
         """{"mcpServers": {"api": {"type": "http", "url": "${BASE:-https://api.example}/mcp",
         "headers": {"Authorization": "Bearer ${TOKEN}"}}}}""",
-        [HttpServer("api", "https://api.example/mcp", (("Authorization", "Bearer sk-secret"),))],
+        [http("api", "https://api.example/mcp", (("Authorization", "Bearer sk-secret"),))],
     ),
     "Cursor": (
         """{"mcpServers": {"remote": {"url": "http://localhost:3000/mcp",
         "headers": {"API_KEY": "${env:TOKEN}"}}}}""",
-        [HttpServer("remote", "http://localhost:3000/mcp", (("API_KEY", "sk-secret"),))],
+        [http("remote", "http://localhost:3000/mcp", (("API_KEY", "sk-secret"),))],
     ),
     "VS Code": (
         """{
@@ -72,7 +91,7 @@ FILES: dict[str, tuple[str, list[HttpServer | StdioServer]]] = {
         }""",
         [
             stdio("fetch", "uvx", "mcp-server-fetch"),
-            HttpServer("docs", "https://learn.example/api/mcp"),
+            http("docs", "https://learn.example/api/mcp"),
         ],
     ),
     "mcpo": (
@@ -86,15 +105,14 @@ FILES: dict[str, tuple[str, list[HttpServer | StdioServer]]] = {
                 "time",
                 "uvx",
                 *("mcp-server-time", "--local-timezone=America/New_York"),
-                tools=Narrowed(denied=("convert_time",)),
+                denied=("convert_time",),
             ),
-            HttpServer(
+            http(
                 "mcp_sse",
                 "http://127.0.0.1:8001/sse",
                 (("Authorization", "Bearer token"),),
-                old=True,
             ),
-            HttpServer("mcp_streamable_http", "http://127.0.0.1:8002/mcp"),
+            http("mcp_streamable_http", "http://127.0.0.1:8002/mcp"),
         ],
     ),
     "Cline": (
@@ -105,7 +123,7 @@ FILES: dict[str, tuple[str, list[HttpServer | StdioServer]]] = {
     ),
     "Windsurf": (
         """{"mcpServers": {"figma": {"serverUrl": "https://mcp.example/mcp/"}}}""",
-        [HttpServer("figma", "https://mcp.example/mcp/")],
+        [http("figma", "https://mcp.example/mcp/")],
     ),
     "Gemini CLI": (
         """{"mcpServers": {"py": {"command": "python", "args": ["-m", "srv"], "cwd": "./tools",
@@ -116,9 +134,10 @@ FILES: dict[str, tuple[str, list[HttpServer | StdioServer]]] = {
                 "py",
                 *("python", "-m", "srv"),
                 cwd="/etc/mcp/tools",
-                tools=Narrowed(("safe_*",), ("safe_not",)),
+                allowed=("safe_*",),
+                denied=("safe_not",),
             ),
-            HttpServer("http", "http://localhost:3000/mcp"),
+            http("http", "http://localhost:3000/mcp"),
         ],
     ),
     "opencode's command": (
@@ -139,7 +158,7 @@ FILES: dict[str, tuple[str, list[HttpServer | StdioServer]]] = {
         "http://h/m?key=${TOKEN}"}}}""",
         [
             stdio("Sequential Thinking", "a"),
-            HttpServer("@scope/server", "http://h/m?key=sk-secret"),
+            http("@scope/server", "http://h/m?key=sk-secret"),
         ],
     ),
 }
@@ -149,8 +168,56 @@ FILES: dict[str, tuple[str, list[HttpServer | StdioServer]]] = {
 def test_files_of_clients(client: str) -> None:
     text, servers = FILES[client]
     found = parsed(text)
-    assert list(found.servers.values()) == servers
+    assert list(found.servers.items()) == servers
     assert found.problems == {}
+    SCHEMA.validate(json.loads(strict(text)))
+
+
+def strict(text: str) -> str:
+    """*text* without what JSON has not."""
+    return (
+        text.removeprefix("\ufeff")
+        .replace("// Servers of this workspace", "")
+        .replace("/* one */", "")
+        .replace(",}", "}")
+        .replace("},\n          }", "}}")
+        .replace("},\n        }", "}}")
+    )
+
+
+def test_the_example_in_the_documents_is_a_file() -> None:
+    page = (ROOT / "docs" / "mcp-config.md").read_text("utf-8")
+    examples = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert examples
+    for example in examples:
+        SCHEMA.validate(json.loads(example))
+        found = mcp_file(example.encode(), {"GITHUB_TOKEN": "x"}, FOLDER)
+        assert found.servers and not found.problems
+
+
+@pytest.mark.parametrize(
+    "server",
+    [{}, {"command": "a", "url": "b"}, {"url": 5}, {"command": "a", "args": "b"}, {"command": []}],
+)
+def test_the_schema_knows_what_is_wrong(server: Any) -> None:
+    assert not SCHEMA.is_valid({"mcpServers": {"it": server}})
+
+
+def test_tools_are_allowed_and_denied_by_patterns() -> None:
+    narrowed = entry(url="http://h", allowedTools=["get_*", "x"], disabledTools=["get_b"])
+    [server] = narrowed.servers.values()
+    offered = [name for name in ("get_a", "get_b", "x", "xy", "Get_a") if server.offers(name)]
+    assert offered == ["get_a", "x"]
+    [nothing] = entry(url="http://h", allowedTools=[]).servers.values()
+    assert not nothing.offers("a")
+
+
+def test_a_program_of_another_command_is_another_server() -> None:
+    [one], [two], [same] = (
+        entry(command="a", args=[arg]).servers.values() for arg in ("b", "c", "b")
+    )
+    assert one.endpoint == same.endpoint != two.endpoint
+    assert one.endpoint.startswith("stdio://it#") and "b" not in one.endpoint.partition("#")[0]
 
 
 @pytest.mark.parametrize(
@@ -206,12 +273,14 @@ def test_a_file_that_cannot_be_used_says_why(text: str | bytes, problem: str) ->
 def test_an_empty_variable_is_one() -> None:
     assert entry(command="a", args=["${EMPTY}", "${EMPTY:-b}", "$TOKEN", "${}x"]).problems
     found = entry(command="a", args=["${EMPTY}", "${EMPTY:-b}", "${NONE:-}", "$TOKEN", "{TOKEN}"])
-    assert found.servers["it"] == stdio("it", "a", "", "", "", "$TOKEN", "{TOKEN}")
+    assert ("it", found.servers["it"]) == stdio("it", "a", "", "", "", "$TOKEN", "{TOKEN}")
 
 
 def test_what_stands_in_texts_is_no_comment() -> None:
     found = entry(command="a", args=["http://h//x", "/* y */", ",]", '\\"// z', "a,}"])
-    assert found.servers["it"] == stdio("it", "a", "http://h//x", "/* y */", ",]", '\\"// z', "a,}")
+    assert ("it", found.servers["it"]) == stdio(
+        "it", "a", "http://h//x", "/* y */", ",]", '\\"// z', "a,}"
+    )
 
 
 def test_secrets_are_not_shown_by_accident() -> None:
@@ -226,7 +295,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         read(str(path))
     path.write_text('{"mcpServers": {"it": {"command": "./it"}}}')
     server = read(str(path), {}).servers["it"]
-    assert isinstance(server, StdioServer) and server.cwd == str(tmp_path)
+    assert server.program is not None and server.program.command.cwd == str(tmp_path)
     path.write_bytes(b" " * (1024 * 1024 + 1))
     with pytest.raises(ValueError, match="larger"):
         read(str(path))

@@ -176,9 +176,9 @@ async def test_one_that_cannot_begin_is_tried_less_and_less_often(talk: Talk, li
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_what_is_no_program_is_a_clear_error(command: str, lines: list[Any]) -> None:
     opener = StdioOpener(Command("it", command), reactor, reactor)
-    with pytest.raises(McpBroke):
-        await Session(opener, lambda: None).tools()
     words = "Permission denied" if command == "/etc" else "No such file or directory"
+    with pytest.raises(McpBroke, match=f"status 1. It wrote: cannot be started: {words}"):
+        await Session(opener, lambda: None).tools()
     assert any(line.get("line") == f"cannot be started: {words}" for line in lines)
 
 

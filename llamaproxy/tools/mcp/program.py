@@ -70,14 +70,14 @@ class ProgramEnded(McpBroke):
     """The program has ended, or has been ended."""
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.frozen
 class Command:
     """How a program is started: *name* is that of the server, *env* what it gets besides."""
 
     name: str
     command: str
-    args: tuple[str, ...] = ()
-    env: tuple[tuple[str, str], ...] = ()
+    args: tuple[str, ...] = attrs.field(default=(), repr=False)
+    env: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     cwd: str = ""
 
     def environment(self, own: Mapping[str, str]) -> dict[str, str]:
@@ -119,6 +119,8 @@ class Program(ProcessProtocol):
         self._parts: list[bytes] = []
         self._size = 0
         self._errors = bytearray()
+        #: What it has written there last, cleaned; empty if nothing.
+        self.last_words = ""
         self._logged = 0
         self._logged_since = -_LOGGED_SECONDS
         #: Whether it has yet to read what it was sent.
@@ -262,8 +264,9 @@ class Program(ProcessProtocol):
 
     def _log_line(self, line: bytes) -> None:
         text = self.command.cleaned(line)
-        if not text:
+        if not text.strip():
             return
+        self.last_words = text
         now = self._clock.seconds()
         if now - self._logged_since >= _LOGGED_SECONDS:
             self._logged, self._logged_since = 0, now

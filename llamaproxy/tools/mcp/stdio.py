@@ -28,6 +28,9 @@ _MAX_PENDING = 1000
 #: Bytes that a program may write without answering anything.
 _MAX_UNASKED = 4 * messages.MAX_MESSAGE
 
+#: Characters of what a program writes last, in the error for one that ends before it begins.
+_MAX_WORDS = 300
+
 #: Lines of its standard output that are no messages, of which the log is told.
 _MAX_TOLD = 3
 
@@ -153,6 +156,10 @@ class StdioOpener:
         transport = self._started(lambda message: receive(transport, message))
         try:
             return transport, await initialize(transport, next_id)
+        except ProgramEnded as error:
+            # Nobody's words can be in it yet.
+            words = transport.program.last_words[:_MAX_WORDS]
+            raise ProgramEnded(f"{error} It wrote: {words}" if words else str(error)) from None
         finally:
             if not transport.revision:
                 transport.program.kill("The MCP server did not begin as it should.")
