@@ -24,6 +24,7 @@ from llamaproxy.events import Observers
 from llamaproxy.routes import ProxyApp
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.tools.catalogue import Catalogue
+from llamaproxy.tools.llamaserver import LlamaServerTools
 from llamaproxy.tools.mcp.configured import ConfiguredServer, ConfiguredServers
 from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.programs import AllSessions, ProgramPool
@@ -87,7 +88,9 @@ def assemble(
     :param spans: makes spans of requests; None if traces are off.
     """
     keys: ApiKeys | None = options["api-keys-file"]
-    server_key: bytes = options["llamastack-api-key"] if keys is not None else b""
+    server_key: bytes = options["upstream-key"] or b""
+    if keys is not None:
+        server_key = server_key or options["llamastack-api-key"]
     if server_key:
         agent = AuthorizedAgent(agent, server_key)
     secret = Secret(server_key)
@@ -217,7 +220,9 @@ def _tool_source(
 ) -> ToolSource:
     """Where tools come from: the server, and the MCP servers that the operator names."""
     connectors = McpSource(Connectors(client, detector), sessions, clock)
-    source = DetectedSource(detector, ToolRuntime(client), connectors, options["tool-source"])
+    plain = LlamaServerTools(client, options["builtin-tools"])
+    pinned = options["tool-source"]
+    source = DetectedSource(detector, ToolRuntime(client), connectors, pinned, plain)
     if not options["mcp-server"] and options["mcp-config"] is None:
         return source
     return UnionSource(McpSource(configured, sessions, clock, CONFIGURED), source)

@@ -170,6 +170,8 @@ def _log_start(options: Options, url: DecodedURL) -> None:
     """What an operator reads first in the log."""
     if options["llamastack-api-key"] and options["api-keys-file"] is None:
         _log.warn("LLAMASTACK_API_KEY is not used: that needs --api-keys-file")
+    if options["upstream-key"] and options["api-keys-file"] is None:
+        _log.warn("whoever reaches the proxy uses the key of --upstream-key: there are no API keys")
     if options.shortened_url:
         _log.warn(
             "--llamastack-url without the path of clients at its end: {url}", url=url.to_text()

@@ -15,7 +15,7 @@ from hyperlink import DecodedURL
 from OpenSSL.SSL import Error as TLSError
 
 from llamaproxy.server.hosts import AllowedHosts
-from llamaproxy.server.keys import ApiKeys
+from llamaproxy.server.keys import ApiKeys, is_key
 from llamaproxy.upstream.headers import TrustedProxies
 from llamaproxy.upstream.tls import tls_context
 from llamaproxy.upstream.urls import as_uri, read_url
@@ -76,7 +76,12 @@ def server_url(text: str) -> DecodedURL:
         raise ValueError(f"{rule}, with a port from 1 to 65535")
     if url.query or url.fragment or any(url.userinfo):
         raise ValueError(f"{rule}, with no user, query or fragment")
-    return url.replace(path=_base_path(tuple(segment for segment in url.path if segment)))
+    path = tuple(segment for segment in url.path if segment)
+    if url.scheme == "http" and path == ("openai", "v1"):
+        # A client's URL for this proxy, or for a Llama Stack; hosted servers, which have such
+        # paths themselves, are reached by https.
+        path = ()
+    return url.replace(path=_base_path(path))
 
 
 def _base_path(path: tuple[str, ...]) -> tuple[str, ...]:
@@ -92,7 +97,6 @@ _CLIENT_PATHS = (
     ("v1", "openai", "v1"),
     ("v1", "chat", "completions"),
     ("v1", "models"),
-    ("openai", "v1"),
     ("v1",),
 )
 
@@ -148,6 +152,13 @@ def api_keys(text: str) -> ApiKeys:
         raise ValueError(f"must name a file with one key a line ({error})") from None
 
 
+def upstream_key(text: str) -> bytes:
+    """One key; the error does not repeat it."""
+    if not is_key(text):
+        raise ValueError("must be one key of visible ASCII characters")
+    return text.encode("ascii")
+
+
 def flag(text: str) -> bool:
     """Yes or no."""
     words = {"1": True, "true": True, "yes": True, "on": True}
@@ -155,6 +166,11 @@ def flag(text: str) -> bool:
     if text.lower() not in words:
         raise ValueError("must be 1 or 0")
     return words[text.lower()]
+
+
+def words(text: str) -> frozenset[str]:
+    """Names, comma-separated."""
+    return frozenset(name.strip() for name in text.split(",") if name.strip())
 
 
 def field_names(text: str) -> tuple[bytes, ...]:

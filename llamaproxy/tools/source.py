@@ -99,13 +99,15 @@ class DetectedSource:
     """The tools of the upstream, by its generation. Implements :class:`ToolSource`.
 
     *connectors* are those of the MCP servers that the upstream names, which the proxy calls itself;
-    *pinned* is ``tool-runtime`` or ``mcp`` to override detection, or ``auto``.
+    *plain* is asked where it is no Llama Stack; *pinned* is ``tool-runtime`` or ``mcp`` to override
+    detection, or ``auto``.
     """
 
     _detector: Detector
     _tool_runtime: ToolSource
     _connectors: ToolSource = attrs.Factory(NoTools)
     _pinned: str = "auto"
+    _plain: ToolSource = attrs.Factory(NoTools)
 
     async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         """The tools, after the generation has been detected anew.
@@ -120,6 +122,8 @@ class DetectedSource:
         try:
             if runs_tools or self._pinned == "tool-runtime":
                 return await self._tool_runtime.list_tools(generation.context_for(caller), limits)
+            if not generation.version and self._pinned == "auto":
+                return await self._plain.list_tools(caller, limits)
             return await self._connectors.list_tools(caller, limits)
         except ProxyError:
             self._detector.forget()
@@ -130,6 +134,8 @@ class DetectedSource:
     ) -> ToolResult:
         if tool.origin == PROXY_CALLED:
             return await self._connectors.invoke(tool, arguments, caller)
+        if tool.origin:
+            return await self._plain.invoke(tool, arguments, caller)
         generation = await self._detector.generation()
         try:
             return await self._tool_runtime.invoke(tool, arguments, generation.context_for(caller))
