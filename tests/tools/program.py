@@ -28,6 +28,8 @@ def result(message: Json) -> Json:
         revision = message["params"]["protocolVersion"]
         capabilities = {"tools": {"listChanged": True}}
         return {"protocolVersion": revision, "capabilities": capabilities, "serverInfo": server}
+    if method == "server/discover":
+        return {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}
     if method == "tools/list":
         return {"tools": [tool("echo")]}
     if method == "tools/call":
@@ -84,6 +86,12 @@ def main(how: str) -> None:
         sys.exit("I cannot")
     for line in sys.stdin.buffer:
         message = json.loads(line)
+        if how == "stateless" and message["method"] == "initialize":
+            error = {"code": -32022, "message": "Unsupported protocol version"}
+            send({"jsonrpc": "2.0", "id": message["id"], "error": error})
+            continue
+        if how == "stateless" and "_meta" not in message["params"]:
+            sys.exit("that does not stand for itself")
         if "id" in message and "method" in message:
             send({"jsonrpc": "2.0", "id": message["id"], "result": result(message)})
     while how == "stubborn":

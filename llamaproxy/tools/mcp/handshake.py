@@ -77,6 +77,19 @@ async def initialize(transport: Transport, next_id: NextId) -> Json:
     return capabilities if isinstance(capabilities, dict) else {}
 
 
+async def discover(transport: Transport, next_id: NextId) -> Json | None:
+    """The capabilities of a server that knows no handshake, None if it is none of that kind."""
+    try:
+        result = await transport.ask(messages.request(next_id(), "server/discover"))
+    except McpBroke:
+        return None
+    revisions = result.get("supportedVersions")
+    if not isinstance(revisions, list) or messages.STATELESS not in revisions:
+        return None
+    capabilities = result.get("capabilities")
+    return capabilities if isinstance(capabilities, dict) else {}
+
+
 @attrs.frozen(eq=False, repr=False)
 class HttpOpener:
     """Finds out which transport over HTTP a server speaks. Implements :class:`Opener`."""
@@ -132,12 +145,5 @@ class HttpOpener:
     async def _discover(self, next_id: NextId, receive: Receive) -> tuple[Transport, Json] | None:
         """The same without a handshake, None if the server does not speak that revision."""
         transport = Stateless(self._http, lambda message: receive(transport, message))
-        try:
-            result = await transport.ask(messages.request(next_id(), "server/discover"))
-        except McpBroke:
-            return None
-        revisions = result.get("supportedVersions")
-        if not isinstance(revisions, list) or messages.STATELESS not in revisions:
-            return None
-        capabilities = result.get("capabilities")
-        return transport, capabilities if isinstance(capabilities, dict) else {}
+        capabilities = await discover(transport, next_id)
+        return None if capabilities is None else (transport, capabilities)

@@ -17,7 +17,7 @@ from llamaproxy import jsontext
 from llamaproxy.errors import McpBroke, McpUnavailable
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
-from llamaproxy.tools.mcp.handshake import NextId, Receive, initialize
+from llamaproxy.tools.mcp.handshake import NextId, Receive, discover, initialize
 from llamaproxy.tools.mcp.http import Fields
 from llamaproxy.tools.mcp.program import Command, Program, ProgramEnded
 from llamaproxy.tools.mcp.transport import SessionLost, Transport
@@ -64,6 +64,8 @@ class Stdio:
             raise SessionLost()
         if self.program.stalled or len(self._pending) >= _MAX_PENDING:
             raise McpBroke("The MCP server does not read what it is sent.")
+        if self.revision == messages.STATELESS:
+            message = messages.self_contained(message)
         response: Deferred[Json] = Deferred()
         self._pending[message["id"]] = response
         try:
@@ -155,7 +157,7 @@ class StdioOpener:
     async def open(self, next_id: NextId, receive: Receive) -> tuple[Transport, Json]:
         transport = self._started(lambda message: receive(transport, message))
         try:
-            return transport, await initialize(transport, next_id)
+            return transport, await self._agree(transport, next_id)
         except ProgramEnded as error:
             # Nobody's words can be in it yet.
             words = transport.program.last_words[:_MAX_WORDS]
@@ -163,6 +165,20 @@ class StdioOpener:
         finally:
             if not transport.revision:
                 transport.program.kill("The MCP server did not begin as it should.")
+
+    async def _agree(self, transport: Stdio, next_id: NextId) -> Json:
+        """:raises McpBroke: if there is no revision that both speak."""
+        try:
+            return await initialize(transport, next_id)
+        except messages.RpcError as error:
+            if error.rpc_code not in messages.NO_HANDSHAKE:
+                raise
+            transport.revision = messages.STATELESS
+            capabilities = await discover(transport, next_id)
+            if capabilities is None:
+                transport.revision = ""
+                raise
+            return capabilities
 
     def _started(self, on_message: Callable[[Json], None]) -> Stdio:
         """:raises McpBroke: if it cannot be started, or not yet again."""
