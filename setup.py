@@ -41,6 +41,7 @@ setup(
     # Type checkers read the annotations of a package that has it (PEP 561).
     package_data={
         "llamaproxy": ["py.typed"],
+        "llamaproxy.config": ["mcp.schema.json"],
         "llamaproxy.admin": ["page/*.html", "page/*.css", "page/*.js", "page/*.svg"],
     },
     install_requires=[
@@ -64,6 +65,7 @@ setup(
             *OTEL,
             "h11>=0.16",
             "hypothesis>=6.100",
+            "jsonschema>=4.21",
             "openai>=1.50",
             "playwright>=1.65",
             "pytest>=8.0",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 from hyperlink import DecodedURL
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorProcess, IReactorTime
+from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from llamaproxy.admin import names
@@ -23,10 +24,13 @@ from llamaproxy.events import Observers
 from llamaproxy.routes import ProxyApp
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.tools.catalogue import Catalogue
+from llamaproxy.tools.llamaserver import LlamaServerTools
+from llamaproxy.tools.mcp.configured import ConfiguredServer, ConfiguredServers
 from llamaproxy.tools.mcp.pool import SessionPool
-from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource
+from llamaproxy.tools.mcp.programs import AllSessions, ProgramPool
+from llamaproxy.tools.mcp.source import Connectors, McpSource, Sessions
 from llamaproxy.tools.offers import Offers
-from llamaproxy.tools.source import DetectedSource, ToolSource, UnionSource
+from llamaproxy.tools.source import CONFIGURED, DetectedSource, ToolSource, UnionSource
 from llamaproxy.tools.toolruntime import ToolRuntime
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContextReader
@@ -40,6 +44,9 @@ from llamaproxy.upstream.treq_client import AuthorizedAgent
 
 if TYPE_CHECKING:
     from llamaproxy.admin.tracing.spans import Spans
+    from llamaproxy.config.mcpfile import McpConfig
+
+_log = Logger()
 
 
 class ToolsElsewhere(Protocol):
@@ -61,6 +68,8 @@ class Application:
     detector: Detector
     catalogue: Catalogue
     sessions: SessionPool
+    programs: ProgramPool
+    configured: ConfiguredServers
     memory: TurnMemory
     bodies: BodyBudget
     cors: CorsMemory
@@ -77,6 +86,7 @@ def assemble(
     anywhere: SendingAgent,
     spans: Spans | None = None,
     elsewhere: ToolsElsewhere | None = None,
+    processes: IReactorProcess | None = None,
 ) -> Application:
     """The application that *options* describe, in front of the server at *url*.
 
@@ -84,12 +94,16 @@ def assemble(
 
     :param anywhere: asks MCP servers, wherever they are.
 
+    :param processes: starts the programs of ``--mcp-config``; with None, none can be started.
+
     :param spans: makes spans of requests; None if traces are off.
 
     :param elsewhere: lists the tools; None if this process does.
     """
     keys: ApiKeys | None = options["api-keys-file"]
-    server_key: bytes = options["llamastack-api-key"] if keys is not None else b""
+    server_key: bytes = options["upstream-key"] or b""
+    if keys is not None:
+        server_key = server_key or options["llamastack-api-key"]
     if server_key:
         agent = AuthorizedAgent(agent, server_key)
     secret = Secret(server_key)
@@ -105,13 +119,14 @@ def assemble(
     if options["admin"] != "off":
         metrics.listen(tell)
     tell.listen(tool_status, *tool_status.hears)
+    changed = (lambda: catalogue.changed()) if elsewhere is None else elsewhere.changed
     sessions = SessionPool(
-        InflatingAgent(anywhere, clock),
-        clock,
-        lambda: (elsewhere or catalogue).changed(),
-        options["max-mcp-sessions"],
+        InflatingAgent(anywhere, clock), clock, changed, options["max-mcp-sessions"]
     )
-    source = _tool_source(options, clock, client, detector, sessions)
+    programs = ProgramPool(processes, clock, changed)
+    configured = ConfiguredServers(configured_servers(options), programs.configure)
+    all_sessions = AllSessions(sessions, programs)
+    source = _tool_source(options, clock, client, detector, configured, all_sessions)
     catalogue = Catalogue(
         source=source if elsewhere is None else elsewhere.source(source, detector),
         clock=clock,
@@ -149,6 +164,8 @@ def assemble(
         detector=detector,
         catalogue=catalogue,
         sessions=sessions,
+        programs=programs,
+        configured=configured,
         memory=memory,
         bodies=bodies,
         cors=cors,
@@ -181,17 +198,43 @@ def _watch_memory(
         metrics.watch_figure(series, figures, key, *labels)
 
 
+def configured_servers(options: Mapping[str, Any]) -> dict[str, ConfiguredServer]:
+    """The MCP servers that *options* name; what is wrong with others is logged."""
+    servers = {
+        name: ConfiguredServer(url, options["mcp-header"].get(url, ()))
+        for name, url in options["mcp-server"].items()
+    }
+    config: McpConfig | None = options["mcp-config"]
+    if config is None:
+        return servers
+    problems = dict(config.file.problems)
+    for name, server in config.file.servers.items():
+        if name in servers:
+            problems[name] = "--mcp-server has one of this name"
+        servers.setdefault(name, server)
+    for name, problem in problems.items():
+        _log.warn(
+            "the MCP server {name} of {path} is left out: {problem}",
+            name=name,
+            path=config.path,
+            problem=problem,
+        )
+    return servers
+
+
 def _tool_source(
     options: Mapping[str, Any],
     clock: IReactorTime,
     client: LlamaStackClient,
     detector: Detector,
-    sessions: SessionPool,
+    configured: ConfiguredServers,
+    sessions: Sessions,
 ) -> ToolSource:
     """Where tools come from: the server, and the MCP servers that the operator names."""
     connectors = McpSource(Connectors(client, detector), sessions, clock)
-    source = DetectedSource(detector, ToolRuntime(client), connectors, options["tool-source"])
-    if not options["mcp-server"]:
+    plain = LlamaServerTools(client, options["builtin-tools"])
+    pinned = options["tool-source"]
+    source = DetectedSource(detector, ToolRuntime(client), connectors, pinned, plain)
+    if not options["mcp-server"] and options["mcp-config"] is None:
         return source
-    servers = FixedServers(options["mcp-server"])
-    return UnionSource(McpSource(servers, sessions, clock, options["mcp-header"]), source)
+    return UnionSource(McpSource(configured, sessions, clock, CONFIGURED), source)

@@ -20,6 +20,7 @@ from llamaproxy.adminport import add_admin
 from llamaproxy.application import Application, ToolsElsewhere, assemble
 from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
+from llamaproxy.deferreds import all_of
 from llamaproxy.events import ListsStale
 from llamaproxy.greeting import GreetingService
 from llamaproxy.routes import CHAT_PATHS
@@ -33,8 +34,6 @@ from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.signals import SecondSignal
 from llamaproxy.server.site import ProxySite
 from llamaproxy.server.twistedparts import use_monotonic_time
-from llamaproxy.tools.catalogue import Catalogue
-from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
 from llamaproxy.upstream.pool import UpstreamPool
 
@@ -76,7 +75,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         services.addService(tracing)  # it stops after those that make spans
     spans = None if tracing is None else tracing.spans
     app, pool = _connected(options, url, reactor, sockets, spans)
-    services.addService(UpstreamService(pool, app.catalogue, app.sessions))
+    services.addService(UpstreamService(pool, app))
     site = _site(options, sockets, app, fixed_limits)
     supervisor = _supervisor(options, reactor, app, site) if options["workers"] > 1 else None
     listen = supervisor or ListenService(sockets, options["listen"], site, options["drain-timeout"])
@@ -108,7 +107,7 @@ def check(options: Options) -> int:
     services = MultiService()
     url = _server_url(options, reactor, services)
     app, pool = _connected(options, url, reactor, reactor)
-    services.addService(UpstreamService(pool, app.catalogue, app.sessions))
+    services.addService(UpstreamService(pool, app))
 
     def write(line: str) -> None:
         print(line.encode("ascii", "backslashreplace").decode("ascii"), flush=True)
@@ -119,7 +118,7 @@ def check(options: Options) -> int:
         app.catalogue,
         app.tell,
         write,
-        named_servers=bool(options["mcp-server"]),
+        named_servers=bool(options["mcp-server"] or options["mcp-config"]),
         runtime_tools=options["tool-source"] != "mcp",
         unused_key=bool(options["llamastack-api-key"]) and options["api-keys-file"] is None,
     )
@@ -159,7 +158,9 @@ def _connected(
     reaching = (options["connect-timeout"], options["upstream-ca"])
     agent = UpstreamAgent(sockets, url, pool, *reaching)
     anywhere = AgentForAnywhere(sockets, pool, *reaching)
-    return assemble(options, url, reactor, agent, anywhere, spans, elsewhere), pool
+    processes = reactor if elsewhere is None else None
+    app = assemble(options, url, reactor, agent, anywhere, spans, elsewhere, processes)
+    return app, pool
 
 
 def _supervisor(options: Options, reactor: Any, app: Application, site: ProxySite) -> Supervisor:
@@ -219,7 +220,7 @@ def make_worker(
     spans = None if tracing is None else tracing.spans
     tools = ToolsOfParent(link, reactor)
     app, pool = _connected(options, url, reactor, sockets, spans, tools)
-    services.addService(UpstreamService(pool, app.catalogue, app.sessions))
+    services.addService(UpstreamService(pool, app))
     site = _site(options, sockets, app, {})
     endpoints = list(map(shared, options["listen"]))
     listen = ListenService(sockets, endpoints, site, options["drain-timeout"])
@@ -292,6 +293,8 @@ def _log_start(options: Options, url: DecodedURL) -> None:
     """What an operator reads first in the log."""
     if options["llamastack-api-key"] and options["api-keys-file"] is None:
         _log.warn("LLAMASTACK_API_KEY is not used: that needs --api-keys-file")
+    if options["upstream-key"] and options["api-keys-file"] is None:
+        _log.warn("whoever reaches the proxy uses the key of --upstream-key: there are no API keys")
     if options.shortened_url:
         _log.warn(
             "--llamastack-url without the path of clients at its end: {url}", url=url.to_text()
@@ -322,16 +325,15 @@ def _log_start(options: Options, url: DecodedURL) -> None:
 class UpstreamService(Service):
     """Ends, when the daemon stops, what would go on without a client."""
 
-    def __init__(self, pool: UpstreamPool, catalogue: Catalogue, sessions: SessionPool) -> None:
+    def __init__(self, pool: UpstreamPool, app: Application) -> None:
         self._pool = pool
-        self._catalogue = catalogue
-        self._sessions = sessions
+        self._app = app
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
-        self._catalogue.stop()
+        self._app.catalogue.stop()
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        await self._sessions.close()
+        await all_of([self._app.sessions.close(), self._app.programs.close()])
         self._pool.close()

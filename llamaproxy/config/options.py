@@ -76,6 +76,14 @@ SETTINGS = (
         f"then gets the key in the variable {_SERVER_KEY}, or none.",
     ),
     Setting(
+        "upstream-key",
+        "LLAMAPROXY_UPSTREAM_KEY",
+        None,
+        values.upstream_key,
+        "Key that the server gets as Authorization, whatever the client sends. Others see command "
+        "lines: better is the variable. Whoever reaches the proxy uses it.",
+    ),
+    Setting(
         "max-iterations",
         "LLAMAPROXY_MAX_ITERATIONS",
         "10",
@@ -140,6 +148,22 @@ SETTINGS = (
         values.choice("auto", "tool-runtime", "mcp"),
         "Where the server's tools are run: by itself (tool-runtime), by calling the MCP servers "
         "that it names (mcp), or as it can (auto).",
+    ),
+    Setting(
+        "builtin-tools",
+        "LLAMAPROXY_BUILTIN_TOOLS",
+        "",
+        values.words,
+        "Names, comma-separated, of llama-server's own tools that are offered too, such as "
+        "read_file; by default only those of its MCP servers are.",
+    ),
+    Setting(
+        "mcp-config",
+        "LLAMAPROXY_MCP_CONFIG",
+        None,
+        values.mcp_config,
+        "File with MCP servers whose tools are offered too, in the form of mcpServers; programs "
+        "that it names are started. Read again on SIGHUP.",
     ),
     Setting(
         "max-tools",
@@ -478,7 +502,9 @@ class Options(UsageOptions):
         try:
             return setting.parse(text)
         except ValueError as error:
-            raise UsageError(f"{origin} {error}, not {_shown(text)!r}") from None
+            # What is no key may be one all the same.
+            what = "" if setting.name == "upstream-key" else f", not {_shown(text)!r}"
+            raise UsageError(f"{origin} {error}{what}") from None
 
 
 def _shown(text: str) -> str:

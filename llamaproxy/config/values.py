@@ -9,16 +9,20 @@ import os
 import re
 from collections.abc import Callable
 from ipaddress import ip_network
+from typing import TYPE_CHECKING
 
 from hyperlink import DecodedURL
 from OpenSSL.SSL import Error as TLSError
 
 from llamaproxy.config.cores import usable_cores
 from llamaproxy.server.hosts import AllowedHosts
-from llamaproxy.server.keys import ApiKeys
+from llamaproxy.server.keys import ApiKeys, is_key
 from llamaproxy.upstream.headers import TrustedProxies
 from llamaproxy.upstream.tls import tls_context
 from llamaproxy.upstream.urls import as_uri, read_url
+
+if TYPE_CHECKING:
+    from llamaproxy.config.mcpfile import McpConfig
 
 #: More than any machine has use for.
 MOST_WORKERS = 256
@@ -86,7 +90,12 @@ def server_url(text: str) -> DecodedURL:
         raise ValueError(f"{rule}, with a port from 1 to 65535")
     if url.query or url.fragment or any(url.userinfo):
         raise ValueError(f"{rule}, with no user, query or fragment")
-    return url.replace(path=_base_path(tuple(segment for segment in url.path if segment)))
+    path = tuple(segment for segment in url.path if segment)
+    if url.scheme == "http" and path == ("openai", "v1"):
+        # A client's URL for this proxy, or for a Llama Stack; hosted servers, which have such
+        # paths themselves, are reached by https.
+        path = ()
+    return url.replace(path=_base_path(path))
 
 
 def _base_path(path: tuple[str, ...]) -> tuple[str, ...]:
@@ -102,7 +111,6 @@ _CLIENT_PATHS = (
     ("v1", "openai", "v1"),
     ("v1", "chat", "completions"),
     ("v1", "models"),
-    ("openai", "v1"),
     ("v1",),
 )
 
@@ -140,12 +148,29 @@ def mcp_header(text: str) -> tuple[str, str, str]:
     return server.strip(), name, value
 
 
+def mcp_config(text: str) -> McpConfig:
+    """The MCP servers in a file."""
+    from llamaproxy.config.mcpfile import McpConfig  # few have one
+
+    try:
+        return McpConfig(text)
+    except ValueError as error:
+        raise ValueError(f"must name an mcpServers file (the file {error})") from None
+
+
 def api_keys(text: str) -> ApiKeys:
     """The keys in a file."""
     try:
         return ApiKeys.read(text)
     except ValueError as error:
         raise ValueError(f"must name a file with one key a line ({error})") from None
+
+
+def upstream_key(text: str) -> bytes:
+    """One key; the error does not repeat it."""
+    if not is_key(text):
+        raise ValueError("must be one key of visible ASCII characters")
+    return text.encode("ascii")
 
 
 def flag(text: str) -> bool:
@@ -155,6 +180,11 @@ def flag(text: str) -> bool:
     if text.lower() not in words:
         raise ValueError("must be 1 or 0")
     return words[text.lower()]
+
+
+def words(text: str) -> frozenset[str]:
+    """Names, comma-separated."""
+    return frozenset(name.strip() for name in text.split(",") if name.strip())
 
 
 def field_names(text: str) -> tuple[bytes, ...]:

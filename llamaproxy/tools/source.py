@@ -22,8 +22,9 @@ FIRST_WAIT_SECONDS, LISTING_SECONDS = 5.0, 30.0
 MAX_CONCURRENT_LISTINGS, MAX_GROUPS = 16, 1000
 
 
-#: The *origin* of tools of MCP servers that the proxy calls itself.
-PROXY_CALLED = "mcp"
+#: The *origin* of tools of MCP servers that the proxy calls itself: of those that the upstream
+#: names, and of those that the operator does.
+PROXY_CALLED, CONFIGURED = "mcp", "configured"
 
 
 @attrs.frozen
@@ -110,13 +111,15 @@ class DetectedSource:
     """The tools of the upstream, by its generation. Implements :class:`ToolSource`.
 
     *connectors* are those of the MCP servers that the upstream names, which the proxy calls itself;
-    *pinned* is ``tool-runtime`` or ``mcp`` to override detection, or ``auto``.
+    *plain* is asked where it is no Llama Stack; *pinned* is ``tool-runtime`` or ``mcp`` to override
+    detection, or ``auto``.
     """
 
     _detector: Detector
     _tool_runtime: ToolSource
     _connectors: ToolSource = attrs.Factory(NoTools)
     _pinned: str = "auto"
+    _plain: ToolSource = attrs.Factory(NoTools)
 
     async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         """The tools, after the generation has been detected anew.
@@ -131,6 +134,8 @@ class DetectedSource:
         try:
             if runs_tools or self._pinned == "tool-runtime":
                 return await self._tool_runtime.list_tools(generation.context_for(caller), limits)
+            if not generation.version and self._pinned == "auto":
+                return await self._plain.list_tools(caller, limits)
             return await self._connectors.list_tools(caller, limits)
         except ProxyError:
             self._detector.forget()
@@ -141,6 +146,8 @@ class DetectedSource:
     ) -> ToolResult:
         if tool.origin == PROXY_CALLED:
             return await self._connectors.invoke(tool, arguments, caller)
+        if tool.origin:
+            return await self._plain.invoke(tool, arguments, caller)
         generation = await self._detector.generation()
         try:
             return await self._tool_runtime.invoke(tool, arguments, generation.context_for(caller))
@@ -151,10 +158,10 @@ class DetectedSource:
 
 @attrs.frozen(eq=False, repr=False)
 class UnionSource:
-    """The tools of the MCP servers of ``--mcp-server``, and the upstream's beside them.
+    """The tools of the MCP servers that the operator names, and the upstream's beside them.
 
     Implements :class:`ToolSource`. The upstream's failures do not affect the MCP servers; of two
-    groups of one name, that of ``--mcp-server`` counts.
+    groups of one name, that of the operator counts.
     """
 
     _named: ToolSource
@@ -176,7 +183,7 @@ class UnionSource:
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
-        source = self._named if tool.origin == PROXY_CALLED else self._upstream
+        source = self._named if tool.origin == CONFIGURED else self._upstream
         return await source.invoke(tool, arguments, caller)
 
     async def _listing_of(

@@ -124,6 +124,22 @@ class LlamaStackClient:
         :raises UpstreamRefused: if the status is not 2xx.
         :raises ProxyError: if there is no usable answer.
         """
+        answer = await self.ask_any(method, path, caller, body, query, timeout, limit)
+        if not isinstance(answer, dict):
+            raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
+        return answer
+
+    async def ask_any(
+        self,
+        method: str,
+        path: str,
+        caller: ClientContext,
+        body: bytes | None = None,
+        query: dict[str, str] | None = None,
+        timeout: float | None = None,
+        limit: int = MAX_JSON_BYTES,
+    ) -> Any:
+        """The same of whatever JSON value."""
         seconds = self.timeout if timeout is None else timeout
         url = _encoded(self._url, path, query) if query else _url(self._base, path)
         fields = caller.fields()
@@ -131,13 +147,10 @@ class LlamaStackClient:
             fields.append(_JSON)
         try:
             head, text = await self._whole(method, url, fields, body, seconds, limit)
-            answer = self._json_in(head.status, head.fields, text)
+            return self._json_in(head.status, head.fields, text)
         except ProxyError as error:
             _locate(error, url)
             raise
-        if not isinstance(answer, dict):
-            raise UpstreamBroke("Llama Stack did not answer with a JSON object.")
-        return answer
 
     async def look(
         self,

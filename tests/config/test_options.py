@@ -186,6 +186,13 @@ def test_a_bad_mcp_server_in_the_environment_is_refused_by_the_name_of_its_varia
         parsed(LLAMAPROXY_MCP_SERVERS="http://one")
 
 
+def test_a_key_that_is_none_is_not_repeated() -> None:
+    assert parsed(LLAMAPROXY_UPSTREAM_KEY=" sk-1 ")["upstream-key"] == b"sk-1"
+    with pytest.raises(UsageError, match=r"^--upstream-key must be one key") as raised:
+        parsed("--upstream-key", "sk secret")
+    assert "secret" not in str(raised.value)
+
+
 def test_the_tool_source_can_be_pinned() -> None:
     assert parsed()["tool-source"] == "auto"
     assert parsed("--tool-source", "mcp")["tool-source"] == "mcp"
@@ -198,6 +205,10 @@ def test_the_tool_source_can_be_pinned() -> None:
         ("http://host:8321/v1/", "http://host:8321", True),
         ("http://host:8321/v1/openai/v1", "http://host:8321", True),
         ("http://host:8321/openai/v1", "http://host:8321", True),
+        ("https://api.groq.com/openai/v1", "https://api.groq.com/openai", True),
+        ("https://host/api/openai/v1", "https://host/api/openai", True),
+        ("http://host/api/openai/v1/", "http://host/api/openai", True),
+        ("https://host/api/openai", "https://host/api/openai", False),
         ("http://host:8321/v1/chat/completions", "http://host:8321", True),
         ("https://host/api/v1", "https://host/api", True),
         ("https://host/api/", "https://host/api", False),

@@ -13,8 +13,10 @@ from typing import Any
 from twisted.internet.task import react
 
 from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.mcp.configured import ConfiguredServer, ConfiguredServers
 from llamaproxy.tools.mcp.pool import SessionPool
-from llamaproxy.tools.mcp.source import FixedServers, McpSource
+from llamaproxy.tools.mcp.source import McpSource
+from llamaproxy.tools.source import CONFIGURED
 from llamaproxy.upstream.agent import AgentForAnywhere
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.pool import UpstreamPool
@@ -38,7 +40,9 @@ def arguments(tool: ToolDefinition) -> dict[str, Any]:
 async def talk(reactor: Any, url: str, *wanted: str) -> None:
     connections: Any = UpstreamPool(reactor)
     sessions = SessionPool(AgentForAnywhere(reactor, connections), reactor)
-    source = McpSource(FixedServers({"it": url}), sessions, reactor)
+    source = McpSource(
+        ConfiguredServers({"it": ConfiguredServer(url)}), sessions, reactor, CONFIGURED
+    )
     listing = await source.list_tools(ClientContext())
     for group, reason in listing.failures.items():
         print(json.dumps({"failed": group, "reason": reason}))

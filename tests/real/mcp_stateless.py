@@ -52,4 +52,7 @@ def without_handshake(app: Any) -> Any:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "stdio":
+        mcp.run("stdio")
+        sys.exit()
     uvicorn.run(without_handshake(mcp.streamable_http_app()), port=int(sys.argv[1]))

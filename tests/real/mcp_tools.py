@@ -1,9 +1,10 @@
 """A real MCP server, made with the official SDK, whose tools cover what a tool can answer.
 
 Run as ``python mcp_tools.py {streamable-http|sse} [PORT]``; it prints one line, ``listening on
-127.0.0.1:PORT``. It serves MCP at ``/mcp`` (streamable-http) or ``/sse`` (sse). With ``MCP_TOKEN``
-in the environment, every MCP request must carry that bearer token; ``MCP_PREFIX`` comes before the
-name of every tool.
+127.0.0.1:PORT``, and serves MCP at ``/mcp`` (streamable-http) or ``/sse`` (sse). As ``python
+mcp_tools.py stdio`` it speaks over its standard input and output. With ``MCP_TOKEN`` in the
+environment, every MCP request over HTTP must carry that bearer token; ``MCP_PREFIX`` comes before
+the name of every tool.
 
 ``GET /_calls`` tells how many calls of each tool were started, finished, failed and cancelled.
 """
@@ -181,6 +182,9 @@ def demanding(token: str, app: Any) -> Any:
 
 
 def main() -> None:
+    if sys.argv[1] == "stdio":
+        mcp.run("stdio")
+        return
     transport, port = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0
     app = {"streamable-http": mcp.streamable_http_app, "sse": mcp.sse_app}[transport]()
     if token := os.environ.get("MCP_TOKEN"):

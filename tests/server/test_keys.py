@@ -392,6 +392,21 @@ def test_the_server_sees_its_own_key_or_none(
     assert [shown(each.headers) for each in stack.asked] == [expected] * len(stack.asked)
 
 
+@pytest.mark.parametrize("sent", [{}, bearer(ALICE), {"authorization": "Basic x"}])
+@pytest.mark.parametrize("with_keys", [False, True])
+def test_a_key_for_the_server_is_sent_whatever_the_client_sends(
+    keys: ApiKeys, sent: dict[str, str], with_keys: bool
+) -> None:
+    stack = FakeStack()
+    stack.on(CHAT, saying("Hi."))
+    fields = bearer(ALICE) if with_keys else sent
+    proxy = Proxy(stack, keys=keys if with_keys else None, upstream_key=b"sk-of-the-server")
+    assert proxy.chat({}, fields).status == 200
+    assert proxy.request("GET", "/v1/models", None, fields).status == 404
+    for asked in stack.asked:
+        assert asked.headers.getRawHeaders("authorization") == ["Bearer sk-of-the-server"]
+
+
 def test_a_field_that_connection_nominates_is_sent_as_ours_all_the_same(keys: ApiKeys) -> None:
     stack = FakeStack()
     fields = {**bearer(ALICE), "Connection": "Authorization"}

@@ -15,10 +15,12 @@ from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke
 from llamaproxy.heads import headers_of
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.mcp.configured import ConfiguredServer, ConfiguredServers
 from llamaproxy.tools.mcp.pool import SessionPool
-from llamaproxy.tools.mcp.source import Connectors, FixedServers, McpSource, definition_of
+from llamaproxy.tools.mcp.source import Connectors, McpSource, definition_of
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import (
+    CONFIGURED,
     PROXY_CALLED,
     DetectedSource,
     Listing,
@@ -90,7 +92,9 @@ class World:
         self.detected = DetectedSource(
             detector, ToolRuntime(client), mcp, options.get("pinned", "auto")
         )
-        self.named = McpSource(FixedServers({"two": TWO}), pool, self.upstream.clock)
+        self.named = McpSource(
+            ConfiguredServers({"two": ConfiguredServer(TWO)}), pool, self.upstream.clock, CONFIGURED
+        )
         self.source: ToolSource = self.detected
 
     def connect(self, route: str = "/v1beta/connectors", **urls: str) -> None:
@@ -555,6 +559,8 @@ def test_a_lost_upstream_is_asked_again_what_it_is() -> None:
 
 def test_a_long_list_is_whole_all_the_same() -> None:
     talk = Conversation(FakeMcp(*(f"t{number}" for number in range(2000))))
-    source = McpSource(FixedServers({"one": URL}), talk.pool, talk.clock)
+    source = McpSource(
+        ConfiguredServers({"one": ConfiguredServer(URL)}), talk.pool, talk.clock, CONFIGURED
+    )
     listing = talk.result(source.list_tools(ClientContext()), after=1)
     assert [tool.name for tool in listing.groups["one"]] == [f"t{n}" for n in range(2000)]

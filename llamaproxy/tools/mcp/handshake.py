@@ -1,11 +1,12 @@
-"""Handshake: which transport and revision of MCP a server speaks, and what it can do."""
+"""The handshake: which transport and revision of MCP a server speaks, and what it can do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import attrs
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from llamaproxy.errors import McpBroke
@@ -16,35 +17,101 @@ from llamaproxy.tools.mcp.http_sse import HttpSse
 from llamaproxy.tools.mcp.stateless import Stateless
 from llamaproxy.tools.mcp.streamable import Streamable
 from llamaproxy.tools.mcp.transport import OldTransport, Transport
+from llamaproxy.upstream.urls import url_for_log
+
+_log = Logger()
 
 #: Statuses of servers of the old transport for a POST (the official clients try it on any 4xx).
 _TRY_OLD = (400, 403, 404, 405, 406, 410, 411, 415, 422, 426, 501)
 
 
-@attrs.frozen(eq=False, repr=False)
-class Handshake:
-    """Opens a session with a server.
+#: Seconds to open a session over HTTP.
+OPEN_TIMEOUT = 10.0
 
-    *next_id* returns the id of the next request; *receive* is called with each message that the
-    server sends outside of a response, and the transport on which it came.
+NextId = Callable[[], int]
+
+#: Is called with each message that a server sends outside of a response, and the transport on which
+#: it came.
+Receive = Callable[[Transport, Json], None]
+
+
+class Opener(Protocol):
+    """Opens sessions with one server.
+
+    *place* is where it is, for the log; *seconds* is how long it may take to open one.
     """
 
-    _http: McpHttp
-    _next_id: Callable[[], int]
-    _receive: Callable[[Transport, Json], None]
-    _log: ClassVar[Logger] = Logger()
+    @property
+    def clock(self) -> IReactorTime: ...
 
-    async def open(self) -> tuple[Transport, Json]:
+    @property
+    def place(self) -> str: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    async def open(self, next_id: NextId, receive: Receive) -> tuple[Transport, Json]:
         """A transport with an open session, and the server's capabilities.
+
+        :param next_id: returns the id of the next request.
 
         :raises McpBroke: if there is no transport that the server understands.
         """
-        streamable = Streamable(self._http, lambda message: self._receive(streamable, message))
+
+
+async def initialize(transport: Transport, next_id: NextId) -> Json:
+    """Agree upon a revision (MCP 2025-11-25, "Lifecycle"); the server's capabilities.
+
+    :raises McpBroke: if the server does not.
+    """
+    result = await transport.ask(messages.initialize(next_id()))
+    revision = result.get("protocolVersion")
+    if not isinstance(revision, str) or not messages.REVISION.fullmatch(revision):
+        raise McpBroke("The MCP server names no revision of MCP.")
+    transport.revision = revision
+    try:
+        await transport.tell(messages.notification("notifications/initialized"))
+    except McpBroke as error:  # the handshake is complete without it
+        _log.debug("a server refuses notifications: {reason}", reason=str(error))
+    capabilities = result.get("capabilities")
+    return capabilities if isinstance(capabilities, dict) else {}
+
+
+async def discover(transport: Transport, next_id: NextId) -> Json | None:
+    """The capabilities of a server that knows no handshake, None if it is none of that kind."""
+    try:
+        result = await transport.ask(messages.request(next_id(), "server/discover"))
+    except McpBroke:
+        return None
+    revisions = result.get("supportedVersions")
+    if not isinstance(revisions, list) or messages.STATELESS not in revisions:
+        return None
+    capabilities = result.get("capabilities")
+    return capabilities if isinstance(capabilities, dict) else {}
+
+
+@attrs.frozen(eq=False, repr=False)
+class HttpOpener:
+    """Finds out which transport over HTTP a server speaks. Implements :class:`Opener`."""
+
+    _http: McpHttp
+    seconds: ClassVar[float] = OPEN_TIMEOUT
+
+    @property
+    def clock(self) -> IReactorTime:
+        return self._http.clock
+
+    @property
+    def place(self) -> str:
+        return url_for_log(self._http.url)
+
+    async def open(self, next_id: NextId, receive: Receive) -> tuple[Transport, Json]:
+        streamable = Streamable(self._http, lambda message: receive(streamable, message))
         try:
-            return await self._initialize(streamable)
+            return streamable, await initialize(streamable, next_id)
         except messages.RpcError as error:
             if error.rpc_code in messages.NO_HANDSHAKE:
-                stateless = await self._discover()
+                stateless = await self._discover(next_id, receive)
                 if stateless is not None:
                     return stateless
             status = error.http_status
@@ -59,10 +126,10 @@ class Handshake:
                 streamable.stop()
         if status not in _TRY_OLD:
             raise reason
-        old = HttpSse(self._http, lambda message: self._receive(old, message))
+        old = HttpSse(self._http, lambda message: receive(old, message))
         try:
             await self._open_old(old, reason)
-            return await self._initialize(old)
+            return old, await initialize(old, next_id)
         finally:
             if not old.revision:
                 await old.close()
@@ -72,31 +139,11 @@ class Handshake:
         try:
             await old.open()
         except McpBroke as error:
-            self._log.debug("nor does HTTP+SSE work: {reason}", reason=str(error))
+            _log.debug("nor does HTTP+SSE work: {reason}", reason=str(error))
             raise reason from None
 
-    async def _initialize(self, transport: Transport) -> tuple[Transport, Json]:
-        result = await transport.ask(messages.initialize(self._next_id()))
-        revision = result.get("protocolVersion")
-        if not isinstance(revision, str) or not messages.REVISION.fullmatch(revision):
-            raise McpBroke("The MCP server names no revision of MCP.")
-        transport.revision = revision
-        try:
-            await transport.tell(messages.notification("notifications/initialized"))
-        except McpBroke as error:  # the handshake is complete without it
-            self._log.debug("a server refuses notifications: {reason}", reason=str(error))
-        capabilities = result.get("capabilities")
-        return transport, capabilities if isinstance(capabilities, dict) else {}
-
-    async def _discover(self) -> tuple[Transport, Json] | None:
+    async def _discover(self, next_id: NextId, receive: Receive) -> tuple[Transport, Json] | None:
         """The same without a handshake, None if the server does not speak that revision."""
-        transport = Stateless(self._http, lambda message: self._receive(transport, message))
-        try:
-            result = await transport.ask(messages.request(self._next_id(), "server/discover"))
-        except McpBroke:
-            return None
-        revisions = result.get("supportedVersions")
-        if not isinstance(revisions, list) or messages.STATELESS not in revisions:
-            return None
-        capabilities = result.get("capabilities")
-        return transport, capabilities if isinstance(capabilities, dict) else {}
+        transport = Stateless(self._http, lambda message: receive(transport, message))
+        capabilities = await discover(transport, next_id)
+        return None if capabilities is None else (transport, capabilities)

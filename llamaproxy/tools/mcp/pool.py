@@ -15,6 +15,7 @@ from twisted.web.iweb import IAgent
 
 from llamaproxy.deferreds import all_of
 from llamaproxy.errors import McpBroke
+from llamaproxy.tools.mcp.handshake import HttpOpener
 from llamaproxy.tools.mcp.http import Fields, McpHttp
 from llamaproxy.tools.mcp.session import Session
 from llamaproxy.upstream.client_context import ClientContext
@@ -68,8 +69,8 @@ class SessionPool:
         session = self._sessions.get(key)
         if session is None:
             self._make_room(key.owner)
-            http = McpHttp(self._agent, self._clock, url, fields)
-            session = self._sessions[key] = Session(http, self._changed, listens=not chat)
+            opener = HttpOpener(McpHttp(self._agent, self._clock, url, fields))
+            session = self._sessions[key] = Session(opener, self._changed, listens=not chat)
             session.used_at = self._clock.seconds()
             self._counts[key.owner] += 1
         self._sessions.move_to_end(key)

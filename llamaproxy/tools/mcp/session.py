@@ -14,14 +14,10 @@ from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import McpBroke, McpTimeout
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
-from llamaproxy.tools.mcp.handshake import Handshake
-from llamaproxy.tools.mcp.http import CLEANUP_SECONDS, Fields, HttpRefused, McpHttp
+from llamaproxy.tools.mcp.handshake import Opener
+from llamaproxy.tools.mcp.http import CLEANUP_SECONDS, Fields, HttpRefused
 from llamaproxy.tools.mcp.transport import SessionLost, Transport
 from llamaproxy.tracecontext import current_span
-from llamaproxy.upstream.urls import url_for_log
-
-#: Seconds to open a session.
-OPEN_TIMEOUT = 10.0
 
 #: The most tools of one server, and the most pages of its list.
 MAX_TOOLS, MAX_PAGES = 10_000, 1000
@@ -37,7 +33,7 @@ class Session:
     The session is opened for the first request, and opened again when the server has forgotten it.
     """
 
-    _http: McpHttp
+    _opener: Opener
     _changed: Callable[[], None]
     #: Whether to receive notifications of changes; that takes a connection of its own.
     _listens: bool = True
@@ -112,7 +108,7 @@ class Session:
     def _incomplete(self, reason: str) -> None:
         self._log.warn(
             "not all tools of {url} are known: {reason}",
-            url=url_for_log(self._http.url),
+            url=self._opener.place,
             reason=reason,
         )
 
@@ -165,7 +161,7 @@ class Session:
                 return await self._exchange(transport, method, params, fields, schema)
         finally:
             self.busy -= 1
-            self.used_at = self._http.clock.seconds()
+            self.used_at = self._opener.clock.seconds()
 
     async def _exchange(
         self, transport: Transport, method: str, params: Json, fields: Fields, schema: Json | None
@@ -200,8 +196,8 @@ class Session:
         self._maybe_lost = False
         if self._listening is not None:
             self._listening.cancel()
-        handshake = Handshake(self._http, lambda: next(self._ids), self._receive)
-        opened: tuple[Transport, Json] = await self._limited(handshake.open(), OPEN_TIMEOUT)
+        opening = self._opener.open(lambda: next(self._ids), self._receive)
+        opened: tuple[Transport, Json] = await self._limited(opening, self._opener.seconds)
         transport, capabilities = opened
         self._transport = transport
         tools = capabilities.get("tools")
@@ -250,7 +246,7 @@ class Session:
 
     async def _limited(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
         running = Deferred.fromCoroutine(work)
-        running.addTimeout(seconds, self._http.clock)
+        running.addTimeout(seconds, self._opener.clock)
         try:
             return await running
         except TimeoutError:

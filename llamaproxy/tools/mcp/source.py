@@ -1,4 +1,4 @@
-"""McpSource: tools of MCP servers that the proxy calls itself; FixedServers, Connectors: which."""
+"""McpSource: tools of MCP servers that the proxy calls itself; Connectors: the upstream's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
 from llamaproxy.tools.mcp.http import Fields, HttpRefused
 from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
-from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.session import Session
 from llamaproxy.tools.results import ToolResult, result_of
 from llamaproxy.tools.schemas import UnfitTool
@@ -56,20 +55,25 @@ class McpServers(Protocol):
     """Knows which MCP servers there are."""
 
     async def named(self, caller: ClientContext) -> Mapping[str, str]:
-        """Their URLs by name.
+        """Their URLs, or what stands for one, by name.
 
         :raises ProxyError: if they cannot be listed.
         """
 
+    def fields(self, name: str, endpoint: str) -> Fields:
+        """The operator's header fields for the server of that *name* at *endpoint*."""
 
-@attrs.frozen(eq=False, repr=False)
-class FixedServers:
-    """The MCP servers of ``--mcp-server``. Implements :class:`McpServers`."""
+    def offers(self, name: str, tool: str) -> bool:
+        """Whether the *tool* of the server of that *name* may be offered and called."""
 
-    _urls: Mapping[str, str]
 
-    async def named(self, caller: ClientContext) -> Mapping[str, str]:
-        return self._urls
+class Sessions(Protocol):
+    """Keeps sessions with MCP servers."""
+
+    def session(
+        self, endpoint: str, fields: Fields, caller: ClientContext, chat: str = ""
+    ) -> Session:
+        """The session with the server at *endpoint* of *caller*; see :class:`SessionPool`."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -104,6 +108,12 @@ class Connectors:
             )
         return {}
 
+    def fields(self, name: str, endpoint: str) -> Fields:
+        return ()
+
+    def offers(self, name: str, tool: str) -> bool:
+        return True
+
 
 def _urls(answer: Json) -> dict[str, str]:
     """MCP URLs by name in a list of connectors, or of tool groups (up to 0.4)."""
@@ -127,13 +137,13 @@ class McpSource:
     """The tools of MCP servers. Implements :class:`ToolSource`.
 
     Each server is a group. Of a caller's credentials a server gets the ``mcp_headers`` for its URL
-    and nothing else; *headers* are the operator's header fields by URL.
+    and nothing else. *origin* is that of its tools.
     """
 
     _servers: McpServers
-    _sessions: SessionPool
+    _sessions: Sessions
     _clock: IReactorTime
-    _headers: Mapping[str, Fields] = attrs.Factory(dict)
+    _origin: str = PROXY_CALLED
     _log: ClassVar[Logger] = Logger()
 
     async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
@@ -154,7 +164,9 @@ class McpSource:
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
-        fields = self._fields(tool.endpoint, caller)
+        if not self._servers.offers(tool.group, tool.name):
+            raise ToolUnknown(f"Error: there is no tool {tool.name!r} any more.")
+        fields = self._fields(tool.group, tool.endpoint, caller)
         try:
             session = self._sessions.session(tool.endpoint, fields, caller, caller.chat)
             call_result = await session.call(tool.name, arguments, tool.parameters, caller.tracing)
@@ -180,11 +192,11 @@ class McpSource:
             raise ToolUnknown(result.text)
         return result
 
-    def _fields(self, url: str, caller: ClientContext) -> Fields:
+    def _fields(self, group: str, url: str, caller: ClientContext) -> Fields:
         """Header fields for the server at *url*: the operator's, replaced by the caller's."""
         caller_fields = caller.mcp_headers(url)
         names = {name.lower() for name, _ in caller_fields}
-        operator_fields = self._headers.get(url, ())
+        operator_fields = self._servers.fields(group, url)
         return (
             *((n, value) for n, value in operator_fields if n.lower() not in names),
             *caller_fields,
@@ -197,7 +209,7 @@ class McpSource:
             return limits.down[name]
         seconds = 0.9 * limits.seconds
         try:
-            session = self._sessions.session(url, self._fields(url, caller), caller)
+            session = self._sessions.session(url, self._fields(name, url, caller), caller)
             listing = Deferred.fromCoroutine(self._definitions(session, name, url, caller))
             listing.addTimeout(seconds, self._clock)
             tools = await listing
@@ -219,8 +231,11 @@ class McpSource:
     ) -> list[ToolDefinition]:
         """The tools that can be offered; other work goes on while a long list is looked at."""
         entries = await session.tools(caller.tracing)
-        tools = await in_slices(partial(definition_of, name, url), entries, self._clock)
-        return [tool for tool in tools if tool is not None]
+        define = partial(definition_of, name, url, origin=self._origin)
+        tools = await in_slices(define, entries, self._clock)
+        return [
+            tool for tool in tools if tool is not None and self._servers.offers(name, tool.name)
+        ]
 
 
 def _redacted(text: str, fields: Fields) -> str:
@@ -251,7 +266,9 @@ def _means_unknown_tool(tool: ToolDefinition, text: str) -> bool:
     )
 
 
-def definition_of(group: str, url: str, entry: Json) -> ToolDefinition | None:
+def definition_of(
+    group: str, url: str, entry: Json, origin: str = PROXY_CALLED
+) -> ToolDefinition | None:
     """A tool as MCP describes it, None if it cannot be offered, or not just be called."""
     name = entry.get("name")
     execution = entry.get("execution")
@@ -265,7 +282,7 @@ def definition_of(group: str, url: str, entry: Json) -> ToolDefinition | None:
             name=name,
             description=entry.get("description") or entry.get("title"),
             schema=entry.get("inputSchema"),
-            origin=PROXY_CALLED,
+            origin=origin,
             endpoint=url,
             annotations=entry.get("annotations"),
         )
