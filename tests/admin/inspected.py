@@ -7,8 +7,9 @@ from typing import Any
 
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.reachability import Reachability
+from llamaproxy.admin.serving import ThisProcess
 from llamaproxy.admin.status import Status
-from llamaproxy.adminport import ADMIN_LIMITS, inspector_of
+from llamaproxy.adminport import ADMIN_LIMITS, inspector_of, own_answers
 from llamaproxy.config.options import Options
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.site import ProxySite
@@ -26,9 +27,8 @@ class Inspected(Proxy):
         self._front._agent._serverFactory = front
         options = Options({})
         options.parseOptions(["--inspect-contents"] if contents else [])
-        self.inspector = inspector_of(
-            options, self.app, self.url, self.clock, front.connections.stop
-        )
+        self.shown = own_answers(options, self.app, self.clock, front.connections.stop)
+        self.inspector = inspector_of(options, self.app, self.url, self.clock, self.shown)
         status = Status(
             url=self.url.to_text(),
             clock=self.clock,
@@ -36,9 +36,9 @@ class Inspected(Proxy):
             reachability=Reachability(self.clock, self.app.detector.answers),
             draining=lambda: False,
             dialect=lambda: None,
-            figures={},
+            serving=ThisProcess(self.metrics, self.tool_status.calls, {}),
         )
-        admin = AdminApp(self.metrics, status, inspector=self.inspector)
+        admin = AdminApp(status, self.inspector)
         hosts = AllowedHosts(["127.0.0.1"])
         self.site = ProxySite(admin.resource(), self.clock, ADMIN_LIMITS, hosts=hosts)
 

@@ -260,7 +260,7 @@ def is_stopped(world: World) -> None:
     world.stack.on(INVOKE, nothing)
     world.chat()
     world.advance(1)
-    key = max(world.inspector._answers.keys)
+    key = max(world.shown.keys)
     assert world.post(f"/answers/{key}/stop").status == 204
     world.settle()
 
@@ -270,7 +270,7 @@ def is_stopped_while_tools_are_listed(world: World) -> None:
     world.stack.on("GET /v1/toolgroups", nothing)
     world.chat()
     world.advance(1)
-    world.post(f"/answers/{max(world.inspector._answers.keys)}/stop")
+    world.post(f"/answers/{max(world.shown.keys)}/stop")
     world.settle()
 
 
@@ -949,7 +949,7 @@ def test_what_runs_is_shown_as_it_is() -> None:
     world.chat()
 
     def now() -> Any:
-        key = max(world.inspector._answers.keys)
+        key = max(world.shown.keys)
         return json.loads(world.get(f"/answers/{key}").body)
 
     world.advance(1)
