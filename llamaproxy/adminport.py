@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperlink import DecodedURL
 from twisted.application.service import MultiService, Service
@@ -36,6 +36,9 @@ from llamaproxy.server.site import ProxySite
 from llamaproxy.tools.trial import Trials
 from llamaproxy.upstream.dialect import ServerDialect
 from llamaproxy.upstream.pool import UpstreamPool
+
+if TYPE_CHECKING:
+    from llamaproxy.workers.supervisor import Supervisor
 
 _log = Logger()
 
@@ -95,7 +98,7 @@ def add_admin(
     reactor: Any,
     app: Application,
     url: DecodedURL,
-    listen: ListenService,
+    listen: ListenService | Supervisor,
     pool: UpstreamPool,
 ) -> None:
     """Add the port for operators, which may be missing unless it was asked for."""

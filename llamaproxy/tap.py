@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hyperlink import DecodedURL
@@ -17,6 +18,7 @@ from llamaproxy.admin import names
 from llamaproxy.admin.tracing.switch import tracing_service
 from llamaproxy.adminport import add_admin
 from llamaproxy.application import Application, assemble
+from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
 from llamaproxy.greeting import GreetingService
 from llamaproxy.routes import CHAT_PATHS
@@ -24,6 +26,7 @@ from llamaproxy.server.hosts import hosts_for
 from llamaproxy.server.keys import KeysService
 from llamaproxy.server.limits import Limits, connections_possible
 from llamaproxy.server.listen import ListenService, client_url
+from llamaproxy.server.ports import Ports
 from llamaproxy.server.prompt_writes import prompt_writes
 from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.signals import SecondSignal
@@ -35,7 +38,14 @@ from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
 from llamaproxy.upstream.pool import UpstreamPool
 
 if TYPE_CHECKING:
+    from twisted.protocols.amp import CommandLocator
+
     from llamaproxy.admin.tracing.spans import Spans
+    from llamaproxy.server.notify import NotifyService
+    from llamaproxy.workers.child import WorkerLife
+    from llamaproxy.workers.link import Link
+    from llamaproxy.workers.process import Worker
+    from llamaproxy.workers.supervisor import Supervisor
 
 _log = Logger()
 
@@ -53,9 +63,11 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     Factory.noisy = False  # "Starting factory", for every connection that is made
     ordered: Any = OrderedServices
     services: MultiService = ordered()
+    keys = None
     if options["api-keys-file"] is not None:
         # Before the others, to stop after them: SIGHUP would end a daemon that is draining.
-        services.addService(KeysService(options["api-keys-file"], reactor))
+        keys = KeysService(options["api-keys-file"], reactor)
+        services.addService(keys)
     url = _server_url(options, reactor, services)
     sockets = prompt_writes(reactor)
     tracing = tracing_service(os.environ, reactor, url.to_text(), options["listen"])
@@ -64,7 +76,9 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     spans = None if tracing is None else tracing.spans
     app, pool = _connected(options, url, reactor, sockets, spans)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
-    listen = _listen_service(options, sockets, app, fixed_limits)
+    site = _site(options, sockets, app, fixed_limits)
+    supervisor = _supervisor(options, reactor, site) if options["workers"] > 1 else None
+    listen = supervisor or ListenService(sockets, options["listen"], site, options["drain-timeout"])
     if options["admin"] != "off":
         add_admin(services, options, sockets, app, url, listen, pool)
     if by_twistd:
@@ -73,6 +87,11 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     services.addService(listen)
     if by_twistd:
         services.addService(SecondSignal(reactor, listen.stop_now))
+        notify = _notify(reactor, supervisor)
+        if notify is not None:
+            services.addService(notify)
+        if keys is not None:
+            keys.on_reread = partial(_reread, supervisor, notify)
     _log_start(options, url)
     return services
 
@@ -137,10 +156,68 @@ def _connected(
     return assemble(options, url, reactor, agent, anywhere, spans), pool
 
 
-def _listen_service(
+def _supervisor(options: Options, reactor: Any, site: ProxySite) -> Supervisor:
+    """The ports for clients, and the workers who serve them.
+
+    :param site: that of a daemon without workers: here no client ever gets to it.
+    """
+    from llamaproxy.workers.sockets import HeldSockets
+    from llamaproxy.workers.supervisor import Supervisor, end_with_failure
+
+    def locators(worker: Worker) -> list[CommandLocator]:
+        """What answers what *worker* asks its parent."""
+        return []
+
+    return Supervisor(
+        reactor,
+        Ports(HeldSockets(reactor), options["listen"], Factory()),
+        options["workers"],
+        options.arguments,
+        options["drain-timeout"],
+        _write_line,
+        lambda: end_with_failure(reactor),
+        locators,
+        site,
+    )
+
+
+def make_worker(
+    options: Options, count: int, reactor: Any, link: Link
+) -> tuple[WorkerLife, MultiService]:
+    """One worker of so many, which the parent is asked of by *link*, and what it consists of."""
+    from llamaproxy.workers.child import WorkerLife
+    from llamaproxy.workers.division import divide
+    from llamaproxy.workers.sockets import SharedSockets, shared
+
+    use_monotonic_time(reactor)
+    Factory.noisy = False
+    divide(options, count)
+    ordered: Any = OrderedServices
+    services: MultiService = ordered()
+    url = _server_url(options, reactor, services)
+    sockets = SharedSockets(reactor)
+    tracing = tracing_service(os.environ, reactor, url.to_text(), options["listen"])
+    if tracing is not None:
+        services.addService(tracing)
+    spans = None if tracing is None else tracing.spans
+    app, pool = _connected(options, url, reactor, sockets, spans)
+    services.addService(UpstreamService(pool, app.catalogue, app.sessions))
+    site = _site(options, sockets, app, {})
+    endpoints = list(map(shared, options["listen"]))
+    listen = ListenService(sockets, endpoints, site, options["drain-timeout"])
+    services.addService(listen)
+    keys = options["api-keys-file"]
+    rereads = [] if keys is None else [KeysService(keys, reactor).reread]
+    life = WorkerLife(reactor, services, listen.stop_now, rereads)
+    # What answers what the parent asks.
+    link.answer_with(life)
+    return life, services
+
+
+def _site(
     options: Options, reactor: Any, app: Application, fixed_limits: Mapping[str, float]
-) -> ListenService:
-    """The ports for clients."""
+) -> ProxySite:
+    """What serves clients."""
     limits = Limits(
         body=options["max-body"],
         bodies={path.encode(): options["max-chat-body"] for path in CHAT_PATHS},
@@ -164,7 +241,32 @@ def _listen_service(
     watch(names.RUNNING, lambda: connections.running)
     watch(names.STREAMS_OPEN, lambda: connections.streams)
     watch(names.LISTENER_FAILURES, lambda: app.tell.failures)
-    return ListenService(reactor, options["listen"], site, options["drain-timeout"])
+    return site
+
+
+def _write_line(line: bytes) -> None:
+    """Have a line of a worker's log stand in that of the daemon."""
+    text = line.decode("utf-8", "replace")
+    if logformat.write_lines is None:  # twistd has a log of its own
+        _log.info(logformat.FORMATTED, message=text)
+    else:
+        logformat.write_lines(text + "\n")
+
+
+def _reread(supervisor: Supervisor | None, notify: NotifyService | None) -> None:
+    """Have the workers read again what was read again here; the service manager hears of it."""
+    done = None if supervisor is None else supervisor.reload()
+    if notify is not None:
+        notify.reloading(done)
+
+
+def _notify(reactor: Any, supervisor: Supervisor | None) -> NotifyService | None:
+    """What tells the service manager what the daemon is doing, if there is one."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from llamaproxy.server.notify import NotifyService
+
+    return NotifyService(reactor, os.environ, None if supervisor is None else supervisor.started)
 
 
 def _log_start(options: Options, url: DecodedURL) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,6 +36,14 @@ _SERVER_KEY = "LLAMASTACK_API_KEY"
 #: Every option that takes one value (DESIGN: 8).
 SETTINGS = (
     Setting("port", "PROXY_PORT", "8322", values.integer(0, 65535), "TCP port to listen on."),
+    Setting(
+        "workers",
+        "LLAMAPROXY_WORKERS",
+        "1",
+        values.workers,
+        "Processes that serve clients, each with a core of its own; auto for as many as there are "
+        "cores.",
+    ),
     Setting(
         "allowed-hosts",
         "LLAMAPROXY_ALLOWED_HOSTS",
@@ -331,6 +340,8 @@ class Options(UsageOptions):
         self._environment = environment
         #: Names of the settings that are on the command line or in the environment.
         self.explicit: set[str] = set()
+        #: The command line that was parsed.
+        self.arguments: list[str] = []
         #: Whether the server's URL was given with more than is its own.
         self.shortened_url = False
         self._texts: dict[str, str] = {}
@@ -373,6 +384,7 @@ class Options(UsageOptions):
 
         :raises UsageError: for a mistake, when not run by twistd.
         """
+        self.arguments = list(sys.argv[1:] if options is None else options)
         try:
             UsageOptions.parseOptions(self, options)
         except UsageError as error:

@@ -7,6 +7,7 @@ import hmac
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -188,6 +189,10 @@ class GuardedResource(Resource):
         return self._resource.render(request)
 
 
+def _nothing() -> None:
+    """Nobody else reads them."""
+
+
 class KeysService(Service):
     """Has the keys read again on SIGHUP, while it runs."""
 
@@ -197,21 +202,25 @@ class KeysService(Service):
         self._keys = keys
         self._reactor = reactor
         self._previous_handler: Any = None
+        #: Called when they have been read again, or could not be.
+        self.on_reread: Callable[[], object] = _nothing
 
     def startService(self) -> None:
         Service.startService(self)
         self._previous_handler = signal.signal(
-            signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reread)
+            signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reread)
         )
 
     def stopService(self) -> None:
         Service.stopService(self)
         signal.signal(signal.SIGHUP, self._previous_handler)
 
-    def _reread(self) -> None:
+    def reread(self) -> None:
+        """Take the keys that are in the file now, if it is usable, and say so in the log."""
         try:
             self._keys.reread()
         except ValueError as error:
             self._log.warn("the API keys stay as they were: {reason}", reason=str(error))
         else:
             self._log.info("API keys read again: {count}", count=len(self._keys))
+        self.on_reread()

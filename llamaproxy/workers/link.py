@@ -81,10 +81,10 @@ class _Locators:
     """The first of several that knows a command."""
 
     def __init__(self, locators: Sequence[Any]) -> None:
-        self._locators = locators
+        self.all = list(locators)
 
     def locateResponder(self, name: bytes) -> Any:
-        found = (each.locateResponder(name) for each in self._locators)
+        found = (each.locateResponder(name) for each in self.all)
         return next((responder for responder in found if responder is not None), None)
 
 
@@ -92,9 +92,14 @@ class Link(amp.AMP):
     """One end: it asks, and has *locators* answer what the other end asks."""
 
     def __init__(self, *locators: amp.CommandLocator) -> None:
-        amp.AMP.__init__(self, locator=_Locators(locators))
+        self._locators = _Locators(locators)
+        amp.AMP.__init__(self, locator=self._locators)
         #: Fires, with None, when the other end is gone.
         self.lost: Deferred[None] = Deferred()
+
+    def answer_with(self, *locators: amp.CommandLocator) -> None:
+        """Have *locators* answer too, which were built out of what uses the link."""
+        self._locators.all += locators
 
     async def ask(
         self, clock: IReactorTime, seconds: float, command: type[amp.Command], **values: Any

@@ -1,0 +1,71 @@
+"""A process that serves clients for a daemon with ``--workers``, which starts it.
+
+It is given the daemon's arguments, its end of the link to it, and the listening sockets.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import socket
+import sys
+from typing import Any
+
+from twisted.python.usage import UsageError
+
+from llamaproxy.config import logformat
+from llamaproxy.config.options import Options
+from llamaproxy.workers.child import LogPipe
+from llamaproxy.workers.link import LINK_FD, Link
+from llamaproxy.workers.process import WORKER_VARIABLE
+
+
+def main() -> None:
+    """Serve until the parent says that it is enough.
+
+    :raises SystemExit: with one line, if that is not possible.
+    """
+    try:
+        number, count, reactor = os.environ.pop(WORKER_VARIABLE).split()
+    except (KeyError, ValueError):
+        raise SystemExit("a worker is started by twistd llamaproxy --workers") from None
+    gc.freeze()  # as llamaproxy.start does
+    options = Options()
+    try:
+        options.parseOptions(sys.argv[1:])
+    except UsageError as error:
+        raise SystemExit(f"twistd llamaproxy: {error}") from None
+    importlib.import_module(reactor).install()
+    _serve(options, int(number), int(count))
+
+
+def _serve(options: Options, number: int, count: int) -> None:
+    from twisted.internet import reactor
+    from twisted.internet.protocol import Factory
+    from twisted.logger import globalLogBeginner
+
+    from llamaproxy import tap
+    from llamaproxy.workers.commands import Ready
+
+    logformat.worker = number
+    logformat.as_json = options["log-format"] == "json"
+    logformat.threshold.level = options["log-level"]
+    globalLogBeginner.beginLoggingTo([logformat.observer_on(LogPipe())])
+    link = Link()
+    life, services = tap.make_worker(options, count, reactor, link)
+    gc.freeze()
+    services.privilegedStartService()
+    services.startService()
+    scheduler: Any = reactor
+    scheduler.adoptStreamConnection(LINK_FD, socket.AF_UNIX, Factory.forProtocol(lambda: link))
+    os.close(LINK_FD)
+    link.lost.addCallback(lambda _: life.parent_gone())
+    tell: Any = link.callRemote
+    tell(Ready).addErrback(lambda _: None)  # link.lost says it too
+    scheduler.callWhenRunning(life.take_signals)
+    scheduler.run(installSignalHandlers=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Worker: one process that serves clients, as its parent sees it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.python.failure import Failure
+
+from llamaproxy.workers.life import Liveness
+from llamaproxy.workers.lines import Lines
+from llamaproxy.workers.link import LINK_FD, Link
+
+#: The variable by which a process knows that it is a worker: its number, how many there are, and
+#: the module of its reactor.
+WORKER_VARIABLE = "LLAMAPROXY_WORKER"
+
+#: What is said to one process alone: its service manager, and the sockets that it was given.
+_NOT_INHERITED = frozenset(
+    {
+        *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "MAINPID"),
+        *("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"),
+    }
+)
+
+#: What a terminal and a service manager send to all processes of the daemon, and only the parent
+#: acts on. A worker is started with them blocked, so that there is no moment in which it is not;
+#: it takes SIGTERM when it is ready for it.
+_BLOCKED = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM}
+
+
+class Worker(ProcessProtocol):
+    """One process, from its start to its end; the next one in its place is another."""
+
+    def __init__(
+        self,
+        number: int,
+        since: float,
+        restarts: int,
+        link: Link,
+        written: Callable[[Worker, bytes], object],
+        complained: Callable[[Worker, bytes], object],
+        ended: Callable[[Worker, str], object],
+    ) -> None:
+        """:param written: hears of each line of its log; *complained*: of each on its standard
+        error; *ended*: of its end, and how that came.
+        """
+        #: Its place, from 1 on.
+        self.number = number
+        #: The process id; 0 before there is one.
+        self.pid = 0
+        #: Where it is asked.
+        self.link = link
+        #: The Unix time of its start.
+        self.since = since
+        #: How many have ended in its place before.
+        self.restarts = restarts
+        #: Whether it serves clients.
+        self.ready = False
+        #: Whether it has been asked for a sign of life, and not given one yet.
+        self.asked = False
+        self.liveness = Liveness()
+        self._lines = {
+            1: Lines(lambda line: written(self, line)),
+            2: Lines(lambda line: complained(self, line)),
+        }
+        self._ended = ended
+
+    def start(self, reactor: Any, arguments: Sequence[str], count: int, ports: list[int]) -> None:
+        """Start the process, with what *arguments* say, one of *count*.
+
+        :param ports: the descriptors of the sockets that it accepts connections of.
+
+        :raises OSError: if it cannot be started.
+        """
+        here, there = socket.socketpair()
+        with here, there, open(os.devnull, "rb") as nothing:
+            here.setblocking(False)
+            there.setblocking(False)
+            given = [nothing.fileno(), there.fileno(), *ports]
+            places = [0, *range(LINK_FD, LINK_FD + 1 + len(ports))]
+            with _signals_blocked():
+                process = reactor.spawnProcess(
+                    self,
+                    sys.executable,
+                    # Without -P the directory that it is started in would be searched for modules.
+                    [sys.executable, "-P", "-m", "llamaproxy.worker", *arguments],
+                    _environment(os.environ, self.number, count, type(reactor).__module__),
+                    childFDs={1: "r", 2: "r", **dict(zip(places, given, strict=True))},
+                )
+            self.pid = process.pid
+            linking = Factory.forProtocol(lambda: self.link)
+            reactor.adoptStreamConnection(here.fileno(), socket.AF_UNIX, linking)
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it is still there."""
+        transport: Any = self.transport
+        try:
+            transport.signalProcess(number)
+        except ProcessExitedAlready:
+            pass
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        self._lines[childFD].feed(data)
+
+    def processEnded(self, reason: Failure) -> None:
+        for lines in self._lines.values():
+            lines.end()
+        status: Any = reason.value
+        by_signal = getattr(status, "signal", None)
+        self._ended(self, f"signal {by_signal}" if by_signal else f"status {status.exitCode}")
+
+
+def _environment(
+    environment: Mapping[str, str], number: int, count: int, reactor: str
+) -> dict[str, str]:
+    """The environment of a worker: its parent's, and where its parent finds modules."""
+    kept = {name: value for name, value in environment.items() if name not in _NOT_INHERITED}
+    places = [os.path.abspath(place) for place in sys.path]
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(places),
+        WORKER_VARIABLE: f"{number} {count} {reactor}",
+    }
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

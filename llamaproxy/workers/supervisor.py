@@ -1,0 +1,339 @@
+"""Supervisor: starts the workers of the daemon, watches them, replaces them and ends them."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.protocols import amp
+
+from llamaproxy.deferreds import all_of
+from llamaproxy.jsontext import Json
+from llamaproxy.server.ports import Ports
+from llamaproxy.server.site import ProxySite
+from llamaproxy.workers.commands import Ping, Ready, Reload, Stop
+from llamaproxy.workers.life import LOOK_SECONDS, Backoff
+from llamaproxy.workers.link import Link
+from llamaproxy.workers.process import Worker
+
+#: Seconds that a worker is given to answer: to be stuck takes longer.
+_ANSWER_SECONDS = 60.0
+
+#: Seconds that workers are given to end, beyond those for the requests that they serve; when they
+#: are not to wait for those; and after SIGKILL.
+_STOP_SECONDS, _STOP_NOW_SECONDS, _KILLED_SECONDS = 5.0, 0.7, 5.0
+
+#: Answers what workers ask; each worker has locators of its own.
+Locators = Callable[[Worker], Sequence[amp.CommandLocator]]
+
+
+def end_with_failure(reactor: Any) -> None:
+    """Have twistd's *reactor* stop, and the process end with status 1.
+
+    Whatever is done in a reactor, twistd ends with 0, unless a signal has ended it.
+    """
+
+    def end() -> None:
+        sys.stdout.flush()
+        os._exit(1)
+
+    atexit.register(end)
+    with suppress(ReactorNotRunning):
+        reactor.stop()
+
+
+class Supervisor(Service):
+    """Listens, and has so many workers serve who connects.
+
+    ``on_ready`` are called with each worker that begins to serve, ``on_gone`` with each that has
+    ended, whether it had been ready or not.
+    """
+
+    _log: ClassVar[Logger] = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        ports: Ports,
+        count: int,
+        arguments: Sequence[str],
+        drain: float,
+        write: Callable[[bytes], object],
+        failed: Callable[[], object],
+        locators: Locators,
+        site: ProxySite,
+    ) -> None:
+        """:param arguments: those of the daemon, which are its workers' too.
+
+        :param drain: seconds that requests in flight are given when the daemon stops.
+
+        :param write: takes a line of a worker's log.
+
+        :param site: what the daemon would serve clients with, if it had no workers.
+
+        :param failed: called once if the daemon cannot serve: no worker has ever got ready.
+        """
+        self._reactor = reactor
+        self._ports = ports
+        self._count = count
+        self._arguments = arguments
+        self._drain = drain
+        self._write = write
+        self._failed = failed
+        self._locators = locators
+        self.site = site
+        self._places = {number: _Place(number) for number in range(1, count + 1)}
+        self._look: IDelayedCall | None = None
+        self._all_gone: Deferred[None] | None = None
+        self._any_ready = False
+        self.draining = False
+        self._stops_now = False
+        #: Fires when all have been ready for the first time.
+        self.started: Deferred[None] = Deferred()
+        self.on_ready: list[Callable[[Worker], object]] = []
+        self.on_gone: list[Callable[[Worker], object]] = []
+
+    @property
+    def workers(self) -> list[Worker]:
+        """Those whose processes are there, in the order of their numbers."""
+        return [place.worker for place in self._places.values() if place.worker is not None]
+
+    async def ask_all(
+        self, command: type[amp.Command], seconds: float, **values: Any
+    ) -> dict[int, Json]:
+        """What the workers that are ready answer in time, by their numbers."""
+        asked = [worker for worker in self.workers if worker.ready]
+        answers = await all_of(self.ask(worker, command, seconds, **values) for worker in asked)
+        return {
+            worker.number: answer
+            for worker, answer in zip(asked, answers, strict=True)
+            if answer is not None
+        }
+
+    async def ask(
+        self, worker: Worker, command: type[amp.Command], seconds: float, **values: Any
+    ) -> Json | None:
+        """What *worker* answers; None if it does not in time, or cannot."""
+        try:
+            return await worker.link.ask(self._reactor, seconds, command, **values)
+        except CancelledError:
+            raise
+        except Exception as error:  # it may end at any time, and fail in any way
+            self._log.debug(
+                "worker {worker} does not answer {name}: {reason}",
+                worker=worker.number,
+                name=command.__name__,
+                reason=repr(error),
+            )
+            return None
+
+    def reload(self) -> Deferred[None]:
+        """Have the workers read again what is read again on SIGHUP; fires when they have."""
+        done = Deferred.fromCoroutine(self.ask_all(Reload, _ANSWER_SECONDS))
+        return done.addCallback(lambda _: None)
+
+    # --- the daemon's life
+
+    def privilegedStartService(self) -> None:
+        """Listen on every endpoint.
+
+        :raises CannotListen: with one clear line, if one is taken.
+        """
+        self._ports.listen()
+
+    def startService(self) -> None:
+        Service.startService(self)
+        if not self._ports.open:
+            self.privilegedStartService()
+        for place in self._places.values():
+            self._start(place)
+        self._look = self._reactor.callLater(LOOK_SECONDS, self._look_at_all)
+
+    def stopService(self) -> Deferred[None]:
+        Service.stopService(self)
+        self.draining = True
+        return Deferred.fromCoroutine(self._stop())
+
+    def stop_now(self) -> None:
+        """Do not wait any longer for what is being served."""
+        self._stops_now = True
+        for worker in self.workers:
+            self._tell_to_stop(worker)
+        self._reactor.callLater(_STOP_NOW_SECONDS, self._kill_all)
+
+    async def _stop(self) -> None:
+        for place in self._places.values():
+            place.cancel()
+        for worker in self.workers:
+            self._tell_to_stop(worker)
+        await self._ports.close()
+        if not await self._wait(self._drain + _STOP_SECONDS):
+            self._log.warn("{count} workers do not end", count=len(self.workers))
+            self._kill_all()
+            await self._wait(_KILLED_SECONDS)
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    def _tell_to_stop(self, worker: Worker) -> None:
+        async def tell() -> None:
+            if await self.ask(worker, Stop, _ANSWER_SECONDS, now=self._stops_now) is None:
+                worker.send_signal(signal.SIGTERM)
+
+        Deferred.fromCoroutine(tell())
+
+    def _kill_all(self) -> None:
+        for worker in self.workers:
+            worker.send_signal(signal.SIGKILL)
+
+    async def _wait(self, seconds: float) -> bool:
+        """Whether all workers have ended within so many *seconds*."""
+        if not self.workers:
+            return True
+        self._all_gone = Deferred()
+        try:
+            await self._all_gone.addTimeout(seconds, self._reactor)
+        except TimeoutError:
+            return False
+        return True
+
+    # --- a worker's life
+
+    def _start(self, place: _Place) -> None:
+        """Start a worker in *place*."""
+        place.starting = None
+        link = Link()
+        worker = Worker(
+            place.number,
+            time.time(),
+            place.restarts,
+            link,
+            lambda _, line: self._write(line),
+            self._complained,
+            self._ended,
+        )
+        link.answer_with(_ParentOf(lambda: self._ready(worker)), *self._locators(worker))
+        place.started = self._reactor.seconds()
+        place.worker = worker
+        ports = [port.fileno() for port in self._ports.open]  # type: ignore[attr-defined]
+        try:
+            worker.start(self._reactor, self._arguments, self._count, ports)
+        except OSError as error:  # no process, no descriptor, no memory
+            self._gone(worker, str(error))
+
+    def _ready(self, worker: Worker) -> None:
+        worker.ready = self._any_ready = True
+        worker.liveness.sign()
+        self._log.info(
+            "worker {worker} of {count} serves as process {pid}",
+            worker=worker.number,
+            count=self._count,
+            pid=worker.pid,
+        )
+        for hear in self.on_ready:
+            hear(worker)
+        if not self.started.called and sum(each.ready for each in self.workers) == self._count:
+            self.started.callback(None)
+
+    def _complained(self, worker: Worker, line: bytes) -> None:
+        """*worker* has written a line to its standard error."""
+        place = self._places[worker.number]
+        place.last_words = line.decode("utf-8", "replace")
+        if worker.ready or self._any_ready:
+            self._log.warn(
+                "worker {worker}: {reason}", worker=worker.number, reason=place.last_words
+            )
+
+    def _ended(self, worker: Worker, how: str) -> None:
+        place = self._places[worker.number]
+        self._gone(worker, f"{place.last_words} ({how})" if place.last_words else how)
+
+    def _gone(self, worker: Worker, reason: str) -> None:
+        place = self._places[worker.number]
+        place.worker, place.last_words = None, ""
+        was_ready, worker.ready = worker.ready, False
+        for hear in self.on_gone:
+            hear(worker)
+        if self.draining:
+            if not self.workers and self._all_gone is not None and not self._all_gone.called:
+                self._all_gone.callback(None)
+            return
+        if not was_ready and not self._any_ready:
+            self.draining = True
+            self._log.critical("no worker can serve: {reason}", reason=reason)
+            self._failed()
+            return
+        delay = place.backoff.after(self._reactor.seconds() - place.started)
+        place.restarts += 1
+        self._log.error(
+            "worker {worker}, process {pid}, has ended: {reason}; the next one starts in "
+            "{seconds:g} s",
+            worker=worker.number,
+            pid=worker.pid,
+            reason=reason,
+            seconds=delay,
+        )
+        place.starting = self._reactor.callLater(delay, self._start, place)
+
+    def _look_at_all(self) -> None:
+        """Ask each worker for a sign of life, and end those that have given none for too long."""
+        self._look = self._reactor.callLater(LOOK_SECONDS, self._look_at_all)
+        for worker in self.workers:
+            if worker.liveness.look():
+                self._log.error(
+                    "worker {worker}, process {pid}, is stuck", worker=worker.number, pid=worker.pid
+                )
+                worker.send_signal(signal.SIGKILL)
+            elif worker.ready and not worker.asked:
+                Deferred.fromCoroutine(self._ping(worker))
+
+    async def _ping(self, worker: Worker) -> None:
+        worker.asked = True
+        if await self.ask(worker, Ping, _ANSWER_SECONDS) is not None:
+            worker.liveness.sign()
+        worker.asked = False
+
+
+class _ParentOf(amp.CommandLocator):
+    """Answers what a worker asks about its own life."""
+
+    def __init__(self, ready: Callable[[], None]) -> None:
+        amp.CommandLocator.__init__(self)
+        self._ready = ready
+
+    @Ready.responder
+    def ready(self) -> Json:
+        self._ready()
+        return {}
+
+
+class _Place:
+    """One of the numbers that workers have: who is there, and when the next one comes."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.worker: Worker | None = None
+        self.backoff = Backoff()
+        self.restarts = 0
+        #: When the latest worker was started, by the reactor's clock.
+        self.started = 0.0
+        #: What it wrote last to its standard error.
+        self.last_words = ""
+        self.starting: IDelayedCall | None = None
+
+    def cancel(self) -> None:
+        """Let nobody come any more."""
+        if self.starting is not None:
+            self.starting.cancel()
+            self.starting = None
