@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hyperlink import DecodedURL
 from twisted.application.service import MultiService, Service
@@ -20,7 +20,7 @@ from llamaproxy.admin.feed import Feed
 from llamaproxy.admin.inspector import Inspector
 from llamaproxy.admin.looplag import LoopLag
 from llamaproxy.admin.reachability import Reachability
-from llamaproxy.admin.serving import ThisProcess
+from llamaproxy.admin.serving import Serving, ThisProcess
 from llamaproxy.admin.shown import OwnAnswers, Shown
 from llamaproxy.admin.status import Status
 from llamaproxy.application import Application
@@ -36,9 +36,6 @@ from llamaproxy.server.site import ProxySite
 from llamaproxy.tools.trial import Trials
 from llamaproxy.upstream.dialect import ServerDialect
 from llamaproxy.upstream.pool import UpstreamPool
-
-if TYPE_CHECKING:
-    from llamaproxy.workers.supervisor import Supervisor
 
 _log = Logger()
 
@@ -71,7 +68,12 @@ def own_answers(
 
 
 def inspector_of(
-    options: Mapping[str, Any], app: Application, url: DecodedURL, clock: IReactorTime, shown: Shown
+    options: Mapping[str, Any],
+    app: Application,
+    url: DecodedURL,
+    clock: IReactorTime,
+    shown: Shown,
+    serving: Serving,
 ) -> Inspector:
     """What the page of the admin port asks; it shows the answers *shown*."""
     clients = client_url(options["listen"][0])
@@ -88,8 +90,42 @@ def inspector_of(
             "time": time.time(),
         }
 
-    feed = Feed(shown, app.tool_status.tools_as_json, hello, clock)
-    return Inspector(shown, feed, Trials(app.catalogue, clock).run)
+    def tools() -> Json:
+        return app.tool_status.tools_as_json(serving.calls)
+
+    return Inspector(shown, Feed(shown, tools, hello, clock), Trials(app.catalogue, clock).run)
+
+
+def this_process(
+    app: Application, pool: UpstreamPool, clients: Mapping[str, Callable[[], Json]]
+) -> ThisProcess:
+    """What the admin port asks of this process; *clients*: the figures of those it serves."""
+    figures = {
+        **clients,
+        "turn_memory": app.memory.figures,
+        "tool_lists": app.catalogue.figures,
+        "mcp_sessions": app.sessions.figures,
+        "upstream_pool": pool.figures,
+    }
+    return ThisProcess(app.metrics, app.tool_status.calls, figures)
+
+
+def figures_of_clients(
+    options: Mapping[str, Any], app: Application, site: ProxySite
+) -> dict[str, Callable[[], Json]]:
+    """The figures of the clients that *app* serves through *site*."""
+
+    def connections() -> Json:
+        return {"open": site.connections.connected, "max": site.limits.connections}
+
+    def requests() -> Json:
+        return {
+            "running": site.connections.running,
+            "streams": site.connections.streams,
+            "drain_timeout_seconds": options["drain-timeout"],
+        }
+
+    return {"connections": connections, "requests": requests, "chat_bodies": app.bodies.figures}
 
 
 def add_admin(
@@ -98,10 +134,14 @@ def add_admin(
     reactor: Any,
     app: Application,
     url: DecodedURL,
-    listen: ListenService | Supervisor,
-    pool: UpstreamPool,
-) -> None:
-    """Add the port for operators, which may be missing unless it was asked for."""
+    draining: Callable[[], bool],
+    serving: Serving,
+    shown: Shown,
+) -> Reachability:
+    """Add the port for operators, which may be missing unless it was asked for.
+
+    :return: what knows whether the server can be reached.
+    """
     endpoint: str = options["admin"]
     if (interface := open_interface(endpoint)) and not options["in-container"]:
         _log.warn(
@@ -111,36 +151,13 @@ def add_admin(
         )
     reachability = Reachability(reactor, app.detector.answers)
     app.tell.listen(reachability, *reachability.hears)
-    clients = listen.site
-    shown = own_answers(options, app, reactor, clients.connections.stop)
-    inspector = inspector_of(options, app, url, reactor, shown)
-
-    def connections() -> Json:
-        return {"open": clients.connections.connected, "max": clients.limits.connections}
-
-    def requests() -> Json:
-        return {
-            "running": clients.connections.running,
-            "streams": clients.connections.streams,
-            "drain_timeout_seconds": options["drain-timeout"],
-        }
-
-    figures = {
-        "connections": connections,
-        "requests": requests,
-        "turn_memory": app.memory.figures,
-        "chat_bodies": app.bodies.figures,
-        "tool_lists": app.catalogue.figures,
-        "mcp_sessions": app.sessions.figures,
-        "upstream_pool": pool.figures,
-    }
-    serving = ThisProcess(app.metrics, app.tool_status.calls, figures)
+    inspector = inspector_of(options, app, url, reactor, shown, serving)
     status = Status(
         url=url.to_text(),
         clock=reactor,
         tools=app.tool_status,
         reachability=reachability,
-        draining=lambda: listen.draining,
+        draining=draining,
         dialect=lambda: _dialect_shown(app.detector.detected),
         serving=serving,
     )
@@ -161,6 +178,7 @@ def add_admin(
     lag = LoopLag(reactor)
     app.metrics.watch(names.LOOP_LAG, lambda: lag.seconds)
     services.addService(lag)
+    return reachability
 
 
 def _dialect_shown(dialect: ServerDialect | None) -> Json | None:

@@ -19,11 +19,11 @@ from llamaproxy.request import ProxyRequest
 MAX_PAGES = 20
 
 #: Seconds between two events of one kind, at least: of rows, and of tools.
-_ROWS_INTERVAL, _TOOLS_INTERVAL = 0.2, 2.0
+ROWS_INTERVAL, TOOLS_INTERVAL = 0.2, 2.0
 
 #: How much is sent in a second when there is a lot: what an open page costs does not grow with the
 #: number of chats, nor of tools.
-_ROWS_PER_SECOND, _TOOL_BYTES_PER_SECOND = 200, 256 * 1024
+ROWS_PER_SECOND, _TOOL_BYTES_PER_SECOND = 200, 256 * 1024
 
 #: Seconds between two looks at the answers that run, and how many of them there are between two
 #: comments.
@@ -168,7 +168,7 @@ class Feed(Service):
         for page in list(self._pages):
             if not page.paused and page.change < self._shown.change:
                 made += self._tell_rows(page, texts)
-        interval = max(_ROWS_INTERVAL, made / _ROWS_PER_SECOND)
+        interval = max(ROWS_INTERVAL, made / ROWS_PER_SECOND)
         self._rows_due = self._clock.seconds() + interval
 
     def _flush_tools(self) -> None:
@@ -181,7 +181,7 @@ class Feed(Service):
             if not page.paused and page.tools < self._tools_version:
                 self._tell_tools(page, texts)
         size = max(map(len, texts.values()), default=0)
-        interval = max(_TOOLS_INTERVAL, size / _TOOL_BYTES_PER_SECOND)
+        interval = max(TOOLS_INTERVAL, size / _TOOL_BYTES_PER_SECOND)
         self._tools_due = self._clock.seconds() + interval
 
     def _tell_rows(self, page: Page, texts: dict[int, bytes]) -> int:

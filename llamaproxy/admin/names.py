@@ -260,9 +260,12 @@ TOOLS_LEFT_OUT = Series(
 
 # --- the process
 
-CONNECTIONS = Series("llamaproxy_connections", "gauge", "Client connections.")
+CONNECTIONS = Series("llamaproxy_connections", "gauge", "Client connections.", together="workers")
 CONNECTIONS_MAX = Series(
-    "llamaproxy_connections_max", "gauge", "Client connections that there may be."
+    "llamaproxy_connections_max",
+    "gauge",
+    "Client connections that there may be.",
+    together="workers",
 )
 RUNNING = Series("llamaproxy_requests_running", "gauge", "Requests served now.")
 LISTENER_FAILURES = Series(

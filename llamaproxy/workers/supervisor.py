@@ -86,7 +86,8 @@ class Supervisor(Service):
         """
         self._reactor = reactor
         self._ports = ports
-        self._count = count
+        #: How many there are to be.
+        self.count = count
         self._arguments = arguments
         self._drain = drain
         self._write = write
@@ -228,7 +229,7 @@ class Supervisor(Service):
         place.worker = worker
         ports = [port.fileno() for port in self._ports.open]  # type: ignore[attr-defined]
         try:
-            worker.start(self._reactor, self._arguments, self._count, ports)
+            worker.start(self._reactor, self._arguments, self.count, ports)
         except OSError as error:  # no process, no descriptor, no memory
             self._gone(worker, str(error))
 
@@ -238,12 +239,12 @@ class Supervisor(Service):
         self._log.info(
             "worker {worker} of {count} serves as process {pid}",
             worker=worker.number,
-            count=self._count,
+            count=self.count,
             pid=worker.pid,
         )
         for hear in self.on_ready:
             hear(worker)
-        if not self.started.called and sum(each.ready for each in self.workers) == self._count:
+        if not self.started.called and sum(each.ready for each in self.workers) == self.count:
             self.started.callback(None)
 
     def _complained(self, worker: Worker, line: bytes) -> None:

@@ -28,7 +28,8 @@ class Inspected(Proxy):
         options = Options({})
         options.parseOptions(["--inspect-contents"] if contents else [])
         self.shown = own_answers(options, self.app, self.clock, front.connections.stop)
-        self.inspector = inspector_of(options, self.app, self.url, self.clock, self.shown)
+        serving = ThisProcess(self.metrics, self.tool_status.calls, {})
+        self.inspector = inspector_of(options, self.app, self.url, self.clock, self.shown, serving)
         status = Status(
             url=self.url.to_text(),
             clock=self.clock,
@@ -36,7 +37,7 @@ class Inspected(Proxy):
             reachability=Reachability(self.clock, self.app.detector.answers),
             draining=lambda: False,
             dialect=lambda: None,
-            serving=ThisProcess(self.metrics, self.tool_status.calls, {}),
+            serving=serving,
         )
         admin = AdminApp(status, self.inspector)
         hosts = AllowedHosts(["127.0.0.1"])

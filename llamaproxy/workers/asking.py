@@ -1,0 +1,117 @@
+"""What the parent asks its workers for an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, ClassVar, Protocol
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+from llamaproxy.jsontext import Json
+from llamaproxy.workers.link import Long, LongJson
+
+_log = Logger()
+
+
+class _Question(amp.Command):
+    """A question that may fail, without the end of the link."""
+
+    errors: ClassVar[Any] = {Exception: b"FAILED"}
+
+
+class Figures(_Question):
+    """All that a worker has counted, what its status shows, and the calls of its tools."""
+
+    response: ClassVar[Any] = ((b"told", LongJson()),)
+
+
+class Rows(_Question):
+    """The rows of the page that have changed after the worker's *change*, -1 for all.
+
+    *rows* are texts of JSON, one a line; *told* has the key of each, and whether it still runs;
+    *keys* are all that are kept. *calls* counts the calls of tools that have ended.
+    """
+
+    arguments: ClassVar[Any] = ((b"change", amp.Integer()),)
+    response: ClassVar[Any] = (
+        (b"change", amp.Integer()),
+        (b"keys", LongJson()),
+        (b"told", LongJson()),
+        (b"rows", Long()),
+        (b"calls", amp.Integer()),
+    )
+
+
+class Detail(_Question):
+    """All that is known of an answer, as JSON, and the id of its request; nothing if it is gone."""
+
+    arguments: ClassVar[Any] = ((b"key", amp.Integer()),)
+    response: ClassVar[Any] = ((b"id", Long(optional=True)), (b"text", Long(optional=True)))
+
+
+class StopAnswer(_Question):
+    """End an answer; whether it *ran*, nothing if it is not kept."""
+
+    arguments: ClassVar[Any] = ((b"key", amp.Integer()),)
+    response: ClassVar[Any] = ((b"ran", amp.Boolean(optional=True)),)
+
+
+class SetLogLevel(_Question):
+    """The level of the log from now on."""
+
+    arguments: ClassVar[Any] = ((b"level", amp.Unicode()),)
+
+
+class ServerFailed(_Question):
+    """To the parent: the server has failed, with an error of that *kind*."""
+
+    arguments: ClassVar[Any] = ((b"kind", amp.Unicode()), (b"error", LongJson()))
+
+
+def answering(work: Coroutine[Any, Any, Json]) -> Deferred[Json]:
+    """What *work* comes to; should it fail, that is logged where it did."""
+
+    def log(failure: Failure) -> Failure:
+        if not failure.check(CancelledError):
+            _log.failure("what the parent asks for could not be answered", failure)
+        return failure
+
+    return Deferred.fromCoroutine(work).addErrback(log)
+
+
+class Worker(Protocol):
+    """One process that serves clients; *since* is in Unix seconds."""
+
+    number: int
+    pid: int
+    since: float
+    ready: bool
+    #: How many have ended in its place before.
+    restarts: int
+
+
+class Crew(Protocol):
+    """The workers, and who looks after them.
+
+    *on_ready* are called with each that begins to serve, *on_gone* with each that has ended.
+    """
+
+    count: int
+    on_ready: list[Callable[[Any], object]]
+    on_gone: list[Callable[[Any], object]]
+
+    @property
+    def workers(self) -> Any:
+        """Those that there are."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the daemon stops, so that none is replaced."""
+
+    async def ask(
+        self, worker: Any, command: type[amp.Command], seconds: float, **values: Any
+    ) -> Json | None:
+        """What *worker* answers; None if it does not in time, or cannot."""
