@@ -191,11 +191,11 @@ def _supervisor(
 
     return Supervisor(
         reactor,
-        Ports(HeldSockets(reactor), options["listen"], Factory()),
+        Ports(HeldSockets(reactor), options["listen"], site),
         options["workers"],
         options.arguments,
         options["drain-timeout"],
-        _write_line,
+        _write_lines,
         lambda: end_with_failure(reactor),
         lambda _: locators,
         site,
@@ -273,13 +273,14 @@ def _site(
     return site
 
 
-def _write_line(line: bytes) -> None:
-    """Have a line of a worker's log stand in that of the daemon."""
-    text = line.decode("utf-8", "replace")
-    if logformat.write_lines is None:  # twistd has a log of its own
-        _log.info(logformat.FORMATTED, message=text)
-    else:
-        logformat.write_lines(text + "\n")
+def _write_lines(lines: bytes) -> None:
+    """Have lines of a worker's log stand in that of the daemon."""
+    text = lines.decode("utf-8", "replace")
+    if logformat.write_lines is not None:
+        logformat.write_lines(text)
+        return
+    for line in text.splitlines():  # twistd has a log of its own
+        _log.info("{message}", message=line)
 
 
 def _reread(supervisor: Supervisor | None, notify: NotifyService | None) -> None:

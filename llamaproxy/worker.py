@@ -12,6 +12,7 @@ import socket
 import sys
 from typing import Any
 
+from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
 from llamaproxy.config import logformat
@@ -20,24 +21,28 @@ from llamaproxy.workers.child import LogPipe
 from llamaproxy.workers.link import LINK_FD, Link
 from llamaproxy.workers.process import WORKER_VARIABLE
 
+_log = Logger()
+
 
 def main() -> None:
-    """Serve until the parent says that it is enough.
-
-    :raises SystemExit: with one line, if that is not possible.
-    """
+    """Serve until the parent says that it is enough; if that is not possible, say why and exit."""
     try:
         number, count, reactor = os.environ.pop(WORKER_VARIABLE).split()
     except (KeyError, ValueError):
         raise SystemExit("a worker is started by twistd llamaproxy --workers") from None
     gc.freeze()  # as llamaproxy.start does
-    options = Options()
     try:
+        options = Options()
         options.parseOptions(sys.argv[1:])
-    except UsageError as error:
-        raise SystemExit(f"twistd llamaproxy: {error}") from None
-    importlib.import_module(reactor).install()
-    _serve(options, int(number), int(count))
+        importlib.import_module(reactor).install()
+        _serve(options, int(number), int(count))
+    except (SystemExit, Exception) as error:
+        # One line, which the parent shows; there is no log yet, or it has the rest.
+        if not isinstance(error, UsageError | SystemExit):
+            _log.failure("a worker cannot start")
+        reason = str(error).removeprefix("twistd llamaproxy: ")
+        os.write(2, f"{logformat.safe(reason or type(error).__name__)}\n".encode())
+        raise SystemExit(1) from None
 
 
 def _serve(options: Options, number: int, count: int) -> None:

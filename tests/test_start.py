@@ -34,6 +34,7 @@ print(json.dumps([loaded_for_options, list(sys.modules), threads]))
 #: What few daemons need, or none until somebody asks for it, and what needs it.
 LAZY = (
     *("llamaproxy.admin.endpoint", "llamaproxy.check", "llamaproxy.demo"),
+    *("llamaproxy.workers", "llamaproxy.server.notify", "twisted.protocols.amp"),
     *("json_repair", "opentelemetry", "prometheus_client"),
 )
 

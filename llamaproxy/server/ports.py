@@ -91,6 +91,21 @@ class Ports:
         endpoint.listen(self._factory).addCallbacks(self.open.append, failures.append)
         return failures
 
+    def descriptors(self) -> list[int]:
+        """Those of the sockets, in the order of the endpoints.
+
+        :raises CannotListen: if one has no socket of its own, as ``stdio:`` has not.
+        """
+        numbers = []
+        for (description, _), port in zip(self._endpoints, self.open, strict=True):
+            fileno = getattr(port, "fileno", None)
+            if fileno is None:
+                raise CannotListen(
+                    f"twistd llamaproxy: cannot listen on {description!r}: workers cannot share it"
+                )
+            numbers.append(fileno())
+        return numbers
+
     async def close(self, before: Callable[[IListeningPort], object] = _nothing) -> None:
         """Listen no more.
 

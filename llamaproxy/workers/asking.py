@@ -99,9 +99,12 @@ class Crew(Protocol):
     *on_ready* are called with each that begins to serve, *on_gone* with each that has ended.
     """
 
-    count: int
     on_ready: list[Callable[[Any], object]]
     on_gone: list[Callable[[Any], object]]
+
+    @property
+    def count(self) -> int:
+        """How many there are to be."""
 
     @property
     def workers(self) -> Any:

@@ -1,4 +1,4 @@
-"""Lines: whole lines out of what comes in pieces."""
+"""WholeLines: what comes in pieces, passed on as whole lines."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Callable
 _LONGEST = 1024 * 1024
 
 
-class Lines:
-    """Tells of each line, without its end, once it is there as a whole."""
+class WholeLines:
+    """Passes on what comes, as many whole lines at a time as are there, each with its end."""
 
-    def __init__(self, tell: Callable[[bytes], object]) -> None:
-        self._tell = tell
+    def __init__(self, take: Callable[[bytes], object]) -> None:
+        self._take = take
         self._begun: list[bytes] = []
         self._length = 0
 
     def feed(self, data: bytes) -> None:
         """More has come."""
-        first, *others = data.split(b"\n")
-        self._begun.append(first)
-        self._length += len(first)
-        for other in others:
-            self.end()
-            self._begun, self._length = [other], len(other)
+        lines, newline, rest = data.rpartition(b"\n")
+        if newline:
+            self._take(b"".join([*self._begun, lines, newline]))
+            self._begun, self._length = [], 0
+        if rest:
+            self._begun.append(rest)
+            self._length += len(rest)
         if self._length > _LONGEST:
             self.end()
 
     def end(self) -> None:
-        """Nothing more comes: what has begun is a line."""
-        line = b"".join(self._begun)
-        self._begun, self._length = [], 0
-        if line:
-            self._tell(line)
+        """What has begun is a line, whatever comes."""
+        if self._begun:
+            self._take(b"".join([*self._begun, b"\n"]))
+            self._begun, self._length = [], 0

@@ -6,8 +6,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from twisted.internet.error import ProcessExitedAlready
@@ -15,7 +15,7 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.python.failure import Failure
 
 from llamaproxy.workers.life import Liveness
-from llamaproxy.workers.lines import Lines
+from llamaproxy.workers.lines import WholeLines
 from llamaproxy.workers.link import LINK_FD, Link
 
 #: The variable by which a process knows that it is a worker: its number, how many there are, and
@@ -45,12 +45,12 @@ class Worker(ProcessProtocol):
         since: float,
         restarts: int,
         link: Link,
-        written: Callable[[Worker, bytes], object],
+        written: Callable[[bytes], object],
         complained: Callable[[Worker, bytes], object],
         ended: Callable[[Worker, str], object],
     ) -> None:
-        """:param written: hears of each line of its log; *complained*: of each on its standard
-        error; *ended*: of its end, and how that came.
+        """:param written: takes lines of its log; *complained*: those on its standard error;
+        *ended* hears of its end, and how that came.
         """
         #: Its place, from 1 on.
         self.number = number
@@ -68,8 +68,8 @@ class Worker(ProcessProtocol):
         self.asked = False
         self.liveness = Liveness()
         self._lines = {
-            1: Lines(lambda line: written(self, line)),
-            2: Lines(lambda line: complained(self, line)),
+            1: WholeLines(written),
+            2: WholeLines(lambda lines: complained(self, lines)),
         }
         self._ended = ended
 
@@ -102,10 +102,8 @@ class Worker(ProcessProtocol):
     def send_signal(self, number: int) -> None:
         """Send it a signal, if it is still there."""
         transport: Any = self.transport
-        try:
+        with suppress(ProcessExitedAlready):
             transport.signalProcess(number)
-        except ProcessExitedAlready:
-            pass
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self._lines[childFD].feed(data)
@@ -138,3 +136,18 @@ def _signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def reap_strangers(mine: Container[int]) -> None:
+    """Let go of child processes that have ended, and that this process has not started.
+
+    Those without a parent become children of process 1, which in a container may be this one.
+
+    :param mine: processes that somebody else waits for.
+    """
+    with suppress(ChildProcessError):  # there is none
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None or ended.si_pid in mine:
+                return
+            os.waitpid(ended.si_pid, 0)

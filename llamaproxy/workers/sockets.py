@@ -6,6 +6,7 @@ Not promised by Twisted, as in :mod:`llamaproxy.server.twistedparts`: what its p
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import Any
 
@@ -102,6 +103,10 @@ def _take(port: Any) -> None:
     port.startReading()
 
 
+def _nothing(port: Any) -> None:
+    """The parent says in the log that the port is closed."""
+
+
 #: One client a turn of the reactor, so that one process does not take all who come at once.
 _ONE: Any = property(lambda port: 1, lambda port, number: None)
 
@@ -112,6 +117,7 @@ class _SharedTCP(tcp.Port):
     _shouldShutdown = False
     numberAccepts = _ONE
     startListening = _take
+    _logConnectionLostMsg = _nothing
 
 
 class _SharedUNIX(unix.Port):
@@ -120,6 +126,7 @@ class _SharedUNIX(unix.Port):
     _shouldShutdown = False
     numberAccepts = _ONE
     startListening = _take
+    _logConnectionLostMsg = _nothing
     connectionLost = tcp.Port.connectionLost
 
 
@@ -160,4 +167,4 @@ class SharedSockets(PromptWrites):
 def shared(description: str) -> str:
     """The endpoint by which a worker takes the socket of the endpoint of that *description*."""
     # The descriptors of systemd were for the parent alone, which has handed them on like the rest.
-    return "tcp:0" if description.startswith("systemd:") else description
+    return re.sub(r"^((?:haproxy:)*)systemd:.*", r"\1tcp:0", description, flags=re.DOTALL)

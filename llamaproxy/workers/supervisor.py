@@ -25,7 +25,7 @@ from llamaproxy.server.site import ProxySite
 from llamaproxy.workers.commands import Ping, Ready, Reload, Stop
 from llamaproxy.workers.life import LOOK_SECONDS, Backoff
 from llamaproxy.workers.link import Link
-from llamaproxy.workers.process import Worker
+from llamaproxy.workers.process import Worker, reap_strangers
 
 #: Seconds that a worker is given to answer: to be stuck takes longer.
 _ANSWER_SECONDS = 60.0
@@ -48,9 +48,12 @@ def end_with_failure(reactor: Any) -> None:
         sys.stdout.flush()
         os._exit(1)
 
+    def stop() -> None:
+        with suppress(ReactorNotRunning):  # it is stopping
+            reactor.stop()
+
     atexit.register(end)
-    with suppress(ReactorNotRunning):
-        reactor.stop()
+    reactor.callWhenRunning(stop)
 
 
 class Supervisor(Service):
@@ -78,7 +81,7 @@ class Supervisor(Service):
 
         :param drain: seconds that requests in flight are given when the daemon stops.
 
-        :param write: takes a line of a worker's log.
+        :param write: takes whole lines of a worker's log.
 
         :param site: what the daemon would serve clients with, if it had no workers.
 
@@ -86,8 +89,7 @@ class Supervisor(Service):
         """
         self._reactor = reactor
         self._ports = ports
-        #: How many there are to be.
-        self.count = count
+        self._count = count
         self._arguments = arguments
         self._drain = drain
         self._write = write
@@ -104,6 +106,11 @@ class Supervisor(Service):
         self.started: Deferred[None] = Deferred()
         self.on_ready: list[Callable[[Worker], object]] = []
         self.on_gone: list[Callable[[Worker], object]] = []
+
+    @property
+    def count(self) -> int:
+        """How many there are to be."""
+        return self._count
 
     @property
     def workers(self) -> list[Worker]:
@@ -149,9 +156,10 @@ class Supervisor(Service):
     def privilegedStartService(self) -> None:
         """Listen on every endpoint.
 
-        :raises CannotListen: with one clear line, if one is taken.
+        :raises CannotListen: with one clear line, if one is taken, or cannot be shared.
         """
         self._ports.listen()
+        self._ports.descriptors()
 
     def startService(self) -> None:
         Service.startService(self)
@@ -220,16 +228,15 @@ class Supervisor(Service):
             time.time(),
             place.restarts,
             link,
-            lambda _, line: self._write(line),
+            self._write,
             self._complained,
             self._ended,
         )
         link.answer_with(_ParentOf(lambda: self._ready(worker)), *self._locators(worker))
         place.started = self._reactor.seconds()
         place.worker = worker
-        ports = [port.fileno() for port in self._ports.open]  # type: ignore[attr-defined]
         try:
-            worker.start(self._reactor, self._arguments, self.count, ports)
+            worker.start(self._reactor, self._arguments, self._count, self._ports.descriptors())
         except OSError as error:  # no process, no descriptor, no memory
             self._gone(worker, str(error))
 
@@ -239,22 +246,21 @@ class Supervisor(Service):
         self._log.info(
             "worker {worker} of {count} serves as process {pid}",
             worker=worker.number,
-            count=self.count,
+            count=self._count,
             pid=worker.pid,
         )
         for hear in self.on_ready:
             hear(worker)
-        if not self.started.called and sum(each.ready for each in self.workers) == self.count:
+        if not self.started.called and sum(each.ready for each in self.workers) == self._count:
             self.started.callback(None)
 
-    def _complained(self, worker: Worker, line: bytes) -> None:
-        """*worker* has written a line to its standard error."""
+    def _complained(self, worker: Worker, lines: bytes) -> None:
+        """*worker* has written to its standard error."""
         place = self._places[worker.number]
-        place.last_words = line.decode("utf-8", "replace")
-        if worker.ready or self._any_ready:
-            self._log.warn(
-                "worker {worker}: {reason}", worker=worker.number, reason=place.last_words
-            )
+        for line in lines.decode("utf-8", "replace").splitlines():
+            place.last_words = line
+            if self._any_ready:
+                self._log.warn("worker {worker}: {reason}", worker=worker.number, reason=line)
 
     def _ended(self, worker: Worker, how: str) -> None:
         place = self._places[worker.number]
@@ -262,6 +268,8 @@ class Supervisor(Service):
 
     def _gone(self, worker: Worker, reason: str) -> None:
         place = self._places[worker.number]
+        if place.worker is not worker:
+            return
         place.worker, place.last_words = None, ""
         was_ready, worker.ready = worker.ready, False
         for hear in self.on_gone:
@@ -290,6 +298,8 @@ class Supervisor(Service):
     def _look_at_all(self) -> None:
         """Ask each worker for a sign of life, and end those that have given none for too long."""
         self._look = self._reactor.callLater(LOOK_SECONDS, self._look_at_all)
+        if os.getpid() == 1:
+            reap_strangers({worker.pid for worker in self.workers})
         for worker in self.workers:
             if worker.liveness.look():
                 self._log.error(
