@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.logger import Logger
 from twisted.protocols import amp
-from twisted.python.failure import Failure
 
 from llamaproxy.jsontext import Json
 from llamaproxy.workers.link import Long, LongJson
 
-_log = Logger()
 
-
-class _Question(amp.Command):
-    """A question that may fail, without the end of the link."""
-
-    errors: ClassVar[Any] = {Exception: b"FAILED"}
-
-
-class Figures(_Question):
+class Figures(amp.Command):
     """All that a worker has counted, what its status shows, and the calls of its tools."""
 
     response: ClassVar[Any] = ((b"told", LongJson()),)
 
 
-class Rows(_Question):
+class Rows(amp.Command):
     """The rows of the page that have changed after the worker's *change*, -1 for all.
 
     *rows* are texts of JSON, one a line; *told* has the key of each, and whether it still runs;
@@ -45,41 +34,30 @@ class Rows(_Question):
     )
 
 
-class Detail(_Question):
+class Detail(amp.Command):
     """All that is known of an answer, as JSON, and the id of its request; nothing if it is gone."""
 
     arguments: ClassVar[Any] = ((b"key", amp.Integer()),)
     response: ClassVar[Any] = ((b"id", Long(optional=True)), (b"text", Long(optional=True)))
 
 
-class StopAnswer(_Question):
+class StopAnswer(amp.Command):
     """End an answer; whether it *ran*, nothing if it is not kept."""
 
     arguments: ClassVar[Any] = ((b"key", amp.Integer()),)
     response: ClassVar[Any] = ((b"ran", amp.Boolean(optional=True)),)
 
 
-class SetLogLevel(_Question):
+class SetLogLevel(amp.Command):
     """The level of the log from now on."""
 
     arguments: ClassVar[Any] = ((b"level", amp.Unicode()),)
 
 
-class ServerFailed(_Question):
+class ServerFailed(amp.Command):
     """To the parent: the server has failed, with an error of that *kind*."""
 
     arguments: ClassVar[Any] = ((b"kind", amp.Unicode()), (b"error", LongJson()))
-
-
-def answering(work: Coroutine[Any, Any, Json]) -> Deferred[Json]:
-    """What *work* comes to; should it fail, that is logged where it did."""
-
-    def log(failure: Failure) -> Failure:
-        if not failure.check(CancelledError):
-            _log.failure("what the parent asks for could not be answered", failure)
-        return failure
-
-    return Deferred.fromCoroutine(work).addErrback(log)
 
 
 class Worker(Protocol):

@@ -77,7 +77,9 @@ class Totals:
 
     def bury(self, samples: Samples) -> None:
         """Keep what a worker had counted that is gone; what it had at the moment has gone too."""
-        counted = {key: value for key, value in samples.items() if key[0].kind != "gauge"}
+        counted = {
+            key: value for key, value in _of_workers(samples).items() if key[0].kind != "gauge"
+        }
         _merge(self._gone, self._admit(counted))
 
     def of(self, parent: Samples, workers: Iterable[Samples]) -> Iterator[Measured]:
@@ -85,8 +87,7 @@ class Totals:
         merged: dict[_Key, float | Histogram] = {}
         _merge(merged, self._gone.items())
         for samples in workers:
-            kept = {key: value for key, value in samples.items() if key[0].together != "parent"}
-            _merge(merged, self._admit(kept))
+            _merge(merged, self._admit(_of_workers(samples)))
         own = {key: value for key, value in parent.items() if key[0].together != "workers"}
         _merge(merged, self._admit(own))
         found: dict[Series, list[tuple[tuple[str, ...], float | Histogram]]] = {
@@ -123,6 +124,10 @@ class Totals:
         if isinstance(value, Histogram):
             return _histogram(key[0], value.counts, largest)
         return largest
+
+
+def _of_workers(samples: Samples) -> Samples:
+    return {key: value for key, value in samples.items() if key[0].together != "parent"}
 
 
 def _merge(

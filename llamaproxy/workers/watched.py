@@ -28,7 +28,6 @@ from llamaproxy.workers.asking import (
     ServerFailed,
     SetLogLevel,
     StopAnswer,
-    answering,
 )
 from llamaproxy.workers.link import Link
 from llamaproxy.workers.totals import as_json
@@ -79,7 +78,7 @@ class WatchedWorker(amp.CommandLocator):
 
     @Figures.responder
     def figures(self) -> Deferred[Json]:
-        return answering(self._figures())
+        return Deferred.fromCoroutine(self._figures())
 
     async def _figures(self) -> Json:
         told = {
@@ -92,7 +91,7 @@ class WatchedWorker(amp.CommandLocator):
 
     @Rows.responder
     def rows(self, change: int) -> Deferred[Json]:
-        return answering(self._rows(change))
+        return Deferred.fromCoroutine(self._rows(change))
 
     async def _rows(self, change: int) -> Json:
         shown = self._shown
@@ -117,7 +116,7 @@ class WatchedWorker(amp.CommandLocator):
 
     @Detail.responder
     def detail(self, key: int) -> Deferred[Json]:
-        return answering(self._detail(key))
+        return Deferred.fromCoroutine(self._detail(key))
 
     async def _detail(self, key: int) -> Json:
         detail = await self._shown.detail(key)
@@ -128,7 +127,7 @@ class WatchedWorker(amp.CommandLocator):
 
     @StopAnswer.responder
     def stop(self, key: int) -> Deferred[Json]:
-        return answering(self._stop(key))
+        return Deferred.fromCoroutine(self._stop(key))
 
     async def _stop(self, key: int) -> Json:
         return {"ran": await self._shown.stop(key)}

@@ -24,7 +24,6 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from llamaproxy.admin.rows import row
 from llamaproxy.events import Event, RequestEnded
 from llamaproxy.server.keys import ApiKeys
-from llamaproxy.server.site import ProxySite
 from tests.admin.inspected import Inspected
 from tests.admin.traces import MIDNIGHT, Traced, said_of
 from tests.server.door import Client
@@ -69,7 +68,6 @@ class World(Inspected):
         stack.on(INVOKE, tool_result("12:00"))
         self.traced = Traced()
         Inspected.__init__(self, stack, **self.traced.options, **more)
-        self.front: ProxySite = self._front._agent._serverFactory
         self.log: list[dict[str, Any]] = []
         self.lines: list[dict[str, Any]] = []
         #: What the page would have been shown when each request ended.
