@@ -230,7 +230,7 @@ class WorkersShown:
     def _start(self, work: Any) -> None:
         def log(failure: Any) -> None:
             if not failure.check(CancelledError):
-                _log.failure("workers were not asked for the page", failure)
+                _log.failure("workers could not be asked", failure)
 
         Deferred.fromCoroutine(work).addErrback(log)
 

@@ -178,4 +178,4 @@ class WorkersServing(Service):
         self._refresh_later()
         refreshing = Deferred.fromCoroutine(self.refresh())
         refreshing.addErrback(lambda failure: failure.trap(CancelledError) and None)
-        refreshing.addErrback(lambda failure: _log.failure("workers were not asked", failure))
+        refreshing.addErrback(lambda failure: _log.failure("workers could not be asked", failure))
