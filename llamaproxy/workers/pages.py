@@ -181,8 +181,9 @@ class WorkersShown:
         for (key, runs), text in zip(answer["told"], answer["rows"].split(b"\n"), strict=False):
             self._rows[key] = _Row(worker, runs, text, self.change + 1)
             self._note_rows()
-        while len(self._rows) > MAX_ANSWERS:
-            del self._rows[min(self._rows, key=lambda key: (self._rows[key].runs, key))]
+        if (too_many := len(self._rows) - MAX_ANSWERS) > 0:
+            for key in sorted(self._rows, key=lambda key: (self._rows[key].runs, key))[:too_many]:
+                del self._rows[key]
         told.change = answer["change"]
         told.due += max(0.0, len(answer["told"]) / ROWS_PER_SECOND - ROWS_INTERVAL)
         if answer["calls"] != told.calls:

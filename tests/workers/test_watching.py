@@ -15,9 +15,9 @@ from llamaproxy.events import ChatBegan
 from llamaproxy.records import ChatRecord, RequestRecord
 from llamaproxy.workers.serving import REFRESH_SECONDS
 from llamaproxy.workers.watched import number_of, worker_keys
-from tests.admin.inspected import Page
+from tests.admin.inspected import Inspected, Page
 from tests.support import answer, call, calling, nothing, pending_calls, saying, turn
-from tests.workers.crews import MemoryWorker, Parent
+from tests.workers.crews import MemoryWorker, Parent, stack
 
 JSON = b"Content-Type: application/json"
 CHATS = "llamaproxy_requests_total{route=chat,status=200}"
@@ -152,6 +152,14 @@ def test_a_worker_that_nobody_asks_tells_nothing_and_has_nothing_to_call() -> No
     parent.advance(10)
     assert parent.crew.asked == []
     assert len(pending_calls(parent.clock)) == before
+
+
+def test_a_worker_has_no_more_listeners_than_a_process_that_is_alone() -> None:
+    """Nothing that a chat does costs it more."""
+    worker, alone = Parent().workers[0], Inspected(stack())
+    alone.app.tell.listen(alone.reachability, *alone.reachability.hears)
+    for kind, listeners in alone.app.tell._listeners.items():
+        assert len(worker.app.tell._listeners[kind]) <= len(listeners), kind
 
 
 def test_what_is_counted_is_asked_for_now_and_then_so_that_little_is_lost() -> None:
