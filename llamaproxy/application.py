@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -119,7 +119,7 @@ def assemble(
     if options["admin"] != "off":
         metrics.listen(tell)
     tell.listen(tool_status, *tool_status.hears)
-    changed = (lambda: catalogue.changed()) if elsewhere is None else elsewhere.changed
+    changed = _changed_here(lambda: catalogue) if elsewhere is None else elsewhere.changed
     sessions = SessionPool(
         InflatingAgent(anywhere, clock), clock, changed, options["max-mcp-sessions"]
     )
@@ -173,6 +173,11 @@ def assemble(
         tool_status=tool_status,
         tell=tell,
     )
+
+
+def _changed_here(catalogue: Callable[[], Catalogue]) -> Callable[[], None]:
+    """What a server's word that its tools have changed leads to, in the catalogue made later."""
+    return lambda: catalogue().changed()
 
 
 def _watch_memory(

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from llamaproxy import __version__
 from llamaproxy.admin import names
 from llamaproxy.admin.tracing.switch import tracing_service
-from llamaproxy.adminport import add_admin
+from llamaproxy.adminport import add_admin, figures_of_clients, own_answers, this_process
 from llamaproxy.application import Application, ToolsElsewhere, assemble
 from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from llamaproxy.server.notify import NotifyService
     from llamaproxy.workers.child import WorkerLife
     from llamaproxy.workers.link import Link
-    from llamaproxy.workers.process import Worker
     from llamaproxy.workers.supervisor import Supervisor
+    from llamaproxy.workers.watching import Watching
 
 _log = Logger()
 
@@ -77,10 +77,20 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     app, pool = _connected(options, url, reactor, sockets, spans)
     services.addService(UpstreamService(pool, app))
     site = _site(options, sockets, app, fixed_limits)
-    supervisor = _supervisor(options, reactor, app, site) if options["workers"] > 1 else None
+    locators: list[CommandLocator] = []
+    supervisor = None
+    if options["workers"] > 1:
+        supervisor = _supervisor(options, reactor, app, site, locators)
     listen = supervisor or ListenService(sockets, options["listen"], site, options["drain-timeout"])
     if options["admin"] != "off":
-        add_admin(services, options, sockets, app, url, listen, pool)
+        admin = partial(add_admin, services, options, sockets, app, url, lambda: listen.draining)
+        if supervisor is None:
+            own = this_process(app, pool, figures_of_clients(options, app, site))
+            admin(own, own_answers(options, app, sockets, site.connections.stop))
+        else:
+            watching = _watching(services, reactor, app, pool, supervisor)
+            watching.reachability = admin(watching.serving, watching.shown)
+            locators.append(watching)
     if by_twistd:
         services.addService(GreetingService(url.to_text(), app.detector, app.catalogue, reactor))
     # The last to start and the first to stop.
@@ -163,24 +173,41 @@ def _connected(
     return app, pool
 
 
-def _supervisor(options: Options, reactor: Any, app: Application, site: ProxySite) -> Supervisor:
+def _watching(
+    services: MultiService, reactor: Any, app: Application, pool: UpstreamPool, crew: Supervisor
+) -> Watching:
+    """What the admin port asks of the workers."""
+    from llamaproxy.workers.watching import Watching
+
+    watching = Watching(crew, this_process(app, pool, {}), app.tell, reactor)
+    services.addService(watching.serving)
+    return watching
+
+
+def _supervisor(
+    options: Options,
+    reactor: Any,
+    app: Application,
+    site: ProxySite,
+    locators: list[CommandLocator],
+) -> Supervisor:
     """The ports for clients, and the workers who serve them.
 
     :param site: that of a daemon without workers: here no client ever gets to it.
+
+    :param locators: answer what any worker asks its parent; more may be added.
     """
     from llamaproxy.workers.changes import ChangesHeard, ChangeTellers
     from llamaproxy.workers.listing import SharedLists
     from llamaproxy.workers.sockets import HeldSockets
     from llamaproxy.workers.supervisor import Supervisor, end_with_failure
 
-    lists = SharedLists(app.catalogue, app.detector, options["max-tool-list"])
     tellers = ChangeTellers(reactor)
     app.tell.listen(tellers, ListsStale)
-
-    def locators(worker: Worker) -> list[CommandLocator]:
-        """What answers what *worker* asks its parent."""
-        return [lists, ChangesHeard(app.catalogue.changed)]
-
+    locators += [
+        SharedLists(app.catalogue, app.detector, options["max-tool-list"]),
+        ChangesHeard(app.catalogue.changed),
+    ]
     supervisor = Supervisor(
         reactor,
         Ports(HeldSockets(reactor), options["listen"], site),
@@ -189,7 +216,7 @@ def _supervisor(options: Options, reactor: Any, app: Application, site: ProxySit
         options["drain-timeout"],
         _write_lines,
         lambda: end_with_failure(reactor),
-        locators,
+        lambda _: locators,
         site,
     )
     supervisor.on_ready.append(lambda worker: tellers.joined(worker.link))
@@ -198,9 +225,9 @@ def _supervisor(options: Options, reactor: Any, app: Application, site: ProxySit
 
 
 def make_worker(
-    options: Options, count: int, reactor: Any, link: Link
+    options: Options, number: int, count: int, reactor: Any, link: Link
 ) -> tuple[WorkerLife, MultiService]:
-    """One worker of so many, which the parent is asked of by *link*, and what it consists of."""
+    """The worker *number* of so many, which has a *link* to its parent; what it consists of."""
     from llamaproxy.workers.changes import ChangesHeard
     from llamaproxy.workers.child import WorkerLife
     from llamaproxy.workers.division import divide
@@ -225,6 +252,14 @@ def make_worker(
     endpoints = list(map(shared, options["listen"]))
     listen = ListenService(sockets, endpoints, site, options["drain-timeout"])
     services.addService(listen)
+    if options["admin"] != "off":
+        from llamaproxy.workers.watched import worker_keys
+        from llamaproxy.workers.watching import watch_worker
+
+        own = this_process(app, pool, figures_of_clients(options, app, site))
+        its_keys = worker_keys(number, count)
+        shown = own_answers(options, app, reactor, site.connections.stop, its_keys)
+        watch_worker(services, number, own, shown, app.tell, link, reactor)
     keys = options["api-keys-file"]
     rereads = [] if keys is None else [KeysService(keys, reactor).reread]
     life = WorkerLife(reactor, services, listen.stop_now, rereads)

@@ -58,7 +58,7 @@ def _serve(options: Options, number: int, count: int) -> None:
     logformat.threshold.level = options["log-level"]
     globalLogBeginner.beginLoggingTo([logformat.observer_on(LogPipe())])
     link = Link()
-    life, services = tap.make_worker(options, count, reactor, link)
+    life, services = tap.make_worker(options, number, count, reactor, link)
     gc.freeze()
     services.privilegedStartService()
     services.startService()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from itertools import count
 from typing import ClassVar
 
@@ -57,15 +57,23 @@ class Answers:
 
     hears: ClassVar = (ChatBegan, RequestEnded)
 
-    def __init__(self, clock: IReactorTime, unix: Callable[[], float] = time.time) -> None:
-        """:param unix: returns the time of day."""
+    def __init__(
+        self,
+        clock: IReactorTime,
+        unix: Callable[[], float] = time.time,
+        keys: Iterator[int] | None = None,
+    ) -> None:
+        """:param unix: returns the time of day.
+
+        :param keys: those of the answers, each larger than the one before.
+        """
         self.now = clock.seconds
         self.unix = unix
         #: Is called with each answer that has changed.
         self.on_change: Callable[[Answer], None] | None = None
         #: Is called with each that is not kept any longer.
         self.on_drop: Callable[[Answer], None] = _nothing
-        self._keys = count(1)
+        self._keys = count(1) if keys is None else keys
         self._kept: dict[int, Answer] = {}
         #: In the order in which they began, and those that ended in that in which they ended.
         self._running: dict[RequestRecord, Answer] = {}

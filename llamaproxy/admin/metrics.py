@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from llamaproxy import __version__
 from llamaproxy.admin import names
 from llamaproxy.admin.answermetrics import LIMITS, AnswerMetrics
+from llamaproxy.admin.exposition import Collector
 from llamaproxy.admin.modelmetrics import ModelMetrics
 from llamaproxy.admin.names import Series
-from llamaproxy.admin.tallies import Histogram, Measured, Sample, by_label
+from llamaproxy.admin.tallies import Histogram, Measured, by_label
 from llamaproxy.admin.toolmetrics import CallMetrics, ListMetrics
 from llamaproxy.events import (
     CallEnded,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Metrics:
     """A listener with counters of its own: two services in one process do not mix.
 
-    It is a collector of prometheus_client's, which many a daemon never needs.
+    prometheus_client, which many a daemon never needs, collects it.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -76,17 +76,15 @@ class Metrics:
     @cached_property
     def registry(self) -> CollectorRegistry:
         """All of it, and what the system knows of the process, for prometheus_client."""
-        from prometheus_client import CollectorRegistry, ProcessCollector  # when it is wanted
-
-        registry = CollectorRegistry()
-        registry.register(self)
-        ProcessCollector(registry=registry)
-        return registry
+        return Collector(self._measured).registry()
 
     def collect(self) -> Iterator[Metric]:
         """What prometheus_client asks its collectors for."""
-        for series, samples in self._measured():
-            yield _family(series, samples)
+        return Collector(self._measured).collect()
+
+    async def measured(self) -> list[Measured]:
+        """All that this process has counted."""
+        return list(self._measured())
 
     def _measured(self) -> Iterator[Measured]:
         yield from self._answers.measured()
@@ -101,28 +99,3 @@ class Metrics:
         if event.round.kind:
             self._answers.failed(event.round.kind)
         self._models.round_ended(event)
-
-
-def _family(series: Series, samples: Iterable[Sample]) -> Metric:
-    """*samples* as prometheus_client's; those of a histogram are counted up to each bound."""
-    from prometheus_client.metrics_core import (
-        CounterMetricFamily,
-        GaugeMetricFamily,
-        HistogramMetricFamily,
-    )
-    from prometheus_client.utils import floatToGoString
-
-    if series.kind == "histogram":
-        histograms = HistogramMetricFamily(series.name, series.meaning, labels=series.labels)
-        bounds = [*map(floatToGoString, series.bounds), "+Inf"]
-        for labels, value in samples:
-            assert isinstance(value, Histogram)
-            buckets = list(zip(bounds, accumulate(value.counts), strict=True))
-            histograms.add_metric(labels, buckets, value.total)
-        return histograms
-    family = CounterMetricFamily if series.kind == "counter" else GaugeMetricFamily
-    numbers = family(series.name, series.meaning, labels=series.labels)
-    for labels, value in samples:
-        assert not isinstance(value, Histogram)
-        numbers.add_metric(labels, value)
-    return numbers

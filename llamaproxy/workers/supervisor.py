@@ -108,6 +108,11 @@ class Supervisor(Service):
         self.on_gone: list[Callable[[Worker], object]] = []
 
     @property
+    def count(self) -> int:
+        """How many there are to be."""
+        return self._count
+
+    @property
     def workers(self) -> list[Worker]:
         """Those whose processes are there, in the order of their numbers."""
         return [place.worker for place in self._places.values() if place.worker is not None]

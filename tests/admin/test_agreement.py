@@ -24,7 +24,6 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from llamaproxy.admin.rows import row
 from llamaproxy.events import Event, RequestEnded
 from llamaproxy.server.keys import ApiKeys
-from llamaproxy.server.site import ProxySite
 from tests.admin.inspected import Inspected
 from tests.admin.traces import MIDNIGHT, Traced, said_of
 from tests.server.door import Client
@@ -69,7 +68,6 @@ class World(Inspected):
         stack.on(INVOKE, tool_result("12:00"))
         self.traced = Traced()
         Inspected.__init__(self, stack, **self.traced.options, **more)
-        self.front: ProxySite = self._front._agent._serverFactory
         self.log: list[dict[str, Any]] = []
         self.lines: list[dict[str, Any]] = []
         #: What the page would have been shown when each request ended.
@@ -260,7 +258,7 @@ def is_stopped(world: World) -> None:
     world.stack.on(INVOKE, nothing)
     world.chat()
     world.advance(1)
-    key = max(world.inspector._answers.keys)
+    key = max(world.shown.keys)
     assert world.post(f"/answers/{key}/stop").status == 204
     world.settle()
 
@@ -270,7 +268,7 @@ def is_stopped_while_tools_are_listed(world: World) -> None:
     world.stack.on("GET /v1/toolgroups", nothing)
     world.chat()
     world.advance(1)
-    world.post(f"/answers/{max(world.inspector._answers.keys)}/stop")
+    world.post(f"/answers/{max(world.shown.keys)}/stop")
     world.settle()
 
 
@@ -949,7 +947,7 @@ def test_what_runs_is_shown_as_it_is() -> None:
     world.chat()
 
     def now() -> Any:
-        key = max(world.inspector._answers.keys)
+        key = max(world.shown.keys)
         return json.loads(world.get(f"/answers/{key}").body)
 
     world.advance(1)

@@ -8,7 +8,7 @@ import pytest
 from twisted.internet.task import Clock
 
 from llamaproxy import jsontext
-from llamaproxy.admin import feed as feed_module
+from llamaproxy.admin import shown as shown_module
 from llamaproxy.admin.answers import MAX_ANSWERS
 from llamaproxy.admin.feed import MAX_PAGES
 from llamaproxy.events import ChatBegan, RequestEnded, RoundBegan, ToolsOffered
@@ -56,7 +56,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows = self.texts = 0
-        module: Any = feed_module
+        module: Any = shown_module
         row, dumps = module.row, jsontext.dumps
 
         def counted_row(*arguments: Any) -> Any:
@@ -67,7 +67,7 @@ class Counted:
             self.texts += 1
             return dumps(value)
 
-        monkeypatch.setattr(feed_module, "row", counted_row)
+        monkeypatch.setattr(shown_module, "row", counted_row)
         monkeypatch.setattr(jsontext, "dumps", counted_dumps)
 
 
@@ -167,7 +167,7 @@ def test_what_has_changed_holds_no_answers_that_are_kept_no_longer() -> None:
     app.page()
     for number in range(5 * MAX_ANSWERS):  # between two flushes
         end(app, begin(app, number))
-    assert len(app.inspector.feed._changed) <= 2 * MAX_ANSWERS
+    assert len(app.shown._changed) <= 2 * MAX_ANSWERS
 
 
 def test_with_no_page_open_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -463,7 +463,7 @@ def test_an_answer_that_is_kept_holds_nothing_but_its_record(contents: bool) -> 
         fields = {"X-Llamaproxy-Tools": "clock"} if number % 2 else {}
         app.chat(stream=number > 1, fields=fields, text="x" * 100_000)
         detail(app, number + 1)
-    for each in app.inspector._answers.kept:
+    for each in app.shown.answers.kept:
         held = list(held_by(each))
         kinds = {type(one) for one in held if type(one).__module__.startswith("llamaproxy")}
         assert kinds <= {Answer, RequestRecord, ChatRecord, RoundRecord, CallRecord, Withheld}

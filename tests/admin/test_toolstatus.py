@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from twisted.internet.task import Clock
 
-from llamaproxy.admin import toolstatus
+from llamaproxy.admin import toolcalls, toolstatus
 from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.errors import McpTimeout
 from llamaproxy.events import CallEnded, GroupListed, ListRefreshed
@@ -83,11 +83,11 @@ def test_definitions_are_held_up_to_a_number_of_bytes_of_those_listed_last() -> 
 
 def test_figures_are_kept_of_those_called_last() -> None:
     _, tools = status()
-    for number in range(toolstatus._MAX_FIGURES + 10):
+    for number in range(toolcalls.MAX_TOOLS + 10):
         tools(called("answered", tool=f"t{number}"))
         tools(called("answered", tool="often"))
-    assert len(tools._figures) == toolstatus._MAX_FIGURES
-    assert tools._figures["g", "often"].calls == toolstatus._MAX_FIGURES + 10
+    assert len(tools.calls._tools) == toolcalls.MAX_TOOLS
+    assert tools.calls._tools["g", "often"].calls == toolcalls.MAX_TOOLS + 10
 
 
 def test_groups_that_come_and_go_leave_no_definitions() -> None:
