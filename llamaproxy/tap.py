@@ -80,7 +80,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     locators: list[CommandLocator] = []
     supervisor = None
     if options["workers"] > 1:
-        supervisor = _supervisor(options, reactor, app, site, locators)
+        supervisor = _supervisor(options, reactor, url, app, site, locators)
     listen = supervisor or ListenService(sockets, options["listen"], site, options["drain-timeout"])
     if options["admin"] != "off":
         admin = partial(add_admin, services, options, sockets, app, url, lambda: listen.draining)
@@ -187,6 +187,7 @@ def _watching(
 def _supervisor(
     options: Options,
     reactor: Any,
+    url: DecodedURL,
     app: Application,
     site: ProxySite,
     locators: list[CommandLocator],
@@ -212,7 +213,8 @@ def _supervisor(
         reactor,
         Ports(HeldSockets(reactor), options["listen"], site),
         options["workers"],
-        options.arguments,
+        # The stand-in is one for all; the last value of an option counts.
+        [*options.arguments, *(["--llamastack-url", url.to_text()] if options["demo"] else [])],
         options["drain-timeout"],
         _write_lines,
         lambda: end_with_failure(reactor),
@@ -239,7 +241,7 @@ def make_worker(
     divide(options, count)
     ordered: Any = OrderedServices
     services: MultiService = ordered()
-    url = _server_url(options, reactor, services)
+    url = options["llamastack-url"]
     sockets = SharedSockets(reactor)
     tracing = tracing_service(os.environ, reactor, url.to_text(), options["listen"])
     if tracing is not None:
