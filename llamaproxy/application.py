@@ -27,7 +27,7 @@ from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.llamaserver import LlamaServerTools
 from llamaproxy.tools.mcp.configured import ConfiguredServer, ConfiguredServers
 from llamaproxy.tools.mcp.pool import SessionPool
-from llamaproxy.tools.mcp.programs import AllSessions, ProgramPool
+from llamaproxy.tools.mcp.programs import AllSessions, ProgramPool, Programs
 from llamaproxy.tools.mcp.source import Connectors, McpSource, Sessions
 from llamaproxy.tools.offers import Offers
 from llamaproxy.tools.source import CONFIGURED, DetectedSource, ToolSource, UnionSource
@@ -50,7 +50,10 @@ _log = Logger()
 
 
 class ToolsElsewhere(Protocol):
-    """Another process, which lists the tools for this one too."""
+    """Another process, which lists the tools for this one too, and has its programs."""
+
+    @property
+    def programs(self) -> Programs: ...
 
     def source(self, own: ToolSource, detector: Detector) -> ToolSource:
         """The tools as that lists them, run by this process's *own* source."""
@@ -68,7 +71,7 @@ class Application:
     detector: Detector
     catalogue: Catalogue
     sessions: SessionPool
-    programs: ProgramPool
+    programs: Programs
     configured: ConfiguredServers
     memory: TurnMemory
     bodies: BodyBudget
@@ -123,7 +126,9 @@ def assemble(
     sessions = SessionPool(
         InflatingAgent(anywhere, clock), clock, changed, options["max-mcp-sessions"]
     )
-    programs = ProgramPool(processes, clock, changed)
+    programs: Programs = ProgramPool(processes, clock, changed)
+    if elsewhere is not None:
+        programs = elsewhere.programs
     configured = ConfiguredServers(configured_servers(options), programs.configure)
     all_sessions = AllSessions(sessions, programs)
     source = _tool_source(options, clock, client, detector, configured, all_sessions)
@@ -225,6 +230,23 @@ def configured_servers(options: Mapping[str, Any]) -> dict[str, ConfiguredServer
             problem=problem,
         )
     return servers
+
+
+def reread_servers(options: Mapping[str, Any], app: Application) -> None:
+    """Take the MCP servers that are in their file now, if it is usable, and say so in the log.
+
+    Calls under way end on what they began with.
+    """
+    config: McpConfig = options["mcp-config"]
+    try:
+        config.reread()
+    except ValueError as error:
+        _log.warn("the MCP servers stay as they were: the file {reason}", reason=str(error))
+        return
+    servers = configured_servers(options)
+    app.configured.configure(servers)
+    app.catalogue.changed()
+    _log.info("MCP servers read again: {count}", count=len(servers))
 
 
 def _tool_source(

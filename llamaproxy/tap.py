@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from llamaproxy import __version__
 from llamaproxy.admin import names
 from llamaproxy.admin.tracing.switch import tracing_service
 from llamaproxy.adminport import add_admin, figures_of_clients, own_answers, this_process
-from llamaproxy.application import Application, ToolsElsewhere, assemble
+from llamaproxy.application import Application, ToolsElsewhere, assemble, reread_servers
 from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
 from llamaproxy.deferreds import all_of
@@ -25,11 +25,12 @@ from llamaproxy.events import ListsStale
 from llamaproxy.greeting import GreetingService
 from llamaproxy.routes import CHAT_PATHS
 from llamaproxy.server.hosts import hosts_for
-from llamaproxy.server.keys import KeysService
+from llamaproxy.server.keys import reread_keys
 from llamaproxy.server.limits import Limits, connections_possible
 from llamaproxy.server.listen import ListenService, client_url
 from llamaproxy.server.ports import Ports
 from llamaproxy.server.prompt_writes import prompt_writes
+from llamaproxy.server.reload import ReloadService
 from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.signals import SecondSignal
 from llamaproxy.server.site import ProxySite
@@ -63,11 +64,12 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     Factory.noisy = False  # "Starting factory", for every connection that is made
     ordered: Any = OrderedServices
     services: MultiService = ordered()
-    keys = None
-    if options["api-keys-file"] is not None:
+    rereads: list[Callable[[], object]] = []
+    reload = None
+    if options["api-keys-file"] is not None or options["mcp-config"] is not None:
         # Before the others, to stop after them: SIGHUP would end a daemon that is draining.
-        keys = KeysService(options["api-keys-file"], reactor)
-        services.addService(keys)
+        reload = ReloadService(reactor, rereads)
+        services.addService(reload)
     url = _server_url(options, reactor, services)
     sockets = prompt_writes(reactor)
     tracing = tracing_service(os.environ, reactor, url.to_text(), options["listen"])
@@ -76,6 +78,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     spans = None if tracing is None else tracing.spans
     app, pool = _connected(options, url, reactor, sockets, spans)
     services.addService(UpstreamService(pool, app))
+    rereads += _rereads(options, app)
     site = _site(options, sockets, app, fixed_limits)
     locators: list[CommandLocator] = []
     supervisor = None
@@ -100,8 +103,8 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         notify = _notify(reactor, supervisor)
         if notify is not None:
             services.addService(notify)
-        if keys is not None:
-            keys.on_reread = partial(_reread, supervisor, notify)
+        if reload is not None:
+            reload.on_reread = partial(_reread, supervisor, notify)
     _log_start(options, url)
     return services
 
@@ -200,10 +203,12 @@ def _supervisor(
     """
     from llamaproxy.workers.changes import ChangesHeard, ChangeTellers
     from llamaproxy.workers.listing import SharedLists
+    from llamaproxy.workers.programs import CallsOfWorkers
     from llamaproxy.workers.sockets import HeldSockets
     from llamaproxy.workers.supervisor import Supervisor, end_with_failure
 
     tellers = ChangeTellers(reactor)
+    calls = CallsOfWorkers(app.programs)
     app.tell.listen(tellers, ListsStale)
     locators += [
         SharedLists(app.catalogue, app.detector, options["max-tool-list"]),
@@ -218,11 +223,12 @@ def _supervisor(
         options["drain-timeout"],
         _write_lines,
         lambda: end_with_failure(reactor),
-        lambda _: locators,
+        lambda worker: [*locators, calls.joined(worker.link)],
         site,
     )
     supervisor.on_ready.append(lambda worker: tellers.joined(worker.link))
     supervisor.on_gone.append(lambda worker: tellers.left(worker.link))
+    supervisor.on_gone.append(lambda worker: calls.left(worker.link))
     return supervisor
 
 
@@ -262,9 +268,7 @@ def make_worker(
         its_keys = worker_keys(number, count)
         shown = own_answers(options, app, reactor, site.connections.stop, its_keys)
         watch_worker(services, number, own, shown, app.tell, link, reactor)
-    keys = options["api-keys-file"]
-    rereads = [] if keys is None else [KeysService(keys, reactor).reread]
-    life = WorkerLife(reactor, services, listen.stop_now, rereads)
+    life = WorkerLife(reactor, services, listen.stop_now, _rereads(options, app))
     # What answers what the parent asks.
     link.answer_with(life, ChangesHeard(app.catalogue.changed))
     return life, services
@@ -298,6 +302,16 @@ def _site(
     watch(names.STREAMS_OPEN, lambda: connections.streams)
     watch(names.LISTENER_FAILURES, lambda: app.tell.failures)
     return site
+
+
+def _rereads(options: Options, app: Application) -> list[Callable[[], object]]:
+    """What reads again what is read again on SIGHUP."""
+    rereads: list[Callable[[], object]] = []
+    if options["api-keys-file"] is not None:
+        rereads.append(partial(reread_keys, options["api-keys-file"]))
+    if options["mcp-config"] is not None:
+        rereads.append(partial(reread_servers, options, app))
+    return rereads
 
 
 def _write_lines(lines: bytes) -> None:

@@ -49,8 +49,8 @@ def listing_bytes(listing: Listing, limit: int) -> bytes:
                 failures[name] = McpBroke(f"Its tools are too large for workers: {size} bytes.")
     head = {
         **counts,
-        "failures": [(name, _error_json(error)) for name, error in failures.items()],
-        "groups_error": None if listing.groups_error is None else _error_json(listing.groups_error),
+        "failures": [(name, error_json(error)) for name, error in failures.items()],
+        "groups_error": None if listing.groups_error is None else error_json(listing.groups_error),
         "fresh_for": listing.fresh_for,
     }
     return b"\n".join([jsontext.dumps(head), *lines])
@@ -67,8 +67,8 @@ def listing_of(text: bytes) -> Listing:
         return Listing(
             groups=_groups(head["groups"], lines),
             kept=_groups(head["kept"], lines),
-            failures={name: _error_of(error) for name, error in head["failures"]},
-            groups_error=None if head["groups_error"] is None else _error_of(head["groups_error"]),
+            failures={name: error_of(error) for name, error in head["failures"]},
+            groups_error=None if head["groups_error"] is None else error_of(head["groups_error"]),
             fresh_for=head["fresh_for"],
         )
     except (KeyError, TypeError, StopIteration) as error:
@@ -84,7 +84,8 @@ def _groups(
     }
 
 
-def _error_json(error: ProxyError) -> Json:
+def error_json(error: ProxyError) -> Json:
+    """*error* as JSON."""
     name = next(each.__name__ for each in type(error).__mro__ if each.__name__ in _CLASSES)
     return {
         "class": name,
@@ -96,7 +97,8 @@ def _error_json(error: ProxyError) -> Json:
     }
 
 
-def _error_of(text: Json) -> ProxyError:
+def error_of(text: Json) -> ProxyError:
+    """The error of which :func:`error_json` has made *text*."""
     error_class, words = _CLASSES[text["class"]], text["words"]
     error: Any
     if issubclass(error_class, UpstreamRefused):

@@ -22,6 +22,7 @@ from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.dialect import Detector
 from llamaproxy.workers.changes import ChangeTeller
 from llamaproxy.workers.link import Link, Long
+from llamaproxy.workers.programs import ProgramsOfParent
 
 #: Bytes of a listing that a worker is sent, though no more than a fraction of it may be offered.
 _MAX_LISTING = 16 * 1024 * 1024
@@ -102,10 +103,15 @@ class ToolsOfParent:
     _link: Link
     _clock: IReactorTime
     _teller: ChangeTeller = attrs.field(init=False)
+    programs: ProgramsOfParent = attrs.field(init=False)
 
     @_teller.default
     def _to_parent(self) -> ChangeTeller:
         return ChangeTeller(self._link, self._clock)
+
+    @programs.default
+    def _its_programs(self) -> ProgramsOfParent:
+        return ProgramsOfParent(self._link, self._clock)
 
     def source(self, own: ToolSource, detector: Detector) -> ToolSource:
         return ListedByParent(own, detector, self._link, self._clock)
