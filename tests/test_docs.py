@@ -43,7 +43,7 @@ SECTION = re.compile(r"DESIGN:\s+(?:section )?(\d)")
 #: Options of other programs, which the documents name too.
 FOREIGN_OPTIONS = {
     *("enable-ui", "fail-with-body"),  # the server's, curl's
-    *("pidfile", "logfile", "logger", "syslog"),  # twistd's
+    *("pidfile", "logfile", "logger", "syslog", "uid", "chroot"),  # twistd's
     *("add-host", "build-arg", "network", "rm", "time"),  # docker's
     "minutes",  # the soak test's
     *("before", "json", "root", "rounds", "seconds"),  # the benchmark's

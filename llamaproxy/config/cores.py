@@ -10,6 +10,8 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 def usable_cores() -> int:
     """How many processes can be busy at the same time, at least one."""
+    if not hasattr(os, "sched_getaffinity"):  # no Linux
+        return os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0))
     try:
         mine = Path("/proc/self/cgroup").read_text("ascii", "replace")

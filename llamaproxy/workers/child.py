@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -16,6 +17,9 @@ from twisted.protocols import amp
 
 from llamaproxy.jsontext import Json
 from llamaproxy.workers.commands import Ping, Reload, Stop
+
+#: Bytes of log that wait for the parent: the most that Linux lets everybody have (pipe(7)).
+_PIPE_BYTES = 1024 * 1024
 
 
 class WorkerLife(amp.CommandLocator):
@@ -88,6 +92,11 @@ class WorkerLife(amp.CommandLocator):
 
 class LogPipe:
     """The standard output of a worker, which its parent reads; nobody does once that is gone."""
+
+    def __init__(self) -> None:
+        # A second of many requests: so long may the parent be busy before its workers wait for it.
+        with suppress(OSError):
+            fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def write(self, text: str) -> None:
         data = text.encode("utf-8", "backslashreplace")

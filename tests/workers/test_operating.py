@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -194,3 +195,22 @@ def test_as_process_1_it_lets_go_of_strangers(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_workers_are_who_the_daemon_has_become(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    listen = ["--listen", PORT_LINE.format(port=free_port())]
+    arguments = ["-n", "--pidfile=", "--uid=65534", "--gid=65534", "llamaproxy", *TWO, *listen]
+    with log.open("wb") as out:
+        process = subprocess.Popen([*TWISTD, *arguments], env=environment(), stdout=out)
+    try:
+        until(lambda: log.read_text().count("serves as process") == 2 or process.poll() == 1)
+        if process.poll() is not None:
+            pytest.skip(f"others may not run this Python: {log.read_text().splitlines()[-3]}")
+        for pid in children_of(process.pid):
+            [line] = re.findall(r"^Uid:.*", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+            assert set(line.split()[1:]) == {"65534"}
+    finally:
+        process.terminate()
+        process.wait(60)

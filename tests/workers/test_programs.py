@@ -64,7 +64,8 @@ class Pair:
     """A worker's programs, and the parent's pool behind them."""
 
     def __init__(self, outcome: Any) -> None:
-        self.pool: Any = FakePool(outcome)
+        pool: Any = FakePool(outcome)
+        self.pool = pool
         self.calls = ProgramCalls(self.pool)
         self.here, self.there, self.pump = linked(self.calls)
         programs = ProgramsOfParent(self.here, Clock())
@@ -114,7 +115,8 @@ def test_the_calls_of_a_worker_that_is_gone_are_cancelled() -> None:
 
 def test_a_parent_that_is_gone_is_an_error() -> None:
     pair = Pair(None)
-    pair.there.transport.loseConnection()
+    there: Any = pair.there
+    there.transport.loseConnection()
     pair.flush()
     [failure] = pair.outcomes
     assert failure.check(ParentSilent)
