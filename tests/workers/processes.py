@@ -80,7 +80,8 @@ class Workers:
 
     def __init__(self, log: Path, *arguments: str, count: int = 2) -> None:
         self.count = count
-        self.daemon = Daemon(log, "--demo", "--workers", str(count), *arguments)
+        demo = () if "--llamastack-url" in arguments else ("--demo",)
+        self.daemon = Daemon(log, *demo, "--workers", str(count), *arguments)
         self.pid = self.daemon.process.pid
         self.seen: set[int] = set()
         self.wait_for(count)

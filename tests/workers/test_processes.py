@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_restart import Load, listed, streamed, whole
+from tests.test_twistd import Daemon
 from tests.workers.processes import is_there, until, workers
 
 #: How a daemon ends that SIGTERM or SIGINT has ended.
@@ -135,9 +136,16 @@ def test_a_worker_that_is_told_to_end_ends_in_good_order(tmp_path: Path) -> None
 
 
 def test_workers_end_in_good_order_when_their_parent_is_killed(tmp_path: Path) -> None:
-    with workers(tmp_path / "log") as daemon:
-        streams = daemon.streams(SLOW)
-        daemon.send(signal.SIGKILL)
-        assert all(is_whole(stream.end()) for stream in streams)
-        until(lambda: not any(map(is_there, daemon.seen)))
-        assert refuses(daemon.daemon.port)
+    # The stand-in would end with the parent.
+    upstream = Daemon(tmp_path / "upstream", "--demo")
+    server = f"http://127.0.0.1:{upstream.port}"
+    try:
+        with workers(tmp_path / "log", "--llamastack-url", server) as daemon:
+            streams = daemon.streams(SLOW)
+            daemon.send(signal.SIGKILL)
+            assert all(is_whole(stream.end()) for stream in streams)
+            until(lambda: not any(map(is_there, daemon.seen)))
+            assert refuses(daemon.daemon.port)
+    finally:
+        upstream.process.kill()
+        upstream.process.wait()
