@@ -7,19 +7,15 @@ What clients see of each piece that goes is printed (``pytest -s``), and written
 from __future__ import annotations
 
 import contextlib
-import csv
-import http.client
-import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -27,17 +23,10 @@ import pytest
 
 from tests.test_twistd import PORT_LINE, ROOT, Daemon, environment, free_port
 
+from .balancers import Place, get, haproxy, needs, until
 from .visitors import CUT, ERROR_EVENT, REFUSED, SHORT, WHOLE, Visit, Visitors
 
-SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin"
-HAPROXY = shutil.which("haproxy", path=SEARCHED)
-
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(
-        HAPROXY is None, reason="NO REPLICAS ARE TESTED: install the Debian package haproxy"
-    ),
-]
+pytestmark = [pytest.mark.real, needs("haproxy")]
 
 #: Visitors of each kind.
 CROWD = {"plain": 9, "server": 6, "server whole": 3, "mixed": 6}
@@ -46,34 +35,20 @@ CROWD = {"plain": 9, "server": 6, "server whole": 3, "mixed": 6}
 TOLD = {CUT, ERROR_EVENT, REFUSED}
 
 
-def until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.05)  # until another process is there; nothing tells
-
-
-def get(port: int, path: str) -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    with contextlib.closing(connection):
-        connection.request("GET", path)
-        return connection.getresponse().read()
-
-
 class Replica:
     """One of the daemons, that can be started again on its ports."""
 
     def __init__(self, directory: Path, name: str, *arguments: str) -> None:
         self.name = name
-        self.port, self.admin = free_port(), free_port()
+        self.place = Place(free_port(), free_port())
         self._arguments = arguments
         self._logs = (directory / f"{name}-{count}.log" for count in range(9))
         self.daemon = self.start()
 
     def start(self) -> Daemon:
-        admin = PORT_LINE.format(port=self.admin)
+        admin = PORT_LINE.format(port=self.place.admin)
         self.daemon = Daemon(
-            next(self._logs), "--admin", admin, *self._arguments, at=self.port
+            next(self._logs), "--admin", admin, *self._arguments, at=self.place.port
         )
         return self.daemon
 
@@ -82,73 +57,10 @@ class Replica:
         self.daemon.process.wait()
 
 
-@attrs.frozen
-class Balancer:
-    """A running HAProxy."""
-
-    port: int
-    operators: int
-    log: Path
-
-    def servers(self) -> dict[str, dict[str, str]]:
-        """What it thinks of its servers, by their names."""
-        table = get(self.operators, "/;csv").decode().removeprefix("# ")
-        rows = csv.DictReader(io.StringIO(table))
-        return {row["svname"]: row for row in rows if row["pxname"] == "llamaproxy"}
-
-    def all_up(self) -> bool:
-        states = [row["status"] for name, row in self.servers().items() if name != "BACKEND"]
-        return states == ["UP"] * len(states)
-
-    def served_by(self) -> dict[str, str]:
-        """The server that each request went to last, by its id."""
-        lines = self.log.read_text()
-        return {
-            identity: server
-            for server, identity in re.findall(r" llamaproxy/(\S+) .*\" (\S+)$", lines, re.M)
-        }
-
-
-def configuration(replicas: list[Replica], port: int, operators: int) -> str:
-    """deploy/haproxy.cfg, with other addresses and checks in more of a hurry."""
-    text = (ROOT / "deploy" / "haproxy.cfg").read_text()
-    changes = {
-        "bind :80\n": f"bind 127.0.0.1:{port}\n",
-        "bind 127.0.0.1:8404": f"bind 127.0.0.1:{operators}",
-        "check inter 1s": "check inter 200ms",
-    }
-    for number, replica in enumerate(replicas, 1):
-        server = f"server llamaproxy-{number} "
-        changes[f"{server}llamaproxy-{number}:8322 port 8323\n"] = (
-            f"{server}127.0.0.1:{replica.port} port {replica.admin}\n"
-        )
-    for old, new in changes.items():
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return text
-
-
-@contextlib.contextmanager
-def balancer(directory: Path, replicas: list[Replica]) -> Iterator[Balancer]:
-    running = Balancer(free_port(), free_port(), directory / "haproxy.out")
-    path = directory / "haproxy.cfg"
-    path.write_text(configuration(replicas, running.port, running.operators))
-    assert HAPROXY is not None
-    with running.log.open("wb") as log:
-        process = subprocess.Popen([HAPROXY, "-db", "-f", str(path)], stdout=log, stderr=log)
-    try:
-
-        def serves() -> bool:
-            assert process.poll() is None, running.log.read_text()
-            with contextlib.suppress(OSError):
-                return running.all_up()
-            return False
-
-        until(serves)
-        yield running
-    finally:
-        process.kill()
-        process.wait()
+def served_by(log: Path) -> dict[str, str]:
+    """The server that HAProxy sent each request to, by the request's id."""
+    lines = re.findall(r" llamaproxy/(\S+) .*\" (\S+)$", log.read_text(), re.MULTILINE)
+    return {identity: server for server, identity in lines}
 
 
 @contextlib.contextmanager
@@ -236,7 +148,8 @@ def test_pieces_go_under_load_and_every_client_knows_what_it_has(tmp_path: Path)
         ]
         for replica in replicas:
             stack.callback(replica.kill)
-        front = stack.enter_context(balancer(tmp_path, replicas))
+        places = [replica.place for replica in replicas]
+        front = stack.enter_context(haproxy(tmp_path, places))
         visitors = Visitors(front.port)
         stack.callback(visitors.stop)
         story = Story(visitors)
