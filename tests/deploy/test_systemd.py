@@ -124,4 +124,4 @@ def test_the_daemon_serves_on_a_socket_that_systemd_holds(tmp_path: Path) -> Non
         until(serves)
     finally:
         process.terminate()
-        assert process.wait(30) == -signal.SIGTERM, log.read_text()
+        assert process.wait(30) in (0, -signal.SIGTERM), log.read_text()
