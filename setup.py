@@ -19,6 +19,11 @@ OTEL = [
     "opentelemetry-sdk>=1.30",
 ]
 
+#: What --memory needs.
+REDIS = [
+    "txredisapi>=1.5",
+]
+
 setup(
     name="llamaproxy",
     version=VERSION[1],
@@ -60,8 +65,10 @@ setup(
             "matplotlib>=3.8",
         ],
         "otel": OTEL,
+        "redis": REDIS,
         "test": [
             *OTEL,
+            *REDIS,
             "h11>=0.16",
             "hypothesis>=6.100",
             "kubernetes-validate>=1.33",

@@ -123,6 +123,7 @@ def add_admin(
             "connections": connections,
             "requests": requests,
             "turn_memory": app.memory.figures,
+            **({} if app.far is None else {"memory_store": app.far.figures}),
             "chat_bodies": app.bodies.figures,
             "tool_lists": app.catalogue.figures,
             "mcp_sessions": app.sessions.figures,

@@ -36,6 +36,8 @@ from llamaproxy.upstream.pool import UpstreamPool
 
 if TYPE_CHECKING:
     from llamaproxy.admin.tracing.spans import Spans
+    from llamaproxy.chat.shared_turns import FarTurns
+    from llamaproxy.memory.turns import RedisTurns
 
 _log = Logger()
 
@@ -62,7 +64,11 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     if tracing is not None:
         services.addService(tracing)  # it stops after those that make spans
     spans = None if tracing is None else tracing.spans
-    app, pool = _connected(options, url, reactor, sockets, spans)
+    store = _memory_store(options, reactor)
+    app, pool = _connected(options, url, reactor, sockets, spans, store)
+    if store is not None:
+        store.watch(app.metrics)
+        services.addService(store.keeper)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     listen = _listen_service(options, sockets, app, fixed_limits)
     if options["admin"] != "off":
@@ -126,15 +132,29 @@ def _server_url(options: Options, reactor: Any, services: MultiService) -> Decod
     return url
 
 
+def _memory_store(options: Options, reactor: Any) -> RedisTurns | None:
+    """The store that is asked for turns too; None if there is none."""
+    if options["memory"] is None:
+        return None
+    from llamaproxy.memory.turns import redis_turns  # what it needs is an extra
+
+    return redis_turns(options, reactor)
+
+
 def _connected(
-    options: Options, url: DecodedURL, reactor: Any, sockets: Any, spans: Spans | None = None
+    options: Options,
+    url: DecodedURL,
+    reactor: Any,
+    sockets: Any,
+    spans: Spans | None = None,
+    far: FarTurns | None = None,
 ) -> tuple[Application, UpstreamPool]:
     """The application with connections to servers by *sockets*, and what keeps those."""
     pool = UpstreamPool(reactor)
     reaching = (options["connect-timeout"], options["upstream-ca"])
     agent = UpstreamAgent(sockets, url, pool, *reaching)
     anywhere = AgentForAnywhere(sockets, pool, *reaching)
-    return assemble(options, url, reactor, agent, anywhere, spans), pool
+    return assemble(options, url, reactor, agent, anywhere, spans, far), pool
 
 
 def _listen_service(
