@@ -180,14 +180,23 @@ class Visitors:
         while not self._over.is_set():
             nonce = f"n{next(self._numbers)}"
             began = time.monotonic()
-            outcome, answers = visit(self.port, kind, nonce)
+            outcome, answers = visit(self.port, kind, nonce, self._think)
             self.visits.append(Visit(kind, outcome, answers, began, time.monotonic()))
             if outcome != WHOLE:
                 self._over.wait(0.2)  # as a person would; a refusal comes back at once
 
+    def _think(self, nonce: str) -> None:
+        """A while that is another for each, so that another replica has room by then."""
+        self._over.wait(0.05 + int(nonce[1:]) % 5 * 0.08)
 
-def visit(port: int, kind: str, nonce: str) -> tuple[str, tuple[Answer, ...]]:
-    """Have one conversation; its outcome, and its answers."""
+
+def visit(
+    port: int, kind: str, nonce: str, think: Callable[[str], object]
+) -> tuple[str, tuple[Answer, ...]]:
+    """Have one conversation; its outcome, and its answers.
+
+    :param think: takes the time that a client's own tool takes.
+    """
     messages: list[Json] = [{"role": "user", "content": f"{kind.split()[0]} {nonce}"}]
     match kind:
         case "plain":
@@ -211,6 +220,7 @@ def visit(port: int, kind: str, nonce: str) -> tuple[str, tuple[Answer, ...]]:
         },
         {"role": "tool", "tool_call_id": call["id"], "content": f"yes-{nonce}"},
     ]
+    think(nonce)
     second = ask(port, f"{nonce}-2", messages, tools=True)
     if second.finished and second.text == counted(f"yes-{nonce}", "missing"):
         return HALF, (first, second)
