@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(
     HAPROXY is None, reason="NO ROLLING RESTART IS TESTED: install the Debian package haproxy"
 )
 
-#: A plainer one than deploy/haproxy.cfg, which tests/deploy/ has, as many run it: clients keep their
-#: connections. HAProxy repeats by itself only what it could not even connect for.
+#: A plainer one than deploy/haproxy.cfg, which tests/deploy/ has: clients keep their connections.
+#: HAProxy repeats by itself only what it could not even connect for.
 CONFIGURATION = """
 defaults
     mode http
