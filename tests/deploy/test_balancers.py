@@ -216,7 +216,7 @@ def test_the_server_is_told_who_the_client_is(balance: str, tmp_path: Path) -> N
     listen = f"tcp:{port}:interface=127.0.0.1"
     trusted = ["--trusted-proxies", "127.0.0.1"]
     if balance == "PROXY protocol":
-        listen, trusted = f"haproxy:{listen}", []
+        listen, trusted = f"haproxy:{listen}:backlog=1024", []
     daemon = Daemon(
         tmp_path / "daemon.log",
         *("--llamastack-url", f"http://127.0.0.1:{server.place.port}"),
