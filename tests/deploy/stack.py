@@ -115,9 +115,10 @@ class CountingStack:
         [identity] = request.requestHeaders.getRawHeaders("X-Request-Id", [""])
         # Of one request of a client's no two rounds have as many messages.
         self._counts[f"completion {identity} {len(body['messages'])}"] += 1
-        completion = ScriptedCompletion(reply(body["messages"]), int(time.time()), 1)
+        said = reply(body["messages"])
+        completion = ScriptedCompletion(said, int(time.time()), 1)
         if not body.get("stream"):
-            await deferLater(reactor, PACE)
+            await deferLater(reactor, PACE * WORDS if said.content else PACE)
             return jsontext.dumps(completion.body())
         write: Any = request.write
         request.responseHeaders.setRawHeaders("Content-Type", ["text/event-stream"])

@@ -29,7 +29,7 @@ from .visitors import CUT, ERROR_EVENT, HALF, REFUSED, WHOLE, Visit, Visitors
 pytestmark = [pytest.mark.real, needs("haproxy"), needs("redis-server")]
 
 #: Visitors of each kind.
-CROWD = {"plain": 9, "server": 6, "server whole": 3, "mixed": 6}
+CROWD = {"plain": 9, "server": 6, "server by SDK": 4, "mixed": 6}
 
 #: An answer's end as a client can tell it, if the one who answered is gone.
 TOLD = {CUT, ERROR_EVENT, REFUSED}

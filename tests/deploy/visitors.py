@@ -10,9 +10,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import attrs
+import openai
+from openai import OpenAI
 
 from .stack import MODEL, counted, stamped
 
@@ -66,15 +69,15 @@ class Answer:
         return WHOLE if self.finished and self.text == expected else SHORT
 
     def take(self, chunk: Json) -> None:
-        """Add a chunk of the stream, or the whole of an answer that is none."""
+        """Add a chunk of the stream, or the error that there is instead."""
         if "error" in chunk:
             self.error, self.code = chunk["error"]["message"], str(chunk["error"]["code"])
             return
         for choice in chunk["choices"]:
-            delta = choice["delta"] if "delta" in choice else choice["message"]
+            delta = choice["delta"]
             self.text += delta.get("content") or ""
             for call in delta.get("tool_calls") or ():
-                index = call.get("index", len(self.calls))
+                index = call["index"]
                 if index == len(self.calls):
                     self.calls.append({"id": call["id"], "arguments": "", "name": ""})
                 function = call.get("function") or {}
@@ -83,12 +86,10 @@ class Answer:
             self.finish_reason = choice["finish_reason"] or self.finish_reason
 
 
-def ask(
-    port: int, identity: str, messages: list[Json], stream: bool = True, tools: bool = False
-) -> Answer:
-    """Ask once, on a connection of its own, and read to the end, whichever that is."""
+def ask(port: int, identity: str, messages: list[Json], tools: bool = False) -> Answer:
+    """Ask once for a stream, on a connection of its own, and read to the end, whichever that is."""
     answer = Answer(identity)
-    body: Json = {"model": MODEL, "messages": messages, "stream": stream}
+    body: Json = {"model": MODEL, "messages": messages, "stream": True}
     if tools:
         body["tools"] = [_ASK_USER]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -97,9 +98,8 @@ def ask(
         connection.request("POST", "/v1/chat/completions", json.dumps(body), fields)
         response = connection.getresponse()
         answer.status = response.status
-        if not stream or response.status != 200:
+        if response.status != 200:
             answer.take(json.loads(response.read()))
-            answer.done = True
         else:
             for event in _events(response):
                 if event == "[DONE]":
@@ -107,6 +107,29 @@ def ask(
                 else:
                     answer.take(json.loads(event))
         answer.clean = True
+    return answer
+
+
+@cache
+def _sdk(port: int) -> OpenAI:
+    """As it comes: it asks again by itself where it is not told not to."""
+    return OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", timeout=30)
+
+
+def ask_by_sdk(port: int, identity: str, messages: list[Any]) -> Answer:
+    """Ask once, as far as its user can tell, for an answer that is not streamed."""
+    answer = Answer(identity)
+    try:
+        completion = _sdk(port).chat.completions.create(
+            model=MODEL, messages=messages, extra_headers={"X-Request-Id": identity}
+        )
+    except openai.APIStatusError as error:
+        answer.status, answer.error, answer.clean = error.status_code, error.message, True
+    except openai.APIConnectionError:
+        pass
+    else:
+        answer.status, answer.done, answer.clean = 200, True, True
+        answer.text = completion.choices[0].message.content or ""
     return answer
 
 
@@ -202,8 +225,11 @@ def visit(
         case "plain":
             answer = ask(port, f"{nonce}-1", messages)
             return answer.outcome(counted()), (answer,)
-        case "server" | "server whole":
-            answer = ask(port, f"{nonce}-1", messages, stream=kind == "server")
+        case "server":
+            answer = ask(port, f"{nonce}-1", messages)
+            return answer.outcome(counted(stamped(nonce))), (answer,)
+        case "server by SDK":
+            answer = ask_by_sdk(port, f"{nonce}-1", messages)
             return answer.outcome(counted(stamped(nonce))), (answer,)
     first = ask(port, f"{nonce}-1", messages, tools=True)
     if (outcome := first.outcome("")) != WHOLE:
