@@ -170,6 +170,12 @@ def test_secrets_and_maps_have_what_pods_want_of_them() -> None:
     assert all(f"> secrets/{name}" in comment for name in keys)
 
 
+def test_secrets_are_neither_committed_nor_sent_to_a_build() -> None:
+    for name in (".gitignore", ".dockerignore"):
+        ignored = (DEPLOY.parent / name).read_text().split()
+        assert {"deploy/.env", "deploy/kubernetes/secrets"} <= {each.rstrip("/") for each in ignored}
+
+
 def environment() -> dict[str, str]:
     """What a daemon finds, with a word for each secret."""
     literals = (each.split("=", 1) for each in KUSTOMIZATION["configMapGenerator"][0]["literals"])
