@@ -172,8 +172,9 @@ def test_secrets_and_maps_have_what_pods_want_of_them() -> None:
 
 def test_secrets_are_neither_committed_nor_sent_to_a_build() -> None:
     for name in (".gitignore", ".dockerignore"):
-        ignored = (DEPLOY.parent / name).read_text().split()
-        assert {"deploy/.env", "deploy/kubernetes/secrets"} <= {each.rstrip("/") for each in ignored}
+        lines = (DEPLOY.parent / name).read_text().split()
+        ignored = {line.rstrip("/") for line in lines}
+        assert {"deploy/.env", "deploy/kubernetes/secrets"} <= ignored
 
 
 def environment() -> dict[str, str]:
