@@ -25,10 +25,10 @@ ASK_SECONDS = 0.025
 _MAX_LATE = 3
 
 #: Seconds of a trial: until there is a connection that can be asked.
-_TRIAL_SECONDS = 5.0
+TRIAL_SECONDS = 5.0
 
 #: Seconds without the store before a trial: the first, and the last, each twice the one before.
-FIRST_REST, _LAST_REST = 1.0, 8.0
+FIRST_REST, LAST_REST = 1.0, 8.0
 
 #: Seconds that it must be well for, so that the next rest is short again.
 _WELL_SECONDS = 60.0
@@ -180,9 +180,9 @@ class StoreKeeper(Service):
         :raises StoreError: if there is none.
         """
         try:
-            connection = await within(_TRIAL_SECONDS, self._clock, self._connect())
+            connection = await within(TRIAL_SECONDS, self._clock, self._connected())
         except TimeoutError:
-            reason = f"it has let nobody in within {_TRIAL_SECONDS:g} s"
+            reason = f"it has let nobody in within {TRIAL_SECONDS:g} s"
             raise StoreError("unreachable", reason) from None
         try:
             for _ in range(_MAX_LATE):
@@ -193,6 +193,16 @@ class StoreKeeper(Service):
         except BaseException:
             connection.abort()
             raise
+
+    async def _connected(self) -> Connection:
+        """A connection that has answered once: that may take longer, as TLS is agreed on first."""
+        connection = await self._connect()
+        try:
+            await self._probe(connection)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
 
     def _come(self, connection: Connection) -> None:
         self._connection, self._late = connection, 0
@@ -223,4 +233,4 @@ class StoreKeeper(Service):
             )
         if self.running:
             self._next_trial = self._clock.callLater(self._rest, self._begin_trial)
-            self._rest = min(2 * self._rest, _LAST_REST)
+            self._rest = min(2 * self._rest, LAST_REST)
