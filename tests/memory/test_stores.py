@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,21 @@ from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.config.storeaddress import store_address
 from llamaproxy.memory import keeper
 from llamaproxy.memory.turns import RedisTurns, redis_turns
+from llamaproxy.server.listen import ListenService
 from tests.memory.stores import Sentinel, Store, store, stores
 from tests.support import call, completion
 from tests.test_sockets import (
     Asked,
     Wires,
+    dechunked,
     head_and_body,
     on_sockets,
     wires,
 )
 
 __all__ = ["store", "stores", "wires"]
+
+from tests.test_twistd import Daemon, free_port, question
 
 reactor: Any = _reactor
 
@@ -468,3 +474,64 @@ async def test_a_client_may_come_back_to_another_daemon(
     roles = [each["role"] for each in json.loads(asked.body)["messages"]]
     assert roles == ["user", "assistant", "tool", "tool"]
     assert b"Noon." in await peer.end()
+
+
+def test_a_daemon_goes_on_without_a_store_and_says_so_without_secrets(tmp_path: Path) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    log = tmp_path / "log"
+    daemon = Daemon(
+        log,
+        "--demo",
+        "--memory",
+        f"redis://proxy:hunter2@{nowhere}/0",
+        LLAMAPROXY_MEMORY_SECRET=SECRET,
+        LLAMAPROXY_LOG_FORMAT="json",
+    )
+    try:
+        status, body = daemon.get("/v1/chat/completions", "POST", question("hello"))
+        assert status == 200, body
+        limit = time.monotonic() + PATIENCE
+        while "turns are" not in log.read_text():
+            assert time.monotonic() < limit
+            time.sleep(0.05)  # until it has been refused; nothing tells
+        assert daemon.stop() in (0, -signal.SIGTERM)
+    finally:
+        daemon.process.kill()
+    lines = [line for line in log.read_text().splitlines() if "turns are" in line]
+    [away] = [json.loads(line) for line in lines]
+    assert away["level"] == "warn" and away["url"] == f"redis://proxy@{nowhere}/0"
+    assert away["reason"] == "Connection was refused by other side"
+    for secret in ("hunter2", SECRET):
+        assert secret not in log.read_text()
+
+
+@on_sockets
+async def test_the_status_shows_the_store_without_its_password(
+    wires: Wires, store: Store, patience: None
+) -> None:
+    store.ask("ACL", "SETUSER", "default", ">hunter2hunter2", "resetpass", ">hunter2hunter2")
+    anywhere = "tcp:0:interface=127.0.0.1"
+    place = f"127.0.0.1:{store.port}/1"
+    daemon: Any = wires.start(
+        *("--listen", anywhere, "--admin", anywhere, "--demo"),
+        *("--memory", f"redis://default:hunter2hunter2@{place}", "--memory-secret", SECRET),
+    )
+    [kept] = [each for each in daemon if isinstance(each, keeper.StoreKeeper)]
+    await until(lambda: kept.up)
+    listening = [each for each in daemon if isinstance(each, ListenService)]
+    hosts: list[Any] = [port.getHost() for each in listening for port in each._ports]
+    shown = []
+    for port in [host.port for host in hosts]:
+        answer = await (await wires.ask(port, "GET /status")).end()
+        head, body = head_and_body(answer)
+        if b" 200 " in head.partition(b"\r\n")[0]:
+            shown.append(json.loads(dechunked(body) if b"chunked" in head.lower() else body))
+    [status] = shown
+    assert status["memory_store"] == {
+        "url": f"redis://default@{place}",
+        "up": True,
+        "found": 0,
+        "missing": 0,
+        "errors": dict.fromkeys(keeper.KINDS, 0),
+    }
+    assert "hunter2" not in json.dumps(status) and SECRET not in json.dumps(status)
