@@ -14,10 +14,11 @@ from twisted.logger import globalLogPublisher
 from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.memory.connection import StoreError
 from llamaproxy.memory.keeper import ASK_SECONDS, StoreKeeper
+from llamaproxy.memory.quota import Quota
 from llamaproxy.memory.sealing import Seal
 from llamaproxy.memory.turns import RedisTurns, probe
 from tests.chat.streams import message_of, replying, stack_with
-from tests.chat.test_memory import TOOLS, returned
+from tests.chat.test_memory import TOOLS, now, returned
 from tests.support import CHAT, INVOKE, Proxy, call, pending_calls, saying, tool_result
 
 OWNER = b"o" * 32
@@ -51,7 +52,7 @@ class FakeStore:
         return StoreKeeper(self.clock, "redis://store", self.connect, probe)
 
     def turns(self) -> RedisTurns:
-        return RedisTurns(self.keeper(), Seal(b"x" * 16), 60)
+        return RedisTurns(self.keeper(), Seal(b"x" * 16), Quota(self.clock, 5000, 60), 60)
 
     def log(self, event: Any) -> None:
         if str(event.get("log_namespace")).startswith("llamaproxy.memory"):
@@ -403,6 +404,34 @@ def test_with_the_store_away_a_client_may_still_come_back_here(store: FakeStore)
     proxy.chat(tools=TOOLS, messages=returned(message, "one"))
     *_, last = stack.asked_for(CHAT)
     assert [m["role"] for m in last.json()["messages"]] == ["assistant", "tool", "tool"]
+
+
+def test_no_caller_can_fill_the_store(store: FakeStore) -> None:
+    """DESIGN: L20."""
+    turns = store.turns()
+    turns.keeper.startService()
+    store.clock.advance(0)
+
+    def put(owner: bytes) -> int:
+        asked = store.connections[-1].asked
+        before = len(asked)
+        for _ in range(100):
+            now(turns.remember(owner, new_mark(), b"x"))
+        return len(asked) - before
+
+    assert 10 < put(b"a" * 32) < 20
+    assert put(b"a" * 32) == 0
+    assert 10 < put(b"b" * 32) < 20
+    store.clock.advance(60)
+    assert 10 < put(b"a" * 32) < 20
+
+
+def test_so_many_callers_are_told_apart() -> None:
+    clock = Clock()
+    quota = Quota(clock, 1000, 60)
+    assert all(quota.take(b"%d" % number, 0) for number in range(10_000))
+    assert [quota.take(b"%d" % number, 0) for number in range(10_000, 10_005)].count(True) == 3
+    assert quota.take(b"7", 0)
 
 
 def test_what_is_measured(store: FakeStore) -> None:

@@ -69,6 +69,7 @@ class Clients:
             "memory": store_address(url),
             "memory-secret": secret,
             "memory-age": age,
+            "memory-bytes": 64 * 1024 * 1024,
             "memory-ca": None if ca is None else str(ca),
         }
         turns = redis_turns(options, reactor)
