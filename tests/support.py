@@ -478,6 +478,7 @@ class Proxy(Upstream):
         max_bodies: int = 1024 * 1024,
         identity_names: tuple[bytes, ...] = (),
         spans: Any = None,
+        far: Any = None,
     ) -> None:
         """:param mcp: an agent that finds MCP servers."""
         Upstream.__init__(self, stack, clock, timeout, server_key)
@@ -502,7 +503,7 @@ class Proxy(Upstream):
             "max-chat-bodies": max_bodies,
             "identity-headers": identity_names,
         }
-        app = assemble(options, self.url, self.clock, self.agent, mcp or self.agent, spans)
+        app = assemble(options, self.url, self.clock, self.agent, mcp or self.agent, spans, far)
         self.detector = app.detector
         self.catalogue = app.catalogue
         self.sessions = app.sessions

@@ -7,7 +7,6 @@ once, waits for sentinels without a limit, has no TLS behind them, and runs on t
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +38,14 @@ _SLICE = 4096
 #: Seconds in which a sentinel must say where the master is.
 _SENTINEL_SECONDS = 1.0
 
-_WORD = re.compile(r"[A-Z]{3,20}(?= )")
+#: What errors begin with (redis.io, "RESP protocol spec", and its source). The rest of one may
+#: repeat what was asked.
+_ERRORS = frozenset(
+    {
+        *("BUSY", "CLUSTERDOWN", "DENIED", "ERR", "LOADING", "MASTERDOWN", "MISCONF", "MOVED"),
+        *("NOAUTH", "NOPERM", "NOREPLICAS", "OOM", "READONLY", "WRONGPASS", "WRONGTYPE"),
+    }
+)
 
 
 class StoreError(Exception):
@@ -77,8 +83,8 @@ class StoreConnection(BaseRedisProtocol):  # type: ignore[misc]
         try:
             return await self.execute_command(*command)
         except ResponseError as error:
-            word = _WORD.match(str(error))
-            what = f"{word[0]}" if word else "an error"
+            word = str(error).partition(" ")[0]
+            what = word if word in _ERRORS else "an error"
             raise StoreError("refused", f"it answers {command[0]!s} with {what}") from None
         except LostConnection:
             raise self._error from None

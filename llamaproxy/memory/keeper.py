@@ -25,10 +25,14 @@ ASK_SECONDS = 0.025
 _MAX_LATE = 3
 
 #: Seconds of a trial: until there is a connection that can be asked.
-_TRIAL_SECONDS = 5.0
+TRIAL_SECONDS = 5.0
 
 #: Seconds without the store before a trial: the first, and the last, each twice the one before.
-FIRST_REST, _LAST_REST = 1.0, 8.0
+FIRST_REST, LAST_REST = 1.0, 8.0
+
+#: Seconds between two looks whether it is still there: many close what is idle, or forget it, and
+#: nobody may ask for hours.
+BEAT_SECONDS = 30.0
 
 #: Seconds that it must be well for, so that the next rest is short again.
 _WELL_SECONDS = 60.0
@@ -105,7 +109,8 @@ class StoreKeeper(Service):
         self._up_since = 0.0
         self._away_told = False
         self._trial: Deferred[None] | None = None
-        self._next_trial: IDelayedCall | None = None
+        #: The next trial, or the next look at a store that is there.
+        self._next: IDelayedCall | None = None
 
     @property
     def up(self) -> bool:
@@ -114,13 +119,13 @@ class StoreKeeper(Service):
 
     def startService(self) -> None:
         Service.startService(self)
-        self._next_trial = self._clock.callLater(0, self._begin_trial)
+        self._later(0, self._begin_trial)
 
     def stopService(self) -> Deferred[None] | None:
         Service.stopService(self)
-        if self._next_trial is not None:
-            self._next_trial.cancel()
-            self._next_trial = None
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
         if self._trial is not None:
             self._trial.cancel()
         connection, self._connection = self._connection, None
@@ -155,8 +160,22 @@ class StoreKeeper(Service):
         if self._connection is not None:
             self._connection.tell(*command)
 
+    def _later(self, seconds: float, do: Callable[[], None]) -> None:
+        """Do that next, after so many *seconds*, and nothing else."""
+
+        def begin() -> None:
+            self._next = None
+            do()
+
+        if self._next is not None:
+            self._next.cancel()
+        self._next = self._clock.callLater(seconds, begin)
+
+    def _beat(self) -> None:
+        self._later(BEAT_SECONDS, self._beat)
+        Deferred.fromCoroutine(self.ask(self._probe))
+
     def _begin_trial(self) -> None:
-        self._next_trial = None
         self._trial = Deferred.fromCoroutine(self._try())
 
     async def _try(self) -> None:
@@ -180,9 +199,9 @@ class StoreKeeper(Service):
         :raises StoreError: if there is none.
         """
         try:
-            connection = await within(_TRIAL_SECONDS, self._clock, self._connect())
+            connection = await within(TRIAL_SECONDS, self._clock, self._connected())
         except TimeoutError:
-            reason = f"it has let nobody in within {_TRIAL_SECONDS:g} s"
+            reason = f"it has let nobody in within {TRIAL_SECONDS:g} s"
             raise StoreError("unreachable", reason) from None
         try:
             for _ in range(_MAX_LATE):
@@ -194,11 +213,22 @@ class StoreKeeper(Service):
             connection.abort()
             raise
 
+    async def _connected(self) -> Connection:
+        """A connection that has answered once: that may take longer, as TLS is agreed on first."""
+        connection = await self._connect()
+        try:
+            await self._probe(connection)
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
     def _come(self, connection: Connection) -> None:
         self._connection, self._late = connection, 0
         self._up_since = self._clock.seconds()
         self._away_told = False
         self._log.info("turns are shared in {url}", url=self.url)
+        self._later(BEAT_SECONDS, self._beat)
         connection.lost.addCallback(lambda _: self._gone(connection))
 
     def _gone(self, connection: Connection) -> None:
@@ -222,5 +252,5 @@ class StoreKeeper(Service):
                 "turns are not shared: {url} cannot be used: {reason}", url=self.url, reason=reason
             )
         if self.running:
-            self._next_trial = self._clock.callLater(self._rest, self._begin_trial)
-            self._rest = min(2 * self._rest, _LAST_REST)
+            self._later(self._rest, self._begin_trial)
+            self._rest = min(2 * self._rest, LAST_REST)

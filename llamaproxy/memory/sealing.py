@@ -80,7 +80,7 @@ class Seal:
         Its name and its key are made of both, and of the secret: by HKDF (RFC 5869), whose output
         tells nothing of the rest of it. So no two turns have one key.
         """
-        identity = PREFIX + owner + mark.encode()
+        identity = b"%b%d:%b%b" % (PREFIX, len(owner), owner, mark.encode())
         derived = HKDF(SHA256(), _NAME + _KEY, salt=None, info=identity).derive(self._secret)
         name = PREFIX + derived[:_NAME].hex().encode("ascii")
         return SealedTurn(name, identity, AESGCM(derived[_NAME:]))

@@ -13,6 +13,7 @@ from llamaproxy.admin.metrics import Metrics
 from llamaproxy.deferreds import all_of
 from llamaproxy.memory.connection import Connector
 from llamaproxy.memory.keeper import KINDS, Connection, StoreKeeper
+from llamaproxy.memory.quota import Quota
 from llamaproxy.memory.sealing import MAX_SEALED, MAX_TEXT, PREFIX, Seal, SealedTurn, Undecipherable
 
 #: Turns of one history that are looked for, the latest of them.
@@ -30,9 +31,10 @@ class RedisTurns:
     EXPIRE, of Redis 2.6.12 and later.
     """
 
-    def __init__(self, keeper: StoreKeeper, seal: Seal, age: float) -> None:
+    def __init__(self, keeper: StoreKeeper, seal: Seal, quota: Quota, age: float) -> None:
         self.keeper = keeper
         self._seal = seal
+        self._quota = quota
         self._age = ceil(age)
         #: Turns that were looked for: those that were there, and those that were not.
         self.found = 0
@@ -73,7 +75,7 @@ class RedisTurns:
             return
         turn = self._seal.turn(owner, mark)
         value = turn.seal(text)
-        if value is not None:
+        if value is not None and self._quota.take(owner, len(value)):
             await self.keeper.ask(lambda store: store.ask("SET", turn.name, value, "EX", self._age))
 
     def refresh(self, owner: bytes, marks: Sequence[str]) -> None:
@@ -139,4 +141,6 @@ def redis_turns(options: Mapping[str, Any], reactor: IReactorTime) -> RedisTurns
     connector = Connector(reactor, address, options["memory-ca"])
     keeper = StoreKeeper(reactor, address.shown, connector.connect, probe)
     seal = Seal(options["memory-secret"].encode("utf-8", "surrogateescape"))
-    return RedisTurns(keeper, seal, options["memory-age"])
+    age: float = options["memory-age"]
+    quota = Quota(reactor, options["memory-bytes"], age)
+    return RedisTurns(keeper, seal, quota, age)

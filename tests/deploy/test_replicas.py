@@ -26,7 +26,9 @@ from tests.test_twistd import PORT_LINE, ROOT, Daemon, environment, free_port
 from .balancers import Place, find, get, haproxy, needs, until
 from .visitors import CUT, ERROR_EVENT, HALF, REFUSED, WHOLE, Visit, Visitors
 
-pytestmark = [pytest.mark.real, needs("haproxy"), needs("redis-server")]
+STORE = next(filter(find, ("valkey-server", "redis-server")), "redis-server")
+
+pytestmark = [pytest.mark.real, needs("haproxy"), needs(STORE)]
 
 #: Visitors of each kind.
 CROWD = {"plain": 9, "server": 6, "server by SDK": 4, "mixed": 6}
@@ -105,14 +107,14 @@ def counting_stack(directory: Path) -> Iterator[int]:
 
 @attrs.define
 class Store:
-    """A Redis, that keeps nothing when it is stopped."""
+    """A Valkey or Redis, that keeps nothing when it is stopped."""
 
     directory: Path
     port: int = attrs.Factory(free_port)
     _process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        program = find("redis-server")
+        program = find(STORE)
         assert program is not None
         with (self.directory / "redis.out").open("ab") as log:
             self._process = subprocess.Popen(
