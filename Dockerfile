@@ -1,5 +1,5 @@
 FROM python:3.12-slim AS build
-# [otel] for traces.
+# [otel] for traces, [redis] for --memory, [otel,redis] for both.
 ARG EXTRAS=
 COPY . /src
 RUN python -m venv /opt/llamaproxy \

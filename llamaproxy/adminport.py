@@ -103,6 +103,7 @@ def this_process(
     figures = {
         **clients,
         "turn_memory": app.memory.figures,
+        **({} if app.far is None else {"memory_store": app.far.figures}),
         "tool_lists": app.catalogue.figures,
         "mcp_sessions": app.sessions.figures,
         "upstream_pool": pool.figures,

@@ -18,7 +18,8 @@ from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
-from llamaproxy.chat.memory import TurnMemory
+from llamaproxy.chat.memory import TurnMemory, TurnStore
+from llamaproxy.chat.shared_turns import FarTurns, SharedTurns
 from llamaproxy.cors import CorsMemory
 from llamaproxy.events import Observers
 from llamaproxy.routes import ProxyApp
@@ -74,6 +75,7 @@ class Application:
     programs: Programs
     configured: ConfiguredServers
     memory: TurnMemory
+    far: FarTurns | None
     bodies: BodyBudget
     cors: CorsMemory
     metrics: Metrics
@@ -88,6 +90,7 @@ def assemble(
     agent: SendingAgent,
     anywhere: SendingAgent,
     spans: Spans | None = None,
+    far: FarTurns | None = None,
     elsewhere: ToolsElsewhere | None = None,
     processes: IReactorProcess | None = None,
 ) -> Application:
@@ -100,6 +103,8 @@ def assemble(
     :param processes: starts the programs of ``--mcp-config``; with None, none can be started.
 
     :param spans: makes spans of requests; None if traces are off.
+
+    :param far: remembers turns for other processes too; None if there are none.
 
     :param elsewhere: lists the tools; None if this process does.
     """
@@ -145,12 +150,15 @@ def assemble(
     memory = TurnMemory(
         clock, options["memory-entries"], options["memory-bytes"], options["memory-age"]
     )
+    turns: TurnStore = memory
+    if far is not None:
+        turns = SharedTurns(clock, memory, far, options["memory-age"])
     slots = CallSlots(options["max-calls-per-chat"], options["max-calls"])
     cors = CorsMemory()
     bodies = BodyBudget(options["max-chat-bodies"])
     _watch_memory(metrics, memory, catalogue, sessions, bodies)
     chat = ChatCompletions(
-        loop=ToolLoop(catalogue, memory, options["max-iterations"], slots, tell),
+        loop=ToolLoop(catalogue, turns, options["max-iterations"], slots, tell),
         upstream=Completions(client, detector),
         clock=clock,
         keep_alive=options["keep-alive"],
@@ -172,6 +180,7 @@ def assemble(
         programs=programs,
         configured=configured,
         memory=memory,
+        far=far,
         bodies=bodies,
         cors=cors,
         metrics=metrics,
@@ -193,6 +202,8 @@ def _watch_memory(
     bodies: BodyBudget,
 ) -> None:
     """Have *metrics* show what is kept in memory, beside its limits."""
+    # Of a store, where there is one.
+    metrics.declare(names.MEMORY_STORE_UP, names.MEMORY_STORE_ERRORS, names.MEMORY_STORE_LOOKUPS)
     for series, figures, key, *labels in (
         (names.CACHE_ENTRIES, memory.figures, "turns", "turns"),
         (names.CACHE_ENTRIES_MAX, memory.figures, "max_turns", "turns"),

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from twisted.protocols.amp import CommandLocator
 
     from llamaproxy.admin.tracing.spans import Spans
+    from llamaproxy.chat.shared_turns import FarTurns
+    from llamaproxy.memory.turns import RedisTurns
     from llamaproxy.server.notify import NotifyService
     from llamaproxy.workers.child import WorkerLife
     from llamaproxy.workers.link import Link
@@ -76,13 +78,18 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     if tracing is not None:
         services.addService(tracing)  # it stops after those that make spans
     spans = None if tracing is None else tracing.spans
-    app, pool = _connected(options, url, reactor, sockets, spans)
+    several = options["workers"] > 1
+    # Workers ask the store themselves.
+    store = None if several else _memory_store(options, reactor)
+    app, pool = _connected(options, url, reactor, sockets, spans, store)
+    if store is not None:
+        _use_store(store, app, services)
     services.addService(UpstreamService(pool, app))
     rereads += _rereads(options, app)
     site = _site(options, sockets, app, fixed_limits)
     locators: list[CommandLocator] = []
     supervisor = None
-    if options["workers"] > 1:
+    if several:
         supervisor = _supervisor(options, reactor, url, app, site, locators)
     listen = supervisor or ListenService(sockets, options["listen"], site, options["drain-timeout"])
     if options["admin"] != "off":
@@ -158,12 +165,28 @@ def _server_url(options: Options, reactor: Any, services: MultiService) -> Decod
     return url
 
 
+def _memory_store(options: Options, reactor: Any) -> RedisTurns | None:
+    """The store that is asked for turns too; None if there is none."""
+    if options["memory"] is None:
+        return None
+    from llamaproxy.memory.turns import redis_turns  # what it needs is an extra
+
+    return redis_turns(options, reactor)
+
+
+def _use_store(store: RedisTurns, app: Application, services: MultiService) -> None:
+    """Have *app* show what becomes of the *store*, and *services* see to it."""
+    store.watch(app.metrics)
+    services.addService(store.keeper)
+
+
 def _connected(
     options: Options,
     url: DecodedURL,
     reactor: Any,
     sockets: Any,
     spans: Spans | None = None,
+    far: FarTurns | None = None,
     elsewhere: ToolsElsewhere | None = None,
 ) -> tuple[Application, UpstreamPool]:
     """The application with connections to servers by *sockets*, and what keeps those."""
@@ -172,7 +195,7 @@ def _connected(
     agent = UpstreamAgent(sockets, url, pool, *reaching)
     anywhere = AgentForAnywhere(sockets, pool, *reaching)
     processes = reactor if elsewhere is None else None
-    app = assemble(options, url, reactor, agent, anywhere, spans, elsewhere, processes)
+    app = assemble(options, url, reactor, agent, anywhere, spans, far, elsewhere, processes)
     return app, pool
 
 
@@ -206,6 +229,7 @@ def _supervisor(
     from llamaproxy.workers.programs import CallsOfWorkers
     from llamaproxy.workers.sockets import HeldSockets
     from llamaproxy.workers.supervisor import Supervisor, end_with_failure
+    from llamaproxy.workers.turns import TurnsOfWorkers
 
     tellers = ChangeTellers(reactor)
     calls = CallsOfWorkers(app.programs)
@@ -213,6 +237,7 @@ def _supervisor(
     locators += [
         SharedLists(app.catalogue, app.detector, options["max-tool-list"]),
         ChangesHeard(app.catalogue.changed),
+        TurnsOfWorkers(app.memory),
     ]
     supervisor = Supervisor(
         reactor,
@@ -241,6 +266,7 @@ def make_worker(
     from llamaproxy.workers.division import divide
     from llamaproxy.workers.listing import ToolsOfParent
     from llamaproxy.workers.sockets import SharedSockets, shared
+    from llamaproxy.workers.turns import ParentTurns
 
     use_monotonic_time(reactor)
     Factory.noisy = False
@@ -254,7 +280,11 @@ def make_worker(
         services.addService(tracing)
     spans = None if tracing is None else tracing.spans
     tools = ToolsOfParent(link, reactor)
-    app, pool = _connected(options, url, reactor, sockets, spans, tools)
+    store = _memory_store(options, reactor)
+    far = store or ParentTurns(link, reactor)
+    app, pool = _connected(options, url, reactor, sockets, spans, far, tools)
+    if store is not None:
+        _use_store(store, app, services)
     services.addService(UpstreamService(pool, app))
     site = _site(options, sockets, app, {})
     endpoints = list(map(shared, options["listen"]))

@@ -480,6 +480,7 @@ class Proxy(Upstream):
         identity_names: tuple[bytes, ...] = (),
         spans: Any = None,
         elsewhere: ToolsElsewhere | None = None,
+        far: Any = None,
     ) -> None:
         """:param mcp: an agent that finds MCP servers."""
         Upstream.__init__(self, stack, clock, timeout, server_key)
@@ -507,7 +508,7 @@ class Proxy(Upstream):
         }
         anywhere = mcp or self.agent
         app = assemble(
-            options, self.url, self.clock, self.agent, anywhere, spans, elsewhere=elsewhere
+            options, self.url, self.clock, self.agent, anywhere, spans, far, elsewhere=elsewhere
         )
         self.detector = app.detector
         self.catalogue = app.catalogue

@@ -67,6 +67,11 @@ class Metrics:
         """Export as *series*, with these values of its *labels*, what *value* then returns."""
         self._watched.setdefault(series, {})[labels] = value
 
+    def declare(self, *every: Series) -> None:
+        """Export these series though they have no value before any is watched."""
+        for series in every:
+            self._watched.setdefault(series, {})
+
     def watch_figure(
         self, series: Series, figures: Callable[[], Mapping[str, float]], key: str, *labels: str
     ) -> None:

@@ -288,6 +288,21 @@ CACHE_BYTES = Series("llamaproxy_cache_bytes", "gauge", "Its size, where that is
 CACHE_BYTES_MAX = Series(
     "llamaproxy_cache_bytes_max", "gauge", "The size that it may have.", ("cache",)
 )
+MEMORY_STORE_UP = Series(
+    "llamaproxy_memory_store_up", "gauge", "Whether turns are shared in the store of --memory."
+)
+MEMORY_STORE_ERRORS = Series(
+    "llamaproxy_memory_store_errors_total",
+    "counter",
+    "Times that this store failed, by how.",
+    ("kind",),
+)
+MEMORY_STORE_LOOKUPS = Series(
+    "llamaproxy_memory_store_lookups_total",
+    "counter",
+    "Turns that were looked for in it, those that were not in this process's memory.",
+    ("outcome",),
+)
 CHAT_BODIES = Series(
     "llamaproxy_chat_bodies_bytes",
     "gauge",

@@ -13,7 +13,7 @@ from llamaproxy import jsontext
 from llamaproxy.chat.answer import Answer
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.injection import tool_names, with_tools
-from llamaproxy.chat.memory import TurnMemory
+from llamaproxy.chat.memory import TurnStore, recall_turns, remember_turn
 from llamaproxy.chat.messages import Completion, ToolCall, follow_up, is_function, text_of
 from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.chat.openwebui import without_old_cards
@@ -127,7 +127,7 @@ class ToolLoop:
     """Answers chat completion requests in up to *max_rounds* rounds with tools, and one without."""
 
     _catalogue: Catalogue
-    _memory: TurnMemory
+    _turns: TurnStore
     _max_rounds: int
     _slots: CallSlots
     _tell: Tell = tell_nobody
@@ -143,7 +143,9 @@ class ToolLoop:
         client_tools = tool_names(body)
         legacy = "functions" in body
         visibility = CallVisibility(client_tools, shows_all=True, legacy_functions=legacy)
-        request = _serialised(body, self._memory.recall(client, body["messages"]), JsonList())
+        history = await recall_turns(self._turns, client, body["messages"])
+        request = _serialised(body, history, JsonList())
+        del history
         await self._round(request, visibility, answer, record)
 
     async def run(
@@ -178,7 +180,8 @@ class ToolLoop:
             index=names,
         )
         body |= with_offered_names(body, client_tools, offer.named)
-        history = self._memory.recall(client, without_old_cards(body["messages"]))
+        history = without_old_cards(body["messages"])
+        history = await recall_turns(self._turns, client, history)
         request = _serialised(body, history, offer.definitions)
         del history
         turn: list[Json] = []
@@ -205,7 +208,8 @@ class ToolLoop:
             turn += messages
             request = {**request, "messages": request["messages"] + JsonList.of(messages)}
             if client_calls and (server_calls or len(record.rounds) > 1):
-                self._memory.remember(client, mark, turn)
+                # Before the answer ends: its client may be back at once.
+                await remember_turn(self._turns, client, mark, turn)
             if client_calls or not server_calls:
                 return
         await self._answer_without_tools(request, chat, limit)

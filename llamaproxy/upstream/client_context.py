@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 
@@ -117,6 +118,16 @@ class ClientContext:
                 ]
             ),
         )
+
+    @property
+    def owner(self) -> bytes:
+        """A digest of the credentials, the same in every process."""
+        digest = hashlib.sha256()
+        for name, values in self.credentials:
+            # With lengths, so that no two credentials make the same text.
+            for part in (b"%d" % len(values), name, *values):
+                digest.update(b"%d:%b" % (len(part), part))
+        return digest.digest()
 
     def for_listing(self) -> ClientContext:
         """The same without what belongs to a single chat."""
