@@ -68,6 +68,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     app, pool = _connected(options, url, reactor, sockets, spans, store)
     if store is not None:
         store.watch(app.metrics)
+        store.refill_from(app.memory)
         services.addService(store.keeper)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     listen = _listen_service(options, sockets, app, fixed_limits)
