@@ -177,6 +177,7 @@ def _memory_store(options: Options, reactor: Any) -> RedisTurns | None:
 def _use_store(store: RedisTurns, app: Application, services: MultiService) -> None:
     """Have *app* show what becomes of the *store*, and *services* see to it."""
     store.watch(app.metrics)
+    store.refill_from(app.memory)
     services.addService(store.keeper)
 
 

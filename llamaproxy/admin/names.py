@@ -289,7 +289,10 @@ CACHE_BYTES_MAX = Series(
     "llamaproxy_cache_bytes_max", "gauge", "The size that it may have.", ("cache",)
 )
 MEMORY_STORE_UP = Series(
-    "llamaproxy_memory_store_up", "gauge", "Whether turns are shared in the store of --memory."
+    "llamaproxy_memory_store_up",
+    "gauge",
+    "Whether turns are shared in the store of --memory.",
+    together="largest",
 )
 MEMORY_STORE_ERRORS = Series(
     "llamaproxy_memory_store_errors_total",

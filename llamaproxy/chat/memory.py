@@ -151,6 +151,13 @@ class TurnMemory:
     def __len__(self) -> int:
         return len(self._turns)
 
+    def kept(self) -> list[tuple[bytes, str, bytes, float]]:
+        """Owner, mark and text of all turns, and seconds since the last use; the latest first."""
+        self._forget_expired()
+        now = self._clock.seconds()
+        turns = reversed(self._turns.items())
+        return [(turn.owner, mark, turn.text, now - turn.used_at) for mark, turn in turns]
+
     def figures(self) -> dict[str, float]:
         """What is kept, with the limits, for the status."""
         self._forget_expired()

@@ -240,7 +240,7 @@ class Connector:
             try:
                 secured = _tls_options(host, self._authorities)
             except (OSError, ValueError):
-                raise StoreError("tls", "there is no trusting authorities, or that host") from None
+                raise StoreError("tls", "its name or its authorities cannot be used") from None
             endpoint = wrapClientTLS(secured, endpoint)
         return await self._open(endpoint)
 

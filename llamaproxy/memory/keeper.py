@@ -99,6 +99,8 @@ class StoreKeeper(Service):
     ) -> None:
         self._clock = clock
         self.url = url
+        #: Called when the store is there, at first or again.
+        self.here: Callable[[], object] = lambda: None
         self._connect = connect
         self._probe = probe
         #: How often each kind of error has happened.
@@ -230,6 +232,7 @@ class StoreKeeper(Service):
         self._log.info("turns are shared in {url}", url=self.url)
         self._later(BEAT_SECONDS, self._beat)
         connection.lost.addCallback(lambda _: self._gone(connection))
+        self.here()
 
     def _gone(self, connection: Connection) -> None:
         """The connection was lost, unless it was left."""

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from llamaproxy.admin import names
 from llamaproxy.admin.metrics import Metrics
+from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.deferreds import all_of
 from llamaproxy.memory.connection import Connector
 from llamaproxy.memory.keeper import KINDS, Connection, StoreKeeper
@@ -39,6 +41,30 @@ class RedisTurns:
         #: Turns that were looked for: those that were there, and those that were not.
         self.found = 0
         self.missing = 0
+
+    def refill_from(self, local: TurnMemory) -> None:
+        """Put what *local* has into the store whenever that is back: it may have lost it.
+
+        Turns that were remembered meanwhile get there so.
+        """
+        self.keeper.here = lambda: Deferred.fromCoroutine(self._refill(local))
+
+    async def _refill(self, local: TurnMemory) -> None:
+        for owner, mark, text, idle in local.kept():
+            turn = self._seal.turn(owner, mark)
+            left = self._age - int(idle)
+            if left > 0 and not await self._present(turn, text, left):
+                return  # it is away again
+
+    async def _present(self, turn: SealedTurn, text: bytes, seconds: int) -> bool:
+        """Whether the store is there, and now has *turn*, for so many *seconds* if it had not."""
+
+        async def put(store: Connection) -> bool:
+            if not await store.ask("STRLEN", turn.name) and (value := turn.seal(text)):
+                await store.ask("SET", turn.name, value, "EX", seconds)
+            return True
+
+        return bool(await self.keeper.ask(put))
 
     def figures(self) -> dict[str, Any]:
         """What there is to know of the store, for the status."""

@@ -160,6 +160,10 @@ def figures_together(every: Iterable[Json]) -> Json:
                 merged[name] = figures_together([before or {}, value])
             elif before is None or value is None:
                 merged[name] = value if before is None else before
+            elif isinstance(value, bool):
+                merged[name] = before and value
+            elif isinstance(value, str):
+                merged[name] = before  # that of a store that all use
             else:
                 merged[name] = max(before, value) if name in _NOT_ADDED else before + value
     return merged

@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
+from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.memory.connection import StoreError
 from llamaproxy.memory.keeper import ASK_SECONDS, StoreKeeper
@@ -404,6 +405,46 @@ def test_with_the_store_away_a_client_may_still_come_back_here(store: FakeStore)
     proxy.chat(tools=TOOLS, messages=returned(message, "one"))
     *_, last = stack.asked_for(CHAT)
     assert [m["role"] for m in last.json()["messages"]] == ["assistant", "tool", "tool"]
+
+
+def test_a_store_that_is_back_is_given_what_it_may_have_lost(store: FakeStore) -> None:
+    turns = store.turns()
+    local = TurnMemory(store.clock, max_entries=100, max_bytes=10**7, max_age=60)
+    turns.refill_from(local)
+    for mark, text in (("old", b"1"), ("large", bytes(2 * 1024 * 1024)), ("a", b"2"), ("b", b"3")):
+        now(local.remember(OWNER, mark, text))
+        store.clock.advance(20 if mark == "old" else 0.6)
+    turns.keeper.startService()
+    store.clock.advance(0)
+    _, *_, last = trial = store.connections[-1].asked
+    assert last[0] == "SET" and len(trial) == 4 + 4 + 4 + 3  # twice a trial; one is too large
+    names = [turns._seal.turn(OWNER, mark).name for mark in ("b", "a", "old")]
+    puts = [each for each in trial[8:] if each[0] == "SET"]
+    assert [each[1] for each in puts] == names
+    assert [each[3:] for each in puts] == [("EX", 60), ("EX", 59), ("EX", 39)]
+
+
+def test_no_more_is_put_into_one_that_is_away_again(store: FakeStore) -> None:
+    turns = store.turns()
+    local = TurnMemory(store.clock, max_entries=100, max_bytes=10**7, max_age=60)
+    turns.refill_from(local)
+    for number in range(50):
+        now(local.remember(OWNER, str(number), b"1"))
+    puts: list[Any] = []
+    ask = FakeConnection.ask
+
+    async def failing(self: FakeConnection, *command: Any) -> Any:
+        if command[0] == "SET" and not command[1].endswith(b":trial"):
+            puts.append(command)
+            if len(puts) == 7:
+                raise StoreError("refused", "it answers SET with OOM")
+        return await ask(self, *command)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeConnection, "ask", failing)
+        turns.keeper.startService()
+        store.clock.advance(0)
+    assert len(puts) == 7 and not turns.keeper.up
 
 
 def test_no_caller_can_fill_the_store(store: FakeStore) -> None:

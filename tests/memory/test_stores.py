@@ -17,7 +17,9 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 
+from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.mixed_turns import new_mark
+from llamaproxy.chat.shared_turns import SharedTurns
 from llamaproxy.config.storeaddress import store_address
 from llamaproxy.memory import keeper
 from llamaproxy.memory.turns import RedisTurns, redis_turns
@@ -349,6 +351,23 @@ async def test_a_store_that_is_killed_and_started_again(store: Store, clients: C
     shared = f"turns are shared in {url(store)}"
     away = f"turns are not shared: {url(store)} cannot be used: the connection was closed"
     assert clients.lines == [shared, away, shared]
+
+
+@on_sockets
+async def test_what_a_store_has_lost_it_is_given_again(store: Store, clients: Clients) -> None:
+    first, second = await clients.up(url(store)), await clients.up(url(store))
+    local = TurnMemory(reactor, max_entries=10, max_bytes=1000, max_age=60)
+    first.refill_from(local)
+    shared = SharedTurns(reactor, local, first, 60)
+    before, meanwhile = new_mark(), new_mark()
+    await shared.remember(OWNER, before, b"1")
+    store.stop()
+    await until(lambda: not first.keeper.up and not second.keeper.up)
+    await shared.remember(OWNER, meanwhile, b"2")
+    store.start()
+    await until(lambda: first.keeper.up and second.keeper.up)
+    await until(lambda: len(store.names()) == 2)
+    assert await second.recall(OWNER, [before, meanwhile]) == {before: b"1", meanwhile: b"2"}
 
 
 @on_sockets
