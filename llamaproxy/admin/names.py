@@ -52,9 +52,9 @@ _ROUNDS = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0, 50.0)
 _CALLS = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
-#: What several processes have of a series together: the ``sum``, the ``largest``, that of the
-#: ``parent`` alone, or the sum over its ``workers`` alone.
-Together: TypeAlias = Literal["sum", "largest", "parent", "workers"]
+#: What several processes have of a series together: the ``sum``, the ``largest``, the ``least``,
+#: that of the ``parent`` alone, or the sum over its ``workers`` alone.
+Together: TypeAlias = Literal["sum", "largest", "least", "parent", "workers"]
 
 
 @attrs.frozen
@@ -292,7 +292,7 @@ MEMORY_STORE_UP = Series(
     "llamaproxy_memory_store_up",
     "gauge",
     "Whether turns are shared in the store of --memory.",
-    together="largest",
+    together="least",
 )
 MEMORY_STORE_ERRORS = Series(
     "llamaproxy_memory_store_errors_total",

@@ -146,6 +146,8 @@ def _merge(
             into[key] = value
         elif key[0].together == "largest":
             into[key] = max(before, value)
+        elif key[0].together == "least":
+            into[key] = min(before, value)
         else:
             into[key] = before + value
 

@@ -135,10 +135,16 @@ def test_figures_of_a_status_are_added_but_for_what_is_no_amount() -> None:
     one: Json = {
         "requests": {"running": 1, "drain_timeout_seconds": 30.0},
         "memory": {"bytes": None},
+        "store": {"url": "redis://x", "up": True},
     }
-    two: Json = {"requests": {"running": 2, "drain_timeout_seconds": 30.0}, "memory": {"bytes": 5}}
+    two: Json = {
+        "requests": {"running": 2, "drain_timeout_seconds": 30.0},
+        "memory": {"bytes": 5},
+        "store": {"url": "redis://x", "up": False},
+    }
     assert figures_together([one, two, {}]) == {
         "requests": {"running": 3, "drain_timeout_seconds": 30.0},
         "memory": {"bytes": 5},
+        "store": {"url": "redis://x", "up": False},
     }
     assert one["requests"]["running"] == 1

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.workers.turns import ParentTurns, TurnsOfWorkers
@@ -101,7 +103,7 @@ def test_so_has_one_that_is_gone_or_fails() -> None:
     while pump.pump():
         pass
     assert outcome == [{}]
-    # Such an error has ended the link.
+    here.connectionLost(Failure(ConnectionDone()))
     assert now(turns.recall(OWNER, ["a"])) == {}
     turns.refresh(OWNER, ["a"])
 
