@@ -171,9 +171,7 @@ def _supervisor(options: Options, reactor: Any, site: ProxySite) -> Supervisor:
     return Supervisor(
         reactor,
         Ports(HeldSockets(reactor), options["listen"], site),
-        options["workers"],
-        options.arguments,
-        options["drain-timeout"],
+        options,
         _write_lines,
         lambda: end_with_failure(reactor),
         locators,
@@ -187,6 +185,7 @@ def make_worker(
     """One worker of so many, which the parent is asked of by *link*, and what it consists of."""
     from llamaproxy.workers.child import WorkerLife
     from llamaproxy.workers.division import divide
+    from llamaproxy.workers.life import STOP_SECONDS
     from llamaproxy.workers.sockets import SharedSockets, shared
 
     use_monotonic_time(reactor)
@@ -208,7 +207,8 @@ def make_worker(
     services.addService(listen)
     keys = options["api-keys-file"]
     rereads = [] if keys is None else [KeysService(keys, reactor).reread]
-    life = WorkerLife(reactor, services, listen.stop_now, rereads)
+    patience = options["drain-timeout"] + STOP_SECONDS
+    life = WorkerLife(reactor, services, listen.stop_now, rereads, patience)
     # What answers what the parent asks.
     link.answer_with(life)
     return life, services

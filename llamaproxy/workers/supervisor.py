@@ -18,21 +18,22 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.protocols import amp
 
+from llamaproxy.config.options import Options
 from llamaproxy.deferreds import all_of
 from llamaproxy.jsontext import Json
 from llamaproxy.server.ports import Ports
 from llamaproxy.server.site import ProxySite
 from llamaproxy.workers.commands import Ping, Ready, Reload, Stop
-from llamaproxy.workers.life import LOOK_SECONDS, Backoff
+from llamaproxy.workers.life import LOOK_SECONDS, STOP_SECONDS, Backoff
 from llamaproxy.workers.link import Link
 from llamaproxy.workers.process import Worker, reap_strangers
 
 #: Seconds that a worker is given to answer: to be stuck takes longer.
 _ANSWER_SECONDS = 60.0
 
-#: Seconds that workers are given to end, beyond those for the requests that they serve; when they
-#: are not to wait for those; and after SIGKILL.
-_STOP_SECONDS, _STOP_NOW_SECONDS, _KILLED_SECONDS = 5.0, 0.7, 5.0
+#: Seconds that workers are given to end when they are not to wait for the requests that they serve,
+#: and after SIGKILL.
+_STOP_NOW_SECONDS, _KILLED_SECONDS = 0.7, 5.0
 
 #: Answers what workers ask; each worker has locators of its own.
 Locators = Callable[[Worker], Sequence[amp.CommandLocator]]
@@ -69,17 +70,13 @@ class Supervisor(Service):
         self,
         reactor: Any,
         ports: Ports,
-        count: int,
-        arguments: Sequence[str],
-        drain: float,
+        options: Options,
         write: Callable[[bytes], object],
         failed: Callable[[], object],
         locators: Locators,
         site: ProxySite,
     ) -> None:
-        """:param arguments: those of the daemon, which are its workers' too.
-
-        :param drain: seconds that requests in flight are given when the daemon stops.
+        """:param options: those of the daemon, which are its workers' too.
 
         :param write: takes whole lines of a worker's log.
 
@@ -89,14 +86,15 @@ class Supervisor(Service):
         """
         self._reactor = reactor
         self._ports = ports
-        self._count = count
-        self._arguments = arguments
-        self._drain = drain
+        self._options = options
+        self._count: int = options["workers"]
+        #: Seconds that workers have to end.
+        self._patience: float = options["drain-timeout"] + STOP_SECONDS
         self._write = write
         self._failed = failed
         self._locators = locators
         self.site = site
-        self._places = {number: _Place(number) for number in range(1, count + 1)}
+        self._places = {number: _Place(number) for number in range(1, self._count + 1)}
         self._look: IDelayedCall | None = None
         self._all_gone: Deferred[None] | None = None
         self._any_ready = False
@@ -182,7 +180,7 @@ class Supervisor(Service):
         for worker in self.workers:
             self._tell_to_stop(worker)
         await self._ports.close()
-        if not await self._wait(self._drain + _STOP_SECONDS):
+        if not await self._wait(self._patience):
             self._log.warn("{count} workers do not end", count=len(self.workers))
             self._kill_all()
             await self._wait(_KILLED_SECONDS)
@@ -231,11 +229,13 @@ class Supervisor(Service):
         place.started = self._reactor.seconds()
         place.worker = worker
         try:
-            worker.start(self._reactor, self._arguments, self._count, self._ports.descriptors())
+            worker.start(self._reactor, self._options, self._ports.descriptors())
         except OSError as error:  # no process, no descriptor, no memory
             self._gone(worker, str(error))
 
     def _ready(self, worker: Worker) -> None:
+        if self._places[worker.number].worker is not worker:
+            return  # it has ended meanwhile
         worker.ready = self._any_ready = True
         worker.liveness.sign()
         self._log.info(

@@ -149,11 +149,11 @@ def test_workers_do_not_speak_to_the_service_manager(monkeypatch: pytest.MonkeyP
     """Nor do they take its sockets for theirs; modules they find where their parent does."""
     monkeypatch.setattr("sys.path", ["", "/somewhere"])
     mine = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "9", "LISTEN_FDS": "1", "LLAMASTACK_URL": "u"}
-    given = _environment(mine, 2, 4, "twisted.internet.epollreactor")
+    given = _environment(mine, "2 4 twisted.internet.epollreactor /var/lib/llama proxy")
     assert given == {
         "LLAMASTACK_URL": "u",
         "PYTHONPATH": f"{Path.cwd()}:/somewhere",
-        "LLAMAPROXY_WORKER": "2 4 twisted.internet.epollreactor",
+        "LLAMAPROXY_WORKER": "2 4 twisted.internet.epollreactor /var/lib/llama proxy",
     }
 
 

@@ -14,6 +14,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, connect
 
+from llamaproxy.config.options import Options
 from llamaproxy.jsontext import Json
 from llamaproxy.workers.commands import Ping, Ready, Reload, Stop
 from llamaproxy.workers.link import Link
@@ -142,12 +143,12 @@ class Daemon:
 def started(count: int = 2, ready: bool = True, locators: Any = lambda _: ()) -> Daemon:
     reactor, ports = Processes(), NoPorts()
     nothing: Any = None
+    options = Options({})
+    options.parseOptions(["--workers", str(count)])
     supervisor = Supervisor(
         reactor,
         ports,  # type: ignore[arg-type]
-        count,
-        ["--demo"],
-        30,
+        options,
         lambda lines: daemon.written.append(lines),
         lambda: daemon.failures.append("cannot serve"),
         locators,
