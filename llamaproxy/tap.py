@@ -161,8 +161,9 @@ def _supervisor(options: Options, reactor: Any, site: ProxySite) -> Supervisor:
 
     :param site: that of a daemon without workers: here no client ever gets to it.
     """
+    from llamaproxy.workers.exit import end_with_failure
     from llamaproxy.workers.sockets import HeldSockets
-    from llamaproxy.workers.supervisor import Supervisor, end_with_failure
+    from llamaproxy.workers.supervisor import Supervisor
 
     def locators(worker: Worker) -> list[CommandLocator]:
         """What answers what *worker* asks its parent."""
@@ -203,6 +204,7 @@ def make_worker(
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     site = _site(options, sockets, app, {})
     endpoints = list(map(shared, options["listen"]))
+    sockets.is_full = lambda: site.connections.connected >= site.limits.connections
     listen = ListenService(sockets, endpoints, site, options["drain-timeout"])
     services.addService(listen)
     keys = options["api-keys-file"]

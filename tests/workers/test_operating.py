@@ -112,6 +112,23 @@ def test_in_the_background(tmp_path: Path) -> None:
 # --- while it runs
 
 
+def test_all_have_room_before_one_refuses(tmp_path: Path) -> None:
+    with workers(tmp_path / "log", "--max-connections", "8") as daemon:
+        clients = [
+            http.client.HTTPConnection("127.0.0.1", daemon.daemon.port, timeout=30)
+            for _ in range(9)
+        ]
+        for client in clients:
+            client.connect()
+        outcomes = []
+        for client in clients:
+            client.request("GET", "/health")
+            outcomes.append(client.getresponse().status)
+        for client in clients:
+            client.close()
+        assert sorted(outcomes) == [200] * 8 + [503]
+
+
 def test_keys_are_read_again_by_all(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("one\n")

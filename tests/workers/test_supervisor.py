@@ -178,6 +178,20 @@ def test_all_are_started_and_known_when_they_are_ready() -> None:
     assert daemon.heard == ["2 ready", "1 ready", "3 ready"]
 
 
+def test_a_listener_that_fails_keeps_nobody_from_being_replaced() -> None:
+    daemon = started()
+
+    def fail(worker: Worker) -> None:
+        raise KeyError(worker.number)
+
+    daemon.supervisor.on_ready.insert(0, fail)
+    daemon.supervisor.on_gone.insert(0, fail)
+    daemon.reactor.children[0].ended(signal.SIGKILL)
+    daemon.reactor.advance(0)
+    daemon.ready(-1)
+    assert daemon.heard[2:] == ["1 gone", "1 ready"] and daemon.numbers == [1, 2]
+
+
 def test_who_dies_is_replaced_later_and_later() -> None:
     daemon = started()
     for delay, count in ((0, 3), (1, 4), (2, 5), (4, 6)):
