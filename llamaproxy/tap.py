@@ -226,11 +226,16 @@ def _supervisor(
     :param locators: answer what any worker asks its parent; more may be added.
     """
     from llamaproxy.workers.changes import ChangesHeard, ChangeTellers
+    from llamaproxy.workers.exit import end_with_failure
     from llamaproxy.workers.listing import SharedLists
     from llamaproxy.workers.programs import CallsOfWorkers
     from llamaproxy.workers.sockets import HeldSockets
-    from llamaproxy.workers.supervisor import Supervisor, end_with_failure
+    from llamaproxy.workers.supervisor import Supervisor
     from llamaproxy.workers.turns import TurnsOfWorkers
+
+    if options["demo"]:
+        # The stand-in is one for all; the last value of an option counts.
+        options.arguments += ["--llamastack-url", url.to_text()]
 
     tellers = ChangeTellers(reactor)
     calls = CallsOfWorkers(app.programs)
@@ -243,10 +248,7 @@ def _supervisor(
     supervisor = Supervisor(
         reactor,
         Ports(HeldSockets(reactor), options["listen"], site),
-        options["workers"],
-        # The stand-in is one for all; the last value of an option counts.
-        [*options.arguments, *(["--llamastack-url", url.to_text()] if options["demo"] else [])],
-        options["drain-timeout"],
+        options,
         _write_lines,
         lambda: end_with_failure(reactor),
         lambda worker: [*locators, calls.joined(worker.link)],
@@ -265,6 +267,7 @@ def make_worker(
     from llamaproxy.workers.changes import ChangesHeard
     from llamaproxy.workers.child import WorkerLife
     from llamaproxy.workers.division import divide
+    from llamaproxy.workers.life import STOP_SECONDS
     from llamaproxy.workers.listing import ToolsOfParent
     from llamaproxy.workers.sockets import SharedSockets, shared
     from llamaproxy.workers.turns import ParentTurns
@@ -289,6 +292,7 @@ def make_worker(
     services.addService(UpstreamService(pool, app))
     site = _site(options, sockets, app, {})
     endpoints = list(map(shared, options["listen"]))
+    sockets.is_full = lambda: site.connections.connected >= site.limits.connections
     listen = ListenService(sockets, endpoints, site, options["drain-timeout"])
     services.addService(listen)
     if options["admin"] != "off":
@@ -299,7 +303,8 @@ def make_worker(
         its_keys = worker_keys(number, count)
         shown = own_answers(options, app, reactor, site.connections.stop, its_keys)
         watch_worker(services, number, own, shown, app.tell, link, reactor)
-    life = WorkerLife(reactor, services, listen.stop_now, _rereads(options, app))
+    patience = options["drain-timeout"] + STOP_SECONDS
+    life = WorkerLife(reactor, services, listen.stop_now, _rereads(options, app), patience)
     # What answers what the parent asks.
     link.answer_with(life, ChangesHeard(app.catalogue.changed))
     return life, services

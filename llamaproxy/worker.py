@@ -10,14 +10,19 @@ import importlib
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from twisted.application.service import MultiService
+from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
 from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
-from llamaproxy.workers.child import LogPipe
+from llamaproxy.workers.child import LogPipe, WorkerLife
+from llamaproxy.workers.commands import Ready
 from llamaproxy.workers.link import LINK_FD, Link
 from llamaproxy.workers.process import WORKER_VARIABLE
 
@@ -27,15 +32,17 @@ _log = Logger()
 def main() -> None:
     """Serve until the parent says that it is enough; if that is not possible, say why and exit."""
     try:
-        number, count, reactor = os.environ.pop(WORKER_VARIABLE).split()
+        number, count, reactor, directory = os.environ.pop(WORKER_VARIABLE).split(maxsplit=3)
     except (KeyError, ValueError):
         raise SystemExit("a worker is started by twistd llamaproxy --workers") from None
     gc.freeze()  # as llamaproxy.start does
     try:
-        options = Options()
-        options.parseOptions(sys.argv[1:])
         importlib.import_module(reactor).install()
-        _serve(options, int(number), int(count))
+        with _paths_beginning_in(directory):
+            options = Options()
+            options.parseOptions(sys.argv[1:])
+            link, life, services = _built(options, int(number), int(count))
+        _serve(link, life, services)
     except (SystemExit, Exception) as error:
         # One line, which the parent shows; there is no log yet, or it has the rest.
         if not isinstance(error, UsageError | SystemExit):
@@ -45,20 +52,37 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def _serve(options: Options, number: int, count: int) -> None:
+@contextmanager
+def _paths_beginning_in(directory: str) -> Iterator[None]:
+    """Be for a while where the daemon was started, if this user may, and not where it went."""
+    here = os.open(".", os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.chdir(directory)
+        yield
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
+def _built(options: Options, number: int, count: int) -> tuple[Link, WorkerLife, MultiService]:
+    """The link to the parent, the worker's part in its life, and what it consists of."""
     from twisted.internet import reactor
-    from twisted.internet.protocol import Factory
     from twisted.logger import globalLogBeginner
 
     from llamaproxy import tap
-    from llamaproxy.workers.commands import Ready
 
     logformat.worker = number
     logformat.as_json = options["log-format"] == "json"
     logformat.threshold.level = options["log-level"]
     globalLogBeginner.beginLoggingTo([logformat.observer_on(LogPipe())])
     link = Link()
-    life, services = tap.make_worker(options, number, count, reactor, link)
+    return link, *tap.make_worker(options, number, count, reactor, link)
+
+
+def _serve(link: Link, life: WorkerLife, services: MultiService) -> None:
+    from twisted.internet import reactor
+
     gc.freeze()
     services.privilegedStartService()
     services.startService()

@@ -401,8 +401,9 @@ class Options(UsageOptions):
         self._environment = environment
         #: Names of the settings that are on the command line or in the environment.
         self.explicit: set[str] = set()
-        #: The command line that was parsed.
+        #: The command line that was parsed, and where paths in it begin: twistd leaves that.
         self.arguments: list[str] = []
+        self.directory = os.getcwd()
         #: Whether the server's URL was given with more than is its own.
         self.shortened_url = False
         self._texts: dict[str, str] = {}

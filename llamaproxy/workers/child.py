@@ -36,16 +36,20 @@ class WorkerLife(amp.CommandLocator):
         services: IService,
         stop_now: Callable[[], object],
         rereads: Sequence[Callable[[], object]],
+        patience: float,
     ) -> None:
         """:param stop_now: has what is being served not be waited for.
 
         :param rereads: read again what is read again on SIGHUP.
+
+        :param patience: seconds that it has to end.
         """
         amp.CommandLocator.__init__(self)
         self._reactor = reactor
         self._services = services
         self._stop_now = stop_now
         self._rereads = rereads
+        self._patience = patience
         self._ending = False
 
     def take_signals(self) -> None:
@@ -54,9 +58,10 @@ class WorkerLife(amp.CommandLocator):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def parent_gone(self) -> None:
-        """Nobody is there to replace this worker, or to end it."""
+        """Nobody is there to replace this worker, or to end it if it does not."""
         if not self._ending:
             self._log.warn("the parent of this worker is gone: it ends")
+        self._reactor.callLater(self._patience, self._reactor.crash)
         self.end()
 
     def end(self) -> None:

@@ -8,6 +8,9 @@ _LONGEST, _LONG_LIFE = 30.0, 60.0
 #: Seconds between two looks at a worker.
 LOOK_SECONDS = 2.0
 
+#: Seconds that a worker is given to end, beyond those for the requests that it serves.
+STOP_SECONDS = 5.0
+
 #: Looks without a sign of life after which a worker is stuck; those that it has to get ready.
 _SILENT_LOOKS, _STARTING_LOOKS = 5, 30
 

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,12 +14,13 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.python.failure import Failure
 
+from llamaproxy.config.options import Options
 from llamaproxy.workers.life import Liveness
 from llamaproxy.workers.lines import WholeLines
 from llamaproxy.workers.link import LINK_FD, Link
 
-#: The variable by which a process knows that it is a worker: its number, how many there are, and
-#: the module of its reactor.
+#: The variable by which a process knows that it is a worker: its number, how many there are, the
+#: module of its reactor, and the directory in which the paths of its arguments begin.
 WORKER_VARIABLE = "LLAMAPROXY_WORKER"
 
 #: What is said to one process alone: its service manager, and the sockets that it was given.
@@ -73,8 +74,8 @@ class Worker(ProcessProtocol):
         }
         self._ended = ended
 
-    def start(self, reactor: Any, arguments: Sequence[str], count: int, ports: list[int]) -> None:
-        """Start the process, with what *arguments* say, one of *count*.
+    def start(self, reactor: Any, options: Options, ports: list[int]) -> None:
+        """Start the process, with the daemon's own options.
 
         :param ports: the descriptors of the sockets that it accepts connections of.
 
@@ -86,13 +87,15 @@ class Worker(ProcessProtocol):
             there.setblocking(False)
             given = [nothing.fileno(), there.fileno(), *ports]
             places = [0, *range(LINK_FD, LINK_FD + 1 + len(ports))]
+            module = type(reactor).__module__
+            role = f"{self.number} {options['workers']} {module} {options.directory}"
             with _signals_blocked():
                 process = reactor.spawnProcess(
                     self,
                     sys.executable,
                     # Without -P the directory that it is started in would be searched for modules.
-                    [sys.executable, "-P", "-m", "llamaproxy.worker", *arguments],
-                    _environment(os.environ, self.number, count, type(reactor).__module__),
+                    [sys.executable, "-P", "-m", "llamaproxy.worker", *options.arguments],
+                    _environment(os.environ, role),
                     childFDs={1: "r", 2: "r", **dict(zip(places, given, strict=True))},
                 )
             self.pid = process.pid
@@ -116,16 +119,14 @@ class Worker(ProcessProtocol):
         self._ended(self, f"signal {by_signal}" if by_signal else f"status {status.exitCode}")
 
 
-def _environment(
-    environment: Mapping[str, str], number: int, count: int, reactor: str
-) -> dict[str, str]:
-    """The environment of a worker: its parent's, and where its parent finds modules."""
+def _environment(environment: Mapping[str, str], role: str) -> dict[str, str]:
+    """The environment of a worker: its parent's, its role, and where its parent finds modules."""
     kept = {name: value for name, value in environment.items() if name not in _NOT_INHERITED}
     places = [os.path.abspath(place) for place in sys.path]
     return {
         **kept,
         "PYTHONPATH": os.pathsep.join(places),
-        WORKER_VARIABLE: f"{number} {count} {reactor}",
+        WORKER_VARIABLE: role,
     }
 
 

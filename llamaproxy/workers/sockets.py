@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import tcp, unix
@@ -17,6 +18,10 @@ from zope.interface import implementer
 
 from llamaproxy.server.prompt_writes import PromptWrites
 from llamaproxy.workers.link import LINK_FD
+
+#: Seconds that other workers have to take a client for whom one has no room, and how many of those
+#: that are left it then takes.
+_OTHERS_FIRST, _MOST_REFUSED = 0.05, 100
 
 
 class _Held:
@@ -103,6 +108,27 @@ def _take(port: Any) -> None:
     port.startReading()
 
 
+def _accept(port: Any) -> None:
+    """Accept a client; if there is no room for another, let other workers have the first go."""
+    if port.disconnecting or not port.reactor.is_full():
+        tcp.Port.doRead(port)
+    else:
+        port.stopReading()
+        port.reactor.callLater(_OTHERS_FIRST, _accept_rest, port)
+
+
+def _accept_rest(port: Any) -> None:
+    """Accept those whom no other worker has taken, to be refused, and go on."""
+    if not port.connected or port.disconnecting:
+        return
+    for _ in range(_MOST_REFUSED):
+        before = port.sessionno
+        tcp.Port.doRead(port)
+        if port.sessionno == before:
+            break
+    port.startReading()
+
+
 def _nothing(port: Any) -> None:
     """The parent says in the log that the port is closed."""
 
@@ -117,6 +143,7 @@ class _SharedTCP(tcp.Port):
     _shouldShutdown = False
     numberAccepts = _ONE
     startListening = _take
+    doRead = _accept
     _logConnectionLostMsg = _nothing
 
 
@@ -126,6 +153,7 @@ class _SharedUNIX(unix.Port):
     _shouldShutdown = False
     numberAccepts = _ONE
     startListening = _take
+    doRead = _accept
     _logConnectionLostMsg = _nothing
     connectionLost = tcp.Port.connectionLost
 
@@ -139,6 +167,8 @@ class SharedSockets(PromptWrites):
     def __init__(self, reactor: Any) -> None:
         PromptWrites.__init__(self, reactor)
         self._next = LINK_FD + 1
+        #: Whether another client would be refused.
+        self.is_full: Callable[[], bool] = lambda: False
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
         inherited = socket.socket(fileno=self._next)

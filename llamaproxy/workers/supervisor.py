@@ -2,58 +2,37 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.error import ReactorNotRunning
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.protocols import amp
 
+from llamaproxy.config.options import Options
 from llamaproxy.deferreds import all_of
 from llamaproxy.jsontext import Json
 from llamaproxy.server.ports import Ports
 from llamaproxy.server.site import ProxySite
 from llamaproxy.workers.commands import Ping, Ready, Reload, Stop
-from llamaproxy.workers.life import LOOK_SECONDS, Backoff
+from llamaproxy.workers.life import STOP_SECONDS
 from llamaproxy.workers.link import Link
-from llamaproxy.workers.process import Worker, reap_strangers
+from llamaproxy.workers.lookout import Lookout
+from llamaproxy.workers.place import Place
+from llamaproxy.workers.process import Worker
 
 #: Seconds that a worker is given to answer: to be stuck takes longer.
 _ANSWER_SECONDS = 60.0
 
-#: Seconds that workers are given to end, beyond those for the requests that they serve; when they
-#: are not to wait for those; and after SIGKILL.
-_STOP_SECONDS, _STOP_NOW_SECONDS, _KILLED_SECONDS = 5.0, 0.7, 5.0
+#: Seconds that workers are given to end when they are not to wait for the requests that they serve,
+#: and after SIGKILL.
+_STOP_NOW_SECONDS, _KILLED_SECONDS = 0.7, 5.0
 
 #: Answers what workers ask; each worker has locators of its own.
 Locators = Callable[[Worker], Sequence[amp.CommandLocator]]
-
-
-def end_with_failure(reactor: Any) -> None:
-    """Have twistd's *reactor* stop, and the process end with status 1.
-
-    Whatever is done in a reactor, twistd ends with 0, unless a signal has ended it.
-    """
-
-    def end() -> None:
-        sys.stdout.flush()
-        os._exit(1)
-
-    def stop() -> None:
-        with suppress(ReactorNotRunning):  # it is stopping
-            reactor.stop()
-
-    atexit.register(end)
-    reactor.callWhenRunning(stop)
 
 
 class Supervisor(Service):
@@ -69,17 +48,13 @@ class Supervisor(Service):
         self,
         reactor: Any,
         ports: Ports,
-        count: int,
-        arguments: Sequence[str],
-        drain: float,
+        options: Options,
         write: Callable[[bytes], object],
         failed: Callable[[], object],
         locators: Locators,
         site: ProxySite,
     ) -> None:
-        """:param arguments: those of the daemon, which are its workers' too.
-
-        :param drain: seconds that requests in flight are given when the daemon stops.
+        """:param options: those of the daemon, which are its workers' too.
 
         :param write: takes whole lines of a worker's log.
 
@@ -89,15 +64,16 @@ class Supervisor(Service):
         """
         self._reactor = reactor
         self._ports = ports
-        self._count = count
-        self._arguments = arguments
-        self._drain = drain
+        self._options = options
+        self._count: int = options["workers"]
+        #: Seconds that workers have to end.
+        self._patience: float = options["drain-timeout"] + STOP_SECONDS
         self._write = write
         self._failed = failed
         self._locators = locators
         self.site = site
-        self._places = {number: _Place(number) for number in range(1, count + 1)}
-        self._look: IDelayedCall | None = None
+        self._places = {number: Place(number) for number in range(1, self._count + 1)}
+        self._lookout = Lookout(reactor, lambda: self.workers, self._ping)
         self._all_gone: Deferred[None] | None = None
         self._any_ready = False
         self.draining = False
@@ -146,6 +122,9 @@ class Supervisor(Service):
             )
             return None
 
+    async def _ping(self, worker: Worker) -> bool:
+        return await self.ask(worker, Ping, _ANSWER_SECONDS) is not None
+
     def reload(self) -> Deferred[None]:
         """Have the workers read again what is read again on SIGHUP; fires when they have."""
         done = Deferred.fromCoroutine(self.ask_all(Reload, _ANSWER_SECONDS))
@@ -167,7 +146,7 @@ class Supervisor(Service):
             self.privilegedStartService()
         for place in self._places.values():
             self._start(place)
-        self._look = self._reactor.callLater(LOOK_SECONDS, self._look_at_all)
+        self._lookout.start()
 
     def stopService(self) -> Deferred[None]:
         Service.stopService(self)
@@ -187,13 +166,11 @@ class Supervisor(Service):
         for worker in self.workers:
             self._tell_to_stop(worker)
         await self._ports.close()
-        if not await self._wait(self._drain + _STOP_SECONDS):
+        if not await self._wait(self._patience):
             self._log.warn("{count} workers do not end", count=len(self.workers))
             self._kill_all()
             await self._wait(_KILLED_SECONDS)
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
+        self._lookout.stop()
 
     def _tell_to_stop(self, worker: Worker) -> None:
         async def tell() -> None:
@@ -219,7 +196,7 @@ class Supervisor(Service):
 
     # --- a worker's life
 
-    def _start(self, place: _Place) -> None:
+    def _start(self, place: Place) -> None:
         """Start a worker in *place*."""
         place.starting = None
         link = Link()
@@ -236,11 +213,13 @@ class Supervisor(Service):
         place.started = self._reactor.seconds()
         place.worker = worker
         try:
-            worker.start(self._reactor, self._arguments, self._count, self._ports.descriptors())
+            worker.start(self._reactor, self._options, self._ports.descriptors())
         except OSError as error:  # no process, no descriptor, no memory
             self._gone(worker, str(error))
 
     def _ready(self, worker: Worker) -> None:
+        if self._places[worker.number].worker is not worker:
+            return  # it has ended meanwhile
         worker.ready = self._any_ready = True
         worker.liveness.sign()
         self._log.info(
@@ -249,10 +228,16 @@ class Supervisor(Service):
             count=self._count,
             pid=worker.pid,
         )
-        for hear in self.on_ready:
-            hear(worker)
+        self._tell(self.on_ready, worker)
         if not self.started.called and sum(each.ready for each in self.workers) == self._count:
             self.started.callback(None)
+
+    def _tell(self, listeners: Sequence[Callable[[Worker], object]], worker: Worker) -> None:
+        for listener in listeners:
+            try:
+                listener(worker)
+            except Exception:
+                self._log.failure("a listener failed")
 
     def _complained(self, worker: Worker, lines: bytes) -> None:
         """*worker* has written to its standard error."""
@@ -272,8 +257,7 @@ class Supervisor(Service):
             return
         place.worker, place.last_words = None, ""
         was_ready, worker.ready = worker.ready, False
-        for hear in self.on_gone:
-            hear(worker)
+        self._tell(self.on_gone, worker)
         if self.draining:
             if not self.workers and self._all_gone is not None and not self._all_gone.called:
                 self._all_gone.callback(None)
@@ -295,26 +279,6 @@ class Supervisor(Service):
         )
         place.starting = self._reactor.callLater(delay, self._start, place)
 
-    def _look_at_all(self) -> None:
-        """Ask each worker for a sign of life, and end those that have given none for too long."""
-        self._look = self._reactor.callLater(LOOK_SECONDS, self._look_at_all)
-        if os.getpid() == 1:
-            reap_strangers({worker.pid for worker in self.workers})
-        for worker in self.workers:
-            if worker.liveness.look():
-                self._log.error(
-                    "worker {worker}, process {pid}, is stuck", worker=worker.number, pid=worker.pid
-                )
-                worker.send_signal(signal.SIGKILL)
-            elif worker.ready and not worker.asked:
-                Deferred.fromCoroutine(self._ping(worker))
-
-    async def _ping(self, worker: Worker) -> None:
-        worker.asked = True
-        if await self.ask(worker, Ping, _ANSWER_SECONDS) is not None:
-            worker.liveness.sign()
-        worker.asked = False
-
 
 class _ParentOf(amp.CommandLocator):
     """Answers what a worker asks about its own life."""
@@ -327,24 +291,3 @@ class _ParentOf(amp.CommandLocator):
     def ready(self) -> Json:
         self._ready()
         return {}
-
-
-class _Place:
-    """One of the numbers that workers have: who is there, and when the next one comes."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.worker: Worker | None = None
-        self.backoff = Backoff()
-        self.restarts = 0
-        #: When the latest worker was started, by the reactor's clock.
-        self.started = 0.0
-        #: What it wrote last to its standard error.
-        self.last_words = ""
-        self.starting: IDelayedCall | None = None
-
-    def cancel(self) -> None:
-        """Let nobody come any more."""
-        if self.starting is not None:
-            self.starting.cancel()
-            self.starting = None

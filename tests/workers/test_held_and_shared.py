@@ -107,6 +107,31 @@ def test_workers_accept_one_client_a_turn(open_: ExitStack, interface: str) -> N
     close(port, reactor)
 
 
+def test_who_has_no_room_lets_others_go_first(open_: ExitStack) -> None:
+    port, reactor = held()
+    address = port.socket.getsockname()
+    worker_reactor: Any = MemoryReactorClock()
+    full, refused = worker(port.fileno(), worker_reactor)
+    room, taken = worker(port.fileno())
+    full.reactor.is_full = lambda: True
+    for _ in range(3):
+        open_.enter_context(socket.create_connection(address, 10))
+    full.doRead()
+    assert not refused.accepted and full not in worker_reactor.getReaders()
+    room.doRead()
+    worker_reactor.advance(0.05)
+    assert (len(taken.accepted), len(refused.accepted)) == (1, 2), "nobody waits for an answer"
+    assert full in worker_reactor.getReaders()
+    open_.enter_context(socket.create_connection(address, 10))
+    full.doRead()
+    full.stopListening()
+    accept_waiting(full)
+    assert len(refused.accepted) == 3, "nor when it is closed"
+    worker_reactor.advance(1)
+    assert full not in worker_reactor.getReaders()
+    close(port, reactor)
+
+
 def test_a_port_of_one_is_closed_without_the_others(open_: ExitStack) -> None:
     port, reactor = held()
     address = port.socket.getsockname()

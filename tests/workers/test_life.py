@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from llamaproxy.config import cores
 from llamaproxy.config.options import Options
+from llamaproxy.worker import main
 from llamaproxy.workers import lines
 from llamaproxy.workers.division import divide
 from llamaproxy.workers.life import Backoff, Liveness
 from llamaproxy.workers.lines import WholeLines
+from llamaproxy.workers.process import _environment
 from llamaproxy.workers.sockets import shared
 
 
@@ -141,3 +143,20 @@ def test_as_many_workers_as_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         return number
 
     assert [workers(8, 2**31), workers(8, 2.5), workers(8, 0.5), workers(1, 4)] == [8, 2, 1, 1]
+
+
+def test_workers_do_not_speak_to_the_service_manager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do they take its sockets for theirs; modules they find where their parent does."""
+    monkeypatch.setattr("sys.path", ["", "/somewhere"])
+    mine = {"NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "9", "LISTEN_FDS": "1", "LLAMASTACK_URL": "u"}
+    given = _environment(mine, "2 4 twisted.internet.epollreactor /var/lib/llama proxy")
+    assert given == {
+        "LLAMASTACK_URL": "u",
+        "PYTHONPATH": f"{Path.cwd()}:/somewhere",
+        "LLAMAPROXY_WORKER": "2 4 twisted.internet.epollreactor /var/lib/llama proxy",
+    }
+
+
+def test_a_worker_is_started_by_nobody_else() -> None:
+    with pytest.raises(SystemExit, match="a worker is started by twistd llamaproxy --workers"):
+        main()

@@ -79,15 +79,26 @@ def test_workers_that_cannot_start_end_the_daemon(tmp_path: Path) -> None:
 def test_in_the_background(tmp_path: Path) -> None:
     port = free_port()
     pidfile, log = tmp_path / "pid", tmp_path / "file.log"
-    arguments = [f"--pidfile={pidfile}", f"--logfile={log}", f"--rundir={tmp_path}", "llamaproxy"]
-    listen = ["--listen", PORT_LINE.format(port=port)]
-    subprocess.run([*TWISTD, *arguments, *TWO, *listen], env=environment(), check=True, timeout=60)
+    started, run = tmp_path / "started here", tmp_path / "runs there"
+    started.mkdir()
+    run.mkdir()
+    (started / "keys").write_text("one\n")
+    arguments = [f"--pidfile={pidfile}", f"--logfile={log}", f"--rundir={run}", "llamaproxy"]
+    more = ["--listen", PORT_LINE.format(port=port), "--api-keys-file", "keys"]
+    subprocess.run(
+        [*TWISTD, *arguments, *TWO, *more],
+        cwd=started,
+        env=environment(),
+        check=True,
+        timeout=60,
+    )
     pid = int(pidfile.read_text())
     try:
         until(lambda: log.read_text().count("serves as process") == 2)
         children = children_of(pid)
         assert len(children) == 2
-        assert status(port, "any") == 200
+        assert {os.readlink(f"/proc/{each}/cwd") for each in (pid, *children)} == {str(run)}
+        assert (status(port, "any"), status(port, "one")) == (401, 200)
         until(lambda: "GET /v1/models" in log.read_text())
         os.kill(pid, signal.SIGTERM)
         until(lambda: not any(map(is_there, {pid, *children})))
@@ -99,6 +110,23 @@ def test_in_the_background(tmp_path: Path) -> None:
 
 
 # --- while it runs
+
+
+def test_all_have_room_before_one_refuses(tmp_path: Path) -> None:
+    with workers(tmp_path / "log", "--max-connections", "8") as daemon:
+        clients = [
+            http.client.HTTPConnection("127.0.0.1", daemon.daemon.port, timeout=30)
+            for _ in range(9)
+        ]
+        for client in clients:
+            client.connect()
+        outcomes = []
+        for client in clients:
+            client.request("GET", "/health")
+            outcomes.append(client.getresponse().status)
+        for client in clients:
+            client.close()
+        assert sorted(outcomes) == [200] * 8 + [503]
 
 
 def test_keys_are_read_again_by_all(tmp_path: Path) -> None:

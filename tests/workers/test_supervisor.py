@@ -14,6 +14,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, connect
 
+from llamaproxy.config.options import Options
 from llamaproxy.jsontext import Json
 from llamaproxy.workers.commands import Ping, Ready, Reload, Stop
 from llamaproxy.workers.link import Link
@@ -142,12 +143,12 @@ class Daemon:
 def started(count: int = 2, ready: bool = True, locators: Any = lambda _: ()) -> Daemon:
     reactor, ports = Processes(), NoPorts()
     nothing: Any = None
+    options = Options({})
+    options.parseOptions(["--workers", str(count)])
     supervisor = Supervisor(
         reactor,
         ports,  # type: ignore[arg-type]
-        count,
-        ["--demo"],
-        30,
+        options,
         lambda lines: daemon.written.append(lines),
         lambda: daemon.failures.append("cannot serve"),
         locators,
@@ -175,6 +176,20 @@ def test_all_are_started_and_known_when_they_are_ready() -> None:
     daemon.ready(2)
     assert daemon.numbers == [1, 2, 3] and daemon.supervisor.started.called
     assert daemon.heard == ["2 ready", "1 ready", "3 ready"]
+
+
+def test_a_listener_that_fails_keeps_nobody_from_being_replaced() -> None:
+    daemon = started()
+
+    def fail(worker: Worker) -> None:
+        raise KeyError(worker.number)
+
+    daemon.supervisor.on_ready.insert(0, fail)
+    daemon.supervisor.on_gone.insert(0, fail)
+    daemon.reactor.children[0].ended(signal.SIGKILL)
+    daemon.reactor.advance(0)
+    daemon.ready(-1)
+    assert daemon.heard[2:] == ["1 gone", "1 ready"] and daemon.numbers == [1, 2]
 
 
 def test_who_dies_is_replaced_later_and_later() -> None:
