@@ -128,6 +128,7 @@ def add_admin(
             "mcp_sessions": app.sessions.figures,
             "upstream_pool": pool.figures,
         },
+        trouble=lambda: app.detector.trouble,
     )
 
     def pages() -> IResource:

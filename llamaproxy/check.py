@@ -25,9 +25,8 @@ from llamaproxy.tools.offers import Offer
 from llamaproxy.upstream.client import MAX_JSON_BYTES, LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.dialect import DETECTION_TIMEOUT, PLAIN_OPENAI, ServerDialect, dialect_of
-from llamaproxy.upstream.failures import redirect_target
+from llamaproxy.upstream.failures import is_page, redirect_target
 from llamaproxy.upstream.response_head import ResponseHead
-from llamaproxy.upstream.urls import url_for_log
 
 #: Seconds that all of it may take.
 LIMIT = 60.0
@@ -103,10 +102,10 @@ class Check:
 
     async def _server(self) -> ServerDialect | None:
         """The generation of the server, None if it is of no use."""
-        answer = await self._look("GET", "/v1/version")
-        if answer is None:
+        first = await self._look("GET", "/v1/version")
+        if first is None:
             return None
-        head, text = answer
+        head, text = first
         version = _object(text).get("version") if head.status == 200 else None
         if isinstance(version, str):
             dialect = dialect_of(version[:100])
@@ -125,7 +124,7 @@ class Check:
         if isinstance(_object(answer[1]).get("data"), list):
             self._well(f"the server at {self._url} is an OpenAI server, and no Llama Stack")
             return PLAIN_OPENAI
-        pages = [_is_page(*answer), _is_page(head, text)]
+        pages = [is_page(each.values(b"content-type"), text) for each, text in (first, answer)]
         self._fault(problem("web_page" if any(pages) else "wrong_path", url=self._url))
         return None
 
@@ -197,28 +196,9 @@ class Check:
         listed_by_server = dialect.tool_runtime and self._runtime_tools
         if event.groups_error is not None:
             self._fault(group_problem("", event.groups_error))
-        elif listed_by_server and await self._missing_groups({*event.groups, *event.failures}):
-            pass  # which has been said
         elif not event.groups and not event.failures:
             self._fault(problem("no_groups" if dialect.version else "plain_server"))
         await self._names_shared(listed_by_server, offer)
-
-    async def _missing_groups(self, groups: set[str]) -> bool:
-        """Whether there are others than *groups*: a server may list nothing of a dead one.
-
-        Llama Stack 0.6.1 does (recorded): its list is a success without that group's tools.
-        """
-        self._question = "which groups there are"
-        missing = [
-            (group["identifier"], group["mcp_endpoint"].get("uri"))
-            for group in await self._entries("/v1/toolgroups")
-            if isinstance(group.get("mcp_endpoint"), dict)
-            and isinstance(group.get("identifier"), str)
-            and group["identifier"] not in groups
-        ]
-        for group, url in _first(missing):
-            self._fault(problem("missing_group", group=group, url=url_for_log(str(url))))
-        return bool(missing)
 
     async def _names_shared(self, listed_by_server: bool, offer: Offer) -> None:
         """Tools of one name: of several MCP servers, or of several groups of an old server."""
@@ -306,11 +286,6 @@ def _object(text: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _is_page(head: ResponseHead, text: bytes) -> bool:
-    kinds = head.values(b"content-type")
-    return any(b"html" in kind.lower() for kind in kinds) or text.lstrip()[:1] == b"<"
 
 
 def _names(names: Iterable[str]) -> str:

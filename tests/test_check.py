@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from llamaproxy.advice import ADVICE
 from llamaproxy.application import assemble
 from llamaproxy.check import LIMIT, UNDECIDED, WELL, WRONG, Check
 from llamaproxy.config.options import Options
+from llamaproxy.events import ListRefreshed
+from tests.admin.inspected import Inspected
 from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing, outcome, tool
 from tests.test_twistd import TWISTD, environment
 from tests.tools.mcp_servers import FakeMcp, error, raw, result
@@ -283,6 +286,33 @@ def test_what_a_peer_says_is_one_line_that_does_nothing(name: str) -> None:
     checked = Checked(server)
     assert all(line.isprintable() for line in checked.lines)
     assert checked.status == WELL
+
+
+@pytest.mark.parametrize(
+    "broken_server",
+    [
+        lambda: no_version(hang_up),
+        lambda: no_version(PAGE, PAGE),
+        lambda: no_version(answer(b"hello", 200, {"Content-Type": "text/plain"})),
+        lambda: no_version(MOVED),
+        lambda: no_version(answer(b"starting", 503)),
+        lambda: no_version(answer({"detail": "no"}, 500)),
+        lambda: broken("GET /v1/tools", answer({"detail": "no"}, 500)),
+        lambda: no_version(PAGE, MODELS),
+        plain,
+        stack,
+    ],
+)
+def test_the_status_of_the_daemon_says_the_same(broken_server: Callable[[], FakeStack]) -> None:
+    world = Inspected(broken_server())
+    world.chat()
+    world.settle()
+    status = json.loads(world.get("/status").body)
+    checked = Checked(broken_server())
+    assert [each["problem"] for each in status["advice"]] == checked.advice()
+    listed = [each for each in world.events if isinstance(each, ListRefreshed)][-1]
+    whole = not listed.failures and listed.groups_error is None
+    assert whole == (checked.advice() in (["plain_server"], ["no_groups"]))
 
 
 def test_each_advice_begins_in_a_way_of_its_own_and_is_whole() -> None:

@@ -13,8 +13,9 @@ from twisted.internet.interfaces import IReactorTime
 from llamaproxy import __version__
 from llamaproxy.admin.reachability import Reachability
 from llamaproxy.admin.toolstatus import ToolStatus
-from llamaproxy.advice import Problem, problem, server_problem_of
+from llamaproxy.advice import Problem, problem, server_problem, server_problem_of
 from llamaproxy.config.logformat import threshold
+from llamaproxy.errors import ProxyError
 from llamaproxy.jsontext import Json
 
 
@@ -24,7 +25,7 @@ class Status:
 
     *url* is the server's; *dialect* returns what is known of its generation, None before it is
     known; *draining* returns whether the daemon is stopping; *figures* are further figures by name,
-    with the limits of what has one.
+    with the limits of what has one; *trouble* returns why it is not known what the server is.
     """
 
     url: str
@@ -34,6 +35,7 @@ class Status:
     draining: Callable[[], bool]
     dialect: Callable[[], Json | None]
     figures: Mapping[str, Callable[[], Json]]
+    trouble: Callable[[], ProxyError | None] = lambda: None
     _began: float = attrs.field(init=False)
 
     @_began.default
@@ -85,8 +87,16 @@ class Status:
         return server_problem_of(self.url, self.reachability.kind, self.reachability.error)
 
     def _problems(self) -> list[Problem]:
-        server = [self._server_problem()] if self.reachability.failures else []
-        return server + self._tool_problems()
+        trouble, reachability = self.trouble(), self.reachability
+        if trouble is not None:
+            server, reason = server_problem(self.url, trouble), trouble.logged
+        elif reachability.failures:
+            server, reason = self._server_problem(), reachability.error
+        else:
+            return self._tool_problems()
+        # That the tools cannot be listed for that is not another thing to mend.
+        same = problem("groups_failed", reason=reason)
+        return [server, *(each for each in self._tool_problems() if each != same)]
 
     def _tool_problems(self) -> list[Problem]:
         dialect = self.dialect()

@@ -34,15 +34,8 @@ def not_begun(seconds: float) -> UpstreamTimeout:
     return UpstreamTimeout(f"Llama Stack did not begin to answer within {seconds:g} s.")
 
 
-async def response_within(
-    request: Deferred[Any],
-    clock: IReactorTime,
-    seconds: float,
-    where: str = "",
-) -> Any:
+async def response_within(request: Deferred[Any], clock: IReactorTime, seconds: float) -> Any:
     """The response to *request*, whose head must come within *seconds*.
-
-    *where* is the server's URL, for the log.
 
     :raises ProxyError: if there is no response.
     """
@@ -58,12 +51,14 @@ async def response_within(
     try:
         return await request
     except (ProxyError, CancelledError) as failure:
-        error = not_begun(seconds) if timed_out else failure
-        if isinstance(error, ProxyError):
-            error.where = where
-        raise error from None
+        raise (not_begun(seconds) if timed_out else failure) from None
     finally:
         watchdog.stop()
+
+
+def is_page(kinds: Sequence[bytes], text: bytes) -> bool:
+    """Whether an answer with these ``Content-Type`` fields and this *text* is a web page."""
+    return any(b"html" in kind.lower() for kind in kinds) or text.lstrip()[:1] == b"<"
 
 
 def redirect_target(locations: Sequence[bytes]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.reachability import Reachability
 from llamaproxy.admin.status import Status
-from llamaproxy.adminport import ADMIN_LIMITS, inspector_of
+from llamaproxy.adminport import ADMIN_LIMITS, _dialect_shown, inspector_of
 from llamaproxy.config.options import Options
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.site import ProxySite
@@ -35,8 +35,9 @@ class Inspected(Proxy):
             tools=self.tool_status,
             reachability=Reachability(self.clock, self.app.detector.answers),
             draining=lambda: False,
-            dialect=lambda: None,
+            dialect=lambda: _dialect_shown(self.app.detector.detected),
             figures={},
+            trouble=lambda: self.app.detector.trouble,
         )
         admin = AdminApp(self.metrics, status, inspector=self.inspector)
         hosts = AllowedHosts(["127.0.0.1"])
