@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,8 @@ def check(options: Options) -> int:
     """What ``--check`` prints, and the exit status that it comes to."""
     from twisted.internet import reactor
 
-    from llamaproxy.check import Check, run_to_exit
+    from llamaproxy.check import Check
+    from llamaproxy.foreground import Lines, run_to_exit
 
     use_monotonic_time(reactor)
     Factory.noisy = False
@@ -90,9 +92,7 @@ def check(options: Options) -> int:
     app, pool = _connected(options, url, reactor, reactor)
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
 
-    def write(line: str) -> None:
-        print(line.encode("ascii", "backslashreplace").decode("ascii"), flush=True)
-
+    write = Lines(sys.stdout)
     checking = Check(
         url.to_text(),
         app.client,
