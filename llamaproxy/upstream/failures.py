@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from llamaproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnavailable
+from llamaproxy.upstream.urls import url_for_log
 from llamaproxy.watchdog import Watchdog
 
 
@@ -64,8 +65,7 @@ def is_page(kinds: Sequence[bytes], text: bytes) -> bool:
 def redirect_target(locations: Sequence[bytes]) -> str:
     """Where a redirect with these ``Location`` fields leads, for messages.
 
-    User and query, which may be secret, are left out.
+    What may be secret is left out.
     """
-    location = locations[0].decode("latin-1") if locations else ""
-    text = "".join(c if c.isprintable() else "?" for c in location.partition("?")[0])
-    return text.rpartition("@")[2][:200] or "nowhere"
+    location = url_for_log(locations[0].decode("latin-1") if locations else "")
+    return "".join(c if c.isprintable() else "?" for c in location)[:200] or "nowhere"
