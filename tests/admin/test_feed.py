@@ -11,7 +11,7 @@ from llamaproxy import jsontext
 from llamaproxy.admin import feed as feed_module
 from llamaproxy.admin.answers import MAX_ANSWERS
 from llamaproxy.admin.feed import MAX_PAGES
-from llamaproxy.events import ChatBegan, RequestEnded, RoundBegan, ToolsOffered
+from llamaproxy.events import CallBegan, ChatBegan, RequestEnded, RoundBegan
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from tests.admin.inspected import Inspected
 from tests.support import (
@@ -177,7 +177,7 @@ def test_with_no_page_open_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> N
     before = pending_calls(app.clock)
     counted = Counted(monkeypatch)
     heard = app.app.tell._listeners
-    assert heard[ToolsOffered] == heard[RoundBegan] == [app.events.append]
+    assert heard[CallBegan] == heard[RoundBegan] == [app.events.append]
     end(app, begin(app))
     assert (counted.rows, counted.texts) == (0, 0)
     assert pending_calls(app.clock) == before
