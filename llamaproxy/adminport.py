@@ -66,7 +66,7 @@ def inspector_of(
         return {
             "version": __version__,
             "upstream": url.to_text(),
-            "server": None if detected is None else detected.name,
+            "server": None if detected is None else detected.product,
             # No client is given the URL of a Unix socket.
             "url": None if clients.startswith("http+unix:") else f"{clients}/v1",
             "contents": contents is not None,

@@ -98,6 +98,14 @@ class ServerDialect:
         """The generation in words, for logs."""
         return f"version {self.version}" if self.version else "a plain OpenAI server"
 
+    @property
+    def product(self) -> str:
+        """The same for who does not see that it is about the server: ``Llama Stack 0.6.1``."""
+        if not self.version:
+            return self.name
+        is_ogx = self.provider_data == OGX_PROVIDER_DATA
+        return f"{'OGX' if is_ogx else 'Llama Stack'} {self.version}"
+
     def upstream_path(self, method: bytes, path: bytes) -> bytes:
         """The path at which this generation serves a client's *path* (both without a query).
 

@@ -77,7 +77,7 @@ def test_a_page_is_told_all_at_first_and_then_what_changes() -> None:
     page = app.page()
     assert [name for name, _ in page.events()] == ["hello", "rows", "tools"]
     hello, rows, tools = (data for _, data in page.events())
-    assert hello["server"] == "version 0.6.1" and hello["contents"] is False
+    assert hello["server"] == "Llama Stack 0.6.1" and hello["contents"] is False
     assert hello["upstream"] == "http://stack:8321"
     assert hello["url"] == "http://localhost:8322/v1"
     assert page.text().startswith(b"retry: 1000\n"), "a daemon that comes back is seen at once"

@@ -103,6 +103,15 @@ def test_openai_paths_go_where_the_generation_serves_them(
     assert NEW.upstream_path(method.encode(), sent) == new.encode("latin-1")
 
 
+@pytest.mark.parametrize(
+    ("version", "product"),
+    [("0.2.12", "Llama Stack 0.2.12"), ("0.7.3", "Llama Stack 0.7.3"), ("1.5.0", "OGX 1.5.0")],
+)
+def test_its_name_says_whose_version_it_is(version: str, product: str) -> None:
+    assert dialect_of(version).product == product
+    assert PLAIN_OPENAI.product == "a plain OpenAI server"
+
+
 def detecting(*answers: Answer) -> tuple[FakeStack, Upstream]:
     stack = FakeStack()
     stack.on("GET /v1/version", *answers)
