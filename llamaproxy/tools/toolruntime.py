@@ -136,7 +136,7 @@ class ToolRuntime:
                 failures[name] = outcome
             else:
                 entries += outcome
-        return Listing(await self._grouped(entries), failures)
+        return Listing(await self._grouped(entries), _missing(groups, entries) | failures)
 
     async def _grouped(self, entries: list[Json]) -> dict[str, list[ToolDefinition]]:
         """Definitions by group; of equal names only the last, the one that can be invoked."""

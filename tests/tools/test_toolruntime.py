@@ -184,10 +184,15 @@ def test_a_group_that_spoils_the_list_does_not_cost_the_others(spoilt: Answer) -
     assert all(each.headers.hasHeader("Authorization") for each in source.stack.asked)
 
 
-def test_a_group_of_which_the_server_lists_nothing_is_missing() -> None:
+@pytest.mark.parametrize("by_group", [False, True])
+def test_a_group_of_which_the_server_lists_nothing_is_missing(by_group: bool) -> None:
     """DESIGN: L22. That of a dead MCP server is not in the list of 0.6.1 (recorded)."""
     source = Source()
-    source.stack.on("GET /v1/tools", answer({"data": [tool("a", "mcp::main")]}))
+    listed = answer({"data": [tool("a", "mcp::main")]})
+    source.stack.on("GET /v1/tools", LOCKED if by_group else listed)
+    source.stack.on("GET /v1/tools?toolgroup_id=mcp::main", listed)
+    for name in ("mcp::dead", "builtin::rag", "odd"):
+        source.stack.on(f"GET /v1/tools?toolgroup_id={name}", answer({"data": []}))
     dead = {"uri": "http://u:secret@dead:9000/mcp?token=secret"}
     groups = [
         {"identifier": "mcp::main", "mcp_endpoint": {"uri": "http://main:9000/mcp"}},
