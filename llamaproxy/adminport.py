@@ -83,7 +83,7 @@ def inspector_of(
         return {
             "version": __version__,
             "upstream": url.to_text(),
-            "server": None if detected is None else detected.name,
+            "server": None if detected is None else detected.product,
             # No client is given the URL of a Unix socket.
             "url": None if clients.startswith("http+unix:") else f"{clients}/v1",
             "contents": bool(options["inspect-contents"]),
@@ -161,6 +161,7 @@ def add_admin(
         draining=draining,
         dialect=lambda: _dialect_shown(app.detector.detected),
         serving=serving,
+        trouble=lambda: app.detector.trouble,
     )
 
     def pages() -> IResource:

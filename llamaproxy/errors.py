@@ -160,6 +160,26 @@ class UpstreamBroke(ProxyError):
     kind = "upstream_broke"
 
 
+class UpstreamRedirected(UpstreamBroke):
+    """Llama Stack answered with a redirect, which is not followed."""
+
+    def __init__(self, status: int, target: str) -> None:
+        """:param target: where it leads, for messages."""
+        self.target = target
+        super().__init__(
+            f"Llama Stack answered with a redirect ({status}) to {target}, which is not followed."
+        )
+
+
+class UpstreamNotJson(UpstreamBroke):
+    """Llama Stack answered with something that is not JSON."""
+
+    def __init__(self, is_page: bool) -> None:
+        """:param is_page: whether it is a web page."""
+        self.is_page = is_page
+        super().__init__()
+
+
 class UpstreamTimeout(ProxyError):
     """Llama Stack took too long to answer.
 
@@ -210,6 +230,14 @@ class UpstreamRefused(ProxyError):
         That, and nothing else, is exactly ``{"detail": "Not Found"}`` on every generation.
         """
         return self.status == 404 and str(self) == "Not Found"
+
+
+class GroupMissing(ProxyError):
+    """The server lists no tools of the group, and does not say why."""
+
+    status = 502
+    type = "upstream_error"
+    kind = "group_missing"
 
 
 class ShuttingDown(ProxyError):

@@ -44,20 +44,6 @@ class ChatBegan:
 
 
 @attrs.define(eq=False, repr=False)
-class ToolsOffered:
-    """It is settled which server tools a chat is offered."""
-
-    chat: ChatRecord
-
-
-@attrs.define(eq=False, repr=False)
-class FirstByte:
-    """The client of a chat is sent the first of its answer."""
-
-    chat: ChatRecord
-
-
-@attrs.define(eq=False, repr=False)
 class RoundBegan:
     """The server is asked for a completion, once more."""
 
@@ -157,12 +143,21 @@ class ListsStale:
     """A server has told that its tools have changed: all lists are stale."""
 
 
+@attrs.define(eq=False, repr=False)
+class ConnectionsTurnedAway:
+    """*count* connections over the *limit* have been closed without an answer.
+
+    It is told at once of the first, and then of many together.
+    """
+
+    count: int
+    limit: int
+
+
 Event: TypeAlias = (
     RequestBegan
     | RequestEnded
     | ChatBegan
-    | ToolsOffered
-    | FirstByte
     | RoundBegan
     | RoundEnded
     | CallBegan
@@ -171,6 +166,7 @@ Event: TypeAlias = (
     | Contents
     | ListRefreshed
     | ListsStale
+    | ConnectionsTurnedAway
 )
 
 

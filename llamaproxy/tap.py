@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,8 @@ def check(options: Options) -> int:
     """What ``--check`` prints, and the exit status that it comes to."""
     from twisted.internet import reactor
 
-    from llamaproxy.check import Check, run_to_exit
+    from llamaproxy.check import Check
+    from llamaproxy.foreground import Lines, run_to_exit
 
     use_monotonic_time(reactor)
     Factory.noisy = False
@@ -129,9 +131,7 @@ def check(options: Options) -> int:
     app, pool = _connected(options, url, reactor, reactor)
     services.addService(UpstreamService(pool, app))
 
-    def write(line: str) -> None:
-        print(line.encode("ascii", "backslashreplace").decode("ascii"), flush=True)
-
+    write = Lines(sys.stdout)
     checking = Check(
         url.to_text(),
         app.client,

@@ -13,14 +13,12 @@ from llamaproxy.events import (
     ChatBegan,
     Contents,
     Event,
-    FirstByte,
     LoopLimited,
     Observers,
     RequestBegan,
     RequestEnded,
     RoundBegan,
     RoundEnded,
-    ToolsOffered,
 )
 from llamaproxy.records import ChatRecord, RoundRecord
 from tests.chat.script import Chat
@@ -39,8 +37,7 @@ def rounds_of(proxy: Proxy) -> list[RoundRecord]:
 def test_the_life_of_a_chat_is_told_in_its_order(stream: bool) -> None:
     proxy = Chat(calling("clock"), saying("Noon."), stream=stream).proxy
     rounds = ["RoundBegan", "RoundEnded", "CallBegan", "CallEnded", "RoundBegan", "RoundEnded"]
-    expected = ["RequestBegan", "ChatBegan", "ListRefreshed", "ToolsOffered", *rounds]
-    expected.insert(5 if stream else 10, "FirstByte")
+    expected = ["RequestBegan", "ChatBegan", "ListRefreshed", *rounds]
     assert told(proxy) == [*expected, "RequestEnded"]
     began = next(event for event in proxy.events if isinstance(event, CallBegan))
     call = began.call
@@ -51,7 +48,7 @@ def test_the_life_of_a_chat_is_told_in_its_order(stream: bool) -> None:
     assert chat.calls == [call]
     for event in proxy.events:
         match event:
-            case ChatBegan() | ToolsOffered() | FirstByte():
+            case ChatBegan():
                 assert event.chat is chat
             case RoundBegan() | RoundEnded():
                 assert event.round in chat.rounds and event.round.chat is chat
@@ -64,7 +61,6 @@ def test_the_life_of_a_chat_is_told_in_its_order(stream: bool) -> None:
 def test_a_round_that_fails_has_the_kind_of_its_error() -> None:
     proxy = Chat(answer({"error": {"message": "no"}}, 429), server=()).proxy
     assert [round.kind for round in rounds_of(proxy)] == ["upstream_refused"]
-    assert FirstByte not in map(type, proxy.events)
 
 
 def test_a_client_that_leaves_ends_its_round() -> None:

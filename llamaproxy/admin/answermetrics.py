@@ -15,7 +15,7 @@ from llamaproxy.errors import (
     UpstreamTls,
     UpstreamUnavailable,
 )
-from llamaproxy.events import LoopLimited, RequestEnded
+from llamaproxy.events import ConnectionsTurnedAway, LoopLimited, RequestEnded
 from llamaproxy.records import ChatRecord, RequestRecord
 
 #: The status of an answer that did not come to its end.
@@ -23,14 +23,13 @@ _CUT_OFF = 499
 
 _STATUSES = frozenset((*HTTPStatus, _CUT_OFF))
 
-#: The limits that requests are refused for, by the kind and the status of the error.
+#: The limits that requests are refused for, by the kind of the error.
 _REFUSALS = {
-    ("body_too_large", 413): "body",
-    ("overloaded", 503): "chat_bodies",
-    ("malformed_request", 503): "connections",
-    ("malformed_request", 408): "request_time",
-    ("malformed_request", 414): "head",
-    ("malformed_request", 431): "head",
+    "body_too_large": "body",
+    "overloaded": "chat_bodies",
+    "too_many_connections": "connections",
+    "request_timeout": "request_time",
+    "head_too_large": "head",
 }
 
 #: What the server, or the way to it, fails with. It begins at nothing: Prometheus sees no increase
@@ -88,6 +87,9 @@ class AnswerMetrics:
     def limited(self, event: LoopLimited) -> None:
         self._limits[event.chat.limit] += 1
 
+    def turned_away(self, event: ConnectionsTurnedAway) -> None:
+        self._limits["connections"] += event.count
+
     def failed(self, kind: str) -> None:
         """A completion, or what else was asked for, came to an error of that *kind*."""
         if kind in self._upstream_errors:
@@ -103,7 +105,7 @@ class AnswerMetrics:
             self._errors[kind] += 1
             if chat is None:
                 self.failed(kind)
-            if (limit := _REFUSALS.get((kind, status))) is not None:
+            if (limit := _REFUSALS.get(kind)) is not None:
                 self._limits[limit] += 1
         elif status == _CUT_OFF:
             self._left += 1

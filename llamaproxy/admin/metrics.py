@@ -22,6 +22,7 @@ from llamaproxy.admin.tallies import Histogram, Measured, by_label
 from llamaproxy.admin.toolmetrics import CallMetrics, ListMetrics
 from llamaproxy.events import (
     CallEnded,
+    ConnectionsTurnedAway,
     Event,
     ListRefreshed,
     LoopLimited,
@@ -55,6 +56,7 @@ class Metrics:
         """Hear of what *tell* tells from now on; each kind goes to who counts it."""
         hear: dict[type[Event], Callable[[Any], None]] = {
             CallEnded: self._calls.ended,
+            ConnectionsTurnedAway: self._answers.turned_away,
             ListRefreshed: self._lists.refreshed,
             LoopLimited: self._answers.limited,
             RequestEnded: self._answers.ended,

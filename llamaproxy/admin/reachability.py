@@ -36,6 +36,9 @@ FAILURES = frozenset(
 #: Statuses with which what stands in front of a server says that it is not there.
 _GATEWAY = (502, 503, 504)
 
+#: Of a request that was passed through: what the server has said nothing of.
+_NO_ANSWER = (*_GATEWAY, 499)
+
 #: Characters of an error that are kept.
 _MAX_ERROR = 500
 
@@ -77,8 +80,9 @@ class Reachability:
                 request = event.request
                 if request.kind in FAILURES:
                     self.failed(request.kind, request.error)
-                elif request.route == "passthrough" and not request.kind and request.status != 499:
-                    self._answered()  # by the server, whatever it says
+                elif request.route == "passthrough" and not request.kind:
+                    if request.status not in _NO_ANSWER:
+                        self._answered()  # by the server, whatever it says
             case ListRefreshed():
                 error = event.groups_error
                 if error is not None and error.kind in FAILURES:

@@ -12,8 +12,9 @@ from llamaproxy import __version__
 from llamaproxy.admin.reachability import Reachability
 from llamaproxy.admin.serving import Serving
 from llamaproxy.admin.toolstatus import ToolStatus
-from llamaproxy.advice import Problem, problem, server_problem_of
+from llamaproxy.advice import Problem, problem, server_problem, server_problem_of
 from llamaproxy.config.logformat import threshold
+from llamaproxy.errors import ProxyError
 from llamaproxy.jsontext import Json
 
 
@@ -22,7 +23,8 @@ class Status:
     """What ``/status`` and ``/ready`` say.
 
     *url* is the server's; *dialect* returns what is known of its generation, None before it is
-    known; *draining* returns whether the daemon is stopping.
+    known; *draining* returns whether the daemon is stopping; *trouble* returns why it is not known
+    what the server is.
     """
 
     url: str
@@ -32,6 +34,7 @@ class Status:
     draining: Callable[[], bool]
     dialect: Callable[[], Json | None]
     serving: Serving
+    trouble: Callable[[], ProxyError | None] = lambda: None
     _began: float = attrs.field(init=False)
 
     @_began.default
@@ -85,8 +88,16 @@ class Status:
         return server_problem_of(self.url, self.reachability.kind, self.reachability.error)
 
     def _problems(self) -> list[Problem]:
-        server = [self._server_problem()] if self.reachability.failures else []
-        return server + self._tool_problems()
+        trouble, reachability = self.trouble(), self.reachability
+        if trouble is not None:
+            server, reason = server_problem(self.url, trouble), trouble.logged
+        elif reachability.failures:
+            server, reason = self._server_problem(), reachability.error
+        else:
+            return self._tool_problems()
+        # That the tools cannot be listed for that is not another thing to mend.
+        same = problem("groups_failed", reason=reason)
+        return [server, *(each for each in self._tool_problems() if each != same)]
 
     def _tool_problems(self) -> list[Problem]:
         dialect = self.dialect()

@@ -10,14 +10,12 @@ import attrs
 
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, Named, by_label, is_showable
+from llamaproxy.admin.toolstatus import FORGOTTEN
 from llamaproxy.events import CallEnded, ListRefreshed
 from llamaproxy.records import Outcome
 
 #: Tools and groups that are named, the first ones; groups that are remembered.
 _MOST_TOOLS, _MOST_GROUPS, _MAX_GROUPS = 100, 100, 1000
-
-#: Seconds after which a group that is in no list any more is none, and so is not missing.
-_FORGOTTEN = 600.0
 
 #: What becomes of calls.
 _OUTCOMES = tuple(filter(None, get_args(Outcome)))
@@ -127,7 +125,7 @@ class ListMetrics:
         groups = {
             name: group
             for name, group in self._groups.items()
-            if self._refreshed_at - group.named_at <= _FORGOTTEN
+            if self._refreshed_at - group.named_at <= FORGOTTEN
         }
         missing = sum(group.missing for group in groups.values())
         yield names.GROUPS_MISSING, [((), missing)]

@@ -25,6 +25,9 @@ _MAX_DEFINITIONS = 4 * 1024 * 1024
 #: Of the tools that are left out, the names in a line.
 _MAX_LEFT_OUT_SHOWN = 20
 
+#: Seconds after which a group that is in no list any more is none, and so is not missing.
+FORGOTTEN = 600.0
+
 #: Different lines about a group that are remembered.
 _MAX_LINES = 16
 
@@ -100,6 +103,7 @@ class ToolStatus:
                     self._note_failed(_ALL_GROUPS, event.groups_error, event.shared)
                 if event.groups or event.groups_error is None:
                     self._note_left_out(event.left_out, event.shared)
+                self._forget_some()
 
     @property
     def any_group(self) -> bool:
@@ -215,6 +219,16 @@ class ToolStatus:
     def _unix_of(self, seconds: float) -> float:
         return round(self._unix() - (self._clock.seconds() - seconds), 3)
 
+    def _forget_some(self) -> None:
+        """Forget the groups that no list has named for long: the first ones, by :meth:`_group`."""
+        now = self._clock.seconds()
+        while self._groups:
+            name, group = next(iter(self._groups.items()))
+            named_at = max(group.error_at, group.listed_at or 0.0)
+            if name == _ALL_GROUPS or now - named_at <= FORGOTTEN:
+                return
+            self._release(self._groups.pop(name))
+
     def _note_listed(self, name: str, listed: GroupListed, shared: bool) -> None:
         group = self._group(name)
         if group.error is not None and not shared and self._is_due(group, ""):
@@ -223,11 +237,10 @@ class ToolStatus:
         group.listed_at = self._clock.seconds()
         group.names = listed.names[:_MAX_NAMES]
         group.endpoint = listed.endpoint
-        self._hold(name, group, listed)
+        self._hold(group, listed)
 
-    def _hold(self, name: str, group: _Group, listed: GroupListed) -> None:
+    def _hold(self, group: _Group, listed: GroupListed) -> None:
         """Keep the definitions *listed*, and let those go that were listed first."""
-        self._groups.move_to_end(name)
         self._held += listed.size - group.size
         group.tools, group.size = listed.tools[:_MAX_NAMES], listed.size
         for other in self._groups.values():
@@ -276,9 +289,9 @@ class ToolStatus:
         return True
 
     def _group(self, name: str) -> _Group:
-        group = self._groups.get(name)
-        if group is None:
-            group = self._groups[name] = _Group()
-            if len(self._groups) > _MAX_GROUPS:
-                self._release(self._groups.popitem(last=False)[1])
+        """What is known of that group, which is the last one then."""
+        group = self._groups.setdefault(name, _Group())
+        self._groups.move_to_end(name)
+        if len(self._groups) > _MAX_GROUPS:
+            self._release(self._groups.popitem(last=False)[1])
         return group

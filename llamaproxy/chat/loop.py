@@ -27,7 +27,6 @@ from llamaproxy.events import (
     RoundBegan,
     RoundEnded,
     Tell,
-    ToolsOffered,
     tell_nobody,
 )
 from llamaproxy.jsontext import Json, JsonList
@@ -168,7 +167,6 @@ class ToolLoop:
         finally:
             record.listing, record.listing_since = record.listed_for(record.now()), None
         record.offered, record.withheld = offer.all_names, offer.withheld
-        self._tell(ToolsOffered(record))
         names = offer.names(client_tools)
         chat = _Chat(client, offer, client_tools, answer, record, names, self._slots.for_chat())
         mark = new_mark() if offer.tools and client_tools else ""

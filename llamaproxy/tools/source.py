@@ -126,10 +126,14 @@ class DetectedSource:
 
         The list itself need not show an upgrade: 0.7 still answers ``GET /v1/tools``, with tools
         that it cannot run.
+
+        :raises ProxyError: as any source, and if it is not known what the server is.
         """
         if "" in limits.down:
             raise limits.down[""]
         generation = await self._detector.confirmed()
+        if self._detector.trouble is not None and self._pinned != "tool-runtime":
+            raise self._detector.trouble
         runs_tools = generation.tool_runtime and self._pinned != "mcp"
         try:
             if runs_tools or self._pinned == "tool-runtime":

@@ -9,7 +9,7 @@ from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.reachability import Reachability
 from llamaproxy.admin.serving import Serving, ThisProcess
 from llamaproxy.admin.status import Status
-from llamaproxy.adminport import ADMIN_LIMITS, inspector_of, own_answers
+from llamaproxy.adminport import ADMIN_LIMITS, _dialect_shown, inspector_of, own_answers
 from llamaproxy.config.options import Options
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.site import ProxySite
@@ -40,8 +40,9 @@ class Inspected(Proxy):
             tools=self.tool_status,
             reachability=self.reachability,
             draining=lambda: False,
-            dialect=lambda: None,
+            dialect=lambda: _dialect_shown(self.app.detector.detected),
             serving=serving,
+            trouble=lambda: self.app.detector.trouble,
         )
         admin = AdminApp(status, self.inspector)
         hosts = AllowedHosts(["127.0.0.1"])

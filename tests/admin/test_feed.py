@@ -11,7 +11,7 @@ from llamaproxy import jsontext
 from llamaproxy.admin import shown as shown_module
 from llamaproxy.admin.answers import MAX_ANSWERS
 from llamaproxy.admin.feed import MAX_PAGES
-from llamaproxy.events import ChatBegan, RequestEnded, RoundBegan, ToolsOffered
+from llamaproxy.events import CallBegan, ChatBegan, RequestEnded, RoundBegan
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from tests.admin.inspected import Inspected
 from tests.support import (
@@ -77,7 +77,7 @@ def test_a_page_is_told_all_at_first_and_then_what_changes() -> None:
     page = app.page()
     assert [name for name, _ in page.events()] == ["hello", "rows", "tools"]
     hello, rows, tools = (data for _, data in page.events())
-    assert hello["server"] == "version 0.6.1" and hello["contents"] is False
+    assert hello["server"] == "Llama Stack 0.6.1" and hello["contents"] is False
     assert hello["upstream"] == "http://stack:8321"
     assert hello["url"] == "http://localhost:8322/v1"
     assert page.text().startswith(b"retry: 1000\n"), "a daemon that comes back is seen at once"
@@ -177,7 +177,7 @@ def test_with_no_page_open_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> N
     before = pending_calls(app.clock)
     counted = Counted(monkeypatch)
     heard = app.app.tell._listeners
-    assert heard[ToolsOffered] == heard[RoundBegan] == [app.events.append]
+    assert heard[CallBegan] == heard[RoundBegan] == [app.events.append]
     end(app, begin(app))
     assert (counted.rows, counted.texts) == (0, 0)
     assert pending_calls(app.clock) == before

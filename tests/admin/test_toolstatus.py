@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from llamaproxy.admin import toolcalls, toolstatus
+from llamaproxy.admin import names, toolcalls, toolstatus
+from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.toolstatus import ToolStatus
-from llamaproxy.errors import McpTimeout
-from llamaproxy.events import CallEnded, GroupListed, ListRefreshed
+from llamaproxy.errors import McpTimeout, UpstreamTimeout
+from llamaproxy.events import CallEnded, GroupListed, ListRefreshed, Observers
 from llamaproxy.jsontext import Json
 from llamaproxy.records import CallRecord, ChatRecord, Outcome
 from llamaproxy.tools.definitions import ToolDefinition
@@ -110,3 +113,36 @@ def test_a_group_fails_from_its_first_failure_on(until: float) -> None:
     assert failing == ({"g": ("mcp_timeout (slow)", ("a",))} if until else {})
     tools(listed("a"))
     assert tools.failing(until + 100) == {}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 60.0, 300.0, 600.0, 601.0]),
+            st.sets(st.sampled_from("abc")),
+            st.sets(st.sampled_from("abc")),
+            st.booleans(),
+        ),
+        max_size=12,
+    )
+)
+def test_status_page_and_metrics_forget_the_same_groups(
+    lists: list[tuple[float, set[str], set[str], bool]],
+) -> None:
+    clock = Clock()
+    status, metrics, tell = ToolStatus(clock), Metrics(clock.seconds), Observers()
+    tell.listen(status, *status.hears)
+    metrics.listen(tell)
+    for seconds, listed, failed, unknown in lists:
+        clock.advance(seconds)
+        groups = {name: GroupListed(("x",), "") for name in sorted(listed - failed)}
+        failures = dict.fromkeys(sorted(failed), McpTimeout())
+        tell(ListRefreshed(1, groups, failures, UpstreamTimeout() if unknown else None))
+        shown = status.as_json()["tool_groups"]
+        [family] = [each for each in metrics.collect() if each.name == names.GROUP_MISSING.name]
+        counted = {each.labels["group"]: bool(each.value) for each in family.samples}
+        assert counted == {name: each["error"] is not None for name, each in shown.items()}
+        assert set(shown) == {each["name"] for each in status.tools_as_json()["groups"]}
+        assert status.summary()["groups"] == len(shown)
+        assert set(status.failing(clock.seconds())) - {""} == {n for n in counted if counted[n]}
+        assert len(status.problems()) == sum(counted.values()) + unknown
