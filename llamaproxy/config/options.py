@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -342,7 +343,7 @@ class Options(UsageOptions):
         self.explicit: set[str] = set()
         #: The command line that was parsed, and where paths in it begin: twistd leaves that.
         self.arguments: list[str] = []
-        self.directory = os.getcwd()
+        self.directory = "."
         #: Whether the server's URL was given with more than is its own.
         self.shortened_url = False
         self._texts: dict[str, str] = {}
@@ -386,6 +387,8 @@ class Options(UsageOptions):
         :raises UsageError: for a mistake, when not run by twistd.
         """
         self.arguments = list(sys.argv[1:] if options is None else options)
+        with suppress(FileNotFoundError):  # it has been removed
+            self.directory = os.getcwd()
         try:
             UsageOptions.parseOptions(self, options)
         except UsageError as error:
