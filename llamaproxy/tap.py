@@ -12,7 +12,7 @@ from hyperlink import DecodedURL
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.protocol import Factory
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from llamaproxy import __version__
 from llamaproxy.admin import names
@@ -357,7 +357,7 @@ def _write_lines(lines: bytes) -> None:
         logformat.write_lines(text)
         return
     for line in text.splitlines():  # twistd has a log of its own
-        _log.info("{message}", message=line)
+        _log.emit(LogLevel.info, logformat.FORMATTED, message=line)
 
 
 def _reread(supervisor: Supervisor | None, notify: NotifyService | None) -> None:

@@ -55,12 +55,12 @@ def main() -> None:
 @contextmanager
 def _paths_beginning_in(directory: str) -> Iterator[None]:
     """Be for a while where the daemon was started, if this user may, and not where it went."""
-    here = os.open(".", os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.chdir(directory)
-        yield
-    finally:
+    here = None
+    with suppress(OSError):
+        here = os.open(".", os.O_RDONLY)
+        os.chdir(directory)
+    yield
+    if here is not None:
         os.fchdir(here)
         os.close(here)
 

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -403,7 +404,7 @@ class Options(UsageOptions):
         self.explicit: set[str] = set()
         #: The command line that was parsed, and where paths in it begin: twistd leaves that.
         self.arguments: list[str] = []
-        self.directory = os.getcwd()
+        self.directory = "."
         #: Whether the server's URL was given with more than is its own.
         self.shortened_url = False
         self._texts: dict[str, str] = {}
@@ -447,6 +448,8 @@ class Options(UsageOptions):
         :raises UsageError: for a mistake, when not run by twistd.
         """
         self.arguments = list(sys.argv[1:] if options is None else options)
+        with suppress(FileNotFoundError):  # it has been removed
+            self.directory = os.getcwd()
         try:
             UsageOptions.parseOptions(self, options)
         except UsageError as error:
