@@ -204,7 +204,7 @@ def server_problem(url: str, error: ProxyError) -> Problem:
         return problem("redirect", url=url, target=error.target)
     if isinstance(error, UpstreamNotJson):
         return problem("web_page" if error.is_page else "wrong_path", url=url)
-    return server_problem_of(url, error.kind, str(error))
+    return server_problem_of(url, error.kind, error.detail)
 
 
 def server_problem_of(url: str, kind: str, reason: str) -> Problem:

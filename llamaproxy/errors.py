@@ -58,6 +58,12 @@ class ProxyError(Exception):
         return error_object(self.status, str(self), self.type, code=self.kind)
 
     @property
+    def detail(self) -> str:
+        """The message without the words of the class, for who has words of his own for that."""
+        words = (self.__doc__ or "").split("\n\n")[0].rstrip(".")
+        return str(self).removeprefix(f"{words}: ")
+
+    @property
     def headers(self) -> dict[str, str]:
         """Response fields that travel with the error."""
         return {}

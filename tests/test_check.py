@@ -382,7 +382,8 @@ def test_its_exit_status_is_for_scripts(tmp_path: Path, before: tuple[str, ...])
 def test_nobody_listens(tmp_path: Path) -> None:
     status, text = ran(tmp_path, "--llamastack-url", "http://127.0.0.1:1")
     assert status == WRONG
-    assert text.startswith("WRONG the server at http://127.0.0.1:1 cannot be reached: ")
+    where = "WRONG the server at http://127.0.0.1:1 cannot be reached"
+    assert text.startswith(f"{where}: Connection was refused")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -233,8 +233,8 @@ class LlamaStackClient:
             if text.strip() and not looks_like_json(text):
                 return chunks_in(text)
             return completion_in(text)
-        except UpstreamRefused as error:
-            raise self._secret.refusal(error) from None
+        except ProxyError as error:
+            raise self._located(error) from None
 
     async def open(
         self, path: str, caller: ClientContext, body: BytesUpload, on_fields: OnFields
@@ -259,8 +259,15 @@ class LlamaStackClient:
         """Hand the chunks of *response* to *handle* as they come (see :func:`relay_chunks`)."""
         try:
             await relay_chunks(response, self.clock, self.timeout, handle)
-        except UpstreamRefused as error:
-            raise self._secret.refusal(error) from None
+        except ProxyError as error:
+            raise self._located(error) from None
+
+    def _located(self, error: ProxyError) -> ProxyError:
+        """*error*, which was in an answer of the server's, without a secret that it repeats."""
+        if isinstance(error, UpstreamRefused):
+            error = self._secret.refusal(error)
+        error.where = error.where or url_for_log(self._base)
+        return error
 
     def _post(
         self, url: _ReadyURL, caller: ClientContext, body: BytesUpload, taker: AnswerTaker

@@ -745,6 +745,8 @@ def compare(world: World, truth: Truth, lines: list[Any]) -> None:
 
     # --- the record, as it was when the request ended
     assert (at_once["status"], at_once["kind"]) == (truth.status, truth.kind)
+    of_server = truth.upstream and "The model" not in at_once["error"]
+    assert (" at http://" in at_once["error"]) == bool(of_server)
     assert [each["kind"] for each in at_once["rounds"]] == list(truth.rounds)
     outcomes = [(each["tool"], each["outcome"]) for each in at_once["calls"]]
     assert outcomes == expected_calls[-100:]
