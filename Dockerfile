@@ -20,7 +20,8 @@ LABEL org.opencontainers.image.title="llamaproxy" \
       org.opencontainers.image.description="Gives any OpenAI client the tools of a Llama Stack server" \
       org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.source="https://github.com/llamaproxy/llamaproxy"
+      org.opencontainers.image.source="https://github.com/llamaproxy/llamaproxy" \
+      org.opencontainers.image.documentation="https://github.com/llamaproxy/llamaproxy/tree/main/docs"
 # By number, as Kubernetes can tell only of a number that it is not root's.
 USER 65532:65532
 WORKDIR /

@@ -31,7 +31,9 @@ UNUSED_EXTENSIONS = re.compile(
 )
 
 #: Tests that packages bring along; what installs; headers and what else compilers want.
-UNWANTED = re.compile(r"tests?|_test|pip(-.*\.dist-info)?|config-.*|__pycache__|.*\.(a|c|h|pxd|pyi|pyx)")
+UNWANTED = re.compile(
+    r"tests?|_test|pip(-.*\.dist-info)?|config-.*|__pycache__|.*\.(a|c|h|pxd|pyi|pyx)"
+)
 
 #: Files that the C library, OpenSSL and scanners read, if the base has them.
 FILES = (
@@ -66,10 +68,8 @@ def main(root: Path) -> None:
     link(root / "usr/lib/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt")
     # TZ is read by the C library too.
     link(root / "usr/share/zoneinfo", f"{sysconfig.get_path('purelib')}/tzdata/zoneinfo")
-    for name in ("root", "run", "tmp", "var/tmp"):
-        (root / name).mkdir(parents=True)
-    for name in ("tmp", "var/tmp"):
-        (root / name).chmod(0o1777)
+    (root / "tmp").mkdir()
+    (root / "tmp").chmod(0o1777)
     subprocess.run(["ldconfig", "-r", str(root)], check=True)
 
 
@@ -155,9 +155,9 @@ def copy_libraries(root: Path) -> None:
             ["dpkg-query", "--status", package], capture_output=True, text=True, check=True
         )
         write(root / "var/lib/dpkg/status.d" / package, status.stdout)
-        notice = Path("/usr/share/doc", package, "copyright")
-        if notice.exists():
-            copy(notice, root)
+        notice = Path("usr/share/doc", package, "copyright")
+        if Path("/", notice).exists():
+            write(root / notice, Path("/", notice).read_text("utf-8"))
 
 
 def packages_of(paths: Iterable[Path]) -> Iterator[str]:
