@@ -7,15 +7,16 @@ imports is compiled; the rest, which is compiled in memory if it is ever importe
 
 from __future__ import annotations
 
-import importlib
+import json
 import os
-import pkgutil
 import py_compile
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -119,18 +120,61 @@ def make_plugin_cache(packages: Path) -> None:
 
 
 def loaded_sources() -> set[str]:
-    """The source files of all that twistd and llamaproxy import."""
-    importlib.import_module("twisted.scripts.twistd")
-    importlib.import_module("twisted.internet.reactor")
-    package = importlib.import_module("llamaproxy")
-    for module in pkgutil.walk_packages(package.__path__, "llamaproxy."):
+    """The source files of all that llamaproxy imports: at its start, in a chat, when watched."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder, "cache")
+        environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(cache)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        subprocess.run([sys.executable, "-c", IMPORT_ALL], check=True, env=environment)
+        run_demo(Path(folder), environment)
+        # A cache with a prefix has each file at its source's place under it.
+        compiled = [path.relative_to(cache) for path in cache.rglob("*.pyc")]
+    return {str(Path("/", path.parent, path.name.partition(".")[0] + ".py")) for path in compiled}
+
+
+#: What no demonstration needs; some modules need what an extra installs.
+IMPORT_ALL = """
+import importlib, pkgutil, llamaproxy
+for module in pkgutil.walk_packages(llamaproxy.__path__, "llamaproxy."):
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        assert not error.name.startswith("llamaproxy"), error
+"""
+
+
+def run_demo(folder: Path, environment: dict[str, str]) -> None:
+    """Let the stand-in of ``--demo`` be asked as clients and probes ask."""
+    from llamaproxy.healthcheck import connection_to
+
+    endpoints = {name: f"unix:{folder}/{name}" for name in ("listen", "admin")}
+    options = [word for name, endpoint in endpoints.items() for word in (f"--{name}", endpoint)]
+    command = ["twistd", "-n", "--pidfile=", "llamaproxy", "--demo", *options]
+    with subprocess.Popen(command, env=environment, cwd=folder) as daemon:
         try:
-            importlib.import_module(module.name)
-        except ModuleNotFoundError as error:
-            # Of an extra that was not asked for.
-            assert not (error.name or "").startswith("llamaproxy"), error
-    files = (getattr(module, "__file__", None) or "" for module in [*sys.modules.values()])
-    return {file for file in files if file.startswith(sys.prefix) and file.endswith(".py")}
+            for _ in range(600):
+                if all(Path(folder, name).exists() for name in endpoints):
+                    break
+                assert daemon.poll() is None
+                time.sleep(0.1)
+            for name, path, body in ASKED:
+                connection = connection_to(endpoints[name])
+                connection.request("GET" if body is None else "POST", path, body)
+                response = connection.getresponse()
+                assert response.read() and response.status == 200, path
+                connection.close()
+        finally:
+            daemon.terminate()
+
+
+_CHAT = {"model": "demo/scripted", "messages": [{"role": "user", "content": "What is 6*7?"}]}
+
+ASKED = (
+    ("listen", "/health", None),
+    ("listen", "/v1/chat/completions", json.dumps(_CHAT)),
+    ("listen", "/v1/chat/completions", json.dumps({**_CHAT, "stream": True})),
+    *(("admin", path, None) for path in ("/", "/live", "/metrics", "/ready", "/status")),
+)
 
 
 def copy_libraries(root: Path) -> None:
