@@ -70,14 +70,14 @@ def _built(options: Options, number: int, count: int) -> tuple[Link, WorkerLife,
     from twisted.internet import reactor
     from twisted.logger import globalLogBeginner
 
-    from llamaproxy import tap
+    from llamaproxy import crew
 
     logformat.worker = number
     logformat.as_json = options["log-format"] == "json"
     logformat.threshold.level = options["log-level"]
     globalLogBeginner.beginLoggingTo([logformat.observer_on(LogPipe())])
     link = Link()
-    return link, *tap.make_worker(options, number, count, reactor, link)
+    return link, *crew.make_worker(options, number, count, reactor, link)
 
 
 def _serve(link: Link, life: WorkerLife, services: MultiService) -> None:

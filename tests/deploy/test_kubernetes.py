@@ -171,10 +171,11 @@ def test_secrets_and_maps_have_what_pods_want_of_them() -> None:
 
 
 def test_secrets_are_neither_committed_nor_sent_to_a_build() -> None:
-    for name in (".gitignore", ".dockerignore"):
-        lines = (DEPLOY.parent / name).read_text().split()
-        ignored = {line.rstrip("/") for line in lines}
-        assert {"deploy/.env", "deploy/kubernetes/secrets"} <= ignored
+    ignored = {line.rstrip("/") for line in (DEPLOY.parent / ".gitignore").read_text().split()}
+    assert {"deploy/.env", "deploy/kubernetes/secrets"} <= ignored
+    lines = (DEPLOY.parent / ".dockerignore").read_text().splitlines()
+    assert "*" in lines, "a build is sent nothing but what is named"
+    assert [line for line in lines if line.startswith("!deploy")] == ["!deploy/image.py"]
 
 
 def environment() -> dict[str, str]:
