@@ -181,12 +181,17 @@ def _supervisor(options: Options, reactor: Any, site: ProxySite) -> Supervisor:
 
 
 def make_worker(
-    options: Options, count: int, reactor: Any, link: Link
+    options: Options, number: int, count: int, reactor: Any, link: Link
 ) -> tuple[WorkerLife, MultiService]:
-    """One worker of so many, which the parent is asked of by *link*, and what it consists of."""
+    """One worker of so many: its part in its life, and what it consists of.
+
+    :param link: where the parent is asked, and asks.
+    """
+    from llamaproxy.workers.balance import Balance, Board
     from llamaproxy.workers.child import WorkerLife
     from llamaproxy.workers.division import divide
     from llamaproxy.workers.life import STOP_SECONDS
+    from llamaproxy.workers.process import BOARD_FD
     from llamaproxy.workers.sockets import SharedSockets, shared
 
     use_monotonic_time(reactor)
@@ -204,7 +209,12 @@ def make_worker(
     services.addService(UpstreamService(pool, app.catalogue, app.sessions))
     site = _site(options, sockets, app, {})
     endpoints = list(map(shared, options["listen"]))
-    sockets.is_full = lambda: site.connections.connected >= site.limits.connections
+    sockets.balance = Balance(
+        Board(count, BOARD_FD),
+        number,
+        lambda: site.connections.connected,
+        site.limits.connections,
+    )
     listen = ListenService(sockets, endpoints, site, options["drain-timeout"])
     services.addService(listen)
     keys = options["api-keys-file"]

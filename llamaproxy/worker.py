@@ -77,7 +77,7 @@ def _built(options: Options, number: int, count: int) -> tuple[Link, WorkerLife,
     logformat.threshold.level = options["log-level"]
     globalLogBeginner.beginLoggingTo([logformat.observer_on(LogPipe())])
     link = Link()
-    return link, *tap.make_worker(options, count, reactor, link)
+    return link, *tap.make_worker(options, number, count, reactor, link)
 
 
 def _serve(link: Link, life: WorkerLife, services: MultiService) -> None:
