@@ -30,12 +30,14 @@ from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.site import ProxySite
 from llamaproxy.server.twistedparts import use_monotonic_time
 from llamaproxy.upstream.pool import UpstreamPool
+from llamaproxy.workers.balance import Balance, Board
 from llamaproxy.workers.changes import ChangesHeard, ChangeTellers
 from llamaproxy.workers.child import WorkerLife
 from llamaproxy.workers.division import divide
 from llamaproxy.workers.exit import end_with_failure
 from llamaproxy.workers.life import STOP_SECONDS
 from llamaproxy.workers.listing import SharedLists, ToolsOfParent
+from llamaproxy.workers.process import BOARD_FD
 from llamaproxy.workers.programs import CallsOfWorkers
 from llamaproxy.workers.sockets import HeldSockets, SharedSockets, shared
 from llamaproxy.workers.supervisor import Supervisor
@@ -125,7 +127,12 @@ def make_worker(
     services.addService(UpstreamService(pool, app))
     site = site_of(options, sockets, app, {})
     endpoints = list(map(shared, options["listen"]))
-    sockets.is_full = lambda: site.connections.connected >= site.limits.connections
+    sockets.balance = Balance(
+        Board(count, BOARD_FD),
+        number,
+        lambda: site.connections.connected,
+        site.limits.connections,
+    )
     listen = ListenService(sockets, endpoints, site, options["drain-timeout"])
     services.addService(listen)
     if options["admin"] != "off":

@@ -23,6 +23,11 @@ from llamaproxy.workers.link import LINK_FD, Link
 #: module of its reactor, and the directory in which the paths of its arguments begin.
 WORKER_VARIABLE = "LLAMAPROXY_WORKER"
 
+#: A worker's descriptors beside its end of the link: of the memory that all share
+#: (:class:`llamaproxy.workers.balance.Board`), and of the first of the sockets.
+BOARD_FD = LINK_FD + 1
+FIRST_PORT_FD = BOARD_FD + 1
+
 #: What is said to one process alone: its service manager, and the sockets that it was given.
 _NOT_INHERITED = frozenset(
     {
@@ -35,6 +40,11 @@ _NOT_INHERITED = frozenset(
 #: acts on. A worker is started with them blocked, so that there is no moment in which it is not;
 #: it takes SIGTERM when it is ready for it.
 _BLOCKED = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM}
+
+
+#: Bytes that are read at a time when there are so many (twisted.internet.fdesc), and seconds for
+#: which what a worker writes may wait for more of it.
+_READ_BYTES, _LOG_SECONDS = 8192, 0.02
 
 
 class Worker(ProcessProtocol):
@@ -73,20 +83,24 @@ class Worker(ProcessProtocol):
             2: WholeLines(lambda lines: complained(self, lines)),
         }
         self._ended = ended
+        self._call_later: Callable[..., object]
 
-    def start(self, reactor: Any, options: Options, ports: list[int]) -> None:
+    def start(self, reactor: Any, options: Options, board: int, ports: list[int]) -> None:
         """Start the process, with the daemon's own options.
+
+        :param board: the descriptor of the memory that all share.
 
         :param ports: the descriptors of the sockets that it accepts connections of.
 
         :raises OSError: if it cannot be started.
         """
+        self._call_later = reactor.callLater
         here, there = socket.socketpair()
         with here, there, open(os.devnull, "rb") as nothing:
             here.setblocking(False)
             there.setblocking(False)
-            given = [nothing.fileno(), there.fileno(), *ports]
-            places = [0, *range(LINK_FD, LINK_FD + 1 + len(ports))]
+            given = [nothing.fileno(), there.fileno(), board, *ports]
+            places = [0, LINK_FD, BOARD_FD, *range(FIRST_PORT_FD, FIRST_PORT_FD + len(ports))]
             module = type(reactor).__module__
             role = f"{self.number} {options['workers']} {module} {options.directory}"
             with _signals_blocked():
@@ -110,6 +124,11 @@ class Worker(ProcessProtocol):
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self._lines[childFD].feed(data)
+        if len(data) < _READ_BYTES:
+            # That was all. What comes next is read together: each reading costs more than a line.
+            transport: Any = self.transport
+            transport.pauseProducing()
+            self._call_later(_LOG_SECONDS, transport.resumeProducing)
 
     def processEnded(self, reason: Failure) -> None:
         for lines in self._lines.values():

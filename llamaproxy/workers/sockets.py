@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import tcp, unix
@@ -17,11 +16,11 @@ from twisted.internet.interfaces import IAddress, IListeningPort
 from zope.interface import implementer
 
 from llamaproxy.server.prompt_writes import PromptWrites
-from llamaproxy.workers.link import LINK_FD
+from llamaproxy.workers.balance import Balance
+from llamaproxy.workers.process import FIRST_PORT_FD
 
-#: Seconds that other workers have to take a client for whom one has no room, and how many of those
-#: that are left it then takes.
-_OTHERS_FIRST, _MOST_REFUSED = 0.05, 100
+#: Seconds that other workers have to take a client that is left to them.
+_OTHERS_FIRST = 0.02
 
 
 class _Held:
@@ -106,27 +105,28 @@ def _take(port: Any) -> None:
     port.fileno = port.socket.fileno
     port.connected = True
     port.startReading()
+    if port.reactor.balance is not None:
+        port.reactor.balance.note()
 
 
 def _accept(port: Any) -> None:
-    """Accept a client; if there is no room for another, let other workers have the first go."""
-    if port.disconnecting or not port.reactor.is_full():
+    """Accept a client, unless others should have the first go."""
+    balance: Balance | None = port.reactor.balance
+    if balance is None or port.disconnecting:
         tcp.Port.doRead(port)
-    else:
+    elif balance.leaves():
         port.stopReading()
-        port.reactor.callLater(_OTHERS_FIRST, _accept_rest, port)
-
-
-def _accept_rest(port: Any) -> None:
-    """Accept those whom no other worker has taken, to be refused, and go on."""
-    if not port.connected or port.disconnecting:
-        return
-    for _ in range(_MOST_REFUSED):
-        before = port.sessionno
+        port.reactor.callLater(_OTHERS_FIRST, _go_on, port, balance)
+    else:
         tcp.Port.doRead(port)
-        if port.sessionno == before:
-            break
-    port.startReading()
+        balance.note()
+
+
+def _go_on(port: Any, balance: Balance) -> None:
+    """Others had it."""
+    balance.went()
+    if port.connected and not port.disconnecting:
+        port.startReading()
 
 
 def _nothing(port: Any) -> None:
@@ -166,9 +166,9 @@ class SharedSockets(PromptWrites):
 
     def __init__(self, reactor: Any) -> None:
         PromptWrites.__init__(self, reactor)
-        self._next = LINK_FD + 1
-        #: Whether another client would be refused.
-        self.is_full: Callable[[], bool] = lambda: False
+        self._next = FIRST_PORT_FD
+        #: Who takes the next client; None: whoever comes first.
+        self.balance: Balance | None = None
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Any:
         inherited = socket.socket(fileno=self._next)

@@ -17,6 +17,7 @@ from llamaproxy.deferreds import all_of
 from llamaproxy.jsontext import Json
 from llamaproxy.server.ports import Ports
 from llamaproxy.server.site import ProxySite
+from llamaproxy.workers.balance import Board
 from llamaproxy.workers.commands import Ping, Ready, Reload, Stop
 from llamaproxy.workers.life import STOP_SECONDS
 from llamaproxy.workers.link import Link
@@ -73,6 +74,7 @@ class Supervisor(Service):
         self._locators = locators
         self.site = site
         self._places = {number: Place(number) for number in range(1, self._count + 1)}
+        self._board = Board(self._count)
         self._lookout = Lookout(reactor, lambda: self.workers, self._ping)
         self._all_gone: Deferred[None] | None = None
         self._any_ready = False
@@ -213,7 +215,8 @@ class Supervisor(Service):
         place.started = self._reactor.seconds()
         place.worker = worker
         try:
-            worker.start(self._reactor, self._options, self._ports.descriptors())
+            ports = self._ports.descriptors()
+            worker.start(self._reactor, self._options, self._board.descriptor, ports)
         except OSError as error:  # no process, no descriptor, no memory
             self._gone(worker, str(error))
 
@@ -256,6 +259,7 @@ class Supervisor(Service):
         if place.worker is not worker:
             return
         place.worker, place.last_words = None, ""
+        self._board.gone(worker.number)
         was_ready, worker.ready = worker.ready, False
         self._tell(self.on_gone, worker)
         if self.draining:

@@ -17,6 +17,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
 
 from llamaproxy.server.twistedparts import accept_waiting
+from llamaproxy.workers.balance import Balance, Board
 from llamaproxy.workers.sockets import HeldSockets, SharedSockets
 
 
@@ -107,28 +108,32 @@ def test_workers_accept_one_client_a_turn(open_: ExitStack, interface: str) -> N
     close(port, reactor)
 
 
-def test_who_has_no_room_lets_others_go_first(open_: ExitStack) -> None:
+def test_who_has_more_lets_others_go_first(open_: ExitStack) -> None:
     port, reactor = held()
     address = port.socket.getsockname()
+    board = Board(2)
     worker_reactor: Any = MemoryReactorClock()
-    full, refused = worker(port.fileno(), worker_reactor)
-    room, taken = worker(port.fileno())
-    full.reactor.is_full = lambda: True
+    (many, left), (few, taken) = worker(port.fileno(), worker_reactor), worker(port.fileno())
+    many.reactor.balance = Balance(board, 1, lambda: 5, 100)
+    few.reactor.balance = Balance(board, 2, lambda: len(taken.accepted), 100)
+    few.reactor.balance.note()
     for _ in range(3):
         open_.enter_context(socket.create_connection(address, 10))
-    full.doRead()
-    assert not refused.accepted and full not in worker_reactor.getReaders()
-    room.doRead()
-    worker_reactor.advance(0.05)
-    assert (len(taken.accepted), len(refused.accepted)) == (1, 2), "nobody waits for an answer"
-    assert full in worker_reactor.getReaders()
-    open_.enter_context(socket.create_connection(address, 10))
-    full.doRead()
-    full.stopListening()
-    accept_waiting(full)
-    assert len(refused.accepted) == 3, "nor when it is closed"
+    many.doRead()
+    assert not left.accepted and many not in worker_reactor.getReaders()
+    few.doRead()
+    worker_reactor.advance(0.02)
+    many.doRead()
+    assert (len(taken.accepted), len(left.accepted)) == (1, 0), "it has taken one"
+    worker_reactor.advance(0.02)
+    many.doRead()
+    assert len(left.accepted) == 1, "it has taken none"
+    many.doRead()
+    many.stopListening()
+    accept_waiting(many)
+    assert len(left.accepted) == 2, "nobody is waited for by who is closed"
     worker_reactor.advance(1)
-    assert full not in worker_reactor.getReaders()
+    assert many not in worker_reactor.getReaders()
     close(port, reactor)
 
 

@@ -32,6 +32,7 @@ class Child(amp.CommandLocator):
         self.protocol = protocol
         self.asked: list[str] = []
         self.signals: list[int] = []
+        self.reads = True
         self.answers = True
         self.ends = True
         self.link = Link(self)
@@ -46,6 +47,12 @@ class Child(amp.CommandLocator):
     def ended(self, number: int | None = None) -> None:
         how: Any = ProcessDone(0) if number is None else ProcessTerminated(signal=number)
         self.protocol.processEnded(Failure(how))
+
+    def pauseProducing(self) -> None:
+        self.reads = False
+
+    def resumeProducing(self) -> None:
+        self.reads = True
 
     def signalProcess(self, number: int) -> None:
         if self.pid == 0:
@@ -285,6 +292,17 @@ def test_lines_of_workers_are_written_as_a_whole() -> None:
     assert daemon.written == [b"one\n", b"three\n", b"two\n"]
     daemon.reactor.children[0].ended(signal.SIGKILL)
     assert daemon.written[3:] == [b"four\n"]
+
+
+def test_lines_are_read_together() -> None:
+    daemon = started()
+    [child, _] = daemon.reactor.children
+    child.protocol.childDataReceived(1, b"x" * 8191 + b"\n")
+    assert child.reads, "there is more"
+    child.protocol.childDataReceived(1, b"end\n")
+    assert not child.reads
+    daemon.reactor.advance(0.02)
+    assert child.reads
 
 
 # --- asking
