@@ -235,10 +235,10 @@ def configured_servers(options: Mapping[str, Any]) -> dict[str, ConfiguredServer
         servers.setdefault(name, server)
     for name, problem in problems.items():
         _log.warn(
-            "the MCP server {name} of {path} is left out: {problem}",
+            "the MCP server {name} of {path} is left out: {reason}",
             name=name,
             path=config.path,
-            problem=problem,
+            reason=problem,
         )
     return servers
 

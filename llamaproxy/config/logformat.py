@@ -68,7 +68,7 @@ FIELDS = frozenset(
             "name",
             "hint",
         ),
-        *("groups", "groups_error", "requested", "possible", "hard", "worker", "pid"),
+        *("groups", "groups_error", "requested", "possible", "hard", "worker", "pid", "line"),
     }
 )
 

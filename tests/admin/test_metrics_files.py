@@ -233,7 +233,7 @@ def test_the_page_for_operators_explains_each_series(name: str) -> None:
 
 def test_the_page_names_no_series_that_there_is_not() -> None:
     rows = re.findall(r"^\| `((?:llamaproxy|gen_ai|process)_\w+)` \|", PAGE, re.MULTILINE)
-    assert sorted(rows) == sorted(KINDS)
+    assert set(rows) == set(KINDS)
 
 
 @pytest.mark.parametrize("name", ALERT_NAMES)
