@@ -247,6 +247,7 @@ def test_a_slow_server_is_remembered_for_all_workers() -> None:
         assert several.offered(worker, f"b{worker}") == []
     assert several.listings() == before
     several.stack.on(TOOLS, answer({"data": [tool("ping")]}))
+    several.stack.on(GROUPS, answer({"data": []}))
     for _ in range(60):
         several.advance(1)
     assert [several.offered(worker, f"b{worker}") for worker in (0, 1, 2)] == [["ping"]] * 3
