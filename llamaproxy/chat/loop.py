@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -54,28 +54,23 @@ class _Repeats:
     """Looks for calls that have had the same result in several rounds in a row."""
 
     def __init__(self) -> None:
-        self._rounds: deque[_CallResults] = deque(maxlen=_MAX_REPEATS)
+        self._rounds: deque[set[tuple[str, bytes, str]]] = deque(maxlen=_MAX_REPEATS)
 
-    def too_many(self, results: _CallResults) -> bool:
-        """Note the *results* of a round; whether a call has been repeated too often."""
-        self._rounds.append(results)
-        if len(self._rounds) < _MAX_REPEATS:
-            return False
-        return bool(set.intersection(*map(_keys, self._rounds)))
+    def too_many(self, results: _CallResults, arguments: Mapping[str, Json]) -> bool:
+        """Note the *results* of a round; whether a call has been repeated too often.
 
-
-def _keys(results: _CallResults) -> set[tuple[str, bytes, str]]:
-    return {
-        (plain_name(call.name), jsontext.canonical(_arguments(call)), result.text)
-        for call, result in results
-    }
-
-
-def _arguments(call: ToolCall) -> object:
-    try:
-        return parse_arguments(call.arguments)
-    except ToolFailed:
-        return call.arguments
+        :param arguments: those of the calls that could be understood, by id.
+        """
+        keys = {
+            (
+                plain_name(call.name),
+                jsontext.canonical(arguments.get(call.id, call.arguments)),
+                result.text,
+            )
+            for call, result in results
+        }
+        self._rounds.append(keys)
+        return len(self._rounds) == _MAX_REPEATS and bool(set.intersection(*self._rounds))
 
 
 class CallSlots:
@@ -192,8 +187,9 @@ class ToolLoop:
                 return
             server_calls = [call for call in completion.calls if not visibility.shows(call.name)]
             client_calls = len(completion.calls) - len(server_calls)
-            results = await self._run_all(server_calls, chat)
-            if not client_calls and repeats.too_many(results):
+            arguments: dict[str, Json] = {}
+            results = await self._run_all(server_calls, chat, arguments)
+            if not client_calls and repeats.too_many(results, arguments):
                 limit = _REPETITION
             elif not client_calls and len(record.rounds) == self._max_rounds:
                 limit = _ROUNDS
@@ -202,7 +198,8 @@ class ToolLoop:
             if "tool_choice" in request:
                 called = {names.fuzzy_match(call.name) or call.name for call in completion.calls}
                 request = after_round(request, called, client_tools, offer.tools.keys())
-            messages = follow_up(completion.message, [(c, r.text) for c, r in results])
+            texts = [(call, result.text) for call, result in results]
+            messages = follow_up(completion.message, texts, arguments)
             turn += messages
             request = {**request, "messages": request["messages"] + JsonList.of(messages)}
             if client_calls and (server_calls or len(record.rounds) > 1):
@@ -246,8 +243,13 @@ class ToolLoop:
         if not text_of(completion.message.get("content")).strip():
             await chat.answer.say(limit.fallback.format(rounds=self._max_rounds))
 
-    async def _run_all(self, calls: list[ToolCall], chat: _Chat) -> _CallResults:
-        """Run *calls* at the same time, and return them with their results, in order (L9)."""
+    async def _run_all(
+        self, calls: list[ToolCall], chat: _Chat, arguments: dict[str, Json]
+    ) -> _CallResults:
+        """Run *calls* at the same time, and return them with their results, in order (L9).
+
+        What was understood of their arguments is put into *arguments*, by id.
+        """
 
         async def run(
             call: ToolCall, tool: ToolDefinition | None, record: CallRecord
@@ -258,7 +260,7 @@ class ToolLoop:
                 finally:
                     record.asked = chat.record.now()  # until then the client was to read
                 self._tell(Contents(record, "arguments", call.arguments))
-                result = await self._run(call, tool, chat, record)
+                result = await self._run(call, tool, chat, record, arguments)
             except Exception as error:
                 record.outcome = "cancelled" if isinstance(error, CancelledError) else "failed"
                 raise
@@ -295,7 +297,12 @@ class ToolLoop:
         return records
 
     async def _run(
-        self, call: ToolCall, tool: ToolDefinition | None, chat: _Chat, record: CallRecord
+        self,
+        call: ToolCall,
+        tool: ToolDefinition | None,
+        chat: _Chat,
+        record: CallRecord,
+        understood: dict[str, Json],
     ) -> ToolResult:
         """The result of one call; a failure is a result that the model can read (L12)."""
         record.outcome = "refused"
@@ -310,7 +317,7 @@ class ToolLoop:
             hint = f"Did you mean {nearest}?" if nearest else "Use one of the tools given."
             return ToolResult.failure(f"there is no tool named {call.name[:64]!r}. {hint}")
         try:
-            arguments = parse_arguments(call.arguments)
+            arguments = understood[call.id] = parse_arguments(call.arguments)
         except ToolFailed as error:
             return ToolResult.failure(error.message)
         record.outcome = ""

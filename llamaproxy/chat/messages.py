@@ -6,7 +6,7 @@ Bodies stay dictionaries: fields that llamaproxy does not know are passed on (DE
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -107,12 +107,47 @@ def wants_json(body: Json) -> bool:
     return as_object(body.get("response_format")).get("type") in ("json_object", "json_schema")
 
 
-def follow_up(message: Json, results: Iterable[tuple[ToolCall, str]]) -> list[Json]:
-    """What a round adds: the model's *message* and the results of its calls (L9, L10)."""
+_NOTHING: Mapping[str, Json] = {}
+
+
+def follow_up(
+    message: Json,
+    results: Iterable[tuple[ToolCall, str]],
+    arguments: Mapping[str, Json] = _NOTHING,
+) -> list[Json]:
+    """What a round adds: the model's *message* and the results of its calls (L9, L10).
+
+    :param arguments: what was understood of those of calls, by id.
+    """
     tool_messages = [
         {"role": "tool", "tool_call_id": call.id, "content": text} for call, text in results
     ]
+    entries = message.get("tool_calls")
+    if entries:
+        message = {**message, "tool_calls": [_readable(each, arguments) for each in entries]}
     return [message, *tool_messages]
+
+
+def _readable(entry: Json, arguments: Mapping[str, Json]) -> Json:
+    """The call *entry* with arguments that are an object.
+
+    With any others in its history, a chat is refused for good: by llama.cpp if they are no JSON,
+    by Ollama and SGLang if they are no object.
+    """
+    function = as_object(entry.get("function"))
+    text = function.get("arguments")
+    if not is_function(entry) or not isinstance(text, str) or is_object(text):
+        return entry
+    understood = jsontext.dumps(arguments.get(entry["id"], {})).decode()
+    return {**entry, "function": {**function, "arguments": understood}}
+
+
+def is_object(text: str) -> bool:
+    """Whether *text* is JSON, an object."""
+    try:
+        return text.lstrip()[:1] == "{" and isinstance(jsontext.loads(text), dict)
+    except ValueError:
+        return False
 
 
 #: Calls that one message may have; a model that makes more has lost its way.

@@ -1,8 +1,9 @@
 """JSON Schemas of tools, fit for strict model servers and for a model to read. Pure (DESIGN: L7).
 
 What a call must repeat (names, ``enum``, ``const``, references) stays as it is, or the tool cannot
-be offered. What only describes is made harmless. What only restricts may be left out, for the
-tool's own server checks it anyway. Keywords are those of JSON Schema 2020-12 and the drafts before.
+be offered. What only describes is made harmless. What only restricts may be left out
+(:mod:`llamaproxy.tools.restrictions`), for the tool's own server checks it anyway. Keywords are
+those of JSON Schema 2020-12 and the drafts before.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.neutral import harmless
+from llamaproxy.tools.references import drop_dead_references, merge_top
+from llamaproxy.tools.restrictions import drop_contradictions, readable
 
 #: The most levels of a schema.
 _MAX_DEPTH = 64
@@ -52,7 +55,8 @@ def parameters_of(schema: object) -> Json:
     """
     parameters = _schema(schema, 0) if isinstance(schema, dict) else {}
     parameters["type"] = "object"
-    parameters.setdefault("properties", {})
+    merge_top(parameters)
+    drop_dead_references(parameters)
     return parameters
 
 
@@ -68,6 +72,7 @@ def _schema(schema: object, depth: int) -> Json:
     for keyword, value in schema.items():
         if value is not None or keyword in _NULLABLE:
             result.update(_keyword(keyword, value, depth + 1))
+    drop_contradictions(result)
     kind = result.get("type")
     is_array = kind == "array" or (isinstance(kind, list) and "array" in kind)
     if is_array and not result.keys() & {"items", "prefixItems"}:
@@ -78,6 +83,9 @@ def _schema(schema: object, depth: int) -> Json:
 def _keyword(keyword: str, value: Any, depth: int) -> Json:
     """The *keyword* with its value, or nothing where a schema does without it."""
     _check_harmless(keyword)
+    value = readable(keyword, value)
+    if value is None and keyword not in _NULLABLE:
+        return {}
     if keyword in _SCHEMAS_BY_NAME:
         if not isinstance(value, dict):
             return {}
@@ -85,7 +93,7 @@ def _keyword(keyword: str, value: Any, depth: int) -> Json:
         read = _schema_or_names if keyword == "dependencies" else _schema
         return {keyword: {name: read(each, depth) for name, each in value.items()}}
     if keyword in _SCHEMA_LISTS or (keyword == "items" and isinstance(value, list)):
-        if not isinstance(value, list):
+        if not isinstance(value, list) or (not value and keyword in _SCHEMA_LISTS):
             return {}
         return {keyword: [_schema(each, depth) for each in value]}
     if keyword in _ONE_SCHEMA:
@@ -93,8 +101,6 @@ def _keyword(keyword: str, value: Any, depth: int) -> Json:
     if keyword in _SCHEMA_OR_FLAG:
         return {keyword: value if isinstance(value, bool) else _schema(value, depth)}
     if keyword in _EXACT:
-        if keyword in ("enum", "required") and not isinstance(value, list):
-            return {}
         _check_harmless(value)
         return {keyword: value}
     if keyword in _DISPENSABLE:

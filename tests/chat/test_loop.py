@@ -432,3 +432,36 @@ def test_a_chat_waits_no_longer_than_ten_seconds_a_list(ask: Ask) -> None:
     # Once more, for chats to come, and with more patience.
     chat.wait(15, times=2)
     assert chat.nothing_left
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sent"),
+    [
+        ('{"n": 1.0,  "a": "é"}', '{"n": 1.0,  "a": "é"}'),
+        ("", "{}"),
+        ("null", "{}"),
+        ("{'a': 1,}", '{"a":1}'),
+        ('"{\\"a\\": 1}"', '{"a":1}'),
+        ("not json", "{}"),
+        ("[1]", "{}"),
+        ("7", "{}"),
+    ],
+)
+def test_arguments_go_back_as_an_object_that_every_server_reads(
+    ask: Ask, arguments: str, sent: str
+) -> None:
+    """DESIGN: L10. llama.cpp, Ollama and SGLang refuse a history with anything else in it."""
+    chat = ask(calls(call("clock", arguments, "c"), call("clock", {}, "d")), saying("Noon."))
+    assert chat.text == "Noon."
+    (message,) = [m for m in chat.requests[1]["messages"] if m["role"] == "assistant"]
+    assert [each["function"]["arguments"] for each in message["tool_calls"]] == [sent, "{}"]
+
+
+def test_a_call_that_was_cut_off_goes_back_as_an_object(ask: Ask) -> None:
+    """DESIGN: L12b. What a real llama-server sent when its tokens were used up: one bracket."""
+    cut = replying({"content": "", "tool_calls": [call("clock", "{", "c")]}, "length")
+    chat = ask(cut, saying("Noon."))
+    assert chat.text == "Noon." and not chat.invoked
+    (message,) = [m for m in chat.requests[1]["messages"] if m["role"] == "assistant"]
+    assert message["tool_calls"][0]["function"]["arguments"] == "{}"
+    assert "cut off" in dict(chat.results)["c"]
