@@ -13,7 +13,14 @@ from llamaproxy import jsontext
 from llamaproxy.admin.answers import MAX_ANSWERS, Answer, Answers
 from llamaproxy.admin.rows import MAX_CALLS, MAX_ROUNDS, row
 from llamaproxy.errors import Overloaded
-from llamaproxy.events import CallEnded, Event, ListRefreshed, Observers
+from llamaproxy.events import (
+    CallEnded,
+    ChatBegan,
+    Event,
+    ListRefreshed,
+    Observers,
+    RequestEnded,
+)
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
 
@@ -110,6 +117,11 @@ class Feed(Service):
         self._tools_changed = True
         self._schedule_tools()
 
+    def _note_answer(self, event: Event) -> None:
+        """One begins or ends: those that are kept hear of it when rows are made."""
+        if self._rows_call is None:
+            self._schedule_rows()
+
     def open(self, request: ProxyRequest) -> None:
         """Answer *request* for as long as its page is open.
 
@@ -125,8 +137,10 @@ class Feed(Service):
         request.setHeader(b"content-type", b"text/event-stream")
         request.setHeader(b"x-accel-buffering", b"no")
         if not self._pages:
+            self._tell.deliver()
             self._answers.on_change = self._note
             self._tell.listen(self._note_tools, CallEnded, ListRefreshed)
+            self._tell.listen(self._note_answer, ChatBegan, RequestEnded)
             self._beat_call = self._clock.callLater(_BEAT, self._beat)
         self._pages[page] = None
         request.registerProducer(page, True)
@@ -145,6 +159,7 @@ class Feed(Service):
         if not self._pages:
             self._answers.on_change = None
             self._tell.leave(self._note_tools)
+            self._tell.leave(self._note_answer)
             self._changed.clear()
             for call in (self._rows_call, self._tools_call, self._beat_call):
                 if call is not None:
@@ -182,6 +197,7 @@ class Feed(Service):
             self._tools_call = self._clock.callLater(seconds, self._flush_tools)
 
     def _flush_rows(self) -> None:
+        self._tell.deliver()
         self._rows_call = None
         if self._changed:
             self._change += 1

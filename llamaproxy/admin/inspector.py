@@ -68,7 +68,7 @@ class Inspector(Resource):
 
     def listen(self, tell: Observers) -> None:
         """Hear of what is shown."""
-        tell.listen(self._answers, *self._answers.hears)
+        self._answers.listen(tell)
         if self._contents is not None:
             tell.listen(self._contents, *self._contents.hears)
 
