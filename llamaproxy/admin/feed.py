@@ -161,8 +161,8 @@ class Feed(Service):
             self._tools_call = self._clock.callLater(seconds, self._flush_tools)
 
     def _flush_rows(self) -> None:
+        self._shown.settle()  # what is heard of now is told now, and needs no further call
         self._rows_call = None
-        self._shown.settle()
         texts: dict[int, bytes] = {}
         made = 0
         for page in list(self._pages):

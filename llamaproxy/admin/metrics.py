@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -50,20 +50,22 @@ class Metrics:
         self._calls = CallMetrics(self._limits)
         self._lists = ListMetrics(now)
         self._watched: dict[Series, dict[tuple[str, ...], Callable[[], float | Histogram]]] = {}
+        self._deliver: Callable[[], None] = _nothing
         self.watch(names.BUILD, lambda: 1, __version__)
 
     def listen(self, tell: Observers) -> None:
         """Hear of what *tell* tells from now on; each kind goes to who counts it."""
-        hear: dict[type[Event], Callable[[Any], None]] = {
-            CallEnded: self._calls.ended,
+        tell.listen_later(self._rounds_ended, RoundEnded)
+        tell.listen_later(self._calls.ended, CallEnded)
+        tell.listen_later(self._answers.ended, RequestEnded)
+        seldom: dict[type[Event], Callable[[Any], None]] = {
             ConnectionsTurnedAway: self._answers.turned_away,
             ListRefreshed: self._lists.refreshed,
             LoopLimited: self._answers.limited,
-            RequestEnded: self._answers.ended,
-            RoundEnded: self._round_ended,
         }
-        for kind, listener in hear.items():
+        for kind, listener in seldom.items():
             tell.listen(listener, kind)
+        self._deliver = tell.deliver
 
     def watch(self, series: Series, value: Callable[[], float | Histogram], *labels: str) -> None:
         """Export as *series*, with these values of its *labels*, what *value* then returns."""
@@ -94,6 +96,7 @@ class Metrics:
         return list(self._measured())
 
     def _measured(self) -> Iterator[Measured]:
+        self._deliver()
         yield from self._answers.measured()
         yield names.LIMITS_HIT, by_label(self._limits)
         yield from self._models.measured()
@@ -102,7 +105,12 @@ class Metrics:
         for series, values in self._watched.items():
             yield series, [(labels, value()) for labels, value in values.items()]
 
-    def _round_ended(self, event: RoundEnded) -> None:
-        if event.round.kind:
-            self._answers.failed(event.round.kind)
-        self._models.round_ended(event)
+    def _rounds_ended(self, events: Sequence[RoundEnded]) -> None:
+        for event in events:
+            if event.round.kind:
+                self._answers.failed(event.round.kind)
+        self._models.rounds_ended(events)
+
+
+def _nothing() -> None:
+    """It hears of nothing."""

@@ -72,21 +72,21 @@ class Reachability:
     _log: ClassVar[Logger] = Logger()
 
     def __call__(self, event: Event) -> None:
-        match event:
-            case RoundEnded():
-                if not event.round.kind:
-                    self._answered()
-            case RequestEnded():
-                request = event.request
+        # No match, which would look at more of each event.
+        if isinstance(event, RoundEnded):
+            if not event.round.kind:
+                self._answered()
+        elif isinstance(event, RequestEnded):
+            request = event.request
+            if request.kind:
                 if request.kind in FAILURES:
                     self.failed(request.kind, request.error)
-                elif request.route == "passthrough" and not request.kind:
-                    if request.status not in _NO_ANSWER:
-                        self._answered()  # by the server, whatever it says
-            case ListRefreshed():
-                error = event.groups_error
-                if error is not None and error.kind in FAILURES:
-                    self.failed(error.kind, error.logged)
+            elif request.route == "passthrough" and request.status not in _NO_ANSWER:
+                self._answered()  # by the server, whatever it says
+        elif isinstance(event, ListRefreshed):
+            error = event.groups_error
+            if error is not None and error.kind in FAILURES:
+                self.failed(error.kind, error.logged)
 
     @property
     def reachable(self) -> bool | None:

@@ -15,7 +15,14 @@ from llamaproxy.admin.rows import (
     row,
 )
 from llamaproxy.admin.toolstatus import ToolStatus
-from llamaproxy.events import CallEnded, Event, ListRefreshed, Observers
+from llamaproxy.events import (
+    CallEnded,
+    ChatBegan,
+    Event,
+    ListRefreshed,
+    Observers,
+    RequestEnded,
+)
 from llamaproxy.jsontext import Json
 from llamaproxy.records import ChatRecord, RequestRecord
 
@@ -95,7 +102,7 @@ class OwnAnswers:
         self._opened = 0
         self._on_rows: Callable[[], None] = _nothing
         self._on_tools: Callable[[], None] = _nothing
-        tell.listen(answers, *answers.hears)
+        answers.listen(tell)
         if contents is not None:
             answers.on_drop = contents.drop
             tell.listen(contents, *contents.hears)
@@ -105,21 +112,25 @@ class OwnAnswers:
         return self.answers.keys
 
     def open(self, rows: Callable[[], None], tools: Callable[[], None]) -> None:
+        self._tell.deliver()
         self._on_rows, self._on_tools = rows, tools
         self.change += 1
         self._opened = self.change
         self.answers.on_change = self._note
         self._tell.listen(self._note_tools, CallEnded, ListRefreshed)
+        self._tell.listen(self._note_answer, ChatBegan, RequestEnded)
 
     def close(self) -> None:
         self.answers.on_change = None
         self._tell.leave(self._note_tools)
+        self._tell.leave(self._note_answer)
         self._changed.clear()
 
     def look(self) -> None:
         self.answers.note_running()
 
     def settle(self) -> None:
+        self._tell.deliver()
         if self._changed:
             self.change += 1
             for answer in self._changed:
@@ -151,6 +162,10 @@ class OwnAnswers:
         if len(self._changed) > 2 * MAX_ANSWERS:  # the others are kept no longer
             kept = self.answers.get
             self._changed = {each for each in self._changed if kept(each.key) is each}
+        self._on_rows()
+
+    def _note_answer(self, event: Event) -> None:
+        """One begins or ends: those that are kept hear of it when they are asked."""
         self._on_rows()
 
     def _note_tools(self, event: Event) -> None:

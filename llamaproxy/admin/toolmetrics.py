@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
 
 import attrs
@@ -12,7 +12,7 @@ from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, Named, by_label, is_showable
 from llamaproxy.admin.toolstatus import FORGOTTEN
 from llamaproxy.events import CallEnded, ListRefreshed
-from llamaproxy.records import Outcome
+from llamaproxy.records import CallRecord, Outcome
 
 #: Tools and groups that are named, the first ones; groups that are remembered.
 _MOST_TOOLS, _MOST_GROUPS, _MAX_GROUPS = 100, 100, 1000
@@ -40,8 +40,11 @@ class CallMetrics:
         self._tools = Named(_Tool, _MOST_TOOLS, (names.OTHER, names.OTHER))
         self._cut = 0
 
-    def ended(self, event: CallEnded) -> None:
-        call = event.call
+    def ended(self, events: Sequence[CallEnded]) -> None:
+        for event in events:
+            self._ended(event.call)
+
+    def _ended(self, call: CallRecord) -> None:
         tool = self._tools.of((call.group, call.tool) if call.tool else self._tools.other)
         tool.outcomes[call.outcome] += 1
         if call.began is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import attrs
@@ -31,7 +31,7 @@ from llamaproxy.events import (
 )
 from llamaproxy.jsontext import Json, JsonList
 from llamaproxy.records import CallRecord, ChatRecord, RoundRecord
-from llamaproxy.tools.arguments import parse_arguments
+from llamaproxy.tools.arguments import parse_arguments, understood
 from llamaproxy.tools.catalogue import Catalogue, note_tool
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.names import NameIndex, plain_name
@@ -54,23 +54,28 @@ class _Repeats:
     """Looks for calls that have had the same result in several rounds in a row."""
 
     def __init__(self) -> None:
-        self._rounds: deque[set[tuple[str, bytes, str]]] = deque(maxlen=_MAX_REPEATS)
+        self._rounds: deque[_CallResults] = deque(maxlen=_MAX_REPEATS)
 
-    def too_many(self, results: _CallResults, arguments: Mapping[str, Json]) -> bool:
-        """Note the *results* of a round; whether a call has been repeated too often.
+    def too_many(self, results: _CallResults) -> bool:
+        """Note the *results* of a round; whether a call has been repeated too often."""
+        self._rounds.append(results)
+        if len(self._rounds) < _MAX_REPEATS:
+            return False
+        return bool(set.intersection(*map(_keys, self._rounds)))
 
-        :param arguments: those of the calls that could be understood, by id.
-        """
-        keys = {
-            (
-                plain_name(call.name),
-                jsontext.canonical(arguments.get(call.id, call.arguments)),
-                result.text,
-            )
-            for call, result in results
-        }
-        self._rounds.append(keys)
-        return len(self._rounds) == _MAX_REPEATS and bool(set.intersection(*self._rounds))
+
+def _keys(results: _CallResults) -> set[tuple[str, bytes, str]]:
+    return {
+        (plain_name(call.name), jsontext.canonical(_arguments(call)), result.text)
+        for call, result in results
+    }
+
+
+def _arguments(call: ToolCall) -> object:
+    try:
+        return parse_arguments(call.arguments)
+    except ToolFailed:
+        return call.arguments
 
 
 class CallSlots:
@@ -187,9 +192,9 @@ class ToolLoop:
                 return
             server_calls = [call for call in completion.calls if not visibility.shows(call.name)]
             client_calls = len(completion.calls) - len(server_calls)
-            arguments: dict[str, Json] = {}
-            results = await self._run_all(server_calls, chat, arguments)
-            if not client_calls and repeats.too_many(results, arguments):
+            rewritten: dict[str, Json] = {}
+            results = await self._run_all(server_calls, chat, rewritten)
+            if not client_calls and repeats.too_many(results):
                 limit = _REPETITION
             elif not client_calls and len(record.rounds) == self._max_rounds:
                 limit = _ROUNDS
@@ -199,7 +204,7 @@ class ToolLoop:
                 called = {names.fuzzy_match(call.name) or call.name for call in completion.calls}
                 request = after_round(request, called, client_tools, offer.tools.keys())
             texts = [(call, result.text) for call, result in results]
-            messages = follow_up(completion.message, texts, arguments)
+            messages = follow_up(completion.message, texts, rewritten)
             turn += messages
             request = {**request, "messages": request["messages"] + JsonList.of(messages)}
             if client_calls and (server_calls or len(record.rounds) > 1):
@@ -244,11 +249,12 @@ class ToolLoop:
             await chat.answer.say(limit.fallback.format(rounds=self._max_rounds))
 
     async def _run_all(
-        self, calls: list[ToolCall], chat: _Chat, arguments: dict[str, Json]
+        self, calls: list[ToolCall], chat: _Chat, rewritten: dict[str, Json]
     ) -> _CallResults:
         """Run *calls* at the same time, and return them with their results, in order (L9).
 
-        What was understood of their arguments is put into *arguments*, by id.
+        :param rewritten: gets, by id, what was understood of arguments that are no object as they
+            stand.
         """
 
         async def run(
@@ -260,7 +266,7 @@ class ToolLoop:
                 finally:
                     record.asked = chat.record.now()  # until then the client was to read
                 self._tell(Contents(record, "arguments", call.arguments))
-                result = await self._run(call, tool, chat, record, arguments)
+                result = await self._run(call, tool, chat, record, rewritten)
             except Exception as error:
                 record.outcome = "cancelled" if isinstance(error, CancelledError) else "failed"
                 raise
@@ -277,6 +283,8 @@ class ToolLoop:
         for record in records[_MAX_CALLS:]:
             record.outcome, record.ended = "refused", record.asked
             self._tell(CallEnded(record))
+        for call in calls[_MAX_CALLS:]:
+            _rewrite(call, rewritten)
         results = await all_of(map(run, calls[:_MAX_CALLS], tools, records))
         too_many = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
         results += [too_many] * (len(calls) - len(results))
@@ -302,30 +310,45 @@ class ToolLoop:
         tool: ToolDefinition | None,
         chat: _Chat,
         record: CallRecord,
-        understood: dict[str, Json],
+        rewritten: dict[str, Json],
     ) -> ToolResult:
         """The result of one call; a failure is a result that the model can read (L12)."""
         record.outcome = "refused"
         if call.cut_off:
+            rewritten[call.id] = {}
             return ToolResult.failure(
                 "the call was cut off before it was complete, so nothing was done. Make it again, "
                 "shorter."
             )
         if tool is None:
             record.outcome = "unknown"
+            _rewrite(call, rewritten)
             nearest = " or ".join(chat.names.nearest(call.name))
             hint = f"Did you mean {nearest}?" if nearest else "Use one of the tools given."
             return ToolResult.failure(f"there is no tool named {call.name[:64]!r}. {hint}")
         try:
-            arguments = understood[call.id] = parse_arguments(call.arguments)
+            arguments, is_exact = understood(call.arguments)
         except ToolFailed as error:
+            rewritten[call.id] = {}
             return ToolResult.failure(error.message)
+        if not is_exact:
+            rewritten[call.id] = arguments
         record.outcome = ""
 
         async def invoke() -> ToolResult:
             return await self._catalogue.invoke(tool, arguments, chat.client, record)
 
         return await chat.in_slot(invoke)
+
+
+def _rewrite(call: ToolCall, rewritten: dict[str, Json]) -> None:
+    """Put what is understood of a call that is not run into *rewritten*, if it is no object."""
+    try:
+        arguments, is_exact = understood(call.arguments)
+    except ToolFailed:
+        arguments, is_exact = {}, False
+    if not is_exact:
+        rewritten[call.id] = arguments
 
 
 def _serialised(body: Json, messages: list[Any], server_tools: JsonList) -> Json:

@@ -36,10 +36,15 @@ def inspected(**more: Any) -> Inspected:
     return Inspected(stack, **more)
 
 
+#: Records of requests that are being answered, which those of their chats do not keep.
+_answered: list[RequestRecord] = []
+
+
 def begin(app: Inspected, number: int = 0) -> ChatRecord:
     """A chat that has just begun."""
     path = "/v1/chat/completions"
     request = RequestRecord(f"id-{number}", "::1", "POST", path, app.clock.seconds())
+    _answered.append(request)
     request.chat = ChatRecord(request, app.clock.seconds)
     app.app.tell(ChatBegan(request.chat))
     return request.chat
