@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError
 
-from llamaproxy import jsontext
 from llamaproxy.chat.answer import Answer
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.injection import tool_names, with_tools
+from llamaproxy.chat.limits import REPETITION, ROUNDS, CallResults, Limit, Repeats
 from llamaproxy.chat.memory import TurnStore, recall_turns, remember_turn
 from llamaproxy.chat.messages import Completion, ToolCall, follow_up, is_function, text_of
 from llamaproxy.chat.mixed_turns import new_mark
@@ -31,10 +30,10 @@ from llamaproxy.events import (
 )
 from llamaproxy.jsontext import Json, JsonList
 from llamaproxy.records import CallRecord, ChatRecord, RoundRecord
-from llamaproxy.tools.arguments import parse_arguments, understood
+from llamaproxy.tools.arguments import understood
 from llamaproxy.tools.catalogue import Catalogue, note_tool
 from llamaproxy.tools.definitions import ToolDefinition
-from llamaproxy.tools.names import NameIndex, plain_name
+from llamaproxy.tools.names import NameIndex
 from llamaproxy.tools.offers import Offer
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.client_context import ClientContext
@@ -42,40 +41,7 @@ from llamaproxy.upstream.client_context import ClientContext
 #: Server calls of one round that are run; any more get an error as their result.
 _MAX_CALLS = 128
 
-#: Rounds in a row in which the same call may have the same result (L15).
-_MAX_REPEATS = 3
-
 T = TypeVar("T")
-
-_CallResults = list[tuple[ToolCall, ToolResult]]
-
-
-class _Repeats:
-    """Looks for calls that have had the same result in several rounds in a row."""
-
-    def __init__(self) -> None:
-        self._rounds: deque[_CallResults] = deque(maxlen=_MAX_REPEATS)
-
-    def too_many(self, results: _CallResults) -> bool:
-        """Note the *results* of a round; whether a call has been repeated too often."""
-        self._rounds.append(results)
-        if len(self._rounds) < _MAX_REPEATS:
-            return False
-        return bool(set.intersection(*map(_keys, self._rounds)))
-
-
-def _keys(results: _CallResults) -> set[tuple[str, bytes, str]]:
-    return {
-        (plain_name(call.name), jsontext.canonical(_arguments(call)), result.text)
-        for call, result in results
-    }
-
-
-def _arguments(call: ToolCall) -> object:
-    try:
-        return parse_arguments(call.arguments)
-    except ToolFailed:
-        return call.arguments
 
 
 class CallSlots:
@@ -183,7 +149,7 @@ class ToolLoop:
         request = _serialised(body, history, offer.definitions)
         del history
         turn: list[Json] = []
-        repeats = _Repeats()
+        repeats = Repeats()
         limit = None
         while limit is None:
             visibility.after_server_calls = bool(record.rounds)
@@ -195,9 +161,9 @@ class ToolLoop:
             rewritten: dict[str, Json] = {}
             results = await self._run_all(server_calls, chat, rewritten)
             if not client_calls and repeats.too_many(results):
-                limit = _REPETITION
+                limit = REPETITION
             elif not client_calls and len(record.rounds) == self._max_rounds:
-                limit = _ROUNDS
+                limit = ROUNDS
             if limit is not None and results:
                 results = [(call, limit.noted(result)) for call, result in results]
             if "tool_choice" in request:
@@ -236,7 +202,7 @@ class ToolLoop:
             round.ended = record.now()
             self._tell(RoundEnded(round))
 
-    async def _answer_without_tools(self, body: Json, chat: _Chat, limit: _Limit) -> None:
+    async def _answer_without_tools(self, body: Json, chat: _Chat, limit: Limit) -> None:
         """One more round, in which no tool may be called (L15)."""
         chat.record.limit = limit.name
         self._tell(LoopLimited(chat.record))
@@ -250,7 +216,7 @@ class ToolLoop:
 
     async def _run_all(
         self, calls: list[ToolCall], chat: _Chat, rewritten: dict[str, Json]
-    ) -> _CallResults:
+    ) -> CallResults:
         """Run *calls* at the same time, and return them with their results, in order (L9).
 
         :param rewritten: gets, by id, what was understood of arguments that are no object as they
@@ -360,34 +326,3 @@ def _serialised(body: Json, messages: list[Any], server_tools: JsonList) -> Json
     request["messages"] = JsonList.of(messages)
     body.clear()
     return request
-
-
-@attrs.frozen(eq=False, repr=False)
-class _Limit:
-    """A limit that ends a loop.
-
-    *name* is its name in the log, *note* is added to the last results for the model, and *fallback*
-    is the answer if the model gives none.
-    """
-
-    name: str
-    note: str
-    fallback: str
-
-    def noted(self, result: ToolResult) -> ToolResult:
-        """*result* with the note behind its text."""
-        return attrs.evolve(result, text=f"{result.text}\n\n[{self.note}]")
-
-
-_ROUNDS = _Limit(
-    "rounds",
-    "This was the last round of tool calls that is allowed. Answer with what is known.",
-    "I stopped after {rounds} rounds of tool calls without reaching an answer.",
-)
-
-_REPETITION = _Limit(
-    "repetition",
-    "The same call has come to the same result three times in a row, so no more tools are run. "
-    "Answer with what is known.",
-    "I stopped because I was repeating the same tool call without reaching an answer.",
-)
