@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
+from llamaproxy.admin.packed import Packed
 from llamaproxy.events import ChatBegan, Observers, RequestEnded
 from llamaproxy.records import ChatRecord, RequestRecord
 
@@ -37,10 +39,21 @@ class Answer:
 
     key: int
     at: float
-    record: RequestRecord
+    _record: RequestRecord | Packed
     change: int = 0
     stage: tuple[object, ...] = ()
     parts: int = 0
+
+    @property
+    def record(self) -> RequestRecord:
+        """As it is while the answer runs, and afterwards a copy: whoever looks keeps it."""
+        record = self._record
+        return record.record if isinstance(record, Packed) else record
+
+    def end(self) -> None:
+        """Its record does not change any more."""
+        with suppress(ValueError):  # what cannot be packed stays as it is
+            self._record = Packed(self.record)
 
 
 class Answers:
@@ -118,6 +131,7 @@ class Answers:
                     self._drop(self._others.popleft())
             if len(self._kept) > MAX_ANSWERS:
                 self._trim()
+            answer.end()
             if self.on_change is not None:
                 self.on_change(answer)
 
