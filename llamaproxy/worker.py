@@ -21,6 +21,7 @@ from twisted.python.usage import UsageError
 
 from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
+from llamaproxy.start import YOUNG
 from llamaproxy.workers.child import LogPipe, WorkerLife
 from llamaproxy.workers.commands import Ready
 from llamaproxy.workers.link import LINK_FD, Link
@@ -35,7 +36,8 @@ def main() -> None:
         number, count, reactor, directory = os.environ.pop(WORKER_VARIABLE).split(maxsplit=3)
     except (KeyError, ValueError):
         raise SystemExit("a worker is started by twistd llamaproxy --workers") from None
-    gc.freeze()  # as llamaproxy.start does
+    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])  # as llamaproxy.start does
+    gc.freeze()
     try:
         importlib.import_module(reactor).install()
         with _paths_beginning_in(directory):
