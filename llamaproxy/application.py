@@ -19,6 +19,7 @@ from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory
+from llamaproxy.chat.toolless import ToollessModels
 from llamaproxy.cors import CorsMemory
 from llamaproxy.events import Observers
 from llamaproxy.routes import ProxyApp
@@ -133,7 +134,9 @@ def assemble(
     bodies = BodyBudget(options["max-chat-bodies"])
     _watch_memory(metrics, memory, catalogue, sessions, bodies)
     chat = ChatCompletions(
-        loop=ToolLoop(catalogue, memory, options["max-iterations"], slots, tell),
+        loop=ToolLoop(
+            catalogue, memory, options["max-iterations"], slots, ToollessModels(clock), tell
+        ),
         upstream=Completions(client, detector),
         clock=clock,
         keep_alive=options["keep-alive"],

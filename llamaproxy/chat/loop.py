@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import attrs
 from twisted.internet.defer import CancelledError
 
-from llamaproxy import jsontext
+from llamaproxy.chat import toolless
 from llamaproxy.chat.answer import Answer
 from llamaproxy.chat.calls import CallVisibility
-from llamaproxy.chat.injection import tool_names, with_tools
+from llamaproxy.chat.injection import tool_names, with_tools, without_tools
+from llamaproxy.chat.loop_limits import REPETITION, ROUNDS, CallResults, Limit, Repeats
 from llamaproxy.chat.memory import TurnMemory
 from llamaproxy.chat.messages import Completion, ToolCall, follow_up, is_function, text_of
 from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.chat.openwebui import without_old_cards
 from llamaproxy.chat.tool_choice import after_round, with_offered_names
+from llamaproxy.chat.toolless import ToollessModels
 from llamaproxy.deferreds import Semaphore, all_of
-from llamaproxy.errors import ProxyError, ToolFailed
+from llamaproxy.errors import ProxyError, ToolFailed, UpstreamRefused
 from llamaproxy.events import (
     CallEnded,
     Contents,
@@ -35,7 +36,7 @@ from llamaproxy.records import CallRecord, ChatRecord, RoundRecord
 from llamaproxy.tools.arguments import parse_arguments
 from llamaproxy.tools.catalogue import Catalogue, note_tool
 from llamaproxy.tools.definitions import ToolDefinition
-from llamaproxy.tools.names import NameIndex, plain_name
+from llamaproxy.tools.names import NameIndex
 from llamaproxy.tools.offers import Offer
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.client_context import ClientContext
@@ -43,35 +44,7 @@ from llamaproxy.upstream.client_context import ClientContext
 #: Server calls of one round that are run; any more get an error as their result.
 _MAX_CALLS = 128
 
-#: Rounds in a row in which the same call may have the same result (L15).
-_MAX_REPEATS = 3
-
 T = TypeVar("T")
-
-_CallResults = list[tuple[ToolCall, ToolResult]]
-
-
-class _Repeats:
-    """Looks for calls that have had the same result in several rounds in a row."""
-
-    def __init__(self) -> None:
-        self._rounds: deque[set[tuple[str, bytes, str]]] = deque(maxlen=_MAX_REPEATS)
-
-    def too_many(self, results: _CallResults, arguments: Mapping[str, Json]) -> bool:
-        """Note the *results* of a round; whether a call has been repeated too often.
-
-        :param arguments: those of the calls that could be understood, by id.
-        """
-        keys = {
-            (
-                plain_name(call.name),
-                jsontext.canonical(arguments.get(call.id, call.arguments)),
-                result.text,
-            )
-            for call, result in results
-        }
-        self._rounds.append(keys)
-        return len(self._rounds) == _MAX_REPEATS and bool(set.intersection(*self._rounds))
 
 
 class CallSlots:
@@ -125,6 +98,7 @@ class ToolLoop:
     _memory: TurnMemory
     _max_rounds: int
     _slots: CallSlots
+    _toolless: ToollessModels
     _tell: Tell = tell_nobody
 
     async def pass_on(
@@ -155,6 +129,9 @@ class ToolLoop:
         :raises ProxyError: if a round fails.
         """
         client_tools = tool_names(body)
+        if not client_tools and record.model in self._toolless:
+            record.not_injected = toolless.REASON
+            return await self.pass_on(body, client, answer, record)
         record.listing_since = record.now()
         try:
             offer = await self._catalogue.offer(client, client_tools, patterns)
@@ -177,11 +154,20 @@ class ToolLoop:
         request = _serialised(body, history, offer.definitions)
         del history
         turn: list[Json] = []
-        repeats = _Repeats()
+        repeats = Repeats()
         limit = None
         while limit is None:
             visibility.after_server_calls = bool(record.rounds)
-            completion = await self._round(request, visibility, answer, record)
+            try:
+                completion = await self._round(request, visibility, answer, record)
+            except UpstreamRefused as error:
+                added = not record.run and not client_tools and offer.tools
+                if not added or not toolless.takes_no_tools(error):
+                    raise
+                self._toolless.add(record.model)
+                record.not_injected, record.offered = toolless.REASON, ()
+                await self._round(without_tools(request), visibility, answer, record)
+                return
             if not completion.calls:
                 return
             server_calls = [call for call in completion.calls if not visibility.shows(call.name)]
@@ -189,9 +175,9 @@ class ToolLoop:
             arguments: dict[str, Json] = {}
             results = await self._run_all(server_calls, chat, arguments)
             if not client_calls and repeats.too_many(results, arguments):
-                limit = _REPETITION
+                limit = REPETITION
             elif not client_calls and len(record.rounds) == self._max_rounds:
-                limit = _ROUNDS
+                limit = ROUNDS
             if limit is not None and results:
                 results = [(call, limit.noted(result)) for call, result in results]
             if "tool_choice" in request:
@@ -229,7 +215,7 @@ class ToolLoop:
             round.ended = record.now()
             self._tell(RoundEnded(round))
 
-    async def _answer_without_tools(self, body: Json, chat: _Chat, limit: _Limit) -> None:
+    async def _answer_without_tools(self, body: Json, chat: _Chat, limit: Limit) -> None:
         """One more round, in which no tool may be called (L15)."""
         chat.record.limit = limit.name
         self._tell(LoopLimited(chat.record))
@@ -243,7 +229,7 @@ class ToolLoop:
 
     async def _run_all(
         self, calls: list[ToolCall], chat: _Chat, arguments: dict[str, Json]
-    ) -> _CallResults:
+    ) -> CallResults:
         """Run *calls* at the same time, and return them with their results, in order (L9).
 
         What was understood of their arguments is put into *arguments*, by id.
@@ -335,34 +321,3 @@ def _serialised(body: Json, messages: list[Any], server_tools: JsonList) -> Json
     request["messages"] = JsonList.of(messages)
     body.clear()
     return request
-
-
-@attrs.frozen(eq=False, repr=False)
-class _Limit:
-    """A limit that ends a loop.
-
-    *name* is its name in the log, *note* is added to the last results for the model, and *fallback*
-    is the answer if the model gives none.
-    """
-
-    name: str
-    note: str
-    fallback: str
-
-    def noted(self, result: ToolResult) -> ToolResult:
-        """*result* with the note behind its text."""
-        return attrs.evolve(result, text=f"{result.text}\n\n[{self.note}]")
-
-
-_ROUNDS = _Limit(
-    "rounds",
-    "This was the last round of tool calls that is allowed. Answer with what is known.",
-    "I stopped after {rounds} rounds of tool calls without reaching an answer.",
-)
-
-_REPETITION = _Limit(
-    "repetition",
-    "The same call has come to the same result three times in a row, so no more tools are run. "
-    "Answer with what is known.",
-    "I stopped because I was repeating the same tool call without reaching an answer.",
-)

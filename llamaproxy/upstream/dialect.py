@@ -229,4 +229,8 @@ class Detector:
             if self._last is None:
                 raise
             return self._last
-        return dialect_of(str(answer.get("version") or "")[:_MAX_VERSION_LENGTH])
+        version = answer.get("version")
+        if not isinstance(version, str) or not version:
+            # LM Studio answers 200 for whatever it does not serve, with an ``error``.
+            return PLAIN_OPENAI
+        return dialect_of(version[:_MAX_VERSION_LENGTH])
