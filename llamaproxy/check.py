@@ -122,7 +122,7 @@ class Check:
         answer = await self._look("GET", "/v1/models")
         if answer is None or self._is_no_answer(answer[0], "/v1/models"):
             return None
-        if isinstance(_object(answer[1]).get("data"), list):
+        if _models_in(answer[1]) is not None:
             self._well(f"the server at {self._url} is an OpenAI server, and no Llama Stack")
             return PLAIN_OPENAI
         pages = [_is_page(*answer), _is_page(head, text)]
@@ -152,10 +152,10 @@ class Check:
         if answer is None:
             return
         head, text = answer
-        entries = _object(text).get("data")
+        entries = _models_in(text)
         if head.status in _WHO:
             self._fault(problem("credentials", status=head.status, path=path))
-        elif head.status != 200 or not isinstance(entries, list):
+        elif head.status != 200 or entries is None:
             reason = f"HTTP status {head.status}" if head.status != 200 else "it is no list"
             self._fault(problem("models_failed", reason=f"{reason} for {path}"))
         elif not entries:
@@ -297,6 +297,15 @@ class Check:
 
     def _line(self, mark: str, text: str) -> None:
         self._write(f"{mark:6}{safe(text)}")
+
+
+def _models_in(text: bytes) -> list[Any] | None:
+    """The entries of a list of models; None if it is none."""
+    answer = _object(text)
+    entries = answer.get("data")
+    if entries is None and answer.get("object") == "list":
+        return []  # Ollama's, when it has no model
+    return entries if isinstance(entries, list) else None
 
 
 def _object(text: bytes) -> dict[str, Any]:

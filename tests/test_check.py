@@ -16,7 +16,17 @@ from llamaproxy.advice import ADVICE
 from llamaproxy.application import assemble
 from llamaproxy.check import LIMIT, UNDECIDED, WELL, WRONG, Check
 from llamaproxy.config.options import Options
-from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing, outcome, tool
+from tests.support import (
+    Answer,
+    FakeStack,
+    Upstream,
+    answer,
+    hang_up,
+    nothing,
+    outcome,
+    recorded,
+    tool,
+)
 from tests.test_twistd import TWISTD, environment
 from tests.tools.mcp_servers import FakeMcp, error, raw, result
 
@@ -354,3 +364,20 @@ def test_a_signal_ends_it_and_nothing_is_decided(tmp_path: Path) -> None:
             assert process.wait(30) == UNDECIDED
         assert process.stdout is not None
         process.stdout.close()
+
+
+def test_an_ollama_without_models() -> None:
+    """Its list has null where others have an empty list."""
+    server = plain()
+    server.on("GET /v1/models", recorded("ollama", "models_none"))
+    assert "no_models" in Checked(server).advice()
+
+
+def test_lm_studio_which_answers_200_to_everything() -> None:
+    server = plain()
+    server.on("GET /v1/version", recorded("lm-studio", "version"))
+    server.on("GET /tools", recorded("lm-studio", "tools"))
+    server.on("GET /v1/models", recorded("lm-studio", "models"))
+    checked = Checked(server, FakeMcp("look"))
+    assert checked.status == 0
+    assert "models: 1: qwen3-8b" in checked.marked("ok")
