@@ -20,6 +20,7 @@ from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
 from llamaproxy.chat.memory import TurnMemory, TurnStore
 from llamaproxy.chat.shared_turns import FarTurns, SharedTurns
+from llamaproxy.chat.toolless import ToollessModels
 from llamaproxy.cors import CorsMemory
 from llamaproxy.events import Observers
 from llamaproxy.routes import ProxyApp
@@ -158,7 +159,9 @@ def assemble(
     bodies = BodyBudget(options["max-chat-bodies"])
     _watch_memory(metrics, memory, catalogue, sessions, bodies)
     chat = ChatCompletions(
-        loop=ToolLoop(catalogue, turns, options["max-iterations"], slots, tell),
+        loop=ToolLoop(
+            catalogue, turns, options["max-iterations"], slots, ToollessModels(clock), tell
+        ),
         upstream=Completions(client, detector),
         clock=clock,
         keep_alive=options["keep-alive"],

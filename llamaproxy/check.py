@@ -257,7 +257,10 @@ def _object(text: bytes) -> dict[str, Any]:
 
 def _list_in(text: bytes) -> list[dict[str, Any]] | None:
     """The objects in the list in *text*, None if there is no list."""
-    entries = _object(text).get("data")
+    answer = _object(text)
+    entries = answer.get("data")
+    if entries is None and answer.get("object") == "list":
+        return []  # Ollama's, when it has no model
     if not isinstance(entries, list):
         return None
     return [entry for entry in entries if isinstance(entry, dict)]

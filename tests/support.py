@@ -318,11 +318,12 @@ class Upstream:
         clock: Clock | None = None,
         timeout: float = 600,
         key: bytes = b"",
+        url: str = "http://stack:8321",
     ) -> None:
         self.clock = clock or Clock()
         self.agent = MemoryAgent(stack)
         self.asking = AuthorizedAgent(self.agent, key) if key else self.agent
-        self.url = DecodedURL.from_text("http://stack:8321")
+        self.url = DecodedURL.from_text(url)
         self.secret = Secret(key)
         self.client = LlamaStackClient(
             InflatingAgent(self.asking, self.clock), self.url, self.clock, timeout, self.secret
@@ -481,9 +482,10 @@ class Proxy(Upstream):
         spans: Any = None,
         elsewhere: ToolsElsewhere | None = None,
         far: Any = None,
+        url: str = "http://stack:8321",
     ) -> None:
         """:param mcp: an agent that finds MCP servers."""
-        Upstream.__init__(self, stack, clock, timeout, server_key)
+        Upstream.__init__(self, stack, clock, timeout, server_key, url)
         self._mcp = mcp
         options = {
             **_DEFAULTS,

@@ -24,7 +24,17 @@ from llamaproxy.config.options import Options
 from llamaproxy.events import ListRefreshed
 from llamaproxy.report import UNDECIDED, WELL, WRONG
 from tests.admin.inspected import Inspected
-from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing, outcome, tool
+from tests.support import (
+    Answer,
+    FakeStack,
+    Upstream,
+    answer,
+    hang_up,
+    nothing,
+    outcome,
+    recorded,
+    tool,
+)
 from tests.test_twistd import TWISTD, environment
 from tests.tools.mcp_servers import FakeMcp, error, raw, result
 
@@ -498,3 +508,20 @@ def started(folder: Path, *arguments: str, stdout: Any, **variables: str) -> sub
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_an_ollama_without_models() -> None:
+    """Its list has null where others have an empty list."""
+    server = plain()
+    server.on("GET /v1/models", recorded("ollama", "models_none"))
+    assert "no_models" in Checked(server).advice()
+
+
+def test_lm_studio_which_answers_200_to_everything() -> None:
+    server = plain()
+    server.on("GET /v1/version", recorded("lm-studio", "version"))
+    server.on("GET /tools", recorded("lm-studio", "tools"))
+    server.on("GET /v1/models", recorded("lm-studio", "models"))
+    checked = Checked(server, FakeMcp("look"))
+    assert checked.status == 0
+    assert "models: 1: qwen3-8b" in checked.marked("ok")

@@ -36,5 +36,10 @@ def with_tools(body: Json, server_tools: JsonList) -> Json:
     tools = JsonList.of(body.get("tools") or []) + server_tools
     if tools:
         return {**body, "tools": tools}
+    return without_tools(body)
+
+
+def without_tools(body: Json) -> Json:
+    """*body* without tools, and what only makes sense beside them."""
     absent = ("tools", "tool_choice", "parallel_tool_calls")
     return {key: value for key, value in body.items() if key not in absent}

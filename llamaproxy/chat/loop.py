@@ -8,17 +8,19 @@ from typing import Any, TypeVar
 import attrs
 from twisted.internet.defer import CancelledError
 
+from llamaproxy.chat import toolless
 from llamaproxy.chat.answer import Answer
 from llamaproxy.chat.calls import CallVisibility
-from llamaproxy.chat.injection import tool_names, with_tools
+from llamaproxy.chat.injection import tool_names, with_tools, without_tools
 from llamaproxy.chat.limits import REPETITION, ROUNDS, CallResults, Limit, Repeats
 from llamaproxy.chat.memory import TurnStore, recall_turns, remember_turn
 from llamaproxy.chat.messages import Completion, ToolCall, follow_up, is_function, text_of
 from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.chat.openwebui import without_old_cards
 from llamaproxy.chat.tool_choice import after_round, with_offered_names
+from llamaproxy.chat.toolless import ToollessModels
 from llamaproxy.deferreds import Semaphore, all_of
-from llamaproxy.errors import ProxyError, ToolFailed
+from llamaproxy.errors import ProxyError, ToolFailed, UpstreamRefused
 from llamaproxy.events import (
     CallEnded,
     Contents,
@@ -95,6 +97,7 @@ class ToolLoop:
     _turns: TurnStore
     _max_rounds: int
     _slots: CallSlots
+    _toolless: ToollessModels
     _tell: Tell = tell_nobody
 
     async def pass_on(
@@ -127,6 +130,9 @@ class ToolLoop:
         :raises ProxyError: if a round fails.
         """
         client_tools = tool_names(body)
+        if not client_tools and record.model in self._toolless:
+            record.not_injected = toolless.REASON
+            return await self.pass_on(body, client, answer, record)
         record.listing_since = record.now()
         try:
             offer = await self._catalogue.offer(client, client_tools, patterns)
@@ -153,7 +159,16 @@ class ToolLoop:
         limit = None
         while limit is None:
             visibility.after_server_calls = bool(record.rounds)
-            completion = await self._round(request, visibility, answer, record)
+            try:
+                completion = await self._round(request, visibility, answer, record)
+            except UpstreamRefused as error:
+                added = not record.run and not client_tools and offer.tools
+                if not added or not toolless.takes_no_tools(error):
+                    raise
+                self._toolless.add(record.model)
+                record.not_injected, record.offered = toolless.REASON, ()
+                await self._round(without_tools(request), visibility, answer, record)
+                return
             if not completion.calls:
                 return
             server_calls = [call for call in completion.calls if not visibility.shows(call.name)]

@@ -50,7 +50,9 @@ class LlamaServerTools:
         try:
             answer = await self._client.ask_any("GET", _PATH, caller, timeout=0.9 * limits.seconds)
         except ProxyError as error:
-            if self._known and not (isinstance(error, UpstreamRefused) and error.status == 404):
+            status = error.status if isinstance(error, UpstreamRefused) else None
+            # While it loads its model, it answers 503 to everything.
+            if status == 503 or (self._known and status != 404):
                 raise
             return Listing({})
         if not isinstance(answer, list):

@@ -265,7 +265,7 @@ class Detector:
             return self._last
         version = answer.get("version")
         # LM Studio answers every path that it does not know with 200 and an object.
-        if not isinstance(version, str):
+        if not isinstance(version, str) or not version:
             return PLAIN_OPENAI
         return dialect_of(version[:_MAX_VERSION_LENGTH])
 

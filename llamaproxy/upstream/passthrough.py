@@ -122,15 +122,24 @@ class LlamaStackResource(ReverseProxyResource):
         :param request_fields: those sent, whose ``X-Forwarded-*`` have the proxy's address.
         """
         match = _ABSOLUTE.fullmatch(location)
-        if match is None or _authority(*match.groups()[:2]) != self._authority:
+        if match is not None:
+            if _authority(*match.groups()[:2]) != self._authority:
+                return location
+            place: bytes = match[3]
+        elif location.startswith(b"/") and not location.startswith(b"//"):
+            place = location
+        else:
             return location
-        place = match[3].removeprefix(self._base)
+        rest = place.removeprefix(self._base)
+        if self._base and (rest == place or rest[:1] not in (b"", b"/", b"?", b"#")):
+            return location
+        place = rest
         client_path, path = target.client_path, target.path
         common = _common_end(client_path, path)
         if path != client_path and place.startswith(path[: len(path) - common]):
             place = client_path[: len(client_path) - common] + place[len(path) - common :]
         sent = dict(reversed(request_fields))
-        if b"X-Forwarded-Host" not in sent:
+        if match is None or b"X-Forwarded-Host" not in sent:
             return place or b"/"
         return b"%b://%b%b" % (sent[b"X-Forwarded-Proto"], sent[b"X-Forwarded-Host"], place)
 

@@ -138,6 +138,10 @@ class EventDecoder:
             self._data.append(value)
         elif name == b"event":
             self._event = value
+        elif name == b"error":
+            # No field of the standard's: llama.cpp until the autumn of 2025 sent its errors so.
+            self._event = name
+            self._data.append(value)
         elif name == b"id":
             if b"\0" not in value:
                 self._id = value
