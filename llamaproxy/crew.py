@@ -13,6 +13,7 @@ from twisted.logger import Logger, LogLevel
 from llamaproxy.admin.tracing.switch import tracing_service
 from llamaproxy.adminport import figures_of_clients, own_answers, this_process
 from llamaproxy.application import Application
+from llamaproxy.chat.shared_turns import FarTurns, NestedTurns
 from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
 from llamaproxy.events import ListsStale
@@ -120,7 +121,10 @@ def make_worker(
     spans = None if tracing is None else tracing.spans
     tools = ToolsOfParent(link, reactor)
     store = memory_store(options, reactor)
-    far = store or ParentTurns(link, reactor)
+    far: FarTurns = ParentTurns(link, reactor)
+    if store is not None:
+        # While the store is away workers still have each other's turns, and those of the dead.
+        far = NestedTurns(reactor, far, store, options["memory-age"])
     app, pool = connected(options, url, reactor, sockets, spans, far, tools)
     if store is not None:
         use_store(store, app, services)
