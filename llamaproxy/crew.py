@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hyperlink import DecodedURL
@@ -21,8 +22,8 @@ from llamaproxy.parts import (
     UpstreamService,
     connected,
     memory_store,
-    rereads_of,
     site_of,
+    take_files,
     use_store,
 )
 from llamaproxy.server.listen import ListenService
@@ -145,7 +146,8 @@ def make_worker(
         shown = own_answers(options, app, reactor, site.connections.stop, its_keys)
         watch_worker(services, number, own, shown, app.tell, link, reactor)
     patience = options["drain-timeout"] + STOP_SECONDS
-    life = WorkerLife(reactor, services, listen.stop_now, rereads_of(options, app), patience)
+    take = partial(take_files, options, app)
+    life = WorkerLife(reactor, services, listen.stop_now, take, patience)
     # What answers what the parent asks.
     link.answer_with(life, ChangesHeard(app.catalogue.changed))
     return life, services
