@@ -256,7 +256,12 @@ def reread_servers(options: Mapping[str, Any], app: Application) -> None:
         config.reread()
     except ValueError as error:
         _log.warn("the MCP servers stay as they were: the file {reason}", reason=str(error))
-        return
+    else:
+        use_servers(options, app)
+
+
+def use_servers(options: Mapping[str, Any], app: Application) -> None:
+    """Have *app* use the MCP servers that *options* name now, and say so in the log."""
     servers = configured_servers(options)
     app.configured.configure(servers)
     app.catalogue.changed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hyperlink import DecodedURL
@@ -13,6 +14,7 @@ from twisted.logger import Logger, LogLevel
 from llamaproxy.admin.tracing.switch import tracing_service
 from llamaproxy.adminport import figures_of_clients, own_answers, this_process
 from llamaproxy.application import Application
+from llamaproxy.chat.shared_turns import FarTurns, NestedTurns
 from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
 from llamaproxy.events import ListsStale
@@ -20,8 +22,8 @@ from llamaproxy.parts import (
     UpstreamService,
     connected,
     memory_store,
-    rereads_of,
     site_of,
+    take_files,
     use_store,
 )
 from llamaproxy.server.listen import ListenService
@@ -120,7 +122,10 @@ def make_worker(
     spans = None if tracing is None else tracing.spans
     tools = ToolsOfParent(link, reactor)
     store = memory_store(options, reactor)
-    far = store or ParentTurns(link, reactor)
+    far: FarTurns = ParentTurns(link, reactor)
+    if store is not None:
+        # While the store is away workers still have each other's turns, and those of the dead.
+        far = NestedTurns(reactor, far, store, options["memory-age"])
     app, pool = connected(options, url, reactor, sockets, spans, far, tools)
     if store is not None:
         use_store(store, app, services)
@@ -141,7 +146,8 @@ def make_worker(
         shown = own_answers(options, app, reactor, site.connections.stop, its_keys)
         watch_worker(services, number, own, shown, app.tell, link, reactor)
     patience = options["drain-timeout"] + STOP_SECONDS
-    life = WorkerLife(reactor, services, listen.stop_now, rereads_of(options, app), patience)
+    take = partial(take_files, options, app)
+    life = WorkerLife(reactor, services, listen.stop_now, take, patience)
     # What answers what the parent asks.
     link.answer_with(life, ChangesHeard(app.catalogue.changed))
     return life, services

@@ -11,12 +11,19 @@ from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 
 from llamaproxy.admin import names
-from llamaproxy.application import Application, ToolsElsewhere, assemble, reread_servers
+from llamaproxy.application import (
+    Application,
+    ToolsElsewhere,
+    assemble,
+    reread_servers,
+    use_servers,
+)
 from llamaproxy.config.options import Options
 from llamaproxy.deferreds import all_of
+from llamaproxy.jsontext import Json
 from llamaproxy.routes import CHAT_PATHS
 from llamaproxy.server.hosts import hosts_for
-from llamaproxy.server.keys import reread_keys
+from llamaproxy.server.keys import note_keys, reread_keys
 from llamaproxy.server.limits import Limits, connections_possible
 from llamaproxy.server.site import ProxySite
 from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
@@ -101,6 +108,16 @@ def rereads_of(options: Options, app: Application) -> list[Callable[[], object]]
     if options["mcp-config"] is not None:
         rereads.append(partial(reread_servers, options, app))
     return rereads
+
+
+def take_files(options: Options, app: Application, files: Json) -> None:
+    """Take what another process has read of *files* that are read again on SIGHUP."""
+    for name, contents in files.items():
+        options[name].take(contents)
+    if "api-keys-file" in files:
+        note_keys(options["api-keys-file"])
+    if "mcp-config" in files:
+        use_servers(options, app)
 
 
 class UpstreamService(Service):

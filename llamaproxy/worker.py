@@ -19,13 +19,14 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.usage import UsageError
 
+from llamaproxy import jsontext
 from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
 from llamaproxy.start import YOUNG
 from llamaproxy.workers.child import LogPipe, WorkerLife
 from llamaproxy.workers.commands import Ready
 from llamaproxy.workers.link import LINK_FD, Link
-from llamaproxy.workers.process import WORKER_VARIABLE
+from llamaproxy.workers.process import FILES_FD, WORKER_VARIABLE
 
 _log = Logger()
 
@@ -41,7 +42,8 @@ def main() -> None:
     try:
         importlib.import_module(reactor).install()
         with _paths_beginning_in(directory):
-            options = Options()
+            with open(FILES_FD, "rb") as files:
+                options = Options(files=jsontext.loads(files.read()))
             options.parseOptions(sys.argv[1:])
             link, life, services = _built(options, int(number), int(count))
         _serve(link, life, services)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from llamaproxy.chat.memory import TurnMemory, TurnStore
+from llamaproxy.chat.memory import TurnStore
 
 #: A turn in use is refreshed where it is shared this often while it could be kept there.
 _REFRESHES = 4
@@ -37,7 +37,7 @@ class SharedTurns:
     """
 
     _clock: IReactorTime
-    _local: TurnMemory
+    _local: TurnStore
     _far: FarTurns
     _age: float
     #: When each turn was used last as far as *far* knows, the longest ago first.
@@ -71,3 +71,27 @@ class SharedTurns:
         self._refreshed.move_to_end(mark)
         while len(self._refreshed) > _MAX_REFRESHED:
             self._refreshed.popitem(last=False)
+
+
+class NestedTurns:
+    """Turns that processes share *near*, and others with them *far* away. Implements FarTurns."""
+
+    def __init__(self, clock: IReactorTime, near: FarTurns, far: FarTurns, age: float) -> None:
+        """:param age: seconds for which both keep what is not used."""
+        self._near = near
+        self._far = far
+        self._turns = SharedTurns(clock, near, far, age)
+
+    async def recall(self, owner: bytes, marks: Sequence[str]) -> dict[str, bytes]:
+        return await self._turns.recall(owner, marks)
+
+    async def remember(self, owner: bytes, mark: str, text: bytes) -> None:
+        await self._turns.remember(owner, mark, text)
+
+    def refresh(self, owner: bytes, marks: Sequence[str]) -> None:
+        self._near.refresh(owner, marks)
+        self._far.refresh(owner, marks)
+
+    def figures(self) -> dict[str, Any]:
+        """Those of what is far away."""
+        return self._far.figures()

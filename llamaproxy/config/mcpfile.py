@@ -54,17 +54,35 @@ class McpFile:
 class McpConfig:
     """The file at *path*, as it was read the last time that it could be."""
 
-    def __init__(self, path: str) -> None:
-        """:raises ValueError: as :func:`read_mcp_file` does."""
+    def __init__(self, path: str, contents: str | None = None) -> None:
+        """:param contents: what another process has read of it.
+
+        :raises ValueError: as :meth:`reread` does.
+        """
         self.path = os.path.abspath(path)  # twistd leaves the directory that it was started in
-        self.reread()
+        if contents is None:
+            self.reread()
+        else:
+            self.take(contents)
 
     def reread(self) -> None:
         """Read it again.
 
         :raises ValueError: if it cannot be used; all is as it was then.
         """
-        self.file = read_mcp_file(self.path)
+        self._take(_read(self.path))
+
+    def take(self, contents: str) -> None:
+        """Take what another process has read, which could use it.
+
+        :raises ValueError: as :meth:`reread` does.
+        """
+        self._take(contents.encode())
+
+    def _take(self, data: bytes) -> None:
+        self.file = mcp_file(data, os.environ, Path(self.path).parent)
+        #: The text that it was read from.
+        self.contents = data.decode()
 
 
 class _Unusable(ValueError):
@@ -76,6 +94,11 @@ def read_mcp_file(path: str, environment: Mapping[str, str] = os.environ) -> Mcp
 
     :raises ValueError: with a text that says why the file as a whole cannot be used.
     """
+    return mcp_file(_read(path), environment, Path(path).absolute().parent)
+
+
+def _read(path: str) -> bytes:
+    """:raises ValueError: as :func:`read_mcp_file` does."""
     try:
         with open(path, "rb") as file:
             data = file.read(_MAX_FILE + 1)
@@ -83,7 +106,7 @@ def read_mcp_file(path: str, environment: Mapping[str, str] = os.environ) -> Mcp
         raise ValueError(f"cannot be read ({error.strerror or error})") from None
     if len(data) > _MAX_FILE:
         raise ValueError(f"is larger than {_MAX_FILE} bytes")
-    return mcp_file(data, environment, Path(path).absolute().parent)
+    return data
 
 
 def mcp_file(data: bytes, environment: Mapping[str, str], folder: Path) -> McpFile:

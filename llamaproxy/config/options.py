@@ -356,6 +356,12 @@ _MCP_HEADERS = "LLAMAPROXY_MCP_HEADERS"
 _DEMO = Setting("demo", "LLAMAPROXY_DEMO", None, values.flag, "")
 _CONTENTS = Setting("inspect-contents", "LLAMAPROXY_INSPECT_CONTENTS", None, values.flag, "")
 
+#: Settings that name a file that is read again on SIGHUP, and how they are made of what was read.
+_READ_AGAIN: dict[str, Callable[[str, Any], Any]] = {
+    "api-keys-file": values.api_keys_with,
+    "mcp-config": values.mcp_config_with,
+}
+
 
 class Options(UsageOptions):
     """What ``twistd llamaproxy`` was told.
@@ -397,9 +403,13 @@ class Options(UsageOptions):
         for s in SETTINGS
     )
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] = os.environ, files: Mapping[str, Any] | None = None
+    ) -> None:
+        """:param files: what another process has read of files that are read again on SIGHUP."""
         UsageOptions.__init__(self)
         self._environment = environment
+        self._files = {} if files is None else files
         #: Names of the settings that are on the command line or in the environment.
         self.explicit: set[str] = set()
         #: The command line that was parsed, and where paths in it begin: twistd leaves that.
@@ -456,6 +466,10 @@ class Options(UsageOptions):
             if getattr(self, "parent", None) is None:
                 raise
             raise SystemExit(f"twistd llamaproxy: {error}") from None
+
+    def files_read(self) -> dict[str, Any]:
+        """What was read last of files that are read again on SIGHUP, as JSON."""
+        return {name: self[name].contents for name in _READ_AGAIN if self[name] is not None}
 
     def parseArgs(self, *args: str) -> None:
         if args:
@@ -552,6 +566,8 @@ class Options(UsageOptions):
             return None
         self._texts[setting.name] = text
         try:
+            if setting.name in self._files:
+                return _READ_AGAIN[setting.name](text, self._files[setting.name])
             return setting.parse(text)
         except ValueError as error:
             what = "" if setting.secret else f", not {_shown(text)!r}"

@@ -158,6 +158,20 @@ def mcp_config(text: str) -> McpConfig:
         raise ValueError(f"must name an mcpServers file (the file {error})") from None
 
 
+def mcp_config_with(text: str, contents: str) -> McpConfig:
+    """The MCP servers in a file of which another process has read these *contents*."""
+    from llamaproxy.config.mcpfile import McpConfig
+
+    return McpConfig(text, contents)
+
+
+def api_keys_with(text: str, contents: list[str]) -> ApiKeys:
+    """The keys in a file of which another process has read these *contents*."""
+    keys = ApiKeys.at(text)
+    keys.take(contents)
+    return keys
+
+
 def api_keys(text: str) -> ApiKeys:
     """The keys in a file."""
     try:

@@ -103,10 +103,24 @@ class ApiKeys:
 
         :raises ValueError: as :meth:`reread`.
         """
-        # twistd leaves the directory that it was started in.
-        keys = cls(os.path.abspath(path))
+        keys = cls.at(path)
         keys.reread()
         return keys
+
+    @classmethod
+    def at(cls, path: str) -> ApiKeys:
+        """Those in the file at *path*, none of which has been read yet."""
+        # twistd leaves the directory that it was started in.
+        return cls(os.path.abspath(path))
+
+    @property
+    def contents(self) -> list[str]:
+        """What was read last, for another process: the digests."""
+        return [digest.hex() for digest in self._digests]
+
+    def take(self, contents: list[str]) -> None:
+        """Take what another process has read."""
+        self._digests = tuple(map(bytes.fromhex, contents))
 
     def __len__(self) -> int:
         return len(self._digests)
@@ -194,4 +208,9 @@ def reread_keys(keys: ApiKeys) -> None:
     except ValueError as error:
         _log.warn("the API keys stay as they were: {reason}", reason=str(error))
     else:
-        _log.info("API keys read again: {count}", count=len(keys))
+        note_keys(keys)
+
+
+def note_keys(keys: ApiKeys) -> None:
+    """Say in the log that *keys* are those of their file."""
+    _log.info("API keys read again: {count}", count=len(keys))

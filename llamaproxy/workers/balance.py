@@ -6,6 +6,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable
+from typing import BinaryIO
 
 #: What stands for a worker that is not there: more than anybody has.
 _NOBODY = 2**32 - 1
@@ -23,7 +24,8 @@ class Board:
     def __init__(self, count: int, descriptor: int | None = None) -> None:
         """:param descriptor: of the memory; without it, it is made, and nobody is there."""
         if descriptor is None:
-            descriptor = _memory(count * _WIDTH)
+            with memory_of(b"\xff" * count * _WIDTH) as memory:  # nobody is there
+                descriptor = os.dup(memory.fileno())
         #: That of the memory.
         self.descriptor = descriptor
         self._counts = memoryview(mmap.mmap(descriptor, count * _WIDTH)).cast("I")
@@ -44,15 +46,16 @@ class Board:
         return None if fewest == _NOBODY else fewest
 
 
-def _memory(size: int) -> int:
-    """The descriptor of so many bytes of memory, in which nobody is there."""
+def memory_of(contents: bytes) -> BinaryIO:
+    """Memory with these *contents*, of which other processes may have the descriptor."""
+    memory: BinaryIO
     if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("llamaproxy-workers")
+        memory = open(os.memfd_create("llamaproxy-workers"), "w+b")
     else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    os.write(descriptor, b"\xff" * size)
-    return descriptor
+        memory = tempfile.TemporaryFile()
+    memory.write(contents)
+    memory.seek(0)
+    return memory
 
 
 class Balance:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -35,12 +35,12 @@ class WorkerLife(amp.CommandLocator):
         reactor: Any,
         services: IService,
         stop_now: Callable[[], object],
-        rereads: Sequence[Callable[[], object]],
+        take_files: Callable[[Json], object],
         patience: float,
     ) -> None:
         """:param stop_now: has what is being served not be waited for.
 
-        :param rereads: read again what is read again on SIGHUP.
+        :param take_files: takes what the parent has read of files.
 
         :param patience: seconds that it has to end.
         """
@@ -48,7 +48,7 @@ class WorkerLife(amp.CommandLocator):
         self._reactor = reactor
         self._services = services
         self._stop_now = stop_now
-        self._rereads = rereads
+        self._take_files = take_files
         self._patience = patience
         self._ending = False
 
@@ -89,9 +89,8 @@ class WorkerLife(amp.CommandLocator):
         return {}
 
     @Reload.responder
-    def reload(self) -> Json:
-        for reread in self._rereads:
-            reread()
+    def reload(self, files: Json) -> Json:
+        self._take_files(files)
         return {}
 
 

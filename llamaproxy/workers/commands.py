@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from twisted.protocols import amp
 
+from llamaproxy.workers.link import LongJson
+
 
 class Ready(amp.Command):
     """To the parent: clients are served from now on."""
@@ -22,4 +24,6 @@ class Stop(amp.Command):
 
 
 class Reload(amp.Command):
-    """To a worker: read the files again that are read again on SIGHUP."""
+    """To a worker: what the parent has read of *files* that are read again on SIGHUP."""
+
+    arguments: ClassVar[Any] = ((b"files", LongJson()),)

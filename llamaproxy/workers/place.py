@@ -18,6 +18,8 @@ class Place:
         self.restarts = 0
         #: When the latest worker was started, by the reactor's clock.
         self.started = 0.0
+        #: How often files had been read again by then.
+        self.reloads = 0
         #: What it wrote last to its standard error.
         self.last_words = ""
         self.starting: IDelayedCall | None = None

@@ -14,7 +14,9 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.python.failure import Failure
 
+from llamaproxy import jsontext
 from llamaproxy.config.options import Options
+from llamaproxy.workers.balance import memory_of
 from llamaproxy.workers.life import Liveness
 from llamaproxy.workers.lines import WholeLines
 from llamaproxy.workers.link import LINK_FD, Link
@@ -24,9 +26,11 @@ from llamaproxy.workers.link import LINK_FD, Link
 WORKER_VARIABLE = "LLAMAPROXY_WORKER"
 
 #: A worker's descriptors beside its end of the link: of the memory that all share
-#: (:class:`llamaproxy.workers.balance.Board`), and of the first of the sockets.
+#: (:class:`llamaproxy.workers.balance.Board`), of what the parent has read of files (as JSON), and
+#: of the first of the sockets.
 BOARD_FD = LINK_FD + 1
-FIRST_PORT_FD = BOARD_FD + 1
+FILES_FD = BOARD_FD + 1
+FIRST_PORT_FD = FILES_FD + 1
 
 #: What is said to one process alone: its service manager, and the sockets that it was given.
 _NOT_INHERITED = frozenset(
@@ -96,11 +100,12 @@ class Worker(ProcessProtocol):
         """
         self._call_later = reactor.callLater
         here, there = socket.socketpair()
-        with here, there, open(os.devnull, "rb") as nothing:
+        files = memory_of(jsontext.dumps(options.files_read()))
+        with here, there, files, open(os.devnull, "rb") as nothing:
             here.setblocking(False)
             there.setblocking(False)
-            given = [nothing.fileno(), there.fileno(), board, *ports]
-            places = [0, LINK_FD, BOARD_FD, *range(FIRST_PORT_FD, FIRST_PORT_FD + len(ports))]
+            given = [nothing.fileno(), there.fileno(), board, files.fileno(), *ports]
+            places = [0, LINK_FD, *range(BOARD_FD, BOARD_FD + 2 + len(ports))]
             module = type(reactor).__module__
             role = f"{self.number} {options['workers']} {module} {options.directory}"
             with _signals_blocked():

@@ -66,6 +66,8 @@ class Supervisor(Service):
         self._reactor = reactor
         self._ports = ports
         self._options = options
+        self._files: Callable[[], Json] = options.files_read
+        self._reloads = 0
         self._count: int = options["workers"]
         #: Seconds that workers have to end.
         self._patience: float = options["drain-timeout"] + STOP_SECONDS
@@ -128,8 +130,9 @@ class Supervisor(Service):
         return await self.ask(worker, Ping, _ANSWER_SECONDS) is not None
 
     def reload(self) -> Deferred[None]:
-        """Have the workers read again what is read again on SIGHUP; fires when they have."""
-        done = Deferred.fromCoroutine(self.ask_all(Reload, _ANSWER_SECONDS))
+        """Have the workers take what was read again on SIGHUP; fires when they have."""
+        self._reloads += 1
+        done = Deferred.fromCoroutine(self.ask_all(Reload, _ANSWER_SECONDS, files=self._files()))
         return done.addCallback(lambda _: None)
 
     # --- the daemon's life
@@ -213,6 +216,7 @@ class Supervisor(Service):
         )
         link.answer_with(_ParentOf(lambda: self._ready(worker)), *self._locators(worker))
         place.started = self._reactor.seconds()
+        place.reloads = self._reloads
         place.worker = worker
         try:
             ports = self._ports.descriptors()
@@ -232,6 +236,10 @@ class Supervisor(Service):
             pid=worker.pid,
         )
         self._tell(self.on_ready, worker)
+        if self._places[worker.number].reloads != self._reloads:
+            # It was started with what has been read again since.
+            asking = self.ask(worker, Reload, _ANSWER_SECONDS, files=self._files())
+            Deferred.fromCoroutine(asking)
         if not self.started.called and sum(each.ready for each in self.workers) == self._count:
             self.started.callback(None)
 

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from llamaproxy.chat import shared_turns
 from llamaproxy.chat.memory import TurnMemory
-from llamaproxy.chat.shared_turns import SharedTurns
+from llamaproxy.chat.shared_turns import NestedTurns, SharedTurns
 from tests.chat.test_memory import now
 
 OWNER = b"o" * 32
@@ -82,3 +82,40 @@ def test_of_so_many_it_is_known_when_that_was() -> None:
     for number in range(shared_turns._MAX_REFRESHED + 10):
         now(turns.remember(OWNER, str(number), b""))
     assert len(turns._refreshed) == shared_turns._MAX_REFRESHED
+
+
+class Nested:
+    """A process that shares its turns with those *near*, and these with others *far* away."""
+
+    def __init__(self, near: Far, far: Far, age: float = 400) -> None:
+        self.clock = Clock()
+        local = TurnMemory(self.clock, max_entries=100, max_bytes=10_000, max_age=age)
+        nested = NestedTurns(self.clock, near, far, age)
+        self.turns = SharedTurns(self.clock, local, nested, age)
+
+
+def test_those_near_have_it_when_who_is_far_is_away() -> None:
+    near, far = Far(), Far()
+    far.away = True
+    now(Nested(near, far).turns.remember(OWNER, "a", b"1"))
+    assert now(Nested(near, far).turns.recall(OWNER, ["a"])) == {"a": b"1"}
+    # Who comes later asks near, and far away only for what is not there.
+    far.asked.clear()
+    assert now(Nested(near, far).turns.recall(OWNER, ["a", "b"])) == {"a": b"1"}
+    assert far.asked == [["b"]]
+
+
+def test_what_is_far_away_is_near_from_then_on() -> None:
+    near, far, other = Far(), Far(), Far()
+    now(Nested(other, far).turns.remember(OWNER, "a", b"1"))
+    assert now(Nested(near, far).turns.recall(OWNER, ["a"])) == {"a": b"1"}
+    assert near.turns == {"a": b"1"}
+
+
+def test_what_is_used_here_is_refreshed_near_and_far_away() -> None:
+    near, far = Far(), Far()
+    nested = Nested(near, far)
+    now(nested.turns.remember(OWNER, "a", b"1"))
+    nested.clock.advance(101)
+    now(nested.turns.recall(OWNER, ["a"]))
+    assert near.refreshed == far.refreshed == [["a"]]

@@ -43,12 +43,11 @@ class Slow(Service):
 
 def life() -> tuple[WorkerLife, Reactor, Slow, list[str]]:
     reactor, services, called = Reactor(), Slow(), list[str]()
-    rereads = [lambda: called.append("read again")]
     made = WorkerLife(
         reactor,
         services,
         lambda: called.append("now"),
-        rereads,
+        lambda files: called.append(f"read again: {files}"),
         35,
     )
     return made, reactor, services, called
@@ -83,8 +82,8 @@ def test_it_ends_without_a_parent_though_something_hangs() -> None:
 
 def test_it_answers_its_parent() -> None:
     worker, reactor, services, called = life()
-    assert worker.ping() == {} and worker.reload() == {}
-    assert called == ["read again"] and not services.stopping and not reactor.ended
+    assert worker.ping() == {} and worker.reload({"keys": []}) == {}
+    assert called == ["read again: {'keys': []}"] and not services.stopping and not reactor.ended
 
 
 def test_its_log_goes_to_the_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:

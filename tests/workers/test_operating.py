@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.test_twistd import PORT_LINE, TWISTD, environment, free_port, twistd
 from tests.workers.processes import children_of, is_there, until, workers
@@ -48,13 +49,13 @@ def test_an_endpoint_without_a_socket_cannot_be_shared() -> None:
 
 def test_workers_that_cannot_start_end_the_daemon(tmp_path: Path) -> None:
     """Not one after the other, for ever."""
-    keys = tmp_path / "keys"
-    keys.write_text("one\n")
+    authorities = tmp_path / "authorities.pem"
+    trustme.CA().cert_pem.write_to_path(str(authorities))
     # The parent has read them when its workers cannot any more.
     program = (
         "import os, llamaproxy.tap as tap; make = tap.makeService\n"
         "def made(options):\n"
-        f"    os.unlink({str(keys)!r})\n"
+        f"    os.unlink({str(authorities)!r})\n"
         "    return make(options)\n"
         "tap.makeService = made\n"
     ) + TWISTD[2]
@@ -62,7 +63,7 @@ def test_workers_that_cannot_start_end_the_daemon(tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
     arguments = ["-n", f"--pidfile={pidfile}", "llamaproxy", *TWO, "--listen", listen]
     result = subprocess.run(
-        [sys.executable, "-c", program, *arguments, "--api-keys-file", str(keys)],
+        [sys.executable, "-c", program, *arguments, "--upstream-ca", str(authorities)],
         env=environment(),
         capture_output=True,
         text=True,
@@ -71,7 +72,7 @@ def test_workers_that_cannot_start_end_the_daemon(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     [line] = [line for line in result.stdout.splitlines() if "no worker can serve" in line]
-    assert "--api-keys-file must name a file with one key a line (No such file" in line
+    assert "--upstream-ca must be a readable file with certificates" in line
     assert "Traceback" not in result.stdout + result.stderr
     assert not pidfile.exists()
 
@@ -142,6 +143,30 @@ def test_keys_are_read_again_by_all(tmp_path: Path) -> None:
         assert {status(port, "two") for _ in range(8)} == {200}
         daemon.send(signal.SIGHUP)
         until(lambda: daemon.log.count("API keys read again: 1") == 6)
+        daemon.send(signal.SIGTERM)
+        daemon.ended()
+
+
+def test_a_worker_is_replaced_by_one_with_the_same_keys(tmp_path: Path) -> None:
+    """Whatever has become of their file; what is there is for SIGHUP to read."""
+    keys = tmp_path / "keys"
+    keys.write_text("one\n")
+    config = tmp_path / "mcp.json"
+    config.write_text('{"mcpServers": {}}')
+    files = ("--api-keys-file", str(keys), "--mcp-config", str(config))
+    with workers(tmp_path / "log", *files) as daemon:
+        port = daemon.daemon.port
+        keys.write_text("two\n")
+        config.unlink()
+        for pid in daemon.pids:
+            os.kill(pid, signal.SIGKILL)
+        daemon.wait_for(4)
+        assert {status(port, "one") for _ in range(8)} == {200}
+        assert {status(port, "two") for _ in range(8)} == {401}
+        keys.unlink()
+        daemon.send(signal.SIGHUP)
+        until(lambda: "stay as they were: No such file" in daemon.log)
+        assert {status(port, "one") for _ in range(8)} == {200}
         daemon.send(signal.SIGTERM)
         daemon.ended()
 

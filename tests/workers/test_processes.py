@@ -8,11 +8,12 @@ import re
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.test_restart import Load, listed, streamed, whole
-from tests.test_twistd import Daemon
+from tests.test_twistd import Daemon, question
 from tests.workers.processes import is_there, until, workers
 
 #: How a daemon ends that SIGTERM or SIGINT has ended.
@@ -149,3 +150,32 @@ def test_workers_end_in_good_order_when_their_parent_is_killed(tmp_path: Path) -
     finally:
         upstream.process.kill()
         upstream.process.wait()
+
+
+CLIENT_TOOL = {"type": "function", "function": {"name": "client_tool", "parameters": {}}}
+
+
+AWAY = ("--memory", "redis://127.0.0.1:1/0", "--memory-secret", "s" * 32)
+
+
+@pytest.mark.parametrize("options", [(), AWAY], ids=["alone", "store away"])
+def test_turns_survive_the_workers_that_remember_them(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """Also while the store that machines share is away."""
+    with workers(tmp_path / "log", *options) as daemon:
+
+        def chat(*messages: Any) -> Any:
+            body = question("", tools=[CLIENT_TOOL]) | {"messages": list(messages)}
+            status, text = daemon.daemon.get("/v1/chat/completions", "POST", body)
+            assert status == 200
+            return json.loads(text)["choices"][0]["message"]
+
+        asked = {"role": "user", "content": "What is 6*7? And call client_tool"}
+        calling = chat(asked)
+        for pid in daemon.pids:
+            os.kill(pid, signal.SIGKILL)
+        daemon.wait_for(4)
+        [call] = calling["tool_calls"]
+        result = {"role": "tool", "tool_call_id": call["id"], "content": "done"}
+        assert "6*7 = 42." in chat(asked, calling, result)["content"]

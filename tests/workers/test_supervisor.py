@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
@@ -16,6 +17,7 @@ from twisted.test.iosim import FakeTransport, connect
 
 from llamaproxy.config.options import Options
 from llamaproxy.jsontext import Json
+from llamaproxy.server.keys import ApiKeys
 from llamaproxy.workers.commands import Ping, Ready, Reload, Stop
 from llamaproxy.workers.link import Link
 from llamaproxy.workers.process import Worker
@@ -31,6 +33,7 @@ class Child(amp.CommandLocator):
         self.pid = pid
         self.protocol = protocol
         self.asked: list[str] = []
+        self.files: list[Json] = []
         self.signals: list[int] = []
         self.reads = True
         self.answers = True
@@ -71,7 +74,8 @@ class Child(amp.CommandLocator):
         return self._answer("ping")  # type: ignore[no-any-return]
 
     @Reload.responder
-    def reload(self) -> Json:
+    def reload(self, files: Json) -> Json:
+        self.files.append(files)
         return self._answer("reload")  # type: ignore[no-any-return]
 
     @Stop.responder
@@ -134,6 +138,7 @@ class Daemon:
     reactor: Processes
     supervisor: Supervisor
     ports: NoPorts
+    options: Options
     written: list[bytes] = attrs.Factory(list)
     failures: list[str] = attrs.Factory(list)
     heard: list[str] = attrs.Factory(list)
@@ -147,21 +152,26 @@ class Daemon:
         return [worker.number for worker in self.supervisor.workers if worker.ready]
 
 
-def started(count: int = 2, ready: bool = True, locators: Any = lambda _: ()) -> Daemon:
+def started(
+    count: int = 2,
+    ready: bool = True,
+    locators: Any = lambda _: (),
+    options: Sequence[str] = (),
+) -> Daemon:
     reactor, ports = Processes(), NoPorts()
     nothing: Any = None
-    options = Options({})
-    options.parseOptions(["--workers", str(count)])
+    parsed = Options({})
+    parsed.parseOptions(["--workers", str(count), *options])
     supervisor = Supervisor(
         reactor,
         ports,  # type: ignore[arg-type]
-        options,
+        parsed,
         lambda lines: daemon.written.append(lines),
         lambda: daemon.failures.append("cannot serve"),
         locators,
         nothing,
     )
-    daemon = Daemon(reactor, supervisor, ports)
+    daemon = Daemon(reactor, supervisor, ports, parsed)
     supervisor.on_ready.append(lambda worker: daemon.heard.append(f"{worker.number} ready"))
     supervisor.on_gone.append(lambda worker: daemon.heard.append(f"{worker.number} gone"))
     supervisor.startService()
@@ -344,7 +354,7 @@ def test_those_that_answer_in_time_are_told() -> None:
 def test_who_does_not_answer_in_time_is_left_out() -> None:
     daemon = started()
     daemon.reactor.children[0].answers = False
-    answers = result(daemon.supervisor.ask_all(Reload, 3))
+    answers = result(daemon.supervisor.ask_all(Reload, 3, files={}))
     daemon.reactor.flush()
     assert answers == []
     daemon.reactor.goes_on(5)
@@ -355,7 +365,7 @@ def test_who_is_not_ready_or_gone_is_not_asked() -> None:
     daemon = started(3, ready=False)
     daemon.ready(0, 1)
     daemon.reactor.children[0].ended(signal.SIGKILL)
-    answers = result(daemon.supervisor.ask_all(Reload, 3))
+    answers = result(daemon.supervisor.ask_all(Reload, 3, files={}))
     daemon.reactor.flush()
     assert answers == [{2: {}}]
 
@@ -442,3 +452,25 @@ def test_who_cannot_be_told_to_stop_gets_a_signal() -> None:
     daemon.reactor.flush()
     stopping(daemon)
     assert daemon.reactor.children[0].signals == [signal.SIGTERM]
+
+
+def test_who_gets_ready_after_files_were_read_again_has_them_too(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("one")
+    daemon = started(3, ready=False, options=["--api-keys-file", str(keys)])
+    read: ApiKeys = daemon.options["api-keys-file"]
+    first = daemon.options.files_read()
+    daemon.ready(0)
+    keys.write_text("two")
+    read.reread()
+    daemon.supervisor.reload()
+    daemon.ready(1)
+    daemon.reactor.flush()
+    daemon.reactor.children[0].ended(signal.SIGKILL)
+    daemon.reactor.advance(0)
+    daemon.ready(-1)
+    daemon.reactor.flush()
+    second = daemon.options.files_read()
+    assert second != first
+    told = [child.files for child in daemon.reactor.children]
+    assert told == [[second], [second], [], []], "the last was started with them"
