@@ -178,6 +178,14 @@ async def test_one_that_cannot_begin_is_tried_less_and_less_often(talk: Talk, li
     assert any(line.get("line") == "I cannot" for line in lines)
 
 
+@talk("good")
+async def test_what_has_left_its_group_ends_with_it_too(talk: Talk) -> None:
+    child = int(await talk.call(want="daemon"))
+    assert is_alive(child)
+    await talk.session.close()
+    await talk.until_gone(child)
+
+
 @pytest.mark.parametrize("command", ["/no/such/program", "no-such-program", "/etc"])
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_what_is_no_program_is_a_clear_error(command: str, lines: list[Any]) -> None:

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import attrs
@@ -29,6 +30,7 @@ from zope.interface import implementer
 
 from llamaproxy.errors import McpBroke
 from llamaproxy.tools.mcp import messages
+from llamaproxy.tools.mcp.reaper import KILL
 from llamaproxy.tools.neutral import harmless
 
 #: Seconds that a program is given to end: after its standard input is closed, after SIGTERM, and
@@ -42,22 +44,8 @@ _INHERITED = (
     *("LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ"),
 )
 
-#: Makes the process the leader of a group of its own, so that all that it starts can be ended with
-#: it, and has it ended with the daemon where the kernel does that (prctl's PR_SET_PDEATHSIG, 1).
-_LEAD = """
-import os, sys
-os.setsid()
-try:
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 15)
-except Exception:
-    pass
-try:
-    os.chdir(sys.argv[1])
-    os.execvp(sys.argv[2], sys.argv[2:])
-except OSError as error:
-    sys.exit(f"cannot be started: {error.strerror}")
-"""
+#: Starts it, as a process between this one and the program.
+_REAPER = str(Path(__file__).with_name("reaper.py"))
 
 #: Characters of a line of its standard error that are logged, and lines in so many seconds.
 _MAX_LOGGED, _LOGGED_LINES, _LOGGED_SECONDS = 1000, 50, 10.0
@@ -135,12 +123,12 @@ class Program(ProcessProtocol):
         """:raises ProgramEnded: if there can be no further process."""
         spawn: Any = reactor.spawnProcess
         command = self.command
-        lead = (sys.executable, "-I", "-S", "-c", _LEAD, command.cwd or ".")
+        reaper = (sys.executable, "-I", "-S", _REAPER, str(os.getpid()), command.cwd or ".")
         try:
             spawn(
                 self,
                 sys.executable,
-                [*lead, command.command, *command.args],
+                [*reaper, command.command, *command.args],
                 env=command.environment(os.environ),
             )
         except OSError as error:
@@ -169,7 +157,7 @@ class Program(ProcessProtocol):
     def kill(self, reason: str = "The MCP server was stopped.") -> None:
         """End it, and all that it has started, at once."""
         self._stop_with(ProgramEnded(reason))
-        self._signal(signal.SIGKILL)
+        self._signal(KILL)
 
     def _stop_with(self, reason: ProgramEnded) -> None:
         if self._reason is None:
@@ -191,13 +179,10 @@ class Program(ProcessProtocol):
         return True
 
     def _signal(self, number: int) -> None:
-        """Send the signal to its whole group; the group may live longer than its leader."""
-        if not self._pid:
-            return
-        with suppress(OSError):
-            os.killpg(self._pid, number)
-        with suppress(ProcessExitedAlready, OSError):
-            self.transport.signalProcess(number)  # before it leads a group
+        """Have the reaper send the signal to it, and to all that it has started."""
+        if self._pid:
+            with suppress(ProcessExitedAlready, OSError):
+                self.transport.signalProcess(number)
 
     # --- ProcessProtocol
 
@@ -231,13 +216,11 @@ class Program(ProcessProtocol):
             self._log_line(bytes(line))
 
     def processExited(self, reason: Failure) -> None:
-        # What it has started, and left behind, is of no use to anybody.
-        self._signal(signal.SIGKILL)
         self._exited = True
         for waiter in self._waiting:
             if not waiter.called:
                 waiter.callback(None)
-        # One who has left the group may hold its output open.
+        # Where the reaper could not find all, one may hold its output open.
         self._closing = self._clock.callLater(GRACE_SECONDS, self._close_pipes)
 
     def processEnded(self, reason: Failure) -> None:
