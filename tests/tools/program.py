@@ -60,6 +60,12 @@ def called(arguments: Json) -> str:
                     time.sleep(600)
                 os._exit(0)
             return os.read(reading, 99).decode()
+        case "close output":
+            os.close(1)
+            time.sleep(600)
+        case "close input":
+            os.close(0)
+            time.sleep(600)
         case "silence":
             time.sleep(600)
         case "change":

@@ -107,8 +107,8 @@ class Program(ProcessProtocol):
         self._parts: list[bytes] = []
         self._size = 0
         self._errors = bytearray()
-        #: What it has written there last, cleaned; empty if nothing.
-        self.last_words = ""
+        #: The last line that it has written there.
+        self._last_line = b""
         self._logged = 0
         self._logged_since = -_LOGGED_SECONDS
         #: Whether it has yet to read what it was sent.
@@ -215,11 +215,29 @@ class Program(ProcessProtocol):
         for line in lines:
             self._log_line(bytes(line))
 
+    def inConnectionLost(self) -> None:
+        self._cut_off("reads")
+
+    def outConnectionLost(self) -> None:
+        self._cut_off("writes")
+
+    def _cut_off(self, what: str) -> None:
+        """It has closed one of them: it is about to end, or of no use any more."""
+        if self._reason is None and not self._exited and self._closing is None:
+            reason = f"The MCP server neither ends nor {what} any more."
+            self._closing = self._clock.callLater(GRACE_SECONDS, self._give_up, reason)
+
+    def _give_up(self, reason: str) -> None:
+        self._closing = None
+        self.kill(reason)
+
     def processExited(self, reason: Failure) -> None:
         self._exited = True
         for waiter in self._waiting:
             if not waiter.called:
                 waiter.callback(None)
+        if self._closing is not None:
+            self._closing.cancel()
         # Where the reaper could not find all, one may hold its output open.
         self._closing = self._clock.callLater(GRACE_SECONDS, self._close_pipes)
 
@@ -247,16 +265,21 @@ class Program(ProcessProtocol):
         self._closing = None
         self.transport.loseConnection()
 
+    @property
+    def last_words(self) -> str:
+        """What it has written to its standard error last, cleaned; empty if nothing."""
+        return self.command.cleaned(self._last_line)
+
     def _log_line(self, line: bytes) -> None:
-        text = self.command.cleaned(line)
-        if not text.strip():
+        if not line.strip():
             return
-        self.last_words = text
+        self._last_line = line
         now = self._clock.seconds()
         if now - self._logged_since >= _LOGGED_SECONDS:
             self._logged, self._logged_since = 0, now
         self._logged += 1
         if self._logged <= _LOGGED_LINES:
+            text = self.command.cleaned(line)
             self._log.info("MCP server {name} writes: {line}", name=self.command.name, line=text)
         elif self._logged == _LOGGED_LINES + 1:
             self._log.info("MCP server {name} writes too much", name=self.command.name)
