@@ -23,7 +23,7 @@ from llamaproxy.tracecontext import current_span
 MAX_TOOLS, MAX_PAGES = 10_000, 1000
 
 #: Seconds after which a request that is cancelled makes the session doubtful: the server may hang.
-_LONG_SILENCE = 10.0
+_LONG_SILENCE = 1.0
 
 #: The most messages that are sent at a time to a server without waiting; more are not sent.
 _MAX_BACKGROUND = 16
