@@ -256,7 +256,7 @@ def reread_servers(options: Mapping[str, Any], app: Application) -> None:
         return
     servers = configured_servers(options)
     app.configured.configure(servers)
-    app.catalogue.changed()
+    app.catalogue.reconfigured()
     _log.info("MCP servers read again: {count}", count=len(servers))
 
 
