@@ -264,7 +264,7 @@ def use_servers(options: Mapping[str, Any], app: Application) -> None:
     """Have *app* use the MCP servers that *options* name now, and say so in the log."""
     servers = configured_servers(options)
     app.configured.configure(servers)
-    app.catalogue.changed()
+    app.catalogue.reconfigured()
     _log.info("MCP servers read again: {count}", count=len(servers))
 
 

@@ -140,6 +140,12 @@ class CallerLists:
                 self._start_refresh(caller, _everything)
         self._tell(ListsStale())
 
+    def reconfigured(self) -> None:
+        """The same, at once, whatever has failed before: the operator has changed the source."""
+        self._failures.clear()
+        self._changed_at = -_CHANGE_INTERVAL
+        self.changed()
+
     def figures(self) -> dict[str, int]:
         """How many lists are kept and fetched, with the limits, for the status."""
         return {

@@ -138,6 +138,10 @@ class Catalogue:
         """List the tools again: those of recent callers at once, others when they ask again."""
         self._lists.changed()
 
+    def reconfigured(self) -> None:
+        """The operator has changed the source: what failed may work now."""
+        self._lists.reconfigured()
+
     def stop(self) -> None:
         """Cancel the listings under way."""
         self._lists.stop()

@@ -66,6 +66,10 @@ class FailureMemory:
                 entry.until = now + _DOWN_SECONDS
         return down
 
+    def clear(self) -> None:
+        """Forget them all: what could not be listed may be another server now."""
+        self._entries.clear()
+
     def note(self, listing: Listing, limits: ListLimits) -> None:
         """Take up the failures of a *listing* that was made with *limits*.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol, TypeVar
 
 import attrs
 
@@ -13,6 +13,8 @@ from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.dialect import Detector
+
+T = TypeVar("T")
 
 #: Seconds that a first chat waits for the slowest group, and that a listing in the background takes
 #: (DESIGN: T3).
@@ -165,7 +167,7 @@ class UnionSource:
     """The tools of the MCP servers that the operator names, and the upstream's beside them.
 
     Implements :class:`ToolSource`. The upstream's failures do not affect the MCP servers; of two
-    groups of one name, that of the operator counts.
+    groups of one name, that of the operator counts, even when it cannot be listed.
     """
 
     _named: ToolSource
@@ -178,9 +180,10 @@ class UnionSource:
                 self._listing_of(self._upstream, caller, limits),
             ]
         )
+        taken = named.groups.keys() | named.failures.keys()
         return Listing(
-            {**upstream.groups, **named.groups},
-            {**upstream.failures, **named.failures},
+            {**_without(taken, upstream.groups), **named.groups},
+            {**_without(taken, upstream.failures), **named.failures},
             upstream.groups_error,
         )
 
@@ -197,3 +200,7 @@ class UnionSource:
             return await source.list_tools(caller, limits)
         except ProxyError as error:
             return Listing({}, groups_error=error)
+
+
+def _without(names: Collection[str], groups: Mapping[str, T]) -> dict[str, T]:
+    return {name: value for name, value in groups.items() if name not in names}

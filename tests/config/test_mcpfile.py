@@ -145,6 +145,36 @@ FILES: dict[str, tuple[str, list[Named]]] = {
         "environment": {"A": "b"}, "enabled": true}, "y": {"enabled": false, "url": 1}}}""",
         [stdio("x", "bun", "x", "it", env=(("A", "b"),))],
     ),
+    "VS Code's settings": (
+        """{"mcp": {"inputs": [], "servers": {"a": {"type": "stdio", "command": "a",
+        "args": ["${workspaceFolder}/x"], "env": {"A": null, "B": "b"}, "sandboxEnabled": false,
+        "dev": {"watch": "x"}}}}}""",
+        [stdio("a", "a", "/etc/mcp/x", env=(("B", "b"),))],
+    ),
+    "opencode": (
+        """{"mcp": {"x": {"type": "remote", "url": "http://h/m", "enabled": true}}}""",
+        [http("x", "http://h/m")],
+    ),
+    "Copilot": (
+        """{"mcpServers": {"a": {"type": "local", "command": "a", "tools": ["*"]},
+        "b": {"type": "http", "url": "http://h/m", "tools": ["get_x"]},
+        "c": {"command": "c", "tools": {"get_x": {}}}}}""",
+        [
+            stdio("a", "a", allowed=("*",)),
+            http("b", "http://h/m", allowed=("get_x",)),
+            stdio("c", "c"),
+        ],
+    ),
+    "Gemini CLI's variables": (
+        """{"mcpServers": {"a": {"command": "a", "env": {"A": "$TOKEN", "B": "$NONE",
+        "C": "x$TOKEN"}}}}""",
+        [stdio("a", "a", env=(("A", "sk-secret"), ("B", "$NONE"), ("C", "x$TOKEN")))],
+    ),
+    "Zed's command": (
+        """{"context_servers": {"z": {"source": "custom", "command": {"path": "z-mcp",
+        "args": ["a"], "env": {"A": "b"}}, "settings": {}}, "off": {"enabled": false}}}""",
+        [stdio("z", "z-mcp", "a", env=(("A", "b"),))],
+    ),
     "Zed": (
         """{"context_servers": {"z": {"command": "z-mcp", "args": [], "env": {}}}}""",
         [stdio("z", "z-mcp")],
@@ -232,7 +262,12 @@ def test_a_program_of_another_command_is_another_server() -> None:
         ({"command": "a", "args": [{}]}, "command and args has something that is not text"),
         ({"command": "a", "env": ["A"]}, "env is not an object"),
         ({"command": "a", "env": {"A=": "b"}}, "env has a name that no variable can have"),
-        ({"command": "a", "env": {"A": None}}, "env has something that is not text"),
+        ({"command": "a", "env": {"A": []}}, "env has something that is not text"),
+        ({"command": "a", "env": {"A": "\ud800"}}, "env has half a character"),
+        ({"command": "\ud800"}, "command and args has half a character"),
+        ({"command": {"args": []}}, "command and args has something that is not text"),
+        ({"command": "a", "envFile": "missing"}, "its envFile cannot be read (No such file"),
+        ({"command": "a", "sandboxEnabled": True}, "it is to run in a sandbox"),
         ({"command": "a\0"}, "command and args has a NUL character"),
         ({"command": "a", "cwd": []}, "cwd has something that is not text"),
         ({"command": "${MISSING}"}, "names the variable MISSING, which is not set"),
@@ -259,7 +294,9 @@ def test_an_entry_that_cannot_be_used_names_itself_and_the_rest_works(
         ("[]", "must be a JSON object with mcpServers"),
         ("{}", "must be a JSON object with mcpServers"),
         ('{"mcpServers": []}', "must have an object under mcpServers"),
-        ('{"mcpServers": {"a": {}, "a": {}}}', "has 'a' twice"),
+        ('{"mcpServers": {}, "mcpServers": {}}', "has mcpServers twice"),
+        ('{"mcpServers": {}, /* \n\n */ oops}', "is not JSON .*line 3"),
+        ('{"mcpServers": {"a": {"timeout": ' + "9" * 5000 + "}}}", "a number of too many digits"),
         (b"\xff\xfe{}", "is not text in UTF-8"),
         ("[" * 100_000, "is nested too deeply"),
         (json.dumps({"mcpServers": {str(n): {} for n in range(501)}}), "more than 500 servers"),
@@ -274,6 +311,47 @@ def test_an_empty_variable_is_one() -> None:
     assert entry(command="a", args=["${EMPTY}", "${EMPTY:-b}", "$TOKEN", "${}x"]).problems
     found = entry(command="a", args=["${EMPTY}", "${EMPTY:-b}", "${NONE:-}", "$TOKEN", "{TOKEN}"])
     assert ("it", found.servers["it"]) == stdio("it", "a", "", "", "", "$TOKEN", "{TOKEN}")
+
+
+def test_what_stands_twice_is_a_mistake_of_its_own_server() -> None:
+    found = parsed(
+        """{"theme": 1, "theme": 2, "mcpServers": {"env": {"command": "a", "env": {"A": "1",
+        "A": "2"}}, "args": {"command": "a", "args": [], "args": []}, "two": {"command": "a"},
+        "two": {"command": "b"}, "nested": {"command": {"path": "a", "path": "b"}},
+        "good": {"command": "a"}}}"""
+    )
+    assert list(found.servers) == ["good"]
+    assert found.problems == {
+        "env": "it has 'A' twice",
+        "args": "it has 'args' twice",
+        "two": "it stands there twice",
+        "nested": "it has 'path' twice",
+    }
+
+
+def test_a_project_s_folder_is_that_of_the_editor_s_folder() -> None:
+    data = b'{"servers": {"a": {"command": "${workspaceFolder}/a"}}}'
+    [server] = mcp_file(data, {}, Path("/srv/it/.vscode")).servers.values()
+    assert server.program is not None and server.program.command.command == "/srv/it/a"
+
+
+def test_variables_of_a_file_are_those_of_the_program(tmp_path: Path) -> None:
+    (tmp_path / "it.env").write_text("A=1\nB=2\n")
+    path = tmp_path / "mcp.json"
+    path.write_text(
+        '{"mcpServers": {"it": {"command": "a", "envFile": "${workspaceFolder}/it.env",'
+        '"env": {"B": "3"}}}}'
+    )
+    server = read(str(path), {}).servers["it"]
+    assert server.program is not None
+    assert dict(server.program.command.env) == {"A": "1", "B": "3"}
+
+
+@pytest.mark.parametrize("start", ['"' + '\\"' * 100_000, "/*" * 200_000, "//" * 200_000])
+def test_a_file_without_an_end_is_looked_at_once(start: str) -> None:
+    """What takes the square of its length would take hours here."""
+    with pytest.raises(ValueError, match="is not JSON"):
+        parsed(start)
 
 
 def test_what_stands_in_texts_is_no_comment() -> None:

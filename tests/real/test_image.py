@@ -186,7 +186,7 @@ def test_the_pins_are_all_that_the_image_can_need_and_no_more(
     assert uv is not None, "uv is one of the test's requirements"
     text = (ROOT / "Dockerfile").read_text("utf-8")
     [extras] = re.findall(r"^# (\[.*)\nARG EXTRAS=$", text, re.MULTILINE)
-    wanted = {"", *(f"extra == '{name}'" for name in re.findall(r"\w+(?=[],])", extras))}
+    wanted = {"", *(f"extra == '{name}'" for name in re.findall(r"[\w,]+(?=\])", extras))}
     required = [
         requirement
         for line in installed(files)["llamaproxy"].get_all("Requires-Dist") or ()

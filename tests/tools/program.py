@@ -51,6 +51,21 @@ def called(arguments: Json) -> str:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 time.sleep(600)
             return str(pid)
+        case "daemon":
+            reading, writing = os.pipe()
+            if not os.fork():
+                os.setsid()
+                if not os.fork():
+                    os.write(writing, str(os.getpid()).encode())
+                    time.sleep(600)
+                os._exit(0)
+            return os.read(reading, 99).decode()
+        case "close output":
+            os.close(1)
+            time.sleep(600)
+        case "close input":
+            os.close(0)
+            time.sleep(600)
         case "silence":
             time.sleep(600)
         case "change":

@@ -346,6 +346,20 @@ def test_what_changes_while_a_list_is_fetched_is_fetched_too() -> None:
     assert len(catalogued.source.listings) == 2
 
 
+def test_what_the_operator_has_changed_is_not_down_any_more() -> None:
+    catalogued = Catalogued(ttl=600)
+    failed = Listing({"g": [tool("ping")]}, {"slow": McpUnavailable("")})
+    catalogued.ask()
+    for _ in range(2):  # a mistake that is mended soon after
+        catalogued.source.listings[-1].callback(failed)
+        catalogued.catalogue.reconfigured()
+        assert catalogued.source.limits[-1].down == {}
+    catalogued.source.listings[-1].callback(failed)
+    catalogued.catalogue.changed()
+    catalogued.ask()
+    assert list(catalogued.source.limits[-1].down) == ["slow"]
+
+
 def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:
     """DESIGN: T4."""
     catalogued = Catalogued()

@@ -19,6 +19,7 @@ from twisted.logger import globalLogPublisher
 from llamaproxy.errors import McpBroke, McpUnavailable
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import program
+from llamaproxy.tools.mcp import session as mcp_session
 from llamaproxy.tools.mcp.program import Command, ProgramEnded
 from llamaproxy.tools.mcp.session import Session
 from llamaproxy.tools.mcp.stdio import StdioOpener
@@ -178,6 +179,14 @@ async def test_one_that_cannot_begin_is_tried_less_and_less_often(talk: Talk, li
     assert any(line.get("line") == "I cannot" for line in lines)
 
 
+@talk("good")
+async def test_what_has_left_its_group_ends_with_it_too(talk: Talk) -> None:
+    child = int(await talk.call(want="daemon"))
+    assert is_alive(child)
+    await talk.session.close()
+    await talk.until_gone(child)
+
+
 @pytest.mark.parametrize("command", ["/no/such/program", "no-such-program", "/etc"])
 @pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
 async def test_what_is_no_program_is_a_clear_error(command: str, lines: list[Any]) -> None:
@@ -256,3 +265,56 @@ async def test_a_call_that_is_cancelled_is_told_and_the_program_stays(talk: Talk
     before = await talk.place()
     Deferred.fromCoroutine(talk.call(say="x")).addErrback(lambda _: None).cancel()
     assert await talk.place() == before
+
+
+@pytest.mark.parametrize("how", ["good", "stateless"])
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_one_that_hangs_is_replaced(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mcp_session, "_LONG_SILENCE", 0.0)
+    monkeypatch.setattr(mcp_session, "CLEANUP_SECONDS", 1.0)
+    talk = Talk(how)
+    try:
+        place = await talk.place()
+        Deferred.fromCoroutine(talk.call(want="silence")).addErrback(lambda _: None).cancel()
+        assert await talk.call(say="hello") == "hello"
+        await talk.until_gone(place["pid"])
+    finally:
+        await talk.session.close()
+
+
+@talk("good")
+async def test_a_call_that_was_slow_is_no_reason_to_end_a_program(talk: Talk) -> None:
+    before = await talk.place()
+    Deferred.fromCoroutine(talk.call(say="x")).addErrback(lambda _: None).cancel()
+    talk.session._maybe_lost = True
+    assert await talk.place() == before
+
+
+@pytest.mark.parametrize(
+    ("want", "words"), [("close output", "nor writes"), ("close input", "nor reads")]
+)
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_one_that_closes_a_stream_and_lives_on_is_ended(want: str, words: str) -> None:
+    talk = Talk("good")
+    try:
+        place = await talk.place()
+        with pytest.raises(ProgramEnded, match=words):
+            await talk.call(want=want)
+        await talk.until_gone(place["pid"])
+    finally:
+        await talk.session.close()
+
+
+@talk("errors", env=(("TOKEN", "sk-secret"),))
+async def test_what_is_not_logged_is_not_looked_at(talk: Talk) -> None:
+    cleaned: list[bytes] = []
+    clean = Command.cleaned
+
+    def counting(command: Command, line: bytes) -> str:
+        cleaned.append(line)
+        return clean(command, line)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Command, "cleaned", counting)
+        await talk.call(say="hello")
+    assert len(cleaned) <= 50

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import attrs
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 
-from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke
+from llamaproxy.errors import McpBroke, ProxyError, ToolFailed, ToolUnknown, UpstreamBroke
 from llamaproxy.heads import headers_of
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition
@@ -20,10 +22,12 @@ from llamaproxy.tools.mcp.pool import SessionPool
 from llamaproxy.tools.mcp.source import Connectors, McpSource, definition_of
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.tools.source import (
+    BACKGROUND,
     CONFIGURED,
     PROXY_CALLED,
     DetectedSource,
     Listing,
+    ListLimits,
     ToolSource,
     UnionSource,
 )
@@ -40,6 +44,7 @@ from tests.support import (
     answer,
     hang_up,
     head_with,
+    outcome,
     recorded,
     tool,
     tool_result,
@@ -424,6 +429,30 @@ def test_servers_named_by_hand_come_beside_the_servers_own() -> None:
     assert [t.name for t in listing.groups["two"]] == ["ping", "pong"]
     assert world.run(listing.groups["mcp::main"][0]) == ToolResult("noon")
     assert world.run(listing.groups["two"][0]) == ToolResult("pong")
+
+
+@attrs.frozen(eq=False)
+class Fixed:
+    """A source whose listing is always the same."""
+
+    listing: Listing
+
+    async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
+        return self.listing
+
+    async def invoke(self, *_: Any) -> ToolResult:
+        raise NotImplementedError
+
+
+def test_a_group_of_the_operators_is_never_the_servers_of_that_name() -> None:
+    """Nor is it one that cannot be listed, because the server's cannot be."""
+    works: Any = ["a tool"]
+    fails, other = McpBroke("fails"), McpBroke("fails too")
+    named = Listing({"a": works}, {"b": fails, "c": fails})
+    upstream = Listing({"b": works, "d": works}, {"a": other, "c": other, "e": other})
+    union = UnionSource(Fixed(named), Fixed(upstream))
+    listing = outcome(Deferred.fromCoroutine(union.list_tools(ClientContext())))
+    assert listing == Listing({"d": works, "a": works}, {"e": other, "b": fails, "c": fails})
 
 
 @pytest.mark.parametrize("broken", [hang_up, answer({"detail": "no"}, 500)])

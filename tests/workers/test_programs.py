@@ -166,7 +166,7 @@ def programs() -> set[int]:
             words = cmdline.read_bytes().split(b"\0")
         except OSError:
             continue
-        if PROGRAM.encode() in words and b"-c" not in words:
+        if PROGRAM.encode() in words and b"-S" not in words:  # nor its reaper
             found.add(int(cmdline.parent.name))
     return found
 

@@ -27,6 +27,7 @@ from llamaproxy.upstream.urls import as_uri, origin_of, read_url
 class HttpSse:
     """A :class:`Transport` over HTTP+SSE (revision 2024-11-05)."""
 
+    has_session = True
     revision = ""
 
     def __init__(self, http: McpHttp, on_message: Callable[[Json], None]) -> None:

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import attrs
@@ -29,6 +30,7 @@ from zope.interface import implementer
 
 from llamaproxy.errors import McpBroke
 from llamaproxy.tools.mcp import messages
+from llamaproxy.tools.mcp.reaper import KILL
 from llamaproxy.tools.neutral import harmless
 
 #: Seconds that a program is given to end: after its standard input is closed, after SIGTERM, and
@@ -42,22 +44,8 @@ _INHERITED = (
     *("LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ"),
 )
 
-#: Makes the process the leader of a group of its own, so that all that it starts can be ended with
-#: it, and has it ended with the daemon where the kernel does that (prctl's PR_SET_PDEATHSIG, 1).
-_LEAD = """
-import os, sys
-os.setsid()
-try:
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 15)
-except Exception:
-    pass
-try:
-    os.chdir(sys.argv[1])
-    os.execvp(sys.argv[2], sys.argv[2:])
-except OSError as error:
-    sys.exit(f"cannot be started: {error.strerror}")
-"""
+#: Starts it, as a process between this one and the program.
+_REAPER = str(Path(__file__).with_name("reaper.py"))
 
 #: Characters of a line of its standard error that are logged, and lines in so many seconds.
 _MAX_LOGGED, _LOGGED_LINES, _LOGGED_SECONDS = 1000, 50, 10.0
@@ -119,8 +107,8 @@ class Program(ProcessProtocol):
         self._parts: list[bytes] = []
         self._size = 0
         self._errors = bytearray()
-        #: What it has written there last, cleaned; empty if nothing.
-        self.last_words = ""
+        #: The last line that it has written there.
+        self._last_line = b""
         self._logged = 0
         self._logged_since = -_LOGGED_SECONDS
         #: Whether it has yet to read what it was sent.
@@ -135,12 +123,12 @@ class Program(ProcessProtocol):
         """:raises ProgramEnded: if there can be no further process."""
         spawn: Any = reactor.spawnProcess
         command = self.command
-        lead = (sys.executable, "-I", "-S", "-c", _LEAD, command.cwd or ".")
+        reaper = (sys.executable, "-I", "-S", _REAPER, str(os.getpid()), command.cwd or ".")
         try:
             spawn(
                 self,
                 sys.executable,
-                [*lead, command.command, *command.args],
+                [*reaper, command.command, *command.args],
                 env=command.environment(os.environ),
             )
         except OSError as error:
@@ -169,7 +157,7 @@ class Program(ProcessProtocol):
     def kill(self, reason: str = "The MCP server was stopped.") -> None:
         """End it, and all that it has started, at once."""
         self._stop_with(ProgramEnded(reason))
-        self._signal(signal.SIGKILL)
+        self._signal(KILL)
 
     def _stop_with(self, reason: ProgramEnded) -> None:
         if self._reason is None:
@@ -191,13 +179,10 @@ class Program(ProcessProtocol):
         return True
 
     def _signal(self, number: int) -> None:
-        """Send the signal to its whole group; the group may live longer than its leader."""
-        if not self._pid:
-            return
-        with suppress(OSError):
-            os.killpg(self._pid, number)
-        with suppress(ProcessExitedAlready, OSError):
-            self.transport.signalProcess(number)  # before it leads a group
+        """Have the reaper send the signal to it, and to all that it has started."""
+        if self._pid:
+            with suppress(ProcessExitedAlready, OSError):
+                self.transport.signalProcess(number)
 
     # --- ProcessProtocol
 
@@ -230,14 +215,30 @@ class Program(ProcessProtocol):
         for line in lines:
             self._log_line(bytes(line))
 
+    def inConnectionLost(self) -> None:
+        self._cut_off("reads")
+
+    def outConnectionLost(self) -> None:
+        self._cut_off("writes")
+
+    def _cut_off(self, what: str) -> None:
+        """It has closed one of them: it is about to end, or of no use any more."""
+        if self._reason is None and not self._exited and self._closing is None:
+            reason = f"The MCP server neither ends nor {what} any more."
+            self._closing = self._clock.callLater(GRACE_SECONDS, self._give_up, reason)
+
+    def _give_up(self, reason: str) -> None:
+        self._closing = None
+        self.kill(reason)
+
     def processExited(self, reason: Failure) -> None:
-        # What it has started, and left behind, is of no use to anybody.
-        self._signal(signal.SIGKILL)
         self._exited = True
         for waiter in self._waiting:
             if not waiter.called:
                 waiter.callback(None)
-        # One who has left the group may hold its output open.
+        if self._closing is not None:
+            self._closing.cancel()
+        # Where the reaper could not find all, one may hold its output open.
         self._closing = self._clock.callLater(GRACE_SECONDS, self._close_pipes)
 
     def processEnded(self, reason: Failure) -> None:
@@ -264,16 +265,21 @@ class Program(ProcessProtocol):
         self._closing = None
         self.transport.loseConnection()
 
+    @property
+    def last_words(self) -> str:
+        """What it has written to its standard error last, cleaned; empty if nothing."""
+        return self.command.cleaned(self._last_line)
+
     def _log_line(self, line: bytes) -> None:
-        text = self.command.cleaned(line)
-        if not text.strip():
+        if not line.strip():
             return
-        self.last_words = text
+        self._last_line = line
         now = self._clock.seconds()
         if now - self._logged_since >= _LOGGED_SECONDS:
             self._logged, self._logged_since = 0, now
         self._logged += 1
         if self._logged <= _LOGGED_LINES:
+            text = self.command.cleaned(line)
             self._log.info("MCP server {name} writes: {line}", name=self.command.name, line=text)
         elif self._logged == _LOGGED_LINES + 1:
             self._log.info("MCP server {name} writes too much", name=self.command.name)

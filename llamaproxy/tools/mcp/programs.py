@@ -92,6 +92,13 @@ class ProgramPool:
     def configure(self, servers: list[ProgramServer]) -> None:
         """Have *servers* from now on; others end as soon as nothing runs in them any more."""
         self._servers = {server.endpoint: server for server in servers}
+        if len(self._servers) > MAX_PROGRAMS:
+            self._log.warn(
+                "{count} MCP servers are programs, and {most} run at a time: one that is not at "
+                "work ends when another is needed",
+                count=len(self._servers),
+                most=MAX_PROGRAMS,
+            )
         self._look_around()
 
     def session(self, endpoint: str, caller: ClientContext) -> Session:
@@ -136,8 +143,9 @@ class ProgramPool:
         """:raises McpBroke: if there are too many, and all of them in use."""
         if len(self._sessions) < MAX_PROGRAMS:
             return
-        for key, session in self._sessions.items():
-            if not session.busy:
+        # Those that one caller alone has are the first to go: there may be any number of callers.
+        for key in sorted(self._sessions, key=lambda key: key[1] is None):
+            if not self._sessions[key].busy:
                 self._end(key)
                 return
         raise McpBroke(f"There are {MAX_PROGRAMS} MCP servers running already, and all at work.")

@@ -22,6 +22,9 @@ from llamaproxy.tracecontext import current_span
 #: The most tools of one server, and the most pages of its list.
 MAX_TOOLS, MAX_PAGES = 10_000, 1000
 
+#: Seconds after which a request that is cancelled makes the session doubtful: the server may hang.
+_LONG_SILENCE = 1.0
+
 #: The most messages that are sent at a time to a server without waiting; more are not sent.
 _MAX_BACKGROUND = 16
 
@@ -188,9 +191,12 @@ class Session:
         if schema is not None and transport.revision == messages.STATELESS:
             fields += messages.parameter_fields(schema, params["arguments"])
         self._in_flight += 1
+        began = self._opener.clock.seconds()
         try:
             return await transport.ask(message, fields)
         except CancelledError:
+            if self._opener.clock.seconds() - began >= _LONG_SILENCE:
+                self._maybe_lost = True
             self._run(transport.abandon(message))
             raise
         finally:
@@ -226,7 +232,7 @@ class Session:
 
     async def _still_known(self, transport: Transport) -> bool:
         """Whether the server knows the session of *transport*."""
-        if transport.revision == messages.STATELESS:
+        if not transport.has_session:
             return True
         ping = messages.request(next(self._ids), "ping")
         try:

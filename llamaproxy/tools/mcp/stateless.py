@@ -14,6 +14,7 @@ from llamaproxy.tools.mcp.streamable import Streamable
 class Stateless(Streamable):
     """Requests that have all that a server must know in themselves."""
 
+    has_session = False
     revision = messages.STATELESS
 
     async def tell(self, message: Json, fields: Fields = ()) -> None:

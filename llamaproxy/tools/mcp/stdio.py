@@ -42,6 +42,7 @@ FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
 class Stdio:
     """A :class:`Transport` over the standard input and output of a program."""
 
+    has_session = True  # whatever the revision, it is one process that may hang
     revision = ""
     _log: ClassVar[Logger] = Logger()
 

@@ -41,6 +41,7 @@ _OTHER_REVISION = (messages.UNSUPPORTED_REVISION, messages.HEADER_MISMATCH)
 class Streamable:
     """A :class:`Transport` over streamable HTTP (revisions 2025-03-26 to 2025-11-25)."""
 
+    has_session = True
     alive = True
     #: The revision agreed upon, empty until then.
     revision = ""

@@ -21,9 +21,11 @@ class Transport(Protocol):
     """Carries the messages of one session.
 
     *alive* is false once the session has ended; *revision* is that of MCP, empty until it is
-    agreed upon.
+    agreed upon. *has_session* is false if the server keeps nothing between two requests, so that
+    there is nothing that it may have lost.
     """
 
+    has_session: bool
     alive: bool
     revision: str
 
