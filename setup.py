@@ -19,6 +19,11 @@ OTEL = [
     "opentelemetry-sdk>=1.30",
 ]
 
+#: What --memory needs.
+REDIS = [
+    "txredisapi>=1.5",
+]
+
 setup(
     name="llamaproxy",
     version=VERSION[1],
@@ -61,15 +66,19 @@ setup(
             "matplotlib>=3.8",
         ],
         "otel": OTEL,
+        "redis": REDIS,
         "test": [
             *OTEL,
+            *REDIS,
             "h11>=0.16",
             "hypothesis>=6.100",
             "jsonschema>=4.21",
+            "kubernetes-validate>=1.33",
             "openai>=1.50",
             "playwright>=1.65",
             "pytest>=8.0",
             "pytest-twisted>=1.14.3",
+            "pyyaml>=6.0.2",
             "setuptools>=70.1",
             "trustme>=1.2",
             "uv>=0.4",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hyperlink import DecodedURL
@@ -19,6 +20,8 @@ from llamaproxy.admin.feed import Feed
 from llamaproxy.admin.inspector import Inspector
 from llamaproxy.admin.looplag import LoopLag
 from llamaproxy.admin.reachability import Reachability
+from llamaproxy.admin.serving import Serving, ThisProcess
+from llamaproxy.admin.shown import OwnAnswers, Shown
 from llamaproxy.admin.status import Status
 from llamaproxy.application import Application
 from llamaproxy.config.options import Options
@@ -41,24 +44,38 @@ _log = Logger()
 ADMIN_LIMITS = Limits(body=1024 * 1024, connections=256, read_timeout=60)
 
 
-def inspector_of(
+def own_answers(
     options: Mapping[str, Any],
     app: Application,
-    url: DecodedURL,
     clock: IReactorTime,
     stop: Callable[[RequestRecord], bool],
-) -> Inspector:
-    """What the page of the admin port asks; it watches *app* from now on.
+    keys: Iterator[int] | None = None,
+) -> OwnAnswers:
+    """The answers of *app*, which it watches from now on.
 
     :param stop: ends the request of a record; whether it still ran.
+
+    :param keys: of the answers, those that they have; 1, 2, 3 and so on if there are no others.
     """
-    answers = Answers(clock)
+    answers = Answers(clock, keys=keys)
     contents = None
     if options["inspect-contents"]:
         from llamaproxy.admin.contents import ContentsKept  # which few want
 
         contents = ContentsKept(answers, clock)
+    url = client_url(options["listen"][0])
+    return OwnAnswers(answers, app.tool_status, contents, stop, url, app.tell)
 
+
+def inspector_of(
+    options: Mapping[str, Any],
+    app: Application,
+    url: DecodedURL,
+    clock: IReactorTime,
+    shown: Shown,
+    serving: Serving,
+) -> Inspector:
+    """What the page of the admin port asks; it shows the answers *shown*."""
     clients = client_url(options["listen"][0])
 
     def hello() -> Json:
@@ -66,18 +83,50 @@ def inspector_of(
         return {
             "version": __version__,
             "upstream": url.to_text(),
-            "server": None if detected is None else detected.name,
+            "server": None if detected is None else detected.product,
             # No client is given the URL of a Unix socket.
             "url": None if clients.startswith("http+unix:") else f"{clients}/v1",
-            "contents": contents is not None,
-            "time": answers.unix(),
+            "contents": bool(options["inspect-contents"]),
+            "time": time.time(),
         }
 
-    feed = Feed(answers, app.tool_status.tools_as_json, hello, clock, app.tell)
-    trials = Trials(app.catalogue, clock)
-    inspector = Inspector(answers, feed, app.tool_status, contents, stop, trials.run, clients)
-    inspector.listen(app.tell)
-    return inspector
+    def tools() -> Json:
+        return app.tool_status.tools_as_json(serving.calls)
+
+    return Inspector(shown, Feed(shown, tools, hello, clock), Trials(app.catalogue, clock).run)
+
+
+def this_process(
+    app: Application, pool: UpstreamPool, clients: Mapping[str, Callable[[], Json]]
+) -> ThisProcess:
+    """What the admin port asks of this process; *clients*: the figures of those it serves."""
+    figures = {
+        **clients,
+        "turn_memory": app.memory.figures,
+        **({} if app.far is None else {"memory_store": app.far.figures}),
+        "tool_lists": app.catalogue.figures,
+        "mcp_sessions": app.sessions.figures,
+        "upstream_pool": pool.figures,
+    }
+    return ThisProcess(app.metrics, app.tool_status.calls, figures)
+
+
+def figures_of_clients(
+    options: Mapping[str, Any], app: Application, site: ProxySite
+) -> dict[str, Callable[[], Json]]:
+    """The figures of the clients that *app* serves through *site*."""
+
+    def connections() -> Json:
+        return {"open": site.connections.connected, "max": site.limits.connections}
+
+    def requests() -> Json:
+        return {
+            "running": site.connections.running,
+            "streams": site.connections.streams,
+            "drain_timeout_seconds": options["drain-timeout"],
+        }
+
+    return {"connections": connections, "requests": requests, "chat_bodies": app.bodies.figures}
 
 
 def add_admin(
@@ -86,10 +135,14 @@ def add_admin(
     reactor: Any,
     app: Application,
     url: DecodedURL,
-    listen: ListenService,
-    pool: UpstreamPool,
-) -> None:
-    """Add the port for operators, which may be missing unless it was asked for."""
+    draining: Callable[[], bool],
+    serving: Serving,
+    shown: Shown,
+) -> Reachability:
+    """Add the port for operators, which may be missing unless it was asked for.
+
+    :return: what knows whether the server can be reached.
+    """
     endpoint: str = options["admin"]
     if (interface := open_interface(endpoint)) and not options["in-container"]:
         _log.warn(
@@ -99,42 +152,23 @@ def add_admin(
         )
     reachability = Reachability(reactor, app.detector.answers)
     app.tell.listen(reachability, *reachability.hears)
-    clients = listen.site
-    inspector = inspector_of(options, app, url, reactor, clients.connections.stop)
-
-    def connections() -> Json:
-        return {"open": clients.connections.connected, "max": clients.limits.connections}
-
-    def requests() -> Json:
-        return {
-            "running": clients.connections.running,
-            "streams": clients.connections.streams,
-            "drain_timeout_seconds": options["drain-timeout"],
-        }
-
+    inspector = inspector_of(options, app, url, reactor, shown, serving)
     status = Status(
         url=url.to_text(),
         clock=reactor,
         tools=app.tool_status,
         reachability=reachability,
-        draining=lambda: listen.draining,
+        draining=draining,
         dialect=lambda: _dialect_shown(app.detector.detected),
-        figures={
-            "connections": connections,
-            "requests": requests,
-            "turn_memory": app.memory.figures,
-            "chat_bodies": app.bodies.figures,
-            "tool_lists": app.catalogue.figures,
-            "mcp_sessions": app.sessions.figures,
-            "upstream_pool": pool.figures,
-        },
+        serving=serving,
+        trouble=lambda: app.detector.trouble,
     )
 
     def pages() -> IResource:
         # Loaded when an operator asks for it first: clients need not wait for that at the start.
         from llamaproxy.admin.endpoint import AdminApp
 
-        return AdminApp(app.metrics, status, inspector=inspector).resource()
+        return AdminApp(status, inspector).resource()
 
     hosts = admin_hosts_for(endpoint, options["allowed-hosts"])
     root, tell = LateResource(pages), Observers(log_event)
@@ -146,6 +180,7 @@ def add_admin(
     lag = LoopLag(reactor)
     app.metrics.watch(names.LOOP_LAG, lambda: lag.seconds)
     services.addService(lag)
+    return reachability
 
 
 def _dialect_shown(dialect: ServerDialect | None) -> Json | None:

@@ -11,10 +11,13 @@ from types import MappingProxyType
 import attrs
 
 from llamaproxy.errors import (
+    GroupMissing,
     McpTimeout,
     McpUnavailable,
     ProxyError,
     UpstreamBroke,
+    UpstreamNotJson,
+    UpstreamRedirected,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamTls,
@@ -44,7 +47,9 @@ ADVICE: Mapping[str, Advice] = MappingProxyType(
         ),
         "certificate": Advice(
             "the server at {url} cannot be reached securely: {reason}",
-            "name the authority of its certificate with `--upstream-ca`",
+            "name the authority of its certificate with `--upstream-ca`, if that is what is not "
+            "trusted; one that has expired must be renewed, and `--llamastack-url` must name the "
+            "host that it is for",
         ),
         "silent": Advice(
             "the server at {url} does not answer: {reason}",
@@ -61,7 +66,8 @@ ADVICE: Mapping[str, Advice] = MappingProxyType(
         ),
         "redirect": Advice(
             "the server at {url} redirects to {target}",
-            "redirects are not followed: give `--llamastack-url` what stands before `/v1` there",
+            "redirects are not followed: give `--llamastack-url` what stands before `/v1` there; "
+            "if that is a login, a way to the server without one",
         ),
         "web_page": Advice(
             "the server at {url} answers with a web page and not with JSON",
@@ -123,7 +129,8 @@ ADVICE: Mapping[str, Advice] = MappingProxyType(
         ),
         "group_failed": Advice(
             "the tools of {group} cannot be listed: {reason}",
-            "look into the log of its MCP server, and into Llama Stack's",
+            "check its URL, the path too; look into the log of its MCP server, and into Llama "
+            "Stack's",
         ),
         "missing_group": Advice(
             "of the group {group} at {url} the server lists no tools, and does not say why",
@@ -193,7 +200,11 @@ def server_problem(url: str, error: ProxyError) -> Problem:
     """Why a question to the server at *url* had no answer."""
     if isinstance(error, UpstreamRefused):
         return problem("server_error", url=url, status=error.status)
-    return server_problem_of(url, error.kind, str(error))
+    if isinstance(error, UpstreamRedirected):
+        return problem("redirect", url=url, target=error.target)
+    if isinstance(error, UpstreamNotJson):
+        return problem("web_page" if error.is_page else "wrong_path", url=url)
+    return server_problem_of(url, error.kind, error.detail)
 
 
 def server_problem_of(url: str, kind: str, reason: str) -> Problem:
@@ -209,8 +220,13 @@ def server_problem_of(url: str, kind: str, reason: str) -> Problem:
 
 def group_problem(group: str, error: ProxyError) -> Problem:
     """Why the tools of *group* are not known; the empty name stands for all of them."""
+    if not group and isinstance(error, UpstreamRefused) and error.status in (401, 403):
+        path = error.where.partition("://")[2].partition("/")[2]
+        return problem("credentials", status=error.status, path=f"/{path}")
     if not group:
         return problem("groups_failed", reason=error.logged)
+    if isinstance(error, GroupMissing):
+        return problem("missing_group", group=group, url=error.where)
     status = getattr(error, "http_status", error.status)
     by_kind = {
         McpUnavailable.kind: "group_unreachable",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 from hyperlink import DecodedURL
@@ -18,7 +18,8 @@ from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.chat.body_budget import BodyBudget
 from llamaproxy.chat.endpoint import ChatCompletions
 from llamaproxy.chat.loop import CallSlots, ToolLoop
-from llamaproxy.chat.memory import TurnMemory
+from llamaproxy.chat.memory import TurnMemory, TurnStore
+from llamaproxy.chat.shared_turns import FarTurns, SharedTurns
 from llamaproxy.chat.toolless import ToollessModels
 from llamaproxy.cors import CorsMemory
 from llamaproxy.events import Observers
@@ -28,7 +29,7 @@ from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.llamaserver import LlamaServerTools
 from llamaproxy.tools.mcp.configured import ConfiguredServer, ConfiguredServers
 from llamaproxy.tools.mcp.pool import SessionPool
-from llamaproxy.tools.mcp.programs import AllSessions, ProgramPool
+from llamaproxy.tools.mcp.programs import AllSessions, ProgramPool, Programs
 from llamaproxy.tools.mcp.source import Connectors, McpSource, Sessions
 from llamaproxy.tools.offers import Offers
 from llamaproxy.tools.source import CONFIGURED, DetectedSource, ToolSource, UnionSource
@@ -50,6 +51,19 @@ if TYPE_CHECKING:
 _log = Logger()
 
 
+class ToolsElsewhere(Protocol):
+    """Another process, which lists the tools for this one too, and has its programs."""
+
+    @property
+    def programs(self) -> Programs: ...
+
+    def source(self, own: ToolSource, detector: Detector) -> ToolSource:
+        """The tools as that lists them, run by this process's *own* source."""
+
+    def changed(self) -> None:
+        """A server has told that its tools have changed; the catalogue is told by that process."""
+
+
 @attrs.frozen(eq=False, repr=False)
 class Application:
     """Everything that answers requests, from the root of the resource tree on; without sockets."""
@@ -59,9 +73,10 @@ class Application:
     detector: Detector
     catalogue: Catalogue
     sessions: SessionPool
-    programs: ProgramPool
+    programs: Programs
     configured: ConfiguredServers
     memory: TurnMemory
+    far: FarTurns | None
     bodies: BodyBudget
     cors: CorsMemory
     metrics: Metrics
@@ -76,6 +91,8 @@ def assemble(
     agent: SendingAgent,
     anywhere: SendingAgent,
     spans: Spans | None = None,
+    far: FarTurns | None = None,
+    elsewhere: ToolsElsewhere | None = None,
     processes: IReactorProcess | None = None,
 ) -> Application:
     """The application that *options* describe, in front of the server at *url*.
@@ -87,6 +104,10 @@ def assemble(
     :param processes: starts the programs of ``--mcp-config``; with None, none can be started.
 
     :param spans: makes spans of requests; None if traces are off.
+
+    :param far: remembers turns for other processes too; None if there are none.
+
+    :param elsewhere: lists the tools; None if this process does.
     """
     keys: ApiKeys | None = options["api-keys-file"]
     server_key: bytes = options["upstream-key"] or b""
@@ -107,17 +128,18 @@ def assemble(
     if options["admin"] != "off":
         metrics.listen(tell)
     tell.listen(tool_status, *tool_status.hears)
+    changed = _changed_here(lambda: catalogue) if elsewhere is None else elsewhere.changed
     sessions = SessionPool(
-        InflatingAgent(anywhere, clock),
-        clock,
-        lambda: catalogue.changed(),
-        options["max-mcp-sessions"],
+        InflatingAgent(anywhere, clock), clock, changed, options["max-mcp-sessions"]
     )
-    programs = ProgramPool(processes, clock, lambda: catalogue.changed())
+    programs: Programs = ProgramPool(processes, clock, changed)
+    if elsewhere is not None:
+        programs = elsewhere.programs
     configured = ConfiguredServers(configured_servers(options), programs.configure)
     all_sessions = AllSessions(sessions, programs)
+    source = _tool_source(options, clock, client, detector, configured, all_sessions)
     catalogue = Catalogue(
-        source=_tool_source(options, clock, client, detector, configured, all_sessions),
+        source=source if elsewhere is None else elsewhere.source(source, detector),
         clock=clock,
         ttl=options["tools-ttl"],
         tool_timeout=options["tool-timeout"],
@@ -129,13 +151,16 @@ def assemble(
     memory = TurnMemory(
         clock, options["memory-entries"], options["memory-bytes"], options["memory-age"]
     )
+    turns: TurnStore = memory
+    if far is not None:
+        turns = SharedTurns(clock, memory, far, options["memory-age"])
     slots = CallSlots(options["max-calls-per-chat"], options["max-calls"])
     cors = CorsMemory()
     bodies = BodyBudget(options["max-chat-bodies"])
     _watch_memory(metrics, memory, catalogue, sessions, bodies)
     chat = ChatCompletions(
         loop=ToolLoop(
-            catalogue, memory, options["max-iterations"], slots, ToollessModels(clock), tell
+            catalogue, turns, options["max-iterations"], slots, ToollessModels(clock), tell
         ),
         upstream=Completions(client, detector),
         clock=clock,
@@ -158,12 +183,18 @@ def assemble(
         programs=programs,
         configured=configured,
         memory=memory,
+        far=far,
         bodies=bodies,
         cors=cors,
         metrics=metrics,
         tool_status=tool_status,
         tell=tell,
     )
+
+
+def _changed_here(catalogue: Callable[[], Catalogue]) -> Callable[[], None]:
+    """What a server's word that its tools have changed leads to, in the catalogue made later."""
+    return lambda: catalogue().changed()
 
 
 def _watch_memory(
@@ -174,6 +205,8 @@ def _watch_memory(
     bodies: BodyBudget,
 ) -> None:
     """Have *metrics* show what is kept in memory, beside its limits."""
+    # Of a store, where there is one.
+    metrics.declare(names.MEMORY_STORE_UP, names.MEMORY_STORE_ERRORS, names.MEMORY_STORE_LOOKUPS)
     for series, figures, key, *labels in (
         (names.CACHE_ENTRIES, memory.figures, "turns", "turns"),
         (names.CACHE_ENTRIES_MAX, memory.figures, "max_turns", "turns"),
@@ -205,12 +238,29 @@ def configured_servers(options: Mapping[str, Any]) -> dict[str, ConfiguredServer
         servers.setdefault(name, server)
     for name, problem in problems.items():
         _log.warn(
-            "the MCP server {name} of {path} is left out: {problem}",
+            "the MCP server {name} of {path} is left out: {reason}",
             name=name,
             path=config.path,
-            problem=problem,
+            reason=problem,
         )
     return servers
+
+
+def reread_servers(options: Mapping[str, Any], app: Application) -> None:
+    """Take the MCP servers that are in their file now, if it is usable, and say so in the log.
+
+    Calls under way end on what they began with.
+    """
+    config: McpConfig = options["mcp-config"]
+    try:
+        config.reread()
+    except ValueError as error:
+        _log.warn("the MCP servers stay as they were: the file {reason}", reason=str(error))
+        return
+    servers = configured_servers(options)
+    app.configured.configure(servers)
+    app.catalogue.changed()
+    _log.info("MCP servers read again: {count}", count=len(servers))
 
 
 def _tool_source(

@@ -58,6 +58,12 @@ class ProxyError(Exception):
         return error_object(self.status, str(self), self.type, code=self.kind)
 
     @property
+    def detail(self) -> str:
+        """The message without the words of the class, for who has words of his own for that."""
+        words = (self.__doc__ or "").split("\n\n")[0].rstrip(".")
+        return str(self).removeprefix(f"{words}: ")
+
+    @property
     def headers(self) -> dict[str, str]:
         """Response fields that travel with the error."""
         return {}
@@ -160,6 +166,26 @@ class UpstreamBroke(ProxyError):
     kind = "upstream_broke"
 
 
+class UpstreamRedirected(UpstreamBroke):
+    """Llama Stack answered with a redirect, which is not followed."""
+
+    def __init__(self, status: int, target: str) -> None:
+        """:param target: where it leads, for messages."""
+        self.target = target
+        super().__init__(
+            f"Llama Stack answered with a redirect ({status}) to {target}, which is not followed."
+        )
+
+
+class UpstreamNotJson(UpstreamBroke):
+    """Llama Stack answered with something that is not JSON."""
+
+    def __init__(self, is_page: bool) -> None:
+        """:param is_page: whether it is a web page."""
+        self.is_page = is_page
+        super().__init__()
+
+
 class UpstreamTimeout(ProxyError):
     """Llama Stack took too long to answer.
 
@@ -169,6 +195,12 @@ class UpstreamTimeout(ProxyError):
     status = 504
     type = "upstream_error"
     kind = "upstream_timeout"
+
+
+class ParentSilent(UpstreamTimeout):
+    """The process that lists tools for all workers did not answer."""
+
+    kind = "parent_silent"
 
 
 class UpstreamRefused(ProxyError):
@@ -204,6 +236,14 @@ class UpstreamRefused(ProxyError):
         That, and nothing else, is exactly ``{"detail": "Not Found"}`` on every generation.
         """
         return self.status == 404 and str(self) == "Not Found"
+
+
+class GroupMissing(ProxyError):
+    """The server lists no tools of the group, and does not say why."""
+
+    status = 502
+    type = "upstream_error"
+    kind = "group_missing"
 
 
 class ShuttingDown(ProxyError):

@@ -7,9 +7,9 @@ together. What is known of a request, a round or a call stands in its record
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import ClassVar, Literal, Protocol, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args
 
 import attrs
 from twisted.logger import Logger
@@ -39,20 +39,6 @@ class RequestEnded:
 @attrs.define(eq=False, repr=False)
 class ChatBegan:
     """A request is a chat completion's, and has been read."""
-
-    chat: ChatRecord
-
-
-@attrs.define(eq=False, repr=False)
-class ToolsOffered:
-    """It is settled which server tools a chat is offered."""
-
-    chat: ChatRecord
-
-
-@attrs.define(eq=False, repr=False)
-class FirstByte:
-    """The client of a chat is sent the first of its answer."""
 
     chat: ChatRecord
 
@@ -139,7 +125,8 @@ class ListRefreshed:
 
     *groups* are those that have answered, *failures* the errors of others; *groups_error* is that
     of the list of the groups, None if that has come. *left_out* are tools that are not offered for
-    want of room, as ``group/name``.
+    want of room, as ``group/name``. If it is *shared*, another process has listed them, for all,
+    and has told of that.
     """
 
     callers: int
@@ -148,14 +135,29 @@ class ListRefreshed:
     groups_error: ProxyError | None = None
     left_out: tuple[str, ...] = ()
     seconds: float = 0.0
+    shared: bool = False
+
+
+@attrs.define(eq=False, repr=False)
+class ListsStale:
+    """A server has told that its tools have changed: all lists are stale."""
+
+
+@attrs.define(eq=False, repr=False)
+class ConnectionsTurnedAway:
+    """*count* connections over the *limit* have been closed without an answer.
+
+    It is told at once of the first, and then of many together.
+    """
+
+    count: int
+    limit: int
 
 
 Event: TypeAlias = (
     RequestBegan
     | RequestEnded
     | ChatBegan
-    | ToolsOffered
-    | FirstByte
     | RoundBegan
     | RoundEnded
     | CallBegan
@@ -163,6 +165,8 @@ Event: TypeAlias = (
     | LoopLimited
     | Contents
     | ListRefreshed
+    | ListsStale
+    | ConnectionsTurnedAway
 )
 
 
@@ -172,8 +176,16 @@ class Tell(Protocol):
     def __call__(self, event: Event, /) -> None: ...
 
 
+#: Requests that have ended after which those who hear later are told.
+MANY = 64
+
+
 class Observers:
-    """All who watch. One that fails is counted in :attr:`failures`, and costs nothing else."""
+    """All who watch. One that fails is counted in :attr:`failures`, and costs nothing else.
+
+    Some hear of an event when it happens, others later and of many at once: that takes a fraction
+    of the time, which counts where there are thousands in a second.
+    """
 
     _log: ClassVar[Logger] = Logger()
 
@@ -181,6 +193,11 @@ class Observers:
         self._listeners: dict[type[Event], list[Callable[[Event], None]]] = {
             kind: list(listeners) for kind in get_args(Event)
         }
+        #: Those who hear later, by kind, and what they have not heard of yet. Of what is kept for
+        #: them there is a limit in the requests that have ended: all else belongs to those that
+        #: run, or to them.
+        self._later: dict[type[Event], list[Callable[[Sequence[Any]], None]]] = {}
+        self._put_off: dict[type[Event], list[Event]] = {}
         self.failures = 0
 
     def listen(self, listener: Callable[[Event], None], *kinds: type[Event]) -> None:
@@ -188,18 +205,54 @@ class Observers:
         for kind in kinds or self._listeners:
             self._listeners[kind].append(listener)
 
+    def listen_later(self, listener: Callable[[Sequence[Any]], None], kind: type[Event]) -> None:
+        """Let *listener* hear of the events of that *kind* that follow, many at once.
+
+        Whoever looks at what it has made of them calls :meth:`deliver` before. Those of one kind
+        come in their order, and the ends of requests after all else: until then there are the
+        records of their parts.
+        """
+        if not self._later:
+            self._put_off[RequestEnded] = []
+            self._listeners[RequestEnded].append(self._end)
+        if kind not in self._put_off:
+            self._put_off = {kind: [], **self._put_off}
+            self._listeners[kind].append(self._put_off[kind].append)
+        self._later.setdefault(kind, []).append(listener)
+
     def leave(self, listener: Callable[[Event], None]) -> None:
         """Let *listener* hear of nothing any more."""
         for kind, listeners in self._listeners.items():
             self._listeners[kind] = [each for each in listeners if each != listener]
+
+    def deliver(self) -> None:
+        """Tell those who hear later of all that has happened."""
+        for kind, waiting in self._put_off.items():
+            if waiting:
+                events = waiting[:]
+                waiting.clear()
+                for listener in self._later.get(kind, ()):
+                    try:
+                        listener(events)
+                    except Exception:
+                        self._note_failure()
 
     def __call__(self, event: Event, /) -> None:
         for listener in self._listeners[type(event)]:
             try:
                 listener(event)
             except Exception:
-                self.failures += 1
-                self._log.failure("a listener failed")
+                self._note_failure()
+
+    def _end(self, event: Event) -> None:
+        ended = self._put_off[RequestEnded]
+        ended.append(event)
+        if len(ended) >= MANY:
+            self.deliver()
+
+    def _note_failure(self) -> None:
+        self.failures += 1
+        self._log.failure("a listener failed")
 
 
 def tell_nobody(event: Event, /) -> None:

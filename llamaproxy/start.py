@@ -10,6 +10,11 @@ from llamaproxy.config.options import Options
 
 __all__ = ["Options", "makeService"]
 
+#: Objects more than there were after which the collector looks through those that are new. By its
+#: own 700 it would do that for every dozen of chats, and find that they are still being answered:
+#: a chat leaves no garbage. A request that fails may leave some hundreds of objects.
+YOUNG = 5000
+
 
 def makeService(options: Options) -> IService:
     """The daemon that *options* describe, loaded and built.
@@ -19,6 +24,7 @@ def makeService(options: Options) -> IService:
     # What is loaded stays. The garbage collector looks through it no more: not through twistd
     # while the rest is loaded, which would take a twentieth of the start, and not while requests
     # are served.
+    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
     gc.freeze()
     from llamaproxy import tap
 

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hyperlink import DecodedURL
-from twisted.application.service import IService, MultiService, Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.application.service import IService, MultiService
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from llamaproxy import __version__
-from llamaproxy.admin import names
 from llamaproxy.admin.tracing.switch import tracing_service
-from llamaproxy.adminport import add_admin
-from llamaproxy.application import Application, assemble
+from llamaproxy.adminport import add_admin, figures_of_clients, own_answers, this_process
 from llamaproxy.config.options import Options
-from llamaproxy.deferreds import all_of
 from llamaproxy.greeting import GreetingService
-from llamaproxy.routes import CHAT_PATHS
-from llamaproxy.server.hosts import hosts_for
-from llamaproxy.server.keys import KeysService
-from llamaproxy.server.limits import Limits, connections_possible
+from llamaproxy.parts import (
+    UpstreamService,
+    connected,
+    memory_store,
+    rereads_of,
+    site_of,
+    use_store,
+)
 from llamaproxy.server.listen import ListenService, client_url
 from llamaproxy.server.prompt_writes import prompt_writes
+from llamaproxy.server.reload import ReloadService
 from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.signals import SecondSignal
-from llamaproxy.server.site import ProxySite
 from llamaproxy.server.twistedparts import use_monotonic_time
-from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
-from llamaproxy.upstream.pool import UpstreamPool
 
 if TYPE_CHECKING:
-    from llamaproxy.admin.tracing.spans import Spans
+    from twisted.protocols.amp import CommandLocator
+
+    from llamaproxy.server.notify import NotifyService
+    from llamaproxy.workers.supervisor import Supervisor
 
 _log = Logger()
 
@@ -52,26 +56,54 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     Factory.noisy = False  # "Starting factory", for every connection that is made
     ordered: Any = OrderedServices
     services: MultiService = ordered()
-    if options["api-keys-file"] is not None:
+    rereads: list[Callable[[], object]] = []
+    reload = None
+    if options["api-keys-file"] is not None or options["mcp-config"] is not None:
         # Before the others, to stop after them: SIGHUP would end a daemon that is draining.
-        services.addService(KeysService(options["api-keys-file"], reactor))
+        reload = ReloadService(reactor, rereads)
+        services.addService(reload)
     url = _server_url(options, reactor, services)
     sockets = prompt_writes(reactor)
     tracing = tracing_service(os.environ, reactor, url.to_text(), options["listen"])
     if tracing is not None:
         services.addService(tracing)  # it stops after those that make spans
     spans = None if tracing is None else tracing.spans
-    app, pool = _connected(options, url, reactor, sockets, spans)
+    several = options["workers"] > 1
+    # Workers ask the store themselves.
+    store = None if several else memory_store(options, reactor)
+    app, pool = connected(options, url, reactor, sockets, spans, store)
+    if store is not None:
+        use_store(store, app, services)
     services.addService(UpstreamService(pool, app))
-    listen = _listen_service(options, sockets, app, fixed_limits)
+    rereads += rereads_of(options, app)
+    site = site_of(options, sockets, app, fixed_limits)
+    locators: list[CommandLocator] = []
+    supervisor = None
+    if several:
+        from llamaproxy import crew
+
+        supervisor = crew.supervised(options, reactor, url, app, site, locators)
+    listen = supervisor or ListenService(sockets, options["listen"], site, options["drain-timeout"])
     if options["admin"] != "off":
-        add_admin(services, options, sockets, app, url, listen, pool)
+        admin = partial(add_admin, services, options, sockets, app, url, lambda: listen.draining)
+        if supervisor is None:
+            own = this_process(app, pool, figures_of_clients(options, app, site))
+            admin(own, own_answers(options, app, sockets, site.connections.stop))
+        else:
+            watching = crew.watching_of(services, reactor, app, pool, supervisor)
+            watching.reachability = admin(watching.serving, watching.shown)
+            locators.append(watching)
     if by_twistd:
         services.addService(GreetingService(url.to_text(), app.detector, app.catalogue, reactor))
     # The last to start and the first to stop.
     services.addService(listen)
     if by_twistd:
         services.addService(SecondSignal(reactor, listen.stop_now))
+        notify = _notify(reactor, supervisor)
+        if notify is not None:
+            services.addService(notify)
+        if reload is not None:
+            reload.on_reread = partial(_reread, supervisor, notify)
     _log_start(options, url)
     return services
 
@@ -80,18 +112,17 @@ def check(options: Options) -> int:
     """What ``--check`` prints, and the exit status that it comes to."""
     from twisted.internet import reactor
 
-    from llamaproxy.check import Check, run_to_exit
+    from llamaproxy.check import Check
+    from llamaproxy.foreground import Lines, run_to_exit
 
     use_monotonic_time(reactor)
     Factory.noisy = False
     services = MultiService()
     url = _server_url(options, reactor, services)
-    app, pool = _connected(options, url, reactor, reactor)
+    app, pool = connected(options, url, reactor, reactor)
     services.addService(UpstreamService(pool, app))
 
-    def write(line: str) -> None:
-        print(line.encode("ascii", "backslashreplace").decode("ascii"), flush=True)
-
+    write = Lines(sys.stdout)
     checking = Check(
         url.to_text(),
         app.client,
@@ -125,45 +156,20 @@ def _server_url(options: Options, reactor: Any, services: MultiService) -> Decod
     return url
 
 
-def _connected(
-    options: Options, url: DecodedURL, reactor: Any, sockets: Any, spans: Spans | None = None
-) -> tuple[Application, UpstreamPool]:
-    """The application with connections to servers by *sockets*, and what keeps those."""
-    pool = UpstreamPool(reactor)
-    reaching = (options["connect-timeout"], options["upstream-ca"])
-    agent = UpstreamAgent(sockets, url, pool, *reaching)
-    anywhere = AgentForAnywhere(sockets, pool, *reaching)
-    return assemble(options, url, reactor, agent, anywhere, spans, reactor), pool
+def _reread(supervisor: Supervisor | None, notify: NotifyService | None) -> None:
+    """Have the workers read again what was read again here; the service manager hears of it."""
+    done = None if supervisor is None else supervisor.reload()
+    if notify is not None:
+        notify.reloading(done)
 
 
-def _listen_service(
-    options: Options, reactor: Any, app: Application, fixed_limits: Mapping[str, float]
-) -> ListenService:
-    """The ports for clients."""
-    limits = Limits(
-        body=options["max-body"],
-        bodies={path.encode(): options["max-chat-body"] for path in CHAT_PATHS},
-        connections=connections_possible(options["max-connections"]),
-        header_timeout=options["header-timeout"],
-        client_timeout=options["client-timeout"],
-        **fixed_limits,  # type: ignore[arg-type]
-    )
-    site = ProxySite(
-        app.resource,
-        reactor,
-        limits,
-        options["api-keys-file"],
-        app.cors,
-        hosts_for(options["listen"], options["allowed-hosts"]),
-        app.tell,
-    )
-    connections, watch = site.connections, app.metrics.watch
-    watch(names.CONNECTIONS, lambda: connections.connected)
-    watch(names.CONNECTIONS_MAX, lambda: limits.connections)
-    watch(names.RUNNING, lambda: connections.running)
-    watch(names.STREAMS_OPEN, lambda: connections.streams)
-    watch(names.LISTENER_FAILURES, lambda: app.tell.failures)
-    return ListenService(reactor, options["listen"], site, options["drain-timeout"])
+def _notify(reactor: Any, supervisor: Supervisor | None) -> NotifyService | None:
+    """What tells the service manager what the daemon is doing, if there is one."""
+    if "NOTIFY_SOCKET" not in os.environ:
+        return None
+    from llamaproxy.server.notify import NotifyService
+
+    return NotifyService(reactor, os.environ, None if supervisor is None else supervisor.started)
 
 
 def _log_start(options: Options, url: DecodedURL) -> None:
@@ -197,20 +203,3 @@ def _log_start(options: Options, url: DecodedURL) -> None:
             "{page}",
             page=page,
         )
-
-
-class UpstreamService(Service):
-    """Ends, when the daemon stops, what would go on without a client."""
-
-    def __init__(self, pool: UpstreamPool, app: Application) -> None:
-        self._pool = pool
-        self._app = app
-
-    def stopService(self) -> Deferred[None]:
-        Service.stopService(self)
-        self._app.catalogue.stop()
-        return Deferred.fromCoroutine(self._close())
-
-    async def _close(self) -> None:
-        await all_of([self._app.sessions.close(), self._app.programs.close()])
-        self._pool.close()

@@ -33,7 +33,7 @@ from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
-from llamaproxy.application import assemble
+from llamaproxy.application import ToolsElsewhere, assemble
 from llamaproxy.config.options import Options
 from llamaproxy.events import Event
 from llamaproxy.heads import RequestHead, RequestLine
@@ -481,6 +481,8 @@ class Proxy(Upstream):
         identity_names: tuple[bytes, ...] = (),
         spans: Any = None,
         url: str = "http://stack:8321",
+        elsewhere: ToolsElsewhere | None = None,
+        far: Any = None,
     ) -> None:
         """:param mcp: an agent that finds MCP servers."""
         Upstream.__init__(self, stack, clock, timeout, server_key, url)
@@ -506,7 +508,10 @@ class Proxy(Upstream):
             "max-chat-bodies": max_bodies,
             "identity-headers": identity_names,
         }
-        app = assemble(options, self.url, self.clock, self.agent, mcp or self.agent, spans)
+        anywhere = mcp or self.agent
+        app = assemble(
+            options, self.url, self.clock, self.agent, anywhere, spans, far, elsewhere=elsewhere
+        )
         self.detector = app.detector
         self.catalogue = app.catalogue
         self.sessions = app.sessions

@@ -38,7 +38,7 @@ def rooms() -> dict[str, set[str]]:
 
 def test_imports_point_down_only() -> None:
     order = list(TopologicalSorter(rooms()).static_order())  # raises CycleError
-    assert order[-2:] == ["tap", "start"]
+    assert {"tap", "crew", "start", "worker"} == set(order[-4:])
 
 
 def test_the_tool_loop_stands_without_the_front_door() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
+import json
+import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,11 @@ from twisted.internet.defer import Deferred
 
 from llamaproxy.advice import ADVICE
 from llamaproxy.application import assemble
-from llamaproxy.check import LIMIT, UNDECIDED, WELL, WRONG, Check
+from llamaproxy.check import LIMIT, Check
 from llamaproxy.config.options import Options
+from llamaproxy.events import ListRefreshed
+from llamaproxy.report import UNDECIDED, WELL, WRONG
+from tests.admin.inspected import Inspected
 from tests.support import (
     Answer,
     FakeStack,
@@ -67,7 +75,7 @@ class Checked(Upstream):
         options.parseOptions([*names, *settings])
         anywhere = Upstream(mcp, self.clock).agent if mcp is not None else self.agent
         app = assemble(options, self.url, self.clock, self.agent, anywhere)
-        self._anywhere = anywhere
+        self._anywhere, self.catalogue = anywhere, app.catalogue
         self.lines: list[str] = []
         check = Check(
             *("http://stack:8321", app.client, app.catalogue, app.tell, self.lines.append),
@@ -159,6 +167,11 @@ def chats_answer(each: Answer) -> FakeStack:
     return server
 
 
+def listed_once(then: Answer) -> FakeStack:
+    """A server that lists its tools once, and answers so from then on."""
+    return broken("GET /v1/tools", answer({"data": [tool("a")]}), then)
+
+
 MOVED = answer(b"", 301, {"Location": "https://u:secret@stack.example/v1/version?key=secret"})
 
 
@@ -180,6 +193,13 @@ MOVED = answer(b"", 301, {"Location": "https://u:secret@stack.example/v1/version
         (broken("GET /v1/models", answer({"data": []})), ["no_models"]),
         (broken("GET /v1/models", answer({"detail": "no"}, 500)), ["models_failed"]),
         (broken("GET /v1/models", answer({"detail": "who?"}, 401)), ["credentials"]),
+        (broken("GET /v1/models", MOVED), ["redirect"]),
+        (broken("GET /v1/models", PAGE), ["models_failed"]),
+        (broken("GET /v1/models", hang_up), ["no_http"]),
+        (broken("GET /v1/tools", answer({"detail": "who?"}, 401)), ["credentials"]),
+        (listed_once(answer({"detail": "no"}, 500)), ["groups_failed"]),
+        (listed_once(answer({"data": None})), ["groups_failed"]),
+        (listed_once(hang_up), ["no_http"]),
         (broken("GET /v1/chat/completions", NOT_FOUND), ["no_chat"]),
         (chats_answer(answer(b"starting", 503)), ["server_error"]),
         (chats_answer(MOVED), ["redirect"]),
@@ -271,18 +291,25 @@ def test_a_server_that_is_silent_leaves_it_undecided_within_the_limit() -> None:
     assert checked.status == UNDECIDED
 
 
-def test_it_ends_within_its_limit_whatever_is_slow() -> None:
+@pytest.mark.parametrize(
+    ("limit", "status", "advice"),
+    [(LIMIT, WRONG, ["groups_failed", "silent"]), (40, UNDECIDED, ["silent", "undecided"])],
+)
+def test_it_ends_within_its_limit_whatever_is_slow(
+    limit: float, status: int, advice: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamaproxy.check.LIMIT", limit)
     server = stack("0.6.1", tool("a"))
-    for route in ("chat/completions", "models"):
-        server.on(f"GET /v1/{route}", nothing)
-    for route in ("tools", "toolgroups"):
+    for route in ("chat/completions", "models", "tools", "toolgroups"):
         server.on(f"GET /v1/{route}", nothing)
     checked = Checked(server)
-    for _ in range(int(LIMIT) + 1):
+    for _ in range(int(limit) + 1):
         checked.clock.advance(1)
         checked.settle()
-    assert checked.status == WRONG
-    assert set(checked.advice()) == {"silent", "groups_failed", "undecided"}
+    assert checked.status == status
+    assert sorted(checked.advice()) == advice
+    checked.catalogue.stop()  # as the end of the process has it
+    checked.settle()
     assert not server.open
 
 
@@ -293,6 +320,33 @@ def test_what_a_peer_says_is_one_line_that_does_nothing(name: str) -> None:
     checked = Checked(server)
     assert all(line.isprintable() for line in checked.lines)
     assert checked.status == WELL
+
+
+@pytest.mark.parametrize(
+    "broken_server",
+    [
+        lambda: no_version(hang_up),
+        lambda: no_version(PAGE, PAGE),
+        lambda: no_version(answer(b"hello", 200, {"Content-Type": "text/plain"})),
+        lambda: no_version(MOVED),
+        lambda: no_version(answer(b"starting", 503)),
+        lambda: no_version(answer({"detail": "no"}, 500)),
+        lambda: broken("GET /v1/tools", answer({"detail": "no"}, 500)),
+        lambda: no_version(PAGE, MODELS),
+        plain,
+        stack,
+    ],
+)
+def test_the_status_of_the_daemon_says_the_same(broken_server: Callable[[], FakeStack]) -> None:
+    world = Inspected(broken_server())
+    world.chat()
+    world.settle()
+    status = json.loads(world.get("/status").body)
+    checked = Checked(broken_server())
+    assert [each["problem"] for each in status["advice"]] == checked.advice()
+    listed = [each for each in world.events if isinstance(each, ListRefreshed)][-1]
+    whole = not listed.failures and listed.groups_error is None
+    assert whole == (checked.advice() in (["plain_server"], ["no_groups"]))
 
 
 def test_each_advice_begins_in_a_way_of_its_own_and_is_whole() -> None:
@@ -338,7 +392,8 @@ def test_its_exit_status_is_for_scripts(tmp_path: Path, before: tuple[str, ...])
 def test_nobody_listens(tmp_path: Path) -> None:
     status, text = ran(tmp_path, "--llamastack-url", "http://127.0.0.1:1")
     assert status == WRONG
-    assert text.startswith("WRONG the server at http://127.0.0.1:1 cannot be reached: ")
+    where = "WRONG the server at http://127.0.0.1:1 cannot be reached"
+    assert text.startswith(f"{where}: Connection was refused")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -348,22 +403,111 @@ def test_a_daemon_that_runs_in_the_same_folder_is_no_obstacle(tmp_path: Path) ->
     assert (tmp_path / "twistd.pid").read_text() == "1"
 
 
-def test_a_signal_ends_it_and_nothing_is_decided(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_nothing_is_decided(number: signal.Signals, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        process = subprocess.Popen(
-            [*TWISTD, "llamaproxy", "--check", "--llamastack-url", url],
-            env=environment(),
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        connection, _ = silent.accept()
-        with connection:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == UNDECIDED
-        assert process.stdout is not None
-        process.stdout.close()
+        with started(tmp_path, "--llamastack-url", url, stdout=subprocess.PIPE) as process:
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(number)
+                assert process.communicate(timeout=30) == ("", "")
+                assert process.returncode == UNDECIDED
+
+
+def test_one_who_reads_only_its_beginning_costs_it_nothing(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed, started(tmp_path, "--demo", stdout=closed) as process:
+        assert process.communicate(timeout=60)[1] == ""
+        assert process.returncode == WELL
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_on_a_terminal_it_is_wrapped_at_words(columns: int, tmp_path: Path) -> None:
+    master, terminal = os.openpty()
+    long_url = "http://127.0.0.1:1/a-path-that-is-longer-than-a-narrow-terminal-and-is-not-cut"
+    with os.fdopen(terminal, "w") as out:
+        arguments = ("--llamastack-url", long_url)
+        with started(tmp_path, *arguments, stdout=out, COLUMNS=str(columns)) as process:
+            assert process.communicate(timeout=60)[1] == ""
+            assert process.returncode == WRONG
+    with os.fdopen(master, "rb") as seen:
+        lines = seen.read1(65536).decode().split("\r\n")
+    words = [word for line in lines for word in line.split()]
+    assert long_url in words and words[-3:] == ["Something", "is", "wrong."]
+    assert all(len(line) <= columns or long_url in line for line in lines)
+    assert all(line[:6].strip() in ("", "WRONG") or "Something" in line for line in lines)
+
+
+KEYS = ("--api-keys-file", "keys")
+STACK = ("--llamastack-url", "STACK")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "status", "words"),
+    [
+        (STACK, "", WRONG, "credentials"),
+        (STACK, "right", WRONG, "LLAMASTACK_API_KEY is set and not used"),
+        ((*STACK, *KEYS), "right", WELL, "models: 1: m"),
+        ((*STACK, *KEYS), "wrong", WRONG, "credentials"),
+        (("--demo", "--mcp-server", "web=http://127.0.0.1:1/mcp"), "", WRONG, "MCP server of web"),
+        (("--demo", *KEYS), "", WELL, "calculate"),
+        (("--llamastack-url", "http://no-such-host.invalid"), "", WRONG, "cannot be reached"),
+        (("--llamastack-url", "ftp://x"), "", WRONG, "--llamastack-url must be"),
+    ],
+)
+def test_its_exit_status_in_each_case(
+    arguments: tuple[str, ...], key: str, status: int, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("a-clients-key\n")
+    with locked_stack() as url:
+        given = [url if each == "STACK" else each for each in arguments]
+        variables = {"LLAMASTACK_API_KEY": key} if key else {}
+        with started(tmp_path, *given, stdout=subprocess.PIPE, **variables) as process:
+            out, complaints = process.communicate(timeout=90)
+    assert (process.returncode, words in out + complaints) == (status, True), out + complaints
+    assert "right" not in out.replace("cannot", "")
+
+
+@contextmanager
+def locked_stack() -> Iterator[str]:
+    """The URL of a server that wants the key ``right``, in a thread."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            body: object = {"data": [{"id": "m", "name": "a", "toolgroup_id": "g"}]}
+            status = 200
+            if path == "/v1/version":
+                body = {"version": "0.6.1"}
+            elif self.headers["Authorization"] != "Bearer right":
+                status = 401
+            text = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def started(folder: Path, *arguments: str, stdout: Any, **variables: str) -> subprocess.Popen[str]:
+    """A check that runs."""
+    return subprocess.Popen(
+        [*TWISTD, "llamaproxy", "--check", *arguments],
+        env={**environment(), **variables},
+        cwd=folder,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_an_ollama_without_models() -> None:

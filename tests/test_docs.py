@@ -47,8 +47,18 @@ SECTION = re.compile(r"DESIGN:\s+(?:section )?(\d)")
 #: Options of other programs, which the documents name too.
 FOREIGN_OPTIONS = {
     *("enable-ui", "fail-with-body"),  # the server's, curl's
-    *("pidfile", "logfile", "logger", "syslog"),  # twistd's
-    *("add-host", "build-arg", "network", "rm", "time"),  # docker's
+    *("pidfile", "logfile", "logger", "syslog", "uid", "chroot"),  # twistd's
+    *(
+        "add-host",
+        "build-arg",
+        "cap-drop",
+        "network",
+        "read-only",
+        "rm",
+        "time",
+        "tmpfs",
+    ),  # docker's
+    *("extra", "no-annotate", "no-header", "python-version", "upgrade"),  # uv's
     "minutes",  # the soak test's
     *("before", "json", "root", "rounds", "seconds"),  # the benchmark's
     *("config-settings", "enable-auto-tool-choice", "jinja", "tool-call-parser"),

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 from twisted.logger import ILogObserver, globalLogPublisher
 
 from llamaproxy.events import (
+    MANY,
     CallBegan,
     CallEnded,
     ChatBegan,
     Contents,
     Event,
-    FirstByte,
     LoopLimited,
     Observers,
     RequestBegan,
     RequestEnded,
     RoundBegan,
     RoundEnded,
-    ToolsOffered,
 )
-from llamaproxy.records import ChatRecord, RoundRecord
+from llamaproxy.records import ChatRecord, RequestRecord, RoundRecord
 from tests.chat.script import Chat
 from tests.support import Proxy, answer, calling, chunk, completion, events, nothing, saying
 
@@ -39,8 +39,7 @@ def rounds_of(proxy: Proxy) -> list[RoundRecord]:
 def test_the_life_of_a_chat_is_told_in_its_order(stream: bool) -> None:
     proxy = Chat(calling("clock"), saying("Noon."), stream=stream).proxy
     rounds = ["RoundBegan", "RoundEnded", "CallBegan", "CallEnded", "RoundBegan", "RoundEnded"]
-    expected = ["RequestBegan", "ChatBegan", "ListRefreshed", "ToolsOffered", *rounds]
-    expected.insert(5 if stream else 10, "FirstByte")
+    expected = ["RequestBegan", "ChatBegan", "ListRefreshed", *rounds]
     assert told(proxy) == [*expected, "RequestEnded"]
     began = next(event for event in proxy.events if isinstance(event, CallBegan))
     call = began.call
@@ -51,7 +50,7 @@ def test_the_life_of_a_chat_is_told_in_its_order(stream: bool) -> None:
     assert chat.calls == [call]
     for event in proxy.events:
         match event:
-            case ChatBegan() | ToolsOffered() | FirstByte():
+            case ChatBegan():
                 assert event.chat is chat
             case RoundBegan() | RoundEnded():
                 assert event.round in chat.rounds and event.round.chat is chat
@@ -64,7 +63,6 @@ def test_the_life_of_a_chat_is_told_in_its_order(stream: bool) -> None:
 def test_a_round_that_fails_has_the_kind_of_its_error() -> None:
     proxy = Chat(answer({"error": {"message": "no"}}, 429), server=()).proxy
     assert [round.kind for round in rounds_of(proxy)] == ["upstream_refused"]
-    assert FirstByte not in map(type, proxy.events)
 
 
 def test_a_client_that_leaves_ends_its_round() -> None:
@@ -134,6 +132,55 @@ def test_a_listener_that_leaves_hears_nothing_any_more() -> None:
     began = RoundBegan(RoundRecord(ChatRecord(), 1, 0.0))
     tell(began)
     assert (heard, others) == ([], [began])
+
+
+def ended(number: int) -> RequestEnded:
+    return RequestEnded(RequestRecord(str(number), "-", "GET", "/", 0.0))
+
+
+def test_who_hears_later_hears_of_many_at_once_the_ends_of_requests_last() -> None:
+    heard: list[list[Event]] = []
+    tell = Observers()
+    tell.listen_later(lambda events: heard.append(list(events)), RequestEnded)
+    tell.listen_later(lambda events: heard.append(list(events)), RoundBegan)
+    ends = [ended(number) for number in range(MANY + 1)]
+    began = RoundBegan(RoundRecord(ChatRecord(), 1, 0.0))
+    for end in ends[: MANY - 1]:
+        tell(end)
+    tell(began)
+    assert heard == []
+    tell(ends[MANY - 1])
+    assert heard == [[began], ends[:MANY]]
+    tell(ends[MANY])
+    tell.deliver()
+    tell.deliver()
+    assert heard == [[began], ends[:MANY], ends[MANY:]]
+
+
+def test_who_hears_of_parts_alone_does_not_let_them_pile_up() -> None:
+    heard: list[Event] = []
+    tell = Observers()
+    tell.listen_later(heard.extend, RoundEnded)
+    for number in range(MANY):
+        tell(RoundEnded(RoundRecord(ChatRecord(), number, 0.0)))
+        assert len(heard) == 0
+        tell(ended(number))
+    assert len(heard) == MANY
+
+
+def test_one_that_fails_later_costs_the_others_nothing(listener_failures: list[Observers]) -> None:
+    heard: list[Event] = []
+
+    def broken(events: Sequence[Event]) -> None:
+        raise RuntimeError("a listener's own")
+
+    tell = Observers()
+    tell.listen_later(broken, RequestEnded)
+    tell.listen_later(heard.extend, RequestEnded)
+    tell(ended(1))
+    tell.deliver()
+    assert (len(heard), tell.failures) == (1, 1)
+    listener_failures.clear()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])

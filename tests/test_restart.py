@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(
     HAPROXY is None, reason="NO ROLLING RESTART IS TESTED: install the Debian package haproxy"
 )
 
-#: What docs/operate.md advises, with the checks in more of a hurry. HAProxy repeats by itself only
-#: what it could not even connect for.
+#: A plainer one than deploy/haproxy.cfg, which tests/deploy/ has: clients keep their connections.
+#: HAProxy repeats by itself only what it could not even connect for.
 CONFIGURATION = """
 defaults
     mode http

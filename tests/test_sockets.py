@@ -143,6 +143,7 @@ def dechunked(body: bytes) -> bytes:
 ANSWERS: dict[bytes, Json] = {
     b"GET /v1/version ": {"version": "0.6.1"},
     b"GET /v1/tools ": {"data": [tool("clock")]},
+    b"GET /v1/toolgroups ": {"data": []},
 }
 
 

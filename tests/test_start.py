@@ -34,6 +34,7 @@ print(json.dumps([loaded_for_options, list(sys.modules), threads]))
 #: What few daemons need, or none until somebody asks for it, and what needs it.
 LAZY = (
     *("llamaproxy.admin.endpoint", "llamaproxy.check", "llamaproxy.demo"),
+    *("llamaproxy.workers", "llamaproxy.server.notify", "twisted.protocols.amp"),
     *("json_repair", "opentelemetry", "prometheus_client"),
 )
 
@@ -68,8 +69,10 @@ def test_the_demo_is_loaded_before_it_is_needed() -> None:
 
 
 def test_the_collector_leaves_alone_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = []
+    steps: list[object] = []
     monkeypatch.setattr("llamaproxy.tap.makeService", lambda _: steps.append("build"))
     monkeypatch.setattr(gc, "freeze", lambda: steps.append("freeze"))
+    monkeypatch.setattr(gc, "set_threshold", lambda *numbers: steps.append(numbers))
     start.makeService(Options({}))
-    assert steps == ["freeze", "build", "freeze"]
+    # More than the chats of a hundred clients have at once, and a few requests' that have failed.
+    assert steps == [(5000, *gc.get_threshold()[1:]), "freeze", "build", "freeze"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 
 from llamaproxy.admin import names
@@ -15,22 +15,21 @@ from llamaproxy.errors import (
     UpstreamTls,
     UpstreamUnavailable,
 )
-from llamaproxy.events import LoopLimited, RequestEnded
-from llamaproxy.records import ChatRecord, RequestRecord
+from llamaproxy.events import ConnectionsTurnedAway, LoopLimited, RequestEnded
+from llamaproxy.records import ChatRecord, RequestRecord, Shares
 
 #: The status of an answer that did not come to its end.
 _CUT_OFF = 499
 
 _STATUSES = frozenset((*HTTPStatus, _CUT_OFF))
 
-#: The limits that requests are refused for, by the kind and the status of the error.
+#: The limits that requests are refused for, by the kind of the error.
 _REFUSALS = {
-    ("body_too_large", 413): "body",
-    ("overloaded", 503): "chat_bodies",
-    ("malformed_request", 503): "connections",
-    ("malformed_request", 408): "request_time",
-    ("malformed_request", 414): "head",
-    ("malformed_request", 431): "head",
+    "body_too_large": "body",
+    "overloaded": "chat_bodies",
+    "too_many_connections": "connections",
+    "request_timeout": "request_time",
+    "head_too_large": "head",
 }
 
 #: What the server, or the way to it, fails with. It begins at nothing: Prometheus sees no increase
@@ -88,40 +87,70 @@ class AnswerMetrics:
     def limited(self, event: LoopLimited) -> None:
         self._limits[event.chat.limit] += 1
 
+    def turned_away(self, event: ConnectionsTurnedAway) -> None:
+        self._limits["connections"] += event.count
+
     def failed(self, kind: str) -> None:
         """A completion, or what else was asked for, came to an error of that *kind*."""
         if kind in self._upstream_errors:
             self._upstream_errors[kind] += 1
 
-    def ended(self, event: RequestEnded) -> None:
-        request = event.request
-        chat, status, kind = request.chat, request.status, request.kind
-        route = self._routes[_ROUTES.get(request.route, "passthrough")]
-        route.statuses[status] += 1
-        route.seconds.add(request.seconds)
-        if kind:
-            self._errors[kind] += 1
-            if chat is None:
-                self.failed(kind)
-            if (limit := _REFUSALS.get((kind, status))) is not None:
-                self._limits[limit] += 1
-        elif status == _CUT_OFF:
-            self._left += 1
-        if chat is not None:
-            self._chat_ended(chat, request)
+    def ended(self, events: Sequence[RequestEnded]) -> None:
+        """The columns first, then each as a whole: of what is broken nothing is counted."""
+        of_routes: dict[str, tuple[list[int], list[float]]] = {}
+        failed: list[RequestRecord] = []
+        chats: list[tuple[ChatRecord, RequestRecord]] = []
+        for event in events:
+            request = event.request
+            statuses, seconds = of_routes.get(request.route) or of_routes.setdefault(
+                request.route, ([], [])
+            )
+            statuses.append(request.status)
+            seconds.append(request.seconds)
+            if request.kind or request.status == _CUT_OFF:
+                failed.append(request)
+            if request.chat is not None:
+                chats.append((request.chat, request))
+        self._chats_ended(chats)
+        for name, (statuses, seconds) in of_routes.items():
+            route = self._routes[_ROUTES.get(name, "passthrough")]
+            route.statuses.update(statuses)
+            route.seconds.add_all(seconds)
+        for request in failed:
+            self._request_failed(request)
 
-    def _chat_ended(self, chat: ChatRecord, request: RequestRecord) -> None:
-        if request.first_byte is not None:
-            first = self._first_streamed if chat.streamed else self._first_whole
-            first.add(request.first_byte - request.began)
-        if chat.rounds or chat.listing:  # else it was refused, and has waited for nobody
-            shares = chat.shares(request.began)
-            self._model.add(shares.model)
-            self._tools.add(shares.tools)
-            self._proxy.add(shares.proxy)
-        if chat.rounds:
-            self._rounds.add(len(chat.rounds))
-            self._calls.add(len(chat.calls))
+    def _request_failed(self, request: RequestRecord) -> None:
+        kind = request.kind
+        if not kind:
+            self._left += 1
+            return
+        self._errors[kind] += 1
+        if request.chat is None:
+            self.failed(kind)
+        if (limit := _REFUSALS.get(kind)) is not None:
+            self._limits[limit] += 1
+
+    def _chats_ended(self, chats: Sequence[tuple[ChatRecord, RequestRecord]]) -> None:
+        first_whole: list[float] = []
+        first_streamed: list[float] = []
+        shares: list[Shares] = []
+        asked: list[ChatRecord] = []
+        for chat, request in chats:
+            if request.first_byte is not None:
+                first = first_streamed if chat.streamed else first_whole
+                first.append(request.first_byte - request.began)
+            if chat.rounds:
+                asked.append(chat)
+            elif not chat.listing:
+                continue  # it was refused, and has waited for nobody
+            shares.append(chat.shares(request.began))
+        self._first_whole.add_all(first_whole)
+        self._first_streamed.add_all(first_streamed)
+        self._model.add_all([each[0] for each in shares])
+        self._tools.add_all([each[1] for each in shares])
+        self._proxy.add_all([each[2] for each in shares])
+        self._rounds.add_all([len(chat.rounds) for chat in asked])
+        self._calls.add_all([len(chat.calls) for chat in asked])
 
     def measured(self) -> Iterator[Measured]:
         statuses: Counter[tuple[str, ...]] = Counter()

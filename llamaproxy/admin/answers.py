@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from itertools import count
-from typing import ClassVar
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from llamaproxy.events import (
-    ChatBegan,
-    Event,
-    RequestEnded,
-)
+from llamaproxy.admin.packed import Packed
+from llamaproxy.events import ChatBegan, Observers, RequestEnded
 from llamaproxy.records import ChatRecord, RequestRecord
 
 #: Answers that are kept, and those among them that are to no chat: whoever tries out keys is not to
@@ -41,10 +39,21 @@ class Answer:
 
     key: int
     at: float
-    record: RequestRecord
+    _record: RequestRecord | Packed
     change: int = 0
     stage: tuple[object, ...] = ()
     parts: int = 0
+
+    @property
+    def record(self) -> RequestRecord:
+        """As it is while the answer runs, and afterwards a copy: whoever looks keeps it."""
+        record = self._record
+        return record.record if isinstance(record, Packed) else record
+
+    def end(self) -> None:
+        """Its record does not change any more."""
+        with suppress(ValueError):  # what cannot be packed stays as it is
+            self._record = Packed(self.record)
 
 
 class Answers:
@@ -52,57 +61,106 @@ class Answers:
 
     Over :data:`MAX_ANSWERS` the one that ended first goes, or the oldest if all of them run; over
     :data:`MAX_PARTS` those that ended first, but for the last one. Those that run are looked at
-    by :meth:`note_running`, while somebody asks for :attr:`on_change`.
+    by :meth:`note_running`, while somebody asks for :attr:`on_change`. It hears of them later, and
+    has heard of all before it says anything.
     """
 
-    hears: ClassVar = (ChatBegan, RequestEnded)
+    def __init__(
+        self,
+        clock: IReactorTime,
+        unix: Callable[[], float] = time.time,
+        keys: Iterator[int] | None = None,
+    ) -> None:
+        """:param unix: returns the time of day.
 
-    def __init__(self, clock: IReactorTime, unix: Callable[[], float] = time.time) -> None:
-        """:param unix: returns the time of day."""
+        :param keys: those of the answers, each larger than the one before.
+        """
         self.now = clock.seconds
         self.unix = unix
         #: Is called with each answer that has changed.
         self.on_change: Callable[[Answer], None] | None = None
         #: Is called with each that is not kept any longer.
         self.on_drop: Callable[[Answer], None] = _nothing
-        self._keys = count(1)
+        self._keys = count(1) if keys is None else keys
         self._kept: dict[int, Answer] = {}
         #: In the order in which they began, and those that ended in that in which they ended.
         self._running: dict[RequestRecord, Answer] = {}
-        self._ended: dict[int, Answer] = {}
-        self._others: dict[int, Answer] = {}
+        self._ended: deque[Answer] = deque()
+        self._others: deque[Answer] = deque()
         #: Rounds and calls of those that ended.
         self._parts = 0
+        self._deliver: Callable[[], None] = _not_listening
 
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, RequestEnded):
-            self._end(event.request)
-        elif isinstance(event, ChatBegan) and event.chat.request is not None:
-            answer = self._running[event.chat.request] = self._add(event.chat.request)
-            self._trim()
-            self._changed(answer)
+    def listen(self, tell: Observers) -> None:
+        """Hear of what *tell* tells from now on."""
+        tell.listen_later(self.began, ChatBegan)
+        tell.listen_later(self.ended, RequestEnded)
+        self._deliver = tell.deliver
+
+    def began(self, events: Sequence[ChatBegan]) -> None:
+        """Chats have begun; some of them may have ended as well."""
+        for event in events:
+            record = event.chat.request
+            if record is not None:
+                answer = self._running[record] = self._add(record)
+                if len(self._kept) > MAX_ANSWERS:
+                    self._trim()
+                if self.on_change is not None:
+                    self.on_change(answer)
+
+    def ended(self, events: Sequence[RequestEnded]) -> None:
+        """Requests have ended."""
+        for event in events:
+            record = event.request
+            answer = self._running.pop(record, None)
+            chat = record.chat
+            if answer is None:
+                if chat is None and not record.kind and record.status < _SERVER_ERROR:
+                    continue
+                # Refused at once, or pushed out while it ran.
+                answer = self._add(record)
+            if chat is not None:
+                self._ended.append(answer)
+                answer.parts = len(chat.rounds) + len(chat.calls)
+                self._parts += answer.parts
+                while self._parts > MAX_PARTS and len(self._ended) > 1:
+                    self._drop_ended()
+            else:
+                self._others.append(answer)
+                if len(self._others) > MAX_OTHERS:
+                    self._drop(self._others.popleft())
+            if len(self._kept) > MAX_ANSWERS:
+                self._trim()
+            answer.end()
+            if self.on_change is not None:
+                self.on_change(answer)
 
     def get(self, key: int) -> Answer | None:
         """The answer of that number, None if it is not kept."""
+        self._deliver()
         return self._kept.get(key)
 
     @property
     def kept(self) -> Collection[Answer]:
         """All of them, the newest last."""
+        self._deliver()
         return self._kept.values()
 
     @property
     def keys(self) -> frozenset[int]:
+        self._deliver()
         return frozenset(self._kept)
 
     @property
     def running(self) -> Collection[Answer]:
+        self._deliver()
         return self._running.values()
 
     def answer_to(self, chat: ChatRecord | None) -> Answer | None:
         """The answer to *chat*, None unless it is kept and runs."""
         if chat is None or chat.request is None:
             return None
+        self._deliver()
         return self._running.get(chat.request)
 
     def note_running(self) -> None:
@@ -112,7 +170,7 @@ class Answers:
         """
         if self.on_change is None:
             return
-        for answer in self._running.values():
+        for answer in self.running:
             stage = _stage_of(answer.record)
             if stage != answer.stage:
                 answer.stage = stage
@@ -124,45 +182,24 @@ class Answers:
         self._kept[answer.key] = answer
         return answer
 
-    def _end(self, record: RequestRecord) -> None:
-        answer = self._running.pop(record, None)
-        if answer is None:
-            if not record.kind and record.chat is None and record.status < _SERVER_ERROR:
-                return
-            # Refused at once, or pushed out while it ran.
-            answer = self._add(record)
-        if record.chat is not None:
-            self._ended[answer.key] = answer
-            answer.parts = len(record.chat.rounds) + len(record.chat.calls)
-            self._parts += answer.parts
-            while self._parts > MAX_PARTS and len(self._ended) > 1:
-                self._drop(next(iter(self._ended.values())))
-        else:
-            self._others[answer.key] = answer
-            if len(self._others) > MAX_OTHERS:
-                self._drop(next(iter(self._others.values())))
-        self._trim()
-        self._changed(answer)
-
     def _trim(self) -> None:
-        if len(self._kept) > MAX_ANSWERS:
-            first = next(iter(self._ended.values()), None)
-            other = next(iter(self._others.values()), None)
-            if first is None or (other is not None and other.key < first.key):
-                first = other
-            self._drop(next(iter(self._running.values())) if first is None else first)
+        """Drop one: there are too many."""
+        ended, others = self._ended, self._others
+        if ended and not (others and others[0].key < ended[0].key):
+            self._drop_ended()
+        elif others:
+            self._drop(others.popleft())
+        else:
+            self._drop(self._running.pop(next(iter(self._running))))
+
+    def _drop_ended(self) -> None:
+        answer = self._ended.popleft()
+        self._parts -= answer.parts
+        self._drop(answer)
 
     def _drop(self, answer: Answer) -> None:
-        self._running.pop(answer.record, None)
-        if self._ended.pop(answer.key, None) is not None:
-            self._parts -= answer.parts
-        self._others.pop(answer.key, None)
         del self._kept[answer.key]
         self.on_drop(answer)
-
-    def _changed(self, answer: Answer) -> None:
-        if self.on_change is not None:
-            self.on_change(answer)
 
 
 def _stage_of(record: RequestRecord) -> tuple[object, ...]:
@@ -178,6 +215,10 @@ def _stage_of(record: RequestRecord) -> tuple[object, ...]:
         *(len(chat.calls), sum(call.began is not None for call in calls)),
         sum(call.ended is not None for call in calls),
     )
+
+
+def _not_listening() -> None:
+    """There is nothing to hear of."""
 
 
 def _nothing(answer: Answer) -> None:

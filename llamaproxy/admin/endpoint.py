@@ -14,8 +14,8 @@ from twisted.web.resource import IResource, Resource
 from werkzeug.exceptions import HTTPException
 
 from llamaproxy import jsontext
+from llamaproxy.admin.exposition import exposed
 from llamaproxy.admin.loglevel import LogLevels
-from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.page import add_fields
 from llamaproxy.admin.status import Status
 from llamaproxy.errors import ProxyError, error_object, error_response
@@ -27,12 +27,15 @@ from llamaproxy.request import ProxyRequest
 class AdminApp:
     """Every URL of the admin port."""
 
-    _metrics: Metrics
     _status: Status
-    _log_levels: LogLevels = attrs.Factory(LogLevels)
     #: Answers what the page asks for; None if there is no page.
     _inspector: IResource | None = None
+    _log_levels: LogLevels = attrs.field(init=False)
     _routes: ClassVar[Klein] = Klein()
+
+    @_log_levels.default
+    def _levels(self) -> LogLevels:
+        return LogLevels(self._status.serving)
 
     def resource(self) -> IResource:
         """The root of the resource tree."""
@@ -48,8 +51,8 @@ class AdminApp:
         return _json(request, answer, 200 if ready else 503)
 
     @_routes.route("/status", methods=["GET"])
-    def status(self, request: IRequest) -> bytes:
-        return _json(request, self._status.as_json())
+    async def status(self, request: IRequest) -> bytes:
+        return _json(request, await self._status.as_json())
 
     @_routes.route("/log-level", methods=["GET"])
     def log_level(self, request: IRequest) -> bytes:
@@ -60,12 +63,10 @@ class AdminApp:
         return _json(request, self._log_levels.set(request))
 
     @_routes.route("/metrics", methods=["GET"])
-    def metrics(self, request: IRequest) -> bytes:
-        # Loaded in some 10 ms, when they are first asked for.
-        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
-        request.setHeader(b"content-type", CONTENT_TYPE_LATEST.encode())
-        return generate_latest(self._metrics.registry)
+    async def metrics(self, request: IRequest) -> bytes:
+        media_type, text = exposed(await self._status.serving.measured())
+        request.setHeader(b"content-type", media_type.encode())
+        return text
 
     @_routes.handle_errors(ProxyError)
     def refused(self, request: IRequest, failure: Failure) -> bytes:

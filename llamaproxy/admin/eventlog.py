@@ -11,6 +11,7 @@ from twisted.logger import LogEvent, Logger, LogLevel
 from llamaproxy.config.logformat import FORMATTED, threshold
 from llamaproxy.events import (
     CallEnded,
+    ConnectionsTurnedAway,
     Event,
     LoopLimited,
     RequestEnded,
@@ -31,7 +32,7 @@ _EVERY_LINE: LogEvent = {
 }
 
 #: What is logged.
-LOGGED = (RequestEnded, CallEnded, LoopLimited)
+LOGGED = (RequestEnded, CallEnded, LoopLimited, ConnectionsTurnedAway)
 
 
 def log_event(event: Event) -> None:
@@ -43,6 +44,12 @@ def log_event(event: Event) -> None:
             _log_call(event.call)
         case LoopLimited():
             _log.warn("a tool loop was ended by the limit of {limit}", limit=event.chat.limit)
+        case ConnectionsTurnedAway():
+            _log.warn(
+                "{count} connections were closed without an answer: more than {limit} were open",
+                count=event.count,
+                limit=event.limit,
+            )
 
 
 def _log_call(call: CallRecord) -> None:

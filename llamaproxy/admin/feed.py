@@ -10,10 +10,8 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from zope.interface import implementer
 
 from llamaproxy import jsontext
-from llamaproxy.admin.answers import MAX_ANSWERS, Answer, Answers
-from llamaproxy.admin.rows import MAX_CALLS, MAX_ROUNDS, row
+from llamaproxy.admin.shown import Shown
 from llamaproxy.errors import Overloaded
-from llamaproxy.events import CallEnded, Event, ListRefreshed, Observers
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
 
@@ -21,14 +19,11 @@ from llamaproxy.request import ProxyRequest
 MAX_PAGES = 20
 
 #: Seconds between two events of one kind, at least: of rows, and of tools.
-_ROWS_INTERVAL, _TOOLS_INTERVAL = 0.2, 2.0
+ROWS_INTERVAL, TOOLS_INTERVAL = 0.2, 2.0
 
 #: How much is sent in a second when there is a lot: what an open page costs does not grow with the
 #: number of chats, nor of tools.
-_ROWS_PER_SECOND, _TOOL_BYTES_PER_SECOND = 200, 256 * 1024
-
-#: Rounds, and calls, that are told at the same time of all rows, and of each at least.
-_MAX_PARTS, _LEAST_PARTS = 10_000, 5
+ROWS_PER_SECOND, _TOOL_BYTES_PER_SECOND = 200, 256 * 1024
 
 #: Seconds between two looks at the answers that run, and how many of them there are between two
 #: comments.
@@ -79,24 +74,17 @@ class Feed(Service):
 
     def __init__(
         self,
-        answers: Answers,
+        shown: Shown,
         tools: Callable[[], Json],
         hello: Callable[[], Json],
         clock: IReactorTime,
-        tell: Observers,
     ) -> None:
-        """:param tell: is listened to while a page is open.
-
-        :param tools: returns what a page is told of the tools; *hello* the same at first."""
-        self._answers = answers
+        """:param tools: returns what a page is told of the tools; *hello* the same at first."""
+        self._shown = shown
         self._tools = tools
         self._hello = hello
         self._clock = clock
-        self._tell = tell
         self._pages: dict[Page, None] = {}
-        #: The number of the last change, and the answers that have changed since it was made.
-        self._change = 0
-        self._changed: set[Answer] = set()
         self._tools_version = 0
         self._tools_changed = False
         self._rows_due = self._tools_due = 0.0
@@ -105,10 +93,6 @@ class Feed(Service):
         self._beat_call: IDelayedCall | None = None
         self._beats = 0
         self._stopped = False
-
-    def _note_tools(self, event: Event) -> None:
-        self._tools_changed = True
-        self._schedule_tools()
 
     def open(self, request: ProxyRequest) -> None:
         """Answer *request* for as long as its page is open.
@@ -125,13 +109,13 @@ class Feed(Service):
         request.setHeader(b"content-type", b"text/event-stream")
         request.setHeader(b"x-accel-buffering", b"no")
         if not self._pages:
-            self._answers.on_change = self._note
-            self._tell.listen(self._note_tools, CallEnded, ListRefreshed)
+            self._shown.open(self._schedule_rows, self._note_tools)
             self._beat_call = self._clock.callLater(_BEAT, self._beat)
         self._pages[page] = None
         request.registerProducer(page, True)
         request.write(_RETRY + _event(b"hello", self._hello()))
-        self._tell_rows(page, {})
+        if self._shown.change >= 0:
+            self._tell_rows(page, {})
         self._tell_tools(page, {})
 
     def leave(self, page: Page) -> None:
@@ -143,9 +127,7 @@ class Feed(Service):
             page.request.unregisterProducer()
             page.request.finish()
         if not self._pages:
-            self._answers.on_change = None
-            self._tell.leave(self._note_tools)
-            self._changed.clear()
+            self._shown.close()
             for call in (self._rows_call, self._tools_call, self._beat_call):
                 if call is not None:
                     call.cancel()
@@ -164,12 +146,9 @@ class Feed(Service):
         self._schedule_rows()
         self._schedule_tools()
 
-    def _note(self, answer: Answer) -> None:
-        self._changed.add(answer)
-        if len(self._changed) > 2 * MAX_ANSWERS:  # the others are kept no longer
-            self._changed = {each for each in self._changed if self._answers.get(each.key) is each}
-        if self._rows_call is None:
-            self._schedule_rows()
+    def _note_tools(self) -> None:
+        self._tools_changed = True
+        self._schedule_tools()
 
     def _schedule_rows(self) -> None:
         if self._rows_call is None and self._pages:
@@ -182,18 +161,14 @@ class Feed(Service):
             self._tools_call = self._clock.callLater(seconds, self._flush_tools)
 
     def _flush_rows(self) -> None:
+        self._shown.settle()  # what is heard of now is told now, and needs no further call
         self._rows_call = None
-        if self._changed:
-            self._change += 1
-            for answer in self._changed:
-                answer.change = self._change
-            self._changed.clear()
         texts: dict[int, bytes] = {}
         made = 0
         for page in list(self._pages):
-            if not page.paused and page.change < self._change:
+            if not page.paused and page.change < self._shown.change:
                 made += self._tell_rows(page, texts)
-        interval = max(_ROWS_INTERVAL, made / _ROWS_PER_SECOND)
+        interval = max(ROWS_INTERVAL, made / ROWS_PER_SECOND)
         self._rows_due = self._clock.seconds() + interval
 
     def _flush_tools(self) -> None:
@@ -206,7 +181,7 @@ class Feed(Service):
             if not page.paused and page.tools < self._tools_version:
                 self._tell_tools(page, texts)
         size = max(map(len, texts.values()), default=0)
-        interval = max(_TOOLS_INTERVAL, size / _TOOL_BYTES_PER_SECOND)
+        interval = max(TOOLS_INTERVAL, size / _TOOL_BYTES_PER_SECOND)
         self._tools_due = self._clock.seconds() + interval
 
     def _tell_rows(self, page: Page, texts: dict[int, bytes]) -> int:
@@ -214,20 +189,16 @@ class Feed(Service):
 
         :param texts: what has been made already, by what is known.
         """
-        keys = self._answers.keys
+        keys, made = self._shown.keys, 0
         if gone := page.keys - keys:
             page.request.write(_event(b"gone", {"keys": sorted(gone)}))
-        text, rows = texts.get(page.change), []
+        text = texts.get(page.change)
         if text is None:
-            now = self._answers.now()
-            changed = [each for each in self._answers.kept if each.change > page.change]
-            parts = max(_LEAST_PARTS, _MAX_PARTS // (len(changed) or 1))
-            most = min(parts, MAX_ROUNDS), min(parts, MAX_CALLS)
-            rows = [row(each.key, each.at, each.record, now, *most) for each in changed]
+            rows, made = self._shown.rows_since(page.change)
             text = texts[page.change] = _event(b"rows", {"rows": rows})
-        page.change, page.keys = self._change, keys
+        page.change, page.keys = self._shown.change, keys
         page.request.write(text)
-        return len(rows)
+        return made
 
     def _tell_tools(self, page: Page, texts: dict[int, bytes]) -> None:
         text = texts.get(0)
@@ -238,7 +209,8 @@ class Feed(Service):
 
     def _beat(self) -> None:
         self._beat_call = self._clock.callLater(_BEAT, self._beat)
-        self._answers.note_running()
+        if not all(page.paused for page in self._pages):
+            self._shown.look()
         self._beats += 1
         if self._beats % _BEATS_PER_COMMENT == 0:
             for page in list(self._pages):

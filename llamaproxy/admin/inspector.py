@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from llamaproxy import jsontext
-from llamaproxy.admin.answers import Answer, Answers
 from llamaproxy.admin.feed import Feed
 from llamaproxy.admin.origin import check_fetched_here, check_same_origin
 from llamaproxy.admin.page import file_of
-from llamaproxy.admin.rows import MAX_CALLS_IN_DETAIL, MAX_ROUNDS_IN_DETAIL, row
-from llamaproxy.admin.toolstatus import ToolStatus
+from llamaproxy.admin.shown import Shown
 from llamaproxy.errors import BadRequest, NotFound, ProxyError
-from llamaproxy.events import Observers
 from llamaproxy.jsontext import Json
-from llamaproxy.records import ChatRecord, RequestRecord
 from llamaproxy.request import ProxyRequest
-
-if TYPE_CHECKING:
-    from llamaproxy.admin.contents import ContentsKept
 
 #: Runs a tool of a group with arguments; comes to None if there is no such tool.
 TryTool = Callable[[str, str, dict[str, Any]], Coroutine[Any, Any, Json | None]]
 
 _ANSWER = re.compile(r"/answers/([0-9]{1,15})(/stop)?")
+
+_NOT_KEPT = "This answer is not kept any longer."
 
 #: What may stand in the name of a file.
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
@@ -39,38 +34,11 @@ class Inspector(Resource):
 
     isLeaf = True
 
-    def __init__(
-        self,
-        answers: Answers,
-        feed: Feed,
-        tools: ToolStatus,
-        contents: ContentsKept | None,
-        stop: Callable[[RequestRecord], bool],
-        try_tool: TryTool,
-        url: str,
-    ) -> None:
-        """:param contents: None if they are not kept.
-
-        :param stop: ends the request of a record; whether it still ran.
-
-        :param url: where clients reach the proxy.
-        """
+    def __init__(self, shown: Shown, feed: Feed, try_tool: TryTool) -> None:
         Resource.__init__(self)
-        self._answers = answers
+        self._shown = shown
         self.feed = feed
-        self._tools = tools
-        self._contents = contents
-        self._stop = stop
         self._try_tool = try_tool
-        self._url = url
-        if contents is not None:
-            answers.on_drop = contents.drop
-
-    def listen(self, tell: Observers) -> None:
-        """Hear of what is shown."""
-        tell.listen(self._answers, *self._answers.hears)
-        if self._contents is not None:
-            tell.listen(self._contents, *self._contents.hears)
 
     def render(self, request: ProxyRequest) -> int:
         if request.path == b"/feed":
@@ -100,55 +68,27 @@ class Inspector(Resource):
         match = _ANSWER.fullmatch(path)
         if match is None:
             raise NotFound()
-        answer = self._answers.get(int(match[1]))
-        if answer is None:
-            raise NotFound("This answer is not kept any longer.")
+        key = int(match[1])
         if match[2]:
-            if not self._stop(answer.record):
-                raise NotFound("This answer does not run any longer.")
-            request.setResponseCode(204)
-            return b""
+            return await self._stopped(request, key)
+        detail = await self._shown.detail(key)
+        if detail is None:
+            raise NotFound(_NOT_KEPT)
+        id, text = detail
         if b"download" in request.args:
-            name = _NOT_IN_NAMES.sub("_", answer.record.id)[:64]
+            name = _NOT_IN_NAMES.sub("_", id)[:64]
             disposition = f'attachment; filename="answer-{name}.json"'
             request.setHeader(b"content-disposition", disposition.encode())
-        return _json(request, await self._detail(answer))
+        return _sized(request, b"application/json", text)
 
-    async def _detail(self, answer: Answer) -> Json:
-        """All that is known of *answer*."""
-        from llamaproxy.admin.curl import curl  # when somebody looks
-
-        contents = body = None
-        if self._contents is not None:
-            contents = await self._contents.of(answer)
-            body = contents["rounds"].get("1", {}).get("request")
-        record, now = answer.record, self._answers.now()
-        chat = record.chat or ChatRecord()
-        shown = row(answer.key, answer.at, record, now, MAX_ROUNDS_IN_DETAIL, MAX_CALLS_IN_DETAIL)
-        return {
-            **shown,
-            "offered_tools": list(chat.offered),
-            "withheld": self._withheld(chat, now if record.ended is None else record.ended),
-            "curl": curl(record, self._url, None if body is None else _asked(body, chat)),
-            "contents": contents,
-        }
-
-    def _withheld(self, chat: ChatRecord, until: float) -> dict[str, str]:
-        """Why each tool was not offered; of groups that could not be listed, as far as is known."""
-        if not chat.rounds or chat.not_injected:
-            return {}  # it has not been settled what is offered, or that nothing is
-        reasons = dict(chat.withheld)
-        offered = frozenset(chat.offered)
-        for group, (reason, names) in self._tools.failing(until).items():
-            if not group and not offered:
-                reasons["(all groups)"] = f"the groups could not be listed: {reason}"
-            why = f"its group {group} could not be listed: {reason}"
-            if group and not names:
-                reasons[f"{group} (group)"] = why
-            for name in names:
-                if name not in offered:
-                    reasons.setdefault(name, why)
-        return reasons
+    async def _stopped(self, request: ProxyRequest, key: int) -> bytes:
+        ran = await self._shown.stop(key)
+        if ran is None:
+            raise NotFound(_NOT_KEPT)
+        if not ran:
+            raise NotFound("This answer does not run any longer.")
+        request.setResponseCode(204)
+        return b""
 
     async def _tried(self, request: ProxyRequest) -> Json:
         request.half_closable = False  # when the page leaves, the tool is cancelled at once
@@ -168,20 +108,6 @@ class Inspector(Resource):
         if result is None:
             raise NotFound("No such tool is offered to those who come without credentials.")
         return result
-
-
-def _asked(body: Json, chat: ChatRecord) -> Json:
-    """The request that a client sent, of the *body* that the server was sent in the first round."""
-    offered = frozenset(chat.offered)
-    tools = [tool for tool in body.get("tools") or [] if _name_of(tool) not in offered]
-    absent = () if tools else ("tools", "tool_choice", "parallel_tool_calls")
-    asked = {name: value for name, value in body.items() if name not in absent}
-    return {**asked, "tools": tools} if tools else asked
-
-
-def _name_of(tool: object) -> object:
-    function = tool.get("function") if isinstance(tool, dict) else None
-    return function.get("name") if isinstance(function, dict) else None
 
 
 def _file(request: ProxyRequest, name: str) -> bytes:

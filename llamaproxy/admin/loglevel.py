@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import attrs
 from twisted.logger import Logger
 
 from llamaproxy import jsontext
 from llamaproxy.admin.origin import check_same_origin
+from llamaproxy.admin.serving import Serving
 from llamaproxy.config.logformat import LEVELS, threshold
 from llamaproxy.errors import BadRequest, ProxyError
 from llamaproxy.jsontext import Json
@@ -21,9 +23,11 @@ class NoLevel(ProxyError):
     kind = "no_log_level"
 
 
+@attrs.frozen(eq=False, repr=False)
 class LogLevels:
-    """Answers for ``/log-level``."""
+    """Answers for ``/log-level``; *serving* is to have the same level."""
 
+    _serving: Serving
     _log: ClassVar[Logger] = Logger()
 
     def as_json(self) -> Json:
@@ -50,4 +54,5 @@ class LogLevels:
             threshold.level = min(level, threshold.level, key=LEVELS.index)
             self._log.warn("the log level is {name} from now on", name=level)
             threshold.level = level
+        self._serving.set_log_level(level)
         return self.as_json()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -9,8 +11,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram
 
-#: Seconds between two looks.
-INTERVAL = 0.5
+#: Seconds between two looks, and how many are remembered one by one: a minute's.
+INTERVAL, _REMEMBERED = 0.5, 120
 
 
 class LoopLag(Service):
@@ -24,6 +26,12 @@ class LoopLag(Service):
         self._due = 0.0
         self._call: IDelayedCall | None = None
         self.seconds = Histogram(names.LOOP_LAG)
+        self._last: deque[float] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def largest(self) -> float:
+        """The largest within the last minute, in seconds."""
+        return max(self._last, default=0.0)
 
     def startService(self) -> None:
         Service.startService(self)
@@ -37,7 +45,9 @@ class LoopLag(Service):
         return stopped
 
     def _look(self) -> None:
-        self.seconds.add(max(0.0, self._clock.seconds() - self._due))
+        late = max(0.0, self._clock.seconds() - self._due)
+        self.seconds.add(late)
+        self._last.append(late)
         self._wait()
 
     def _wait(self) -> None:

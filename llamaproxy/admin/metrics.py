@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from llamaproxy import __version__
 from llamaproxy.admin import names
 from llamaproxy.admin.answermetrics import LIMITS, AnswerMetrics
+from llamaproxy.admin.exposition import Collector
 from llamaproxy.admin.modelmetrics import ModelMetrics
 from llamaproxy.admin.names import Series
-from llamaproxy.admin.tallies import Histogram, Measured, Sample, by_label
+from llamaproxy.admin.tallies import Histogram, Measured, by_label
 from llamaproxy.admin.toolmetrics import CallMetrics, ListMetrics
 from llamaproxy.events import (
     CallEnded,
+    ConnectionsTurnedAway,
     Event,
     ListRefreshed,
     LoopLimited,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 class Metrics:
     """A listener with counters of its own: two services in one process do not mix.
 
-    It is a collector of prometheus_client's, which many a daemon never needs.
+    prometheus_client, which many a daemon never needs, collects it.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -49,23 +50,31 @@ class Metrics:
         self._calls = CallMetrics(self._limits)
         self._lists = ListMetrics(now)
         self._watched: dict[Series, dict[tuple[str, ...], Callable[[], float | Histogram]]] = {}
+        self._deliver: Callable[[], None] = _nothing
         self.watch(names.BUILD, lambda: 1, __version__)
 
     def listen(self, tell: Observers) -> None:
         """Hear of what *tell* tells from now on; each kind goes to who counts it."""
-        hear: dict[type[Event], Callable[[Any], None]] = {
-            CallEnded: self._calls.ended,
+        tell.listen_later(self._rounds_ended, RoundEnded)
+        tell.listen_later(self._calls.ended, CallEnded)
+        tell.listen_later(self._answers.ended, RequestEnded)
+        seldom: dict[type[Event], Callable[[Any], None]] = {
+            ConnectionsTurnedAway: self._answers.turned_away,
             ListRefreshed: self._lists.refreshed,
             LoopLimited: self._answers.limited,
-            RequestEnded: self._answers.ended,
-            RoundEnded: self._round_ended,
         }
-        for kind, listener in hear.items():
+        for kind, listener in seldom.items():
             tell.listen(listener, kind)
+        self._deliver = tell.deliver
 
     def watch(self, series: Series, value: Callable[[], float | Histogram], *labels: str) -> None:
         """Export as *series*, with these values of its *labels*, what *value* then returns."""
         self._watched.setdefault(series, {})[labels] = value
+
+    def declare(self, *every: Series) -> None:
+        """Export these series though they have no value before any is watched."""
+        for series in every:
+            self._watched.setdefault(series, {})
 
     def watch_figure(
         self, series: Series, figures: Callable[[], Mapping[str, float]], key: str, *labels: str
@@ -76,19 +85,18 @@ class Metrics:
     @cached_property
     def registry(self) -> CollectorRegistry:
         """All of it, and what the system knows of the process, for prometheus_client."""
-        from prometheus_client import CollectorRegistry, ProcessCollector  # when it is wanted
-
-        registry = CollectorRegistry()
-        registry.register(self)
-        ProcessCollector(registry=registry)
-        return registry
+        return Collector(self._measured).registry()
 
     def collect(self) -> Iterator[Metric]:
         """What prometheus_client asks its collectors for."""
-        for series, samples in self._measured():
-            yield _family(series, samples)
+        return Collector(self._measured).collect()
+
+    async def measured(self) -> list[Measured]:
+        """All that this process has counted."""
+        return list(self._measured())
 
     def _measured(self) -> Iterator[Measured]:
+        self._deliver()
         yield from self._answers.measured()
         yield names.LIMITS_HIT, by_label(self._limits)
         yield from self._models.measured()
@@ -97,32 +105,12 @@ class Metrics:
         for series, values in self._watched.items():
             yield series, [(labels, value()) for labels, value in values.items()]
 
-    def _round_ended(self, event: RoundEnded) -> None:
-        if event.round.kind:
-            self._answers.failed(event.round.kind)
-        self._models.round_ended(event)
+    def _rounds_ended(self, events: Sequence[RoundEnded]) -> None:
+        for event in events:
+            if event.round.kind:
+                self._answers.failed(event.round.kind)
+        self._models.rounds_ended(events)
 
 
-def _family(series: Series, samples: Iterable[Sample]) -> Metric:
-    """*samples* as prometheus_client's; those of a histogram are counted up to each bound."""
-    from prometheus_client.metrics_core import (
-        CounterMetricFamily,
-        GaugeMetricFamily,
-        HistogramMetricFamily,
-    )
-    from prometheus_client.utils import floatToGoString
-
-    if series.kind == "histogram":
-        histograms = HistogramMetricFamily(series.name, series.meaning, labels=series.labels)
-        bounds = [*map(floatToGoString, series.bounds), "+Inf"]
-        for labels, value in samples:
-            assert isinstance(value, Histogram)
-            buckets = list(zip(bounds, accumulate(value.counts), strict=True))
-            histograms.add_metric(labels, buckets, value.total)
-        return histograms
-    family = CounterMetricFamily if series.kind == "counter" else GaugeMetricFamily
-    numbers = family(series.name, series.meaning, labels=series.labels)
-    for labels, value in samples:
-        assert not isinstance(value, Histogram)
-        numbers.add_metric(labels, value)
-    return numbers
+def _nothing() -> None:
+    """It hears of nothing."""

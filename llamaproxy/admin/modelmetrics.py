@@ -5,7 +5,7 @@ A series' labels name the model only if a completion of it has succeeded: client
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, Named, Sample
@@ -44,27 +44,42 @@ class ModelMetrics:
             lambda: Histogram(names.REQUEST_DURATION), _MOST, (names.OTHER, names.OTHER)
         )
 
-    def round_ended(self, event: RoundEnded) -> None:
-        round = event.round
-        ended = round.began if round.ended is None else round.ended
-        chat = round.chat
-        asked = chat.model
-        key = (asked, round.model)
-        model = self._models.kept.get(key)
-        if round.kind:
-            name = asked if asked in self._asked else names.OTHER
-            self._failed.of((name, round.kind)).add(ended - round.began)
-            if round.input_tokens is not None or round.output_tokens is not None:
-                _note_tokens(model or self._models.of(self._models.other), round)
-            return
-        if model is None:
+    def rounds_ended(self, events: Sequence[RoundEnded]) -> None:
+        #: Those that succeeded, by the name that the client asked for and the server's.
+        by_model: dict[tuple[str, str], list[RoundRecord]] = {}
+        streamed: dict[tuple[str, str], list[RoundRecord]] = {}
+        failed: list[RoundRecord] = []
+        for event in events:
+            round = event.round
+            if round.kind:
+                failed.append(round)
+                continue
+            chat = round.chat
+            key = (chat.model, round.model)
+            rounds = by_model.get(key)
+            if rounds is None:
+                rounds = by_model[key] = []
+            rounds.append(round)
+            if chat.streamed and round.first is not None:
+                streamed.setdefault(key, []).append(round)
+        for key, rounds in by_model.items():
             model = self._models.of(key)
             if key in self._models.kept:
-                self._asked.add(asked)
-        model.seconds.add(ended - round.began)
-        _note_tokens(model, round)
-        if chat.streamed and round.first is not None:
-            _note_stream(model, round, round.first, ended)
+                self._asked.add(key[0])
+            model.seconds.add_all(list(map(_seconds, rounds)))
+            _note_tokens(model, rounds)
+        for key, rounds in streamed.items():
+            _note_streams(self._models.of(key), rounds)
+        for round in failed:
+            self._failed_round(round)
+
+    def _failed_round(self, round: RoundRecord) -> None:
+        asked = round.chat.model
+        name = asked if asked in self._asked else names.OTHER
+        self._failed.of((name, round.kind)).add(_seconds(round))
+        if round.input_tokens is not None or round.output_tokens is not None:
+            model = self._models.kept.get((asked, round.model))
+            _note_tokens(model or self._models.of(self._models.other), [round])
 
     def measured(self) -> Iterator[Measured]:
         models = self._models.kept
@@ -89,15 +104,20 @@ class ModelMetrics:
         ]
 
 
-def _note_tokens(model: _Model, round: RoundRecord) -> None:
-    """Those of a *round* that has failed have been used as well."""
-    if round.input_tokens is not None:
-        model.input.add(round.input_tokens)
-    if round.output_tokens is not None:
-        model.output.add(round.output_tokens)
+def _seconds(round: RoundRecord) -> float:
+    return 0.0 if round.ended is None else round.ended - round.began
 
 
-def _note_stream(model: _Model, round: RoundRecord, first: float, ended: float) -> None:
-    model.first.add(first - round.began)
-    if round.output_tokens is not None and round.output_tokens > 1:
-        model.per_token.add((ended - first) / (round.output_tokens - 1))
+def _note_tokens(model: _Model, rounds: Sequence[RoundRecord]) -> None:
+    """Those of *rounds* that have failed have been used as well."""
+    model.input.add_all([n for each in rounds if (n := each.input_tokens) is not None])
+    model.output.add_all([n for each in rounds if (n := each.output_tokens) is not None])
+
+
+def _note_streams(model: _Model, rounds: Sequence[RoundRecord]) -> None:
+    for round in rounds:
+        first = round.began if round.first is None else round.first
+        model.first.add(first - round.began)
+        if round.output_tokens is not None and round.output_tokens > 1:
+            ended = round.began if round.ended is None else round.ended
+            model.per_token.add((ended - first) / (round.output_tokens - 1))

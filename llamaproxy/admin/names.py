@@ -7,7 +7,7 @@ become underscores, and the unit a suffix; ``{token}`` is none.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import attrs
 
@@ -52,15 +52,25 @@ _ROUNDS = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 25.0, 50.0)
 _CALLS = (0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 
 
+#: What several processes have of a series together: the ``sum``, the ``largest``, the ``least``,
+#: that of the ``parent`` alone, or the sum over its ``workers`` alone.
+Together: TypeAlias = Literal["sum", "largest", "least", "parent", "workers"]
+
+
 @attrs.frozen
 class Series:
-    """Everything that has one name: of a histogram *bounds* are the upper ones of its buckets."""
+    """Everything that has one name: of a histogram *bounds* are the upper ones of its buckets.
+
+    *peers* are those of its labels whose values peers choose.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     meaning: str
     labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
+    together: Together = "sum"
+    peers: tuple[str, ...] = ()
 
 
 def prometheus(name: str, unit: str = "") -> str:
@@ -71,7 +81,8 @@ def prometheus(name: str, unit: str = "") -> str:
 def _gen_ai(name: str, unit: str, meaning: str, bounds: tuple[float, ...], *labels: str) -> Series:
     of_all = (OPERATION_NAME, PROVIDER_NAME, REQUEST_MODEL, RESPONSE_MODEL)
     labels = tuple(map(prometheus, (*of_all, *labels)))
-    return Series(prometheus(name, unit), "histogram", meaning, labels, bounds)
+    models = prometheus(REQUEST_MODEL), prometheus(RESPONSE_MODEL)
+    return Series(prometheus(name, unit), "histogram", meaning, labels, bounds, peers=models)
 
 
 TOKEN_USAGE = _gen_ai(
@@ -167,6 +178,7 @@ TOOL_CALLS = Series(
     "counter",
     "Calls of server tools that have ended.",
     ("group", "tool", "outcome"),
+    peers=("group", "tool"),
 )
 TOOL_SECONDS = Series(
     "llamaproxy_tool_call_duration_seconds",
@@ -174,6 +186,7 @@ TOOL_SECONDS = Series(
     "Seconds that a call ran.",
     ("group", "tool"),
     _SECONDS,
+    peers=("group", "tool"),
 )
 RESULTS_CUT = Series(
     "llamaproxy_tool_results_cut_total", "counter", "Results that were too long for the model."
@@ -183,45 +196,76 @@ LISTS = Series(
     "counter",
     "Listings of a caller's tools.",
     ("outcome",),
+    together="parent",
 )
 LISTING_FAILURES = Series(
     "llamaproxy_tool_listing_failures_total",
     "counter",
     "Tool lists, or groups of one, that could not be had.",
+    together="parent",
 )
 LIST_SECONDS = Series(
-    "llamaproxy_tool_list_duration_seconds", "histogram", "Seconds of a listing.", (), _SECONDS
+    "llamaproxy_tool_list_duration_seconds",
+    "histogram",
+    "Seconds of a listing.",
+    (),
+    _SECONDS,
+    together="parent",
 )
 LIST_AGE = Series(
-    "llamaproxy_tool_list_age_seconds", "gauge", "Seconds since any tools have been listed."
+    "llamaproxy_tool_list_age_seconds",
+    "gauge",
+    "Seconds since any tools have been listed.",
+    together="parent",
 )
 GROUPS_MISSING = Series(
-    "llamaproxy_tool_groups_missing", "gauge", "Tool groups that cannot be listed now."
+    "llamaproxy_tool_groups_missing",
+    "gauge",
+    "Tool groups that cannot be listed now.",
+    together="parent",
 )
 GROUP_MISSING = Series(
-    "llamaproxy_tool_group_missing", "gauge", "Whether a group cannot be listed now.", ("group",)
+    "llamaproxy_tool_group_missing",
+    "gauge",
+    "Whether a group cannot be listed now.",
+    ("group",),
+    together="parent",
 )
 GROUP_TOOLS = Series(
-    "llamaproxy_tool_group_tools", "gauge", "Tools that a group has, or last had.", ("group",)
+    "llamaproxy_tool_group_tools",
+    "gauge",
+    "Tools that a group has, or last had.",
+    ("group",),
+    together="parent",
 )
 GROUP_AGE = Series(
     "llamaproxy_tool_group_age_seconds",
     "gauge",
     "Seconds since a group has been listed.",
     ("group",),
+    together="parent",
 )
 GROUPS_UNKNOWN = Series(
-    "llamaproxy_tool_groups_unknown", "gauge", "Whether the groups themselves cannot be listed now."
+    "llamaproxy_tool_groups_unknown",
+    "gauge",
+    "Whether the groups themselves cannot be listed now.",
+    together="parent",
 )
 TOOLS_LEFT_OUT = Series(
-    "llamaproxy_tools_left_out", "gauge", "Tools that are not offered for want of room."
+    "llamaproxy_tools_left_out",
+    "gauge",
+    "Tools that are not offered for want of room.",
+    together="parent",
 )
 
 # --- the process
 
-CONNECTIONS = Series("llamaproxy_connections", "gauge", "Client connections.")
+CONNECTIONS = Series("llamaproxy_connections", "gauge", "Client connections.", together="workers")
 CONNECTIONS_MAX = Series(
-    "llamaproxy_connections_max", "gauge", "Client connections that there may be."
+    "llamaproxy_connections_max",
+    "gauge",
+    "Client connections that there may be.",
+    together="workers",
 )
 RUNNING = Series("llamaproxy_requests_running", "gauge", "Requests served now.")
 LISTENER_FAILURES = Series(
@@ -244,13 +288,74 @@ CACHE_BYTES = Series("llamaproxy_cache_bytes", "gauge", "Its size, where that is
 CACHE_BYTES_MAX = Series(
     "llamaproxy_cache_bytes_max", "gauge", "The size that it may have.", ("cache",)
 )
+MEMORY_STORE_UP = Series(
+    "llamaproxy_memory_store_up",
+    "gauge",
+    "Whether turns are shared in the store of --memory.",
+    together="least",
+)
+MEMORY_STORE_ERRORS = Series(
+    "llamaproxy_memory_store_errors_total",
+    "counter",
+    "Times that this store failed, by how.",
+    ("kind",),
+)
+MEMORY_STORE_LOOKUPS = Series(
+    "llamaproxy_memory_store_lookups_total",
+    "counter",
+    "Turns that were looked for in it, those that were not in this process's memory.",
+    ("outcome",),
+)
 CHAT_BODIES = Series(
-    "llamaproxy_chat_bodies_bytes", "gauge", "Memory of the bodies of chats under way."
+    "llamaproxy_chat_bodies_bytes",
+    "gauge",
+    "Memory of the bodies of chats under way.",
+    together="workers",
 )
 CHAT_BODIES_MAX = Series(
-    "llamaproxy_chat_bodies_bytes_max", "gauge", "Memory that they may take together."
+    "llamaproxy_chat_bodies_bytes_max",
+    "gauge",
+    "Memory that they may take together.",
+    together="workers",
 )
-BUILD = Series("llamaproxy_build_info", "gauge", "Always 1.", ("version",))
+BUILD = Series("llamaproxy_build_info", "gauge", "Always 1.", ("version",), together="largest")
+
+# --- workers, where there are several processes
+
+WORKERS = Series("llamaproxy_workers", "gauge", "Workers that serve clients now.")
+WORKERS_MAX = Series("llamaproxy_workers_max", "gauge", "Workers that there should be.")
+WORKERS_ANSWERED = Series(
+    "llamaproxy_workers_answered",
+    "gauge",
+    "Workers that have said in time what they count; of others it is what they last said.",
+)
+WORKER_RESTARTS = Series(
+    "llamaproxy_worker_restarts_total", "counter", "Workers that were replaced.", ("worker",)
+)
+WORKER_LAG = Series(
+    "llamaproxy_worker_event_loop_lag_seconds",
+    "gauge",
+    "The latest that anything came in a worker's event loop within the last minute.",
+    ("worker",),
+)
+WORKER_MEMORY = Series(
+    "llamaproxy_worker_resident_memory_bytes", "gauge", "Memory of a worker.", ("worker",)
+)
+WORKER_CPU = Series(
+    "llamaproxy_worker_cpu_seconds_total", "counter", "CPU time of a worker.", ("worker",)
+)
+WORKER_FILES = Series(
+    "llamaproxy_worker_open_fds", "gauge", "Files that a worker has open.", ("worker",)
+)
+WORKER_FILES_MAX = Series(
+    "llamaproxy_worker_max_fds", "gauge", "Files that a worker may have open.", ("worker",)
+)
+
+#: Those that there are only where there are workers.
+OF_WORKERS = (
+    *(WORKERS, WORKERS_MAX, WORKERS_ANSWERED, WORKER_RESTARTS),
+    *(WORKER_LAG, WORKER_MEMORY, WORKER_CPU, WORKER_FILES, WORKER_FILES_MAX),
+)
 
 #: All of them, in the order above.
 EVERY = tuple(value for value in list(globals().values()) if isinstance(value, Series))

@@ -29,12 +29,15 @@ _ERRORS, _SECONDS = 3, 30.0
 _FRESH, _RETRY = 15.0, 5.0
 
 #: Kinds of the errors of a server that was not reached, or did not answer.
-_FAILURES = frozenset(
+FAILURES = frozenset(
     each.kind for each in (UpstreamUnavailable, UpstreamTls, UpstreamTimeout, UpstreamBroke)
 )
 
 #: Statuses with which what stands in front of a server says that it is not there.
 _GATEWAY = (502, 503, 504)
+
+#: Of a request that was passed through: what the server has said nothing of.
+_NO_ANSWER = (*_GATEWAY, 499)
 
 #: Characters of an error that are kept.
 _MAX_ERROR = 500
@@ -69,20 +72,21 @@ class Reachability:
     _log: ClassVar[Logger] = Logger()
 
     def __call__(self, event: Event) -> None:
-        match event:
-            case RoundEnded():
-                if not event.round.kind:
-                    self._answered()
-            case RequestEnded():
-                request = event.request
-                if request.kind in _FAILURES:
-                    self._failed(request.kind, request.error)
-                elif request.route == "passthrough" and not request.kind and request.status != 499:
-                    self._answered()  # by the server, whatever it says
-            case ListRefreshed():
-                error = event.groups_error
-                if error is not None and error.kind in _FAILURES:
-                    self._failed(error.kind, error.logged)
+        # No match, which would look at more of each event.
+        if isinstance(event, RoundEnded):
+            if not event.round.kind:
+                self._answered()
+        elif isinstance(event, RequestEnded):
+            request = event.request
+            if request.kind:
+                if request.kind in FAILURES:
+                    self.failed(request.kind, request.error)
+            elif request.route == "passthrough" and request.status not in _NO_ANSWER:
+                self._answered()  # by the server, whatever it says
+        elif isinstance(event, ListRefreshed):
+            error = event.groups_error
+            if error is not None and error.kind in FAILURES:
+                self.failed(error.kind, error.logged)
 
     @property
     def reachable(self) -> bool | None:
@@ -97,6 +101,16 @@ class Reachability:
         known_at = self.answered_at
         if known_at is None or self._clock.seconds() - known_at >= _FRESH:
             self._start_question()
+
+    def failed(self, kind: str, error: str) -> None:
+        """The server has not been reached, or has not answered, with an error of that *kind*."""
+        now = self._clock.seconds()
+        if not self.failures:
+            self._first_failed_at = now
+        self.failures += 1
+        self.kind, self.error, self.failed_at = kind, error[:_MAX_ERROR], now
+        if self._retry is None and self._question is None and not self._stopped:
+            self._retry = self._clock.callLater(_RETRY, self._ask_again)
 
     def stop(self) -> None:
         """Ask nothing any more."""
@@ -127,15 +141,6 @@ class Reachability:
             self._retry.cancel()
             self._retry = None
 
-    def _failed(self, kind: str, error: str) -> None:
-        now = self._clock.seconds()
-        if not self.failures:
-            self._first_failed_at = now
-        self.failures += 1
-        self.kind, self.error, self.failed_at = kind, error[:_MAX_ERROR], now
-        if self._retry is None and self._question is None and not self._stopped:
-            self._retry = self._clock.callLater(_RETRY, self._ask_again)
-
     def _ask_again(self) -> None:
         self._retry = None
         self._start_question()
@@ -165,4 +170,4 @@ class Reachability:
         if failure is None:
             self._answered()
         else:
-            self._failed(failure.kind, failure.logged)
+            self.failed(failure.kind, failure.logged)

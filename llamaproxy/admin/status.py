@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from llamaproxy import __version__
 from llamaproxy.admin.reachability import Reachability
+from llamaproxy.admin.serving import Serving
 from llamaproxy.admin.toolstatus import ToolStatus
-from llamaproxy.advice import Problem, problem, server_problem_of
+from llamaproxy.advice import Problem, problem, server_problem, server_problem_of
 from llamaproxy.config.logformat import threshold
+from llamaproxy.errors import ProxyError
 from llamaproxy.jsontext import Json
 
 
@@ -23,8 +23,8 @@ class Status:
     """What ``/status`` and ``/ready`` say.
 
     *url* is the server's; *dialect* returns what is known of its generation, None before it is
-    known; *draining* returns whether the daemon is stopping; *figures* are further figures by name,
-    with the limits of what has one.
+    known; *draining* returns whether the daemon is stopping; *trouble* returns why it is not known
+    what the server is.
     """
 
     url: str
@@ -33,7 +33,8 @@ class Status:
     reachability: Reachability
     draining: Callable[[], bool]
     dialect: Callable[[], Json | None]
-    figures: Mapping[str, Callable[[], Json]]
+    serving: Serving
+    trouble: Callable[[], ProxyError | None] = lambda: None
     _began: float = attrs.field(init=False)
 
     @_began.default
@@ -49,6 +50,8 @@ class Status:
         status, reason = "ready", None
         if self.draining():
             status, reason = "draining", "the daemon is stopping"
+        elif unready := self.serving.unready():
+            status, reason = "not serving", unready
         elif self.reachability.reachable is False:
             status, reason = "upstream unreachable", self._server_problem().what
         upstream = self.reachability.as_json()
@@ -60,8 +63,9 @@ class Status:
             "tools": {**tools, "problems": [each.what for each in self._tool_problems()]},
         }
 
-    def as_json(self) -> Json:
+    async def as_json(self) -> Json:
         """Everything."""
+        figures = await self.serving.figures()
         dialect = self.dialect()
         return {
             "version": __version__,
@@ -75,9 +79,8 @@ class Status:
                 "dialect": dialect,
                 **self.reachability.as_json(),
             },
-            **self.tools.as_json(),
-            "memory": {"resident_bytes": resident_bytes()},
-            **{name: value() for name, value in self.figures.items()},
+            **self.tools.as_json(self.serving.calls),
+            **figures,
             "advice": [each.as_json() for each in self._problems()],
         }
 
@@ -85,19 +88,19 @@ class Status:
         return server_problem_of(self.url, self.reachability.kind, self.reachability.error)
 
     def _problems(self) -> list[Problem]:
-        server = [self._server_problem()] if self.reachability.failures else []
-        return server + self._tool_problems()
+        trouble, reachability = self.trouble(), self.reachability
+        if trouble is not None:
+            server, reason = server_problem(self.url, trouble), trouble.logged
+        elif reachability.failures:
+            server, reason = self._server_problem(), reachability.error
+        else:
+            return self._tool_problems()
+        # That the tools cannot be listed for that is not another thing to mend.
+        same = problem("groups_failed", reason=reason)
+        return [server, *(each for each in self._tool_problems() if each != same)]
 
     def _tool_problems(self) -> list[Problem]:
         dialect = self.dialect()
         if dialect is not None and not self.tools.any_group and self.tools.is_known:
             return [problem("no_groups" if dialect["version"] else "plain_server")]
         return self.tools.problems()
-
-
-def resident_bytes() -> int | None:
-    """The memory of this process that is in use now, None where that cannot be read."""
-    with suppress(OSError, ValueError, IndexError):
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    return None

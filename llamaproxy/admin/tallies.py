@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeAlias, TypeVar
 
@@ -27,6 +27,19 @@ class Histogram:
     def add(self, value: float) -> None:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def add_all(self, values: list[float]) -> None:
+        """Add them, which are then in another order."""
+        values.sort()
+        below, every = 0, len(values)
+        for bucket, bound in enumerate(self.bounds):
+            if below == every:
+                break
+            up_to = bisect_right(values, bound, below)
+            self.counts[bucket] += up_to - below
+            below = up_to
+        self.counts[-1] += every - below
+        self.total += sum(values)
 
 
 #: The values of a series' labels, and what it has for them.

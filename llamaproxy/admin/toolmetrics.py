@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
 
 import attrs
 
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, Named, by_label, is_showable
+from llamaproxy.admin.toolstatus import FORGOTTEN
 from llamaproxy.events import CallEnded, ListRefreshed
-from llamaproxy.records import Outcome
+from llamaproxy.records import CallRecord, Outcome
 
 #: Tools and groups that are named, the first ones; groups that are remembered.
 _MOST_TOOLS, _MOST_GROUPS, _MAX_GROUPS = 100, 100, 1000
-
-#: Seconds after which a group that is in no list any more is none, and so is not missing.
-_FORGOTTEN = 600.0
 
 #: What becomes of calls.
 _OUTCOMES = tuple(filter(None, get_args(Outcome)))
@@ -42,8 +40,11 @@ class CallMetrics:
         self._tools = Named(_Tool, _MOST_TOOLS, (names.OTHER, names.OTHER))
         self._cut = 0
 
-    def ended(self, event: CallEnded) -> None:
-        call = event.call
+    def ended(self, events: Sequence[CallEnded]) -> None:
+        for event in events:
+            self._ended(event.call)
+
+    def _ended(self, call: CallRecord) -> None:
         tool = self._tools.of((call.group, call.tool) if call.tool else self._tools.other)
         tool.outcomes[call.outcome] += 1
         if call.began is not None:
@@ -94,6 +95,8 @@ class ListMetrics:
         self._left_out = 0
 
     def refreshed(self, event: ListRefreshed) -> None:
+        if event.shared:  # it is counted where it was made
+            return
         now = self._refreshed_at = self._now()
         self._unknown = event.groups_error is not None
         self._failures += len(event.failures) + self._unknown
@@ -125,7 +128,7 @@ class ListMetrics:
         groups = {
             name: group
             for name, group in self._groups.items()
-            if self._refreshed_at - group.named_at <= _FORGOTTEN
+            if self._refreshed_at - group.named_at <= FORGOTTEN
         }
         missing = sum(group.missing for group in groups.values())
         yield names.GROUPS_MISSING, [((), missing)]

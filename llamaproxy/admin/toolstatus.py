@@ -11,20 +11,22 @@ import attrs
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from llamaproxy.admin.toolcalls import ToolCalls
 from llamaproxy.advice import Problem, group_problem, problem
 from llamaproxy.errors import ProxyError
 from llamaproxy.events import CallEnded, Event, GroupListed, ListRefreshed, Tool
 from llamaproxy.jsontext import Json
-from llamaproxy.records import CallRecord
 
 #: Groups that are remembered, names of one that are shown, and characters of a reason.
 _MAX_GROUPS, _MAX_NAMES, _MAX_REASON = 1000, 1000, 500
 
-#: Bytes of definitions that are held, as they are sent, of the groups that were listed last; tools
-#: with figures of their own, those that were called last.
-_MAX_DEFINITIONS, _MAX_FIGURES = 4 * 1024 * 1024, 5000
+#: Bytes of definitions that are held, as they are sent, of the groups that were listed last.
+_MAX_DEFINITIONS = 4 * 1024 * 1024
 #: Of the tools that are left out, the names in a line.
 _MAX_LEFT_OUT_SHOWN = 20
+
+#: Seconds after which a group that is in no list any more is none, and so is not missing.
+FORGOTTEN = 600.0
 
 #: Different lines about a group that are remembered.
 _MAX_LINES = 16
@@ -34,26 +36,6 @@ _LOG_INTERVAL = 300.0
 
 #: The key of the failure to list the groups themselves.
 _ALL_GROUPS = ""
-
-
-@attrs.define(eq=False, repr=False)
-class _Figures:
-    """The calls of one tool that have ended, but for those that were cancelled."""
-
-    calls: int = 0
-    failed: int = 0
-    seconds: float = 0.0
-    last_error: str | None = None
-
-    def note(self, call: CallRecord) -> None:
-        self.calls += 1
-        self.seconds += call.seconds
-        if call.outcome != "answered":
-            self.failed += 1
-            self.last_error = (call.reason.lstrip(":, ") or call.outcome)[:_MAX_REASON]
-
-
-_NO_CALLS = _Figures()
 
 
 @attrs.define(eq=False, repr=False)
@@ -74,15 +56,14 @@ class _Group:
     problem: Problem | None = None
     #: When each line of the log about it was last written.
     logged_at: dict[str, float] = attrs.Factory(dict)
-    calls: int = 0
-    failed: int = 0
 
 
 @attrs.define(eq=False, repr=False)
 class ToolStatus:
     """A listener that keeps track of groups; a failure is logged when it begins, and now and then.
 
-    What cannot be listed is never silent (DESIGN: L22).
+    What cannot be listed is never silent (DESIGN: L22); of a listing that is shared, the process
+    that has made it writes the line.
     """
 
     hears: ClassVar = (CallEnded, ListRefreshed)
@@ -90,9 +71,9 @@ class ToolStatus:
     _clock: IReactorTime
     #: The time of day, in Unix seconds.
     _unix: Callable[[], float] = time.time
+    #: The calls that this process has made.
+    calls: ToolCalls = attrs.field(init=False)
     _groups: OrderedDict[str, _Group] = attrs.field(init=False, factory=OrderedDict)
-    #: By group and real name, those that were called last at the end.
-    _figures: OrderedDict[tuple[str, str], _Figures] = attrs.field(init=False, factory=OrderedDict)
     _held: int = attrs.field(init=False, default=0)
     _left_out: tuple[str, ...] = attrs.field(init=False, default=())
     _left_out_count: int = attrs.field(init=False, default=0)
@@ -101,27 +82,28 @@ class ToolStatus:
     is_known: bool = attrs.field(init=False, default=False)
     _log: ClassVar[Logger] = Logger()
 
+    @calls.default
+    def _own_calls(self) -> ToolCalls:
+        return ToolCalls(self._unix)
+
     def __call__(self, event: Event) -> None:
         match event:
-            case CallEnded() if event.call.began is not None:
-                if event.call.outcome != "cancelled":  # which is no fault of the tool's
-                    group = self._group(event.call.group)
-                    group.calls += 1
-                    group.failed += event.call.outcome != "answered"
-                    self._figures_of(event.call).note(event.call)
+            case CallEnded():
+                self.calls(event)
             case ListRefreshed():
                 self._callers, self.is_known = event.callers, True
                 for name, listed in event.groups.items():
-                    self._note_listed(name, listed)
+                    self._note_listed(name, listed, event.shared)
                 for name, error in event.failures.items():
-                    self._note_failed(name, error)
+                    self._note_failed(name, error, event.shared)
                 if event.groups_error is None:
                     everything = self._group(_ALL_GROUPS)
                     everything.error = everything.problem = None
                 else:
-                    self._note_failed(_ALL_GROUPS, event.groups_error)
+                    self._note_failed(_ALL_GROUPS, event.groups_error, event.shared)
                 if event.groups or event.groups_error is None:
-                    self._note_left_out(event.left_out)
+                    self._note_left_out(event.left_out, event.shared)
+                self._forget_some()
 
     @property
     def any_group(self) -> bool:
@@ -147,9 +129,14 @@ class ToolStatus:
             "count": sum(len(group.names) for group in groups),
         }
 
-    def as_json(self) -> Json:
-        """Everything, for the admin's status."""
+    def as_json(self, calls: ToolCalls | None = None) -> Json:
+        """Everything, for the admin's status.
+
+        :param calls: those of all processes, if this is not the only one.
+        """
+        calls = calls or self.calls
         now = self._clock.seconds()
+        every = dict.fromkeys(calls.groups, _Group()) | self._groups
         groups = {
             name: {
                 "tools": len(group.names),
@@ -162,10 +149,10 @@ class ToolStatus:
                 "error_seconds_ago": None
                 if group.error is None
                 else round(now - group.error_at, 1),
-                "calls": group.calls,
-                "failed_calls": group.failed,
+                "calls": calls.of_group(name).calls,
+                "failed_calls": calls.of_group(name).failed,
             }
-            for name, group in self._groups.items()
+            for name, group in every.items()
             if name != _ALL_GROUPS
         }
         all_groups = self._groups.get(_ALL_GROUPS)
@@ -176,14 +163,15 @@ class ToolStatus:
         }
         return {"tool_groups": groups, "tools": tools}
 
-    def tools_as_json(self) -> Json:
-        """The groups and all that is known of each tool, for the page."""
+    def tools_as_json(self, calls: ToolCalls | None = None) -> Json:
+        """The groups and all that is known of each tool, for the page; *calls* as above."""
+        calls = calls or self.calls
         all_groups = self._groups.get(_ALL_GROUPS)
         return {
             "error": None if all_groups is None else all_groups.error,
             "left_out": list(self._left_out),
             "groups": [
-                self._group_as_json(name, group)
+                self._group_as_json(name, group, calls)
                 for name, group in sorted(self._groups.items())
                 if name != _ALL_GROUPS
             ],
@@ -200,12 +188,12 @@ class ToolStatus:
             if group.error is not None and group.failing_since <= until
         }
 
-    def _group_as_json(self, name: str, group: _Group) -> Json:
+    def _group_as_json(self, name: str, group: _Group, calls: ToolCalls) -> Json:
         tools = []
         for index, offered in enumerate(group.names):
             tool = group.tools[index] if index < len(group.tools) else None
             real_name = offered if tool is None else tool.name
-            figures = self._figures.get((name, real_name), _NO_CALLS)
+            figures = calls.of_tool(name, real_name)
             entry = {
                 "name": real_name,
                 "offered_as": offered,
@@ -231,19 +219,28 @@ class ToolStatus:
     def _unix_of(self, seconds: float) -> float:
         return round(self._unix() - (self._clock.seconds() - seconds), 3)
 
-    def _note_listed(self, name: str, listed: GroupListed) -> None:
+    def _forget_some(self) -> None:
+        """Forget the groups that no list has named for long: the first ones, by :meth:`_group`."""
+        now = self._clock.seconds()
+        while self._groups:
+            name, group = next(iter(self._groups.items()))
+            named_at = max(group.error_at, group.listed_at or 0.0)
+            if name == _ALL_GROUPS or now - named_at <= FORGOTTEN:
+                return
+            self._release(self._groups.pop(name))
+
+    def _note_listed(self, name: str, listed: GroupListed, shared: bool) -> None:
         group = self._group(name)
-        if group.error is not None and self._is_due(group, ""):
+        if group.error is not None and not shared and self._is_due(group, ""):
             self._log.info("the tools of {group} can be listed again", group=name)
         group.error = group.problem = None
         group.listed_at = self._clock.seconds()
         group.names = listed.names[:_MAX_NAMES]
         group.endpoint = listed.endpoint
-        self._hold(name, group, listed)
+        self._hold(group, listed)
 
-    def _hold(self, name: str, group: _Group, listed: GroupListed) -> None:
+    def _hold(self, group: _Group, listed: GroupListed) -> None:
         """Keep the definitions *listed*, and let those go that were listed first."""
-        self._groups.move_to_end(name)
         self._held += listed.size - group.size
         group.tools, group.size = listed.tools[:_MAX_NAMES], listed.size
         for other in self._groups.values():
@@ -255,11 +252,11 @@ class ToolStatus:
         self._held -= group.size
         group.tools, group.size = (), 0
 
-    def _note_failed(self, name: str, error: ProxyError) -> None:
+    def _note_failed(self, name: str, error: ProxyError, shared: bool) -> None:
         group = self._group(name)
         now = self._clock.seconds()
         reason = error.logged[:_MAX_REASON]
-        if self._is_due(group, reason):
+        if not shared and self._is_due(group, reason):
             self._log.warn(
                 "the tools{of_group} cannot be listed: {reason}",
                 of_group=f" of {name}" if name else "",
@@ -270,9 +267,9 @@ class ToolStatus:
             group.failing_since = now
         group.error, group.error_at, group.problem = reason, now, group_problem(name, error)
 
-    def _note_left_out(self, left_out: tuple[str, ...]) -> None:
+    def _note_left_out(self, left_out: tuple[str, ...], shared: bool) -> None:
         shown = left_out[:_MAX_NAMES]
-        if shown and self._is_due(self._group(_ALL_GROUPS), "\n".join(shown)):
+        if shown and not shared and self._is_due(self._group(_ALL_GROUPS), "\n".join(shown)):
             self._log.warn(
                 "{count} tools are not offered, there is no room for them (--max-tools, "
                 "--max-tool-list): {names}",
@@ -292,20 +289,9 @@ class ToolStatus:
         return True
 
     def _group(self, name: str) -> _Group:
-        group = self._groups.get(name)
-        if group is None:
-            group = self._groups[name] = _Group()
-            if len(self._groups) > _MAX_GROUPS:
-                self._release(self._groups.popitem(last=False)[1])
+        """What is known of that group, which is the last one then."""
+        group = self._groups.setdefault(name, _Group())
+        self._groups.move_to_end(name)
+        if len(self._groups) > _MAX_GROUPS:
+            self._release(self._groups.popitem(last=False)[1])
         return group
-
-    def _figures_of(self, call: CallRecord) -> _Figures:
-        key = call.group, call.tool
-        figures = self._figures.get(key)
-        if figures is None:
-            figures = self._figures[key] = _Figures()
-            if len(self._figures) > _MAX_FIGURES:
-                self._figures.popitem(last=False)
-        else:
-            self._figures.move_to_end(key)
-        return figures

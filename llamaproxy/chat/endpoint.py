@@ -20,7 +20,7 @@ from llamaproxy.chat.round_merging import CompletionHeader
 from llamaproxy.chat.streamed import StreamedAnswer
 from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnavailable
-from llamaproxy.events import ChatBegan, FirstByte, Tell, tell_nobody
+from llamaproxy.events import ChatBegan, Tell, tell_nobody
 from llamaproxy.heads import Fields, headers_of
 from llamaproxy.jsontext import Json
 from llamaproxy.records import ChatRecord, name_of
@@ -102,7 +102,6 @@ class ChatCompletions:
         answer = UnaryAnswer(completions, header, cards, wants_json(chat.body))
         await self._answer(chat, answer)
         text = jsontext.dumps(answer.result())
-        self._tell(FirstByte(chat.record))
         chat.request.relayed_fields = [
             (b"Content-Type", b"application/json"),
             (b"Content-Length", b"%d" % len(text)),
@@ -114,10 +113,7 @@ class ChatCompletions:
         self, chat: _Chat, completions: ClientCompletions, header: CompletionHeader, cards: bool
     ) -> None:
         request, body = chat.request, chat.body
-        record = chat.record
-        events = EventStream(
-            request, self._clock, self._keep_alive, lambda: self._tell(FirstByte(record)), record
-        )
+        events = EventStream(request, self._clock, self._keep_alive, chat.record)
         include_usage = bool(as_object(body.get("stream_options")).get("include_usage"))
         answer = StreamedAnswer(completions, header, events, include_usage, cards, wants_json(body))
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.web.http import Request
@@ -30,17 +28,13 @@ class EventStream:
         request: Request,
         clock: IReactorTime,
         keep_alive: float,
-        on_start: Callable[[], None] = lambda: None,
         record: ChatRecord | None = None,
     ) -> None:
         """:param keep_alive: seconds of silence after which a comment is sent.
 
-        :param on_start: is called when the first byte is sent.
-
         :param record: is told for how long the client was waited for.
         """
         self._record = ChatRecord() if record is None else record
-        self._on_start = on_start
         self.started = False
         self._request = request
         self._paused = False
@@ -62,7 +56,6 @@ class EventStream:
             fields.setRawHeaders(b"X-Accel-Buffering", [b"no"])
             self._request.registerProducer(self, True)
             self._parts.append(b"")
-            self._on_start()
 
     def add(self, event: bytes) -> None:
         """Have *event* sent by :meth:`flush`."""

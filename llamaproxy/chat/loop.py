@@ -12,8 +12,8 @@ from llamaproxy.chat import toolless
 from llamaproxy.chat.answer import Answer
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.injection import tool_names, with_tools, without_tools
-from llamaproxy.chat.loop_limits import REPETITION, ROUNDS, CallResults, Limit, Repeats
-from llamaproxy.chat.memory import TurnMemory
+from llamaproxy.chat.limits import REPETITION, ROUNDS, CallResults, Limit, Repeats
+from llamaproxy.chat.memory import TurnStore, recall_turns, remember_turn
 from llamaproxy.chat.messages import Completion, ToolCall, follow_up, is_function, text_of
 from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.chat.openwebui import without_old_cards
@@ -28,12 +28,11 @@ from llamaproxy.events import (
     RoundBegan,
     RoundEnded,
     Tell,
-    ToolsOffered,
     tell_nobody,
 )
 from llamaproxy.jsontext import Json, JsonList
 from llamaproxy.records import CallRecord, ChatRecord, RoundRecord
-from llamaproxy.tools.arguments import parse_arguments
+from llamaproxy.tools.arguments import understood
 from llamaproxy.tools.catalogue import Catalogue, note_tool
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.names import NameIndex
@@ -95,7 +94,7 @@ class ToolLoop:
     """Answers chat completion requests in up to *max_rounds* rounds with tools, and one without."""
 
     _catalogue: Catalogue
-    _memory: TurnMemory
+    _turns: TurnStore
     _max_rounds: int
     _slots: CallSlots
     _toolless: ToollessModels
@@ -112,7 +111,9 @@ class ToolLoop:
         client_tools = tool_names(body)
         legacy = "functions" in body
         visibility = CallVisibility(client_tools, shows_all=True, legacy_functions=legacy)
-        request = _serialised(body, self._memory.recall(client, body["messages"]), JsonList())
+        history = await recall_turns(self._turns, client, body["messages"])
+        request = _serialised(body, history, JsonList())
+        del history
         await self._round(request, visibility, answer, record)
 
     async def run(
@@ -138,7 +139,6 @@ class ToolLoop:
         finally:
             record.listing, record.listing_since = record.listed_for(record.now()), None
         record.offered, record.withheld = offer.all_names, offer.withheld
-        self._tell(ToolsOffered(record))
         names = offer.names(client_tools)
         chat = _Chat(client, offer, client_tools, answer, record, names, self._slots.for_chat())
         mark = new_mark() if offer.tools and client_tools else ""
@@ -150,7 +150,8 @@ class ToolLoop:
             index=names,
         )
         body |= with_offered_names(body, client_tools, offer.named)
-        history = self._memory.recall(client, without_old_cards(body["messages"]))
+        history = without_old_cards(body["messages"])
+        history = await recall_turns(self._turns, client, history)
         request = _serialised(body, history, offer.definitions)
         del history
         turn: list[Json] = []
@@ -172,9 +173,9 @@ class ToolLoop:
                 return
             server_calls = [call for call in completion.calls if not visibility.shows(call.name)]
             client_calls = len(completion.calls) - len(server_calls)
-            arguments: dict[str, Json] = {}
-            results = await self._run_all(server_calls, chat, arguments)
-            if not client_calls and repeats.too_many(results, arguments):
+            rewritten: dict[str, Json] = {}
+            results = await self._run_all(server_calls, chat, rewritten)
+            if not client_calls and repeats.too_many(results):
                 limit = REPETITION
             elif not client_calls and len(record.rounds) == self._max_rounds:
                 limit = ROUNDS
@@ -184,11 +185,12 @@ class ToolLoop:
                 called = {names.fuzzy_match(call.name) or call.name for call in completion.calls}
                 request = after_round(request, called, client_tools, offer.tools.keys())
             texts = [(call, result.text) for call, result in results]
-            messages = follow_up(completion.message, texts, arguments)
+            messages = follow_up(completion.message, texts, rewritten)
             turn += messages
             request = {**request, "messages": request["messages"] + JsonList.of(messages)}
             if client_calls and (server_calls or len(record.rounds) > 1):
-                self._memory.remember(client, mark, turn)
+                # Before the answer ends: its client may be back at once.
+                await remember_turn(self._turns, client, mark, turn)
             if client_calls or not server_calls:
                 return
         await self._answer_without_tools(request, chat, limit)
@@ -228,11 +230,12 @@ class ToolLoop:
             await chat.answer.say(limit.fallback.format(rounds=self._max_rounds))
 
     async def _run_all(
-        self, calls: list[ToolCall], chat: _Chat, arguments: dict[str, Json]
+        self, calls: list[ToolCall], chat: _Chat, rewritten: dict[str, Json]
     ) -> CallResults:
         """Run *calls* at the same time, and return them with their results, in order (L9).
 
-        What was understood of their arguments is put into *arguments*, by id.
+        :param rewritten: gets, by id, what was understood of arguments that are no object as they
+            stand.
         """
 
         async def run(
@@ -244,7 +247,7 @@ class ToolLoop:
                 finally:
                     record.asked = chat.record.now()  # until then the client was to read
                 self._tell(Contents(record, "arguments", call.arguments))
-                result = await self._run(call, tool, chat, record, arguments)
+                result = await self._run(call, tool, chat, record, rewritten)
             except Exception as error:
                 record.outcome = "cancelled" if isinstance(error, CancelledError) else "failed"
                 raise
@@ -261,6 +264,8 @@ class ToolLoop:
         for record in records[_MAX_CALLS:]:
             record.outcome, record.ended = "refused", record.asked
             self._tell(CallEnded(record))
+        for call in calls[_MAX_CALLS:]:
+            _rewrite(call, rewritten)
         results = await all_of(map(run, calls[:_MAX_CALLS], tools, records))
         too_many = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
         results += [too_many] * (len(calls) - len(results))
@@ -286,30 +291,45 @@ class ToolLoop:
         tool: ToolDefinition | None,
         chat: _Chat,
         record: CallRecord,
-        understood: dict[str, Json],
+        rewritten: dict[str, Json],
     ) -> ToolResult:
         """The result of one call; a failure is a result that the model can read (L12)."""
         record.outcome = "refused"
         if call.cut_off:
+            rewritten[call.id] = {}
             return ToolResult.failure(
                 "the call was cut off before it was complete, so nothing was done. Make it again, "
                 "shorter."
             )
         if tool is None:
             record.outcome = "unknown"
+            _rewrite(call, rewritten)
             nearest = " or ".join(chat.names.nearest(call.name))
             hint = f"Did you mean {nearest}?" if nearest else "Use one of the tools given."
             return ToolResult.failure(f"there is no tool named {call.name[:64]!r}. {hint}")
         try:
-            arguments = understood[call.id] = parse_arguments(call.arguments)
+            arguments, is_exact = understood(call.arguments)
         except ToolFailed as error:
+            rewritten[call.id] = {}
             return ToolResult.failure(error.message)
+        if not is_exact:
+            rewritten[call.id] = arguments
         record.outcome = ""
 
         async def invoke() -> ToolResult:
             return await self._catalogue.invoke(tool, arguments, chat.client, record)
 
         return await chat.in_slot(invoke)
+
+
+def _rewrite(call: ToolCall, rewritten: dict[str, Json]) -> None:
+    """Put what is understood of a call that is not run into *rewritten*, if it is no object."""
+    try:
+        arguments, is_exact = understood(call.arguments)
+    except ToolFailed:
+        arguments, is_exact = {}, False
+    if not is_exact:
+        rewritten[call.id] = arguments
 
 
 def _serialised(body: Json, messages: list[Any], server_tools: JsonList) -> Json:

@@ -1,36 +1,84 @@
-"""TurnMemory: the messages of mixed turns, which their clients are not shown and cannot send back.
+"""TurnStore: keeps mixed turns, which their clients are not shown; TurnMemory: in this process.
 
-A turn is found by the mark in the ids of its client calls, and by nothing else, as clients may
-rewrite the rest (DESIGN: L19, L20; :mod:`llamaproxy.chat.mixed_turns` restores it).
+A turn is found by its owner and by the mark in the ids of its client calls, and by nothing else, as
+clients may rewrite the rest (DESIGN: L19, L20; :mod:`llamaproxy.chat.mixed_turns` restores it).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
 from llamaproxy import jsontext
-from llamaproxy.chat.mixed_turns import restore_turns
+from llamaproxy.chat.mixed_turns import marks_of, restore_turns, turns_in
 from llamaproxy.jsontext import Json
 from llamaproxy.upstream.client_context import ClientContext
 
 T = TypeVar("T")
 
 
+#: Turns of one history that are asked for, the latest of them.
+MAX_TURNS = 1000
+
+
+class TurnStore(Protocol):
+    """Keeps the texts of turns. What it cannot do is as if it had forgotten: it never fails.
+
+    An *owner* is the digest of a client's credentials (:attr:`ClientContext.owner`), a text the
+    messages after the client's request as a JSON list. The last assistant message in it has all
+    calls; those of server tools have their results. A turn never changes.
+    """
+
+    async def recall(self, owner: bytes, marks: Sequence[str]) -> dict[str, bytes]:
+        """The texts, by mark, of those turns of *owner* that are remembered.
+
+        :param marks: no more than :data:`MAX_TURNS`, the oldest first, each once.
+        """
+
+    async def remember(self, owner: bytes, mark: str, text: bytes) -> None:
+        """Keep the *text* of the turn whose client calls have that *mark*."""
+
+
+async def remember_turn(
+    store: TurnStore, client: ClientContext, mark: str, turn: list[Json]
+) -> None:
+    """Have *store* keep *turn*, the messages after the request of *client*."""
+    await store.remember(client.owner, mark, jsontext.dumps(turn))
+
+
+async def recall_turns(store: TurnStore, client: ClientContext, messages: list[Any]) -> list[Any]:
+    """*messages* with the turns that *store* remembers restored, and without any marks.
+
+    Where there are no marks, nobody is asked.
+    """
+    marks = marks_of(messages)
+    if not any(marks):
+        return messages
+    turns: dict[str, bytes] = {}
+    if begun := turns_in(messages, marks)[-MAX_TURNS:]:
+        turns = await store.recall(client.owner, begun)
+    return restore_turns(messages, marks, lambda mark: _messages(turns.get(mark)))
+
+
+def _messages(text: bytes | None) -> list[Json]:
+    messages: list[Json] = [] if text is None else jsontext.loads(text)
+    return messages
+
+
 @attrs.frozen(eq=False, repr=False)
 class _Turn:
     """The messages between a client's request and the answer with its calls, as JSON.
 
-    *owner*: the client's credentials; *used_at*: seconds on the clock.
+    *owner*: the digest of the client's credentials; *used_at*: seconds on the clock.
     """
 
-    owner: object
+    owner: bytes
     text: bytes
     used_at: float
 
@@ -80,10 +128,10 @@ class Largest(Generic[T]):
 
 @attrs.define(eq=False, repr=False)
 class TurnMemory:
-    """Remembers mixed turns, bounded in entries, bytes of JSON, and seconds since their last use.
+    """Keeps turns in memory, bounded in entries, bytes of JSON, and seconds since their last use.
 
-    A client gets only its own turns. Where there is not enough room, the owner of the most entries
-    or bytes loses those that it has not used for longest.
+    Implements :class:`TurnStore`. An owner gets only its own turns. Where there is not enough room,
+    the owner of the most entries or bytes loses those that it has not used for longest.
     """
 
     _clock: IReactorTime
@@ -91,7 +139,7 @@ class TurnMemory:
     _max_bytes: int
     _max_age: float
     _turns: OrderedDict[str, _Turn] = attrs.field(init=False, factory=OrderedDict)
-    _shares: dict[object, _Share] = attrs.field(init=False, factory=dict)
+    _shares: dict[bytes, _Share] = attrs.field(init=False, factory=dict)
     _size: int = attrs.field(init=False, default=0)
     _by_entries: Largest[_Share] = attrs.field(
         init=False, factory=lambda: Largest(lambda share: len(share.marks))
@@ -103,8 +151,16 @@ class TurnMemory:
     def __len__(self) -> int:
         return len(self._turns)
 
+    def kept(self) -> list[tuple[bytes, str, bytes, float]]:
+        """Owner, mark and text of all turns, and seconds since the last use; the latest first."""
+        self._forget_expired()
+        now = self._clock.seconds()
+        turns = reversed(self._turns.items())
+        return [(turn.owner, mark, turn.text, now - turn.used_at) for mark, turn in turns]
+
     def figures(self) -> dict[str, float]:
         """What is kept, with the limits, for the status."""
+        self._forget_expired()
         return {
             "turns": len(self._turns),
             "max_turns": self._max_entries,
@@ -113,16 +169,11 @@ class TurnMemory:
             "max_age_seconds": self._max_age,
         }
 
-    def remember(self, client: ClientContext, mark: str, turn: list[Json]) -> None:
-        """Keep *turn*: the messages after the client's request, whose client calls have *mark*.
-
-        Its last assistant message has all calls; those of server tools have their results.
-        """
+    async def remember(self, owner: bytes, mark: str, text: bytes) -> None:
+        self._forget_expired()
         self._forget(mark)
-        text = jsontext.dumps(turn)
         if len(text) > self._max_bytes:
             return
-        owner = client.credentials
         share = self._shares.setdefault(owner, _Share())
         self._keep(mark, _Turn(owner, text, self._clock.seconds()), share)
         while len(self._turns) > self._max_entries:
@@ -130,21 +181,20 @@ class TurnMemory:
         while self._size > self._max_bytes:
             self._forget(next(iter(self._by_bytes.find().marks)))
 
-    def recall(self, client: ClientContext, messages: list[Any]) -> list[Any]:
-        """*messages* with the remembered turns restored, and without any marks."""
+    async def recall(self, owner: bytes, marks: Sequence[str]) -> dict[str, bytes]:
         self._forget_expired()
-        return restore_turns(messages, lambda mark: self._turn(client, mark))
+        texts = ((mark, self._text(owner, mark)) for mark in marks)
+        return {mark: text for mark, text in texts if text is not None}
 
-    def _turn(self, client: ClientContext, mark: str) -> list[Json]:
-        """The messages of a turn; none if it is forgotten, or another client's."""
+    def _text(self, owner: bytes, mark: str) -> bytes | None:
+        """The text of a turn, used now; None if it is forgotten, or another owner's."""
         turn = self._turns.get(mark)
-        if turn is None or turn.owner != client.credentials:
-            return []
+        if turn is None or turn.owner != owner:
+            return None
         self._forget(mark)
         share = self._shares.setdefault(turn.owner, _Share())
         self._keep(mark, attrs.evolve(turn, used_at=self._clock.seconds()), share)
-        messages: list[Json] = jsontext.loads(turn.text)
-        return messages
+        return turn.text
 
     def _keep(self, mark: str, turn: _Turn, share: _Share) -> None:
         self._turns[mark] = turn

@@ -113,41 +113,29 @@ _NOTHING: Mapping[str, Json] = {}
 def follow_up(
     message: Json,
     results: Iterable[tuple[ToolCall, str]],
-    arguments: Mapping[str, Json] = _NOTHING,
+    rewritten: Mapping[str, Json] = _NOTHING,
 ) -> list[Json]:
     """What a round adds: the model's *message* and the results of its calls (L9, L10).
 
-    :param arguments: what was understood of those of calls, by id.
+    :param rewritten: the arguments, by id, of calls whose own are not the text of an object. With
+        such ones in its history a chat is refused for good: by llama.cpp if they are no JSON, by
+        Ollama and SGLang if they are no object.
     """
     tool_messages = [
         {"role": "tool", "tool_call_id": call.id, "content": text} for call, text in results
     ]
-    entries = message.get("tool_calls")
-    if entries:
-        message = {**message, "tool_calls": [_readable(each, arguments) for each in entries]}
+    if rewritten:
+        entries = [_rewritten(each, rewritten) for each in message["tool_calls"]]
+        message = {**message, "tool_calls": entries}
     return [message, *tool_messages]
 
 
-def _readable(entry: Json, arguments: Mapping[str, Json]) -> Json:
-    """The call *entry* with arguments that are an object.
-
-    With any others in its history, a chat is refused for good: by llama.cpp if they are no JSON,
-    by Ollama and SGLang if they are no object.
-    """
-    function = as_object(entry.get("function"))
-    text = function.get("arguments")
-    if not is_function(entry) or not isinstance(text, str) or is_object(text):
+def _rewritten(entry: Json, rewritten: Mapping[str, Json]) -> Json:
+    arguments = rewritten.get(entry["id"])
+    if arguments is None or not is_function(entry):
         return entry
-    understood = jsontext.dumps(arguments.get(entry["id"], {})).decode()
-    return {**entry, "function": {**function, "arguments": understood}}
-
-
-def is_object(text: str) -> bool:
-    """Whether *text* is JSON, an object."""
-    try:
-        return text.lstrip()[:1] == "{" and isinstance(jsontext.loads(text), dict)
-    except ValueError:
-        return False
+    function = {**as_object(entry.get("function")), "arguments": jsontext.dumps(arguments).decode()}
+    return {**entry, "function": function}
 
 
 #: Calls that one message may have; a model that makes more has lost its way.

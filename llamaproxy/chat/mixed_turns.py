@@ -35,15 +35,31 @@ def split_id(call_id: object) -> tuple[Any, str]:
     return call_id, ""
 
 
-def restore_turns(messages: list[Any], turn_of: Callable[[str], list[Json]]) -> list[Any]:
+def marks_of(messages: list[Any]) -> list[str]:
+    """For each message the mark of the turn that it is a part of, empty if it is of none."""
+    return list(map(_mark_of, messages))
+
+
+def turns_in(messages: list[Any], marks: list[str]) -> list[str]:
+    """The marks of the turns that begin in *messages*, which have these *marks*; each once."""
+    begun = (
+        mark
+        for message, mark in zip(messages, marks, strict=True)
+        if mark and message.get("role") == "assistant"
+    )
+    return list(dict.fromkeys(begun))
+
+
+def restore_turns(
+    messages: list[Any], marks: list[str], turn_of: Callable[[str], list[Json]]
+) -> list[Any]:
     """*messages* with each mixed turn in place of what the client sent of it, and without marks.
 
     *turn_of* gives the messages of the turn with that mark, none if it is forgotten. Two passes:
     one collects what the client sent of each turn, the other restores the turns.
+
+    :param marks: those of *messages*.
     """
-    marks = list(map(_mark_of, messages))
-    if not any(marks):
-        return messages
     parts = _client_parts(messages, marks)
     restored: list[Any] = []
     unmarked: dict[str, int] = {}  # where a name was last called under an id without a mark

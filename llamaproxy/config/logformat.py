@@ -32,6 +32,12 @@ from llamaproxy.events import request_id
 path: str | None = None
 as_json = False
 
+#: The number of the worker that this process is; None if it is none.
+worker: int | None = None
+
+#: Takes lines that are formatted already, those of workers; None if twistd was given another log.
+write_lines: Callable[[str], object] | None = None
+
 #: The levels that can be asked for, the one that shows the most first. What is critical, a fault of
 #: the program's own, is always shown.
 LEVELS = ("debug", "info", "warn", "error")
@@ -62,7 +68,7 @@ FIELDS = frozenset(
             "name",
             "hint",
         ),
-        *("groups", "groups_error", "requested", "possible", "hard"),
+        *("groups", "groups_error", "requested", "possible", "hard", "worker", "pid", "line"),
     }
 )
 
@@ -136,7 +142,18 @@ def twistd_observer() -> ILogObserver:
         scheduler: Any = reactor
         scheduler.callFromThread(reopen)
 
+    def write(lines: str) -> None:
+        stream.write(lines)
+        stream.flush()
+
+    global write_lines
+    write_lines = write
     signal.signal(signal.SIGUSR1, reopen_soon)
+    return observer_on(stream)
+
+
+def observer_on(stream: Any) -> ILogObserver:
+    """An observer that writes to *stream* what is to be shown, in the format that was asked for."""
     threshold.in_use = True
     return FilteredLog(FileLogObserver(stream, format_json if as_json else format_text))
 
@@ -173,7 +190,8 @@ def format_text(event: LogEvent) -> str | None:
     )
     id = _request_of(event)
     suffix = f" [{id}]" if id else ""
-    return f"{_stamp(event)} [{safe(str(system))}] {message}{suffix}\n"
+    prefix = "" if worker is None else f"worker {worker}: "
+    return f"{_stamp(event)} [{safe(str(system))}] {prefix}{message}{suffix}\n"
 
 
 def format_json(event: LogEvent) -> str:
@@ -185,6 +203,8 @@ def format_json(event: LogEvent) -> str:
         "logger": event.get("log_namespace"),
         "message": _message(event),
     }
+    if worker is not None:
+        line["worker"] = worker
     if id := _request_of(event):
         line["request"] = id
     failure = event.get("log_failure")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 import attrs
@@ -13,18 +16,23 @@ from twisted.python.usage import UsageError
 
 from llamaproxy import __version__
 from llamaproxy.config import logformat, values
+from llamaproxy.config.storeaddress import store_address
 from llamaproxy.server.keys import is_key
 
 
 @attrs.frozen(eq=False, repr=False)
 class Setting:
-    """One option: its name, its environment variable, its default as text, and its meaning."""
+    """One option: its name, its environment variable, its default as text, and its meaning.
+
+    *secret*: a text that was refused is not repeated.
+    """
 
     name: str
     environment: str
     default: str | None
     parse: Callable[[str], Any]
     doc: str
+    secret: bool = False
 
 
 _BYTES = values.integer(1, 2**40)
@@ -32,9 +40,22 @@ _BYTES = values.integer(1, 2**40)
 #: The key that the server gets if clients must have keys: no option, which others could see.
 _SERVER_KEY = "LLAMASTACK_API_KEY"
 
+_SECRET = "memory-secret"
+
+#: Characters of it, at least: who reads the store may try secrets without end.
+_SECRET_LENGTH = 16
+
 #: Every option that takes one value (DESIGN: 8).
 SETTINGS = (
     Setting("port", "PROXY_PORT", "8322", values.integer(0, 65535), "TCP port to listen on."),
+    Setting(
+        "workers",
+        "LLAMAPROXY_WORKERS",
+        "1",
+        values.workers,
+        "Processes that serve clients, each with a core of its own; auto for as many as there are "
+        "cores.",
+    ),
     Setting(
         "allowed-hosts",
         "LLAMAPROXY_ALLOWED_HOSTS",
@@ -73,6 +94,7 @@ SETTINGS = (
         values.upstream_key,
         "Key that the server gets as Authorization, whatever the client sends. Others see command "
         "lines: better is the variable. Whoever reaches the proxy uses it.",
+        secret=True,
     ),
     Setting(
         "max-iterations",
@@ -270,6 +292,31 @@ SETTINGS = (
         "Seconds after which a turn that nobody came back to is forgotten.",
     ),
     Setting(
+        "memory",
+        "LLAMAPROXY_MEMORY",
+        None,
+        store_address,
+        "Redis or Valkey where several machines remember these turns together, such as "
+        "redis://user:password@host:6379/0, rediss://host, redis+unix:///run/redis.sock or "
+        "redis+sentinel://host:26379,host:26379/name. It needs --memory-secret.",
+        secret=True,
+    ),
+    Setting(
+        _SECRET,
+        "LLAMAPROXY_MEMORY_SECRET",
+        None,
+        str.strip,
+        f"What turns are encrypted with there, the same on all machines, {_SECRET_LENGTH} "
+        "characters or more. Others see command lines: better is the variable.",
+    ),
+    Setting(
+        "memory-ca",
+        "LLAMAPROXY_MEMORY_CA",
+        None,
+        values.authorities,
+        "PEM file with the authorities of its certificate, instead of the system's.",
+    ),
+    Setting(
         "keep-alive",
         "LLAMAPROXY_KEEP_ALIVE",
         "15",
@@ -355,6 +402,9 @@ class Options(UsageOptions):
         self._environment = environment
         #: Names of the settings that are on the command line or in the environment.
         self.explicit: set[str] = set()
+        #: The command line that was parsed, and where paths in it begin: twistd leaves that.
+        self.arguments: list[str] = []
+        self.directory = "."
         #: Whether the server's URL was given with more than is its own.
         self.shortened_url = False
         self._texts: dict[str, str] = {}
@@ -397,6 +447,9 @@ class Options(UsageOptions):
 
         :raises UsageError: for a mistake, when not run by twistd.
         """
+        self.arguments = list(sys.argv[1:] if options is None else options)
+        with suppress(FileNotFoundError):  # it has been removed
+            self.directory = os.getcwd()
         try:
             UsageOptions.parseOptions(self, options)
         except UsageError as error:
@@ -428,6 +481,8 @@ class Options(UsageOptions):
         if key and not is_key(key):
             raise UsageError(f"{_SERVER_KEY} must be one key of visible ASCII characters")
         self["llamastack-api-key"] = key.encode("ascii")
+        if self["memory"] is not None:
+            self._check_memory()
         self["in-container"] = bool(self._environment.get(_IN_CONTAINER, "").strip())
         parent = getattr(self, "parent", None)
         if parent is not None and self["check"]:
@@ -438,6 +493,15 @@ class Options(UsageOptions):
             logformat.as_json = self["log-format"] == "json"
             logformat.threshold.level = self["log-level"]
             logformat.path = parent["logfile"] or (None if parent["nodaemon"] else "twistd.log")
+
+    def _check_memory(self) -> None:
+        if len(self[_SECRET] or "") < _SECRET_LENGTH:
+            raise UsageError(
+                "--memory needs a secret in LLAMAPROXY_MEMORY_SECRET (or --memory-secret) of "
+                f"{_SECRET_LENGTH} characters or more, the same on all machines"
+            )
+        if find_spec("txredisapi") is None:
+            raise UsageError("--memory needs txredisapi: pip install 'llamaproxy[redis]'")
 
     def _mcp_servers(self, arguments: list[str]) -> dict[str, str]:
         """URLs of MCP servers by name."""
@@ -490,8 +554,7 @@ class Options(UsageOptions):
         try:
             return setting.parse(text)
         except ValueError as error:
-            # What is no key may be one all the same.
-            what = "" if setting.name == "upstream-key" else f", not {_shown(text)!r}"
+            what = "" if setting.secret else f", not {_shown(text)!r}"
             raise UsageError(f"{origin} {error}{what}") from None
 
 

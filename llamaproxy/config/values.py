@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hyperlink import DecodedURL
 from OpenSSL.SSL import Error as TLSError
 
+from llamaproxy.config.cores import usable_cores
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.keys import ApiKeys, is_key
 from llamaproxy.upstream.headers import TrustedProxies
@@ -22,6 +23,9 @@ from llamaproxy.upstream.urls import as_uri, read_url
 
 if TYPE_CHECKING:
     from llamaproxy.config.mcpfile import McpConfig
+
+#: More than any machine has use for.
+MOST_WORKERS = 256
 
 
 def integer(least: int, most: int) -> Callable[[str], int]:
@@ -33,6 +37,16 @@ def integer(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def workers(text: str) -> int:
+    """A number of processes, or ``auto`` for one on each core that this process may use."""
+    if text == "auto":
+        return usable_cores()
+    try:
+        return integer(1, MOST_WORKERS)(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
 
 
 def seconds(least: float = 0.001, most: float = 7 * 86400) -> Callable[[str], float]:

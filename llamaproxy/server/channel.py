@@ -74,6 +74,8 @@ class ProxyChannel(Protocol):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         if excess > limits.over_limit_connections:
+            self.state.close()
+            self.site.turned_away()
             self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -126,6 +128,8 @@ class ProxyChannel(Protocol):
         if self.state.phase in (ANSWER, CLOSING, TUNNEL):
             self.transport.abortConnection()
         else:
+            if self.state.over_limit and not self.state.receiving:
+                self.site.turned_away()
             self.end(RequestRefused(408, "The request did not come in time."))
 
     def end(self, error: ProxyError) -> None:

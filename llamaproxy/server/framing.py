@@ -45,13 +45,24 @@ is_token = re.compile(TOKEN).fullmatch
 is_hopeless = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r[^\n]").search
 
 
+#: The kinds of refusals by status, where a request may be well-formed all the same.
+_KINDS = {
+    408: "request_timeout",
+    414: "head_too_large",
+    421: "host_not_served",
+    431: "head_too_large",
+    503: "too_many_connections",
+}
+
+
 class RequestRefused(ProxyError):
-    """The request is not well-formed."""
+    """The request is not well-formed, or not served here and now."""
 
     kind = "malformed_request"
 
     def __init__(self, status: int, message: str, fields: dict[str, str] | None = None) -> None:
         self.status = status
+        self.kind = _KINDS.get(status, self.kind)
         self._fields = fields or {}
         super().__init__(message)
 

@@ -6,13 +6,10 @@ import hashlib
 import hmac
 import os
 import re
-import signal
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import attrs
-from twisted.application.service import Service
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET
@@ -20,6 +17,8 @@ from twisted.web.server import NOT_DONE_YET
 from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import BadRequest, ProxyError, Unauthorized, error_response
 from llamaproxy.heads import RequestHead
+
+_log = Logger()
 
 #: RFC 6750 section 2.1, with any token: what is none of the keys is refused anyway.
 _BEARER = re.compile(rb"bearer(?:[ \t]+(.*))?", re.IGNORECASE | re.DOTALL)
@@ -188,30 +187,11 @@ class GuardedResource(Resource):
         return self._resource.render(request)
 
 
-class KeysService(Service):
-    """Has the keys read again on SIGHUP, while it runs."""
-
-    _log: ClassVar[Logger] = Logger()
-
-    def __init__(self, keys: ApiKeys, reactor: IReactorFromThreads) -> None:
-        self._keys = keys
-        self._reactor = reactor
-        self._previous_handler: Any = None
-
-    def startService(self) -> None:
-        Service.startService(self)
-        self._previous_handler = signal.signal(
-            signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reread)
-        )
-
-    def stopService(self) -> None:
-        Service.stopService(self)
-        signal.signal(signal.SIGHUP, self._previous_handler)
-
-    def _reread(self) -> None:
-        try:
-            self._keys.reread()
-        except ValueError as error:
-            self._log.warn("the API keys stay as they were: {reason}", reason=str(error))
-        else:
-            self._log.info("API keys read again: {count}", count=len(self._keys))
+def reread_keys(keys: ApiKeys) -> None:
+    """Take the keys that are in their file now, if it is usable, and say so in the log."""
+    try:
+        keys.reread()
+    except ValueError as error:
+        _log.warn("the API keys stay as they were: {reason}", reason=str(error))
+    else:
+        _log.info("API keys read again: {count}", count=len(keys))

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import stat
-from contextlib import suppress
 from typing import Any, ClassVar
 
-from OpenSSL.crypto import Error as OpenSSLError
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, maybeDeferred
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IListeningPort, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from llamaproxy.server.ports import Ports
 from llamaproxy.server.site import ProxySite
 from llamaproxy.server.twistedparts import accept_before_closing
 
-#: Connections that may wait to be accepted; those of more clients take a second or longer.
-BACKLOG = 1024
-
 #: Seconds in which clients may read the last that is sent to them when time is up.
 _FLUSH_SECONDS = 0.5
-
-
-class CannotListen(SystemExit, Exception):
-    """An endpoint is unusable or taken: the daemon does not start.
-
-    In the foreground a SystemExit is one line and no traceback; in the background twistd tells its
-    parent process of an Exception, and of nothing else.
-    """
 
 
 class ListenService(Service):
@@ -58,47 +41,21 @@ class ListenService(Service):
         self.site = site
         self._drain = drain
         self._optional = optional
+        self._sockets = Ports(reactor, endpoints, site, optional)
         self.draining = False
         self._stops_now = False
         self._waiting: Deferred[None] | None = None
-        self._ports: list[IListeningPort] = []
-        self._endpoints = []
-        for description in endpoints:
-            try:
-                endpoint = serverFromString(reactor, _with_backlog(description))
-            except Exception as error:  # each endpoint parser has exceptions of its own
-                reason = "a file is not PEM" if isinstance(error, OpenSSLError) else error
-                raise CannotListen(
-                    f"twistd llamaproxy: cannot listen on {description!r}: {reason}"
-                ) from None
-            self._endpoints.append((description, endpoint))
+
+    @property
+    def _ports(self) -> list[IListeningPort]:
+        return self._sockets.open
 
     def privilegedStartService(self) -> None:
         """Listen on every endpoint.
 
         :raises CannotListen: with one clear line, if one is taken.
         """
-        for description, endpoint in self._endpoints:
-            failures = self._listen(endpoint)
-            if failures and _clear_stale_socket(description):
-                failures = self._listen(endpoint)
-            if failures:
-                error = failures[0].value
-                reason = getattr(error, "socketError", error)
-                if self._optional:
-                    self._log.warn(
-                        "cannot listen on {endpoint}, going on without: {reason}",
-                        endpoint=description,
-                        reason=str(reason),
-                    )
-                    continue
-                raise CannotListen(f"twistd llamaproxy: cannot listen on {description!r}: {reason}")
-
-    def _listen(self, endpoint: IStreamServerEndpoint) -> list[Failure]:
-        """Listen; no failure, or the one that kept it from that."""
-        failures: list[Failure] = []
-        endpoint.listen(self.site).addCallbacks(self._ports.append, failures.append)
-        return failures
+        self._sockets.listen()
 
     def startService(self) -> None:
         Service.startService(self)
@@ -112,10 +69,7 @@ class ListenService(Service):
             self._waiting.cancel()
 
     async def _stop(self) -> None:
-        ports, self._ports = self._ports, []
-        for port in ports:
-            accept_before_closing(self._clock, port)
-            await maybeDeferred(port.stopListening)
+        await self._sockets.close(lambda port: accept_before_closing(self._clock, port))
         connections = self.site.connections
         connections.drain()
         if connections.running:
@@ -143,44 +97,6 @@ class ListenService(Service):
         Service.stopService(self)
         self.draining = True
         return Deferred.fromCoroutine(self._stop())
-
-
-def _with_backlog(description: str) -> str:
-    """An endpoint with room for many who connect at once; Twisted's own is 50."""
-    plain = description.startswith(("tcp:", "tcp6:", "ssl:", "unix:"))
-    return (
-        f"{description}:backlog={BACKLOG}"
-        if plain and ":backlog=" not in description
-        else description
-    )
-
-
-def _clear_stale_socket(description: str) -> bool:
-    """Remove the Unix socket of *description* if nobody listens on it; whether that was so.
-
-    A process that was killed leaves its socket behind, and Twisted's lock, which goes too: that
-    holds a process id, which in a container is the same for the new process.
-    """
-    kind, _, rest = description.partition(":")
-    if kind != "unix":
-        return False
-    address = re.split(r"(?<!\\):", rest, maxsplit=1)[0].removeprefix("address=")
-    path = re.sub(r"\\(.)", r"\1", address)
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return False
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(1)
-            probe.connect(path)
-        return False
-    except ConnectionRefusedError:
-        pass
-    except OSError:
-        return False
-    for stale in (path, f"{path}.lock"):
-        with suppress(FileNotFoundError):
-            os.unlink(stale)
-    return True
 
 
 def client_url(description: str) -> str:

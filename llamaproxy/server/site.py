@@ -6,7 +6,12 @@ import re
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory, IReactorTime
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocolNegotiationFactory,
+    IReactorTime,
+)
 from twisted.internet.protocol import Factory
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
@@ -16,7 +21,7 @@ from zope.interface import implementer
 from llamaproxy import jsontext
 from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import ProxyError
-from llamaproxy.events import RequestBegan, RequestEnded, Tell, tell_nobody
+from llamaproxy.events import ConnectionsTurnedAway, RequestBegan, RequestEnded, Tell, tell_nobody
 from llamaproxy.heads import RequestHead, answer_head, date
 from llamaproxy.records import RequestRecord
 from llamaproxy.request import CUT_OFF_STATUS, ProxyRequest
@@ -28,6 +33,9 @@ from llamaproxy.server.keys import ApiKeys, GuardedResource, caller_of
 from llamaproxy.server.limits import Limits
 
 _DEFAULT_LIMITS = Limits()
+
+#: Seconds between two events of connections that were closed without an answer.
+_TELL_SECONDS = 10.0
 
 #: A ``traceparent`` of any version (W3C Trace Context, section 3.2).
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
@@ -69,6 +77,10 @@ class ProxySite(Factory):
         self.clock = clock
         self.now = clock.seconds
         self.connections = Connections(clock, limits.idle_grace)
+        #: Connections that were closed without an answer, since that was last told, and what will
+        #: tell of more.
+        self._turned_away = 0
+        self._telling: IDelayedCall | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> ProxyChannel:
         return ProxyChannel(self)
@@ -127,6 +139,19 @@ class ProxySite(Factory):
         record = self._record(head, client, head.id.decode("latin-1"))
         record.status, record.ended = CUT_OFF_STATUS, record.began
         self._tell(RequestEnded(record))
+
+    def turned_away(self) -> None:
+        """A connection over the limit has been closed without an answer."""
+        self._turned_away += 1
+        if self._telling is None:
+            self._tell_turned_away()
+
+    def _tell_turned_away(self) -> None:
+        self._telling = None
+        if self._turned_away:
+            count, self._turned_away = self._turned_away, 0
+            self._telling = self.clock.callLater(_TELL_SECONDS, self._tell_turned_away)
+            self._tell(ConnectionsTurnedAway(count, self.limits.connections))
 
     def _record(self, head: RequestHead | None, client: str | None, id: str) -> RequestRecord:
         """The record of a request with that *head*, whether it becomes a ProxyRequest or not."""

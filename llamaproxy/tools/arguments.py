@@ -48,20 +48,27 @@ def parse_arguments(text: str) -> dict[str, Any]:
 
     :raises ToolFailed: with a message for the model, if there is no object.
     """
+    return understood(text)[0]
+
+
+def understood(text: str) -> tuple[dict[str, Any], bool]:
+    """The same, and whether *text* is that object as it stands."""
     if not text.strip():
-        return {}
+        return {}, False
     try:
         value = _parse_strictly(text)
+        if isinstance(value, dict):
+            return value, True
         if isinstance(value, str):
             # The object was encoded twice.
             value = _parse_strictly(value) if value.strip() else None
     except ValueError as error:
         value = _parse_tolerantly(text, error)
     if value is None:
-        return {}
+        return {}, False
     if not isinstance(value, dict):
         raise ToolFailed("Error: the arguments must be one JSON object, with a value by name.")
-    return value
+    return value, False
 
 
 def _parse_strictly(text: str) -> Any:

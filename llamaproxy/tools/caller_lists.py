@@ -14,20 +14,18 @@ from twisted.logger import Logger
 
 from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import ProxyError
-from llamaproxy.events import GroupListed, ListRefreshed, Tell, tell_nobody
-from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.events import ListsStale, Tell, tell_nobody
+from llamaproxy.tools.cached_list import CachedList, refreshed_event
 from llamaproxy.tools.failure_memory import FailureMemory, is_timeout
-from llamaproxy.tools.offers import ListedTools, Offer, Offers
+from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.source import (
     BACKGROUND,
     FIRST_WAIT_SECONDS,
-    LISTING_SECONDS,
     Listing,
     ListLimits,
     ToolSource,
 )
 from llamaproxy.upstream.client_context import ClientContext
-from llamaproxy.upstream.urls import url_for_log
 
 #: Seconds between two changes that are acted on at once.
 _CHANGE_INTERVAL = 10.0
@@ -38,7 +36,12 @@ _MAX_RECENT = 16
 #: Seconds that a first listing is given beyond what its groups are.
 _GRACE_SECONDS = 0.5
 
-_EMPTY_OFFER = Offer()
+#: Bytes of all lists that are kept; of those of callers who have not come for the longest time, no
+#: more are.
+_MAX_HELD = 256 * 1024 * 1024
+
+#: The limits of a listing that is not to be one of before.
+_ANEW = ListLimits(anew=True)
 
 #: The limits of a listing, asked for when it begins.
 _Limits = Callable[[], ListLimits]
@@ -49,20 +52,9 @@ def _everything() -> ListLimits:
     return BACKGROUND
 
 
-@attrs.define(eq=False, repr=False)
-class _CachedList:
-    """What one caller's credentials can see, and until when that is fresh, in clock seconds.
-
-    *changes*: how many changes of the source it has taken in.
-    """
-
-    listed: ListedTools | None = None
-    changes: int = 0
-    stale_at: float = 0.0
-
-    @property
-    def offer(self) -> Offer:
-        return _EMPTY_OFFER if self.listed is None else self.listed.offer
+def _everything_anew() -> ListLimits:
+    """The same, and what was listed before will not do."""
+    return _ANEW
 
 
 @attrs.define(eq=False, repr=False)
@@ -79,9 +71,9 @@ class CallerLists:
     _max_callers: int
     _tell: Tell = tell_nobody
     #: By digests of credentials, the latest last.
-    _lists: OrderedDict[bytes, _CachedList] = attrs.field(init=False, factory=OrderedDict)
+    _lists: OrderedDict[bytes, CachedList] = attrs.field(init=False, factory=OrderedDict)
     #: The listings under way.
-    _refreshes: dict[bytes, SharedCall[Offer]] = attrs.field(init=False, factory=dict)
+    _refreshes: dict[bytes, SharedCall[CachedList]] = attrs.field(init=False, factory=dict)
     #: The callers listed last, whose lists are fetched when something has changed.
     _recent: OrderedDict[bytes, ClientContext] = attrs.field(init=False, factory=OrderedDict)
     _failures: FailureMemory = attrs.field(init=False)
@@ -101,7 +93,7 @@ class CallerLists:
         nothing if nothing has been listed by then (DESIGN: L22, T3).
         """
         cached = self._cached(_key(caller))
-        if self._clock.seconds() < cached.stale_at and cached.changes == self._changes:
+        if self._fresh_for(cached):
             return cached.offer
         if cached.listed is not None:
             self._start_refresh(caller, self._others)
@@ -109,13 +101,34 @@ class CallerLists:
         listing = Deferred.fromCoroutine(self._refreshed(caller, self._first))
         try:
             # The source itself gives up on what is slow; this is for all of it.
-            return await listing.addTimeout(FIRST_WAIT_SECONDS + _GRACE_SECONDS, self._clock)
+            listing.addTimeout(FIRST_WAIT_SECONDS + _GRACE_SECONDS, self._clock)
+            return (await listing).offer
         except TimeoutError:
             return cached.offer
 
     async def refreshed(self, caller: ClientContext) -> Offer:
         """All tools that *caller* can see, listed now, or by the listing that is under way."""
-        return await self._refreshed(caller, _everything)
+        return (await self._refreshed(caller, _everything_anew)).offer
+
+    async def listing(self, caller: ClientContext, limits: ListLimits) -> Listing:
+        """What the last listing for *caller* came to, for another process that offers the same.
+
+        It is made now unless there is a fresh one, or one is under way; which groups are down, is
+        remembered here (DESIGN: T2, T3).
+        """
+        key = _key(caller)
+        cached = self._cached(key)
+        awaited = limits.anew or (limits.patient and key in self._refreshes)
+        if awaited or not self._fresh_for(cached):
+            cached = await self._refreshed(
+                caller,
+                _everything_anew
+                if limits.anew
+                else self._others
+                if limits.patient
+                else self._first,
+            )
+        return cached.listing(self._fresh_for(cached))
 
     def changed(self) -> None:
         """Make all lists stale, and fetch those of recent callers, though not all the time."""
@@ -125,6 +138,7 @@ class CallerLists:
         if now - previous >= _CHANGE_INTERVAL:
             for caller in list(self._recent.values()):
                 self._start_refresh(caller, _everything)
+        self._tell(ListsStale())
 
     def figures(self) -> dict[str, int]:
         """How many lists are kept and fetched, with the limits, for the status."""
@@ -142,12 +156,22 @@ class CallerLists:
         for refresh in list(self._refreshes.values()):
             refresh.cancel()
 
-    def _cached(self, key: bytes) -> _CachedList:
-        cached = self._lists.setdefault(key, _CachedList())
+    def _fresh_for(self, cached: CachedList) -> float:
+        """Seconds."""
+        if cached.changes != self._changes:
+            return 0.0
+        return max(0.0, cached.stale_at - self._clock.seconds())
+
+    def _cached(self, key: bytes) -> CachedList:
+        cached = self._lists.setdefault(key, CachedList())
         self._lists.move_to_end(key)
         while len(self._lists) > self._max_callers:
             self._lists.popitem(last=False)
         return cached
+
+    def _make_room(self) -> None:
+        while self._offers.held > _MAX_HELD and len(self._lists) > 1:
+            self._lists.popitem(last=False)
 
     def _first(self) -> ListLimits:
         """For a chat that waits."""
@@ -157,7 +181,7 @@ class CallerLists:
         """For a list that is there already."""
         return ListLimits(down=self._failures.down())
 
-    async def _refreshed(self, caller: ClientContext, limits: _Limits) -> Offer:
+    async def _refreshed(self, caller: ClientContext, limits: _Limits) -> CachedList:
         key = _key(caller)
         return await self._refresh_of(key).result(lambda: self._refresh(key, caller, limits))
 
@@ -166,12 +190,14 @@ class CallerLists:
             key = _key(caller)
             self._refresh_of(key).start(lambda: self._refresh(key, caller, limits))
 
-    def _refresh_of(self, key: bytes) -> SharedCall[Offer]:
+    def _refresh_of(self, key: bytes) -> SharedCall[CachedList]:
         return self._refreshes.setdefault(key, SharedCall())
 
-    async def _refresh(self, key: bytes, caller: ClientContext, limits: _Limits) -> Offer:
+    async def _refresh(self, key: bytes, caller: ClientContext, limits: _Limits) -> CachedList:
+        cached = self._cached(key)
         try:
-            return await self._list_again(self._cached(key), caller, limits())
+            await self._list_again(cached, caller, limits())
+            return cached
         finally:
             self._refreshes.pop(key, None)
             self._recent[key] = caller.for_listing()
@@ -180,30 +206,36 @@ class CallerLists:
                 self._recent.popitem(last=False)
 
     async def _list_again(
-        self, cached: _CachedList, caller: ClientContext, limits: ListLimits
-    ) -> Offer:
+        self, cached: CachedList, caller: ClientContext, limits: ListLimits
+    ) -> None:
         started, changes = self._clock.seconds(), self._changes
         listing = await self._listing(caller, limits)
         now = self._clock.seconds()
-        previous_groups = cached.listed.groups if cached.listed is not None else {}
+        previous_groups = {**cached.groups, **listing.kept}
         groups = dict(listing.groups)
         for group in previous_groups if listing.groups_error is not None else listing.failures:
             if group in previous_groups:  # DESIGN: T2, T3
                 groups.setdefault(group, previous_groups[group])
-        self._failures.note(listing, limits)
         # What has changed meanwhile may be missing in it.
         cached.changes = changes
-        # The longer a failure takes, the less often it should be met.
-        cached.stale_at = now + (self._ttl if listing.groups_error is None else now - started)
+        if listing.fresh_for is None:
+            self._failures.note(listing, limits)
+            # The longer a failure takes, the less often it should be met.
+            cached.stale_at = now + (self._ttl if listing.groups_error is None else now - started)
+        else:  # who has made it remembers its failures
+            cached.stale_at = now + listing.fresh_for
         if groups or listing.groups_error is None:
             cached.listed = self._offers.of(groups)
-        self._tell(_refreshed_event(len(self._lists), listing, cached.listed, now - started))
-        if limits.seconds < LISTING_SECONDS and any(
-            map(is_timeout, listing.new_errors(limits.down))
-        ):
+            self._make_room()
+        cached.partial = None
+        if listing.failures or listing.groups_error is not None:
+            # Its tools are those that are kept once for all callers.
+            answered = {name: cached.groups[name] for name in listing.groups}
+            cached.partial = attrs.evolve(listing, groups=answered, kept={})
+        self._tell(refreshed_event(len(self._lists), listing, cached.listed, now - started))
+        if not limits.patient and any(map(is_timeout, listing.new_errors(limits.down))):
             # What was too slow for a first chat may be there for the next.
             self._clock.callLater(0, self._start_refresh, caller.for_listing(), _everything)
-        return cached.offer
 
     async def _listing(self, caller: ClientContext, limits: ListLimits) -> Listing:
         """The listing of the source; a failure as a whole is its *groups_error*."""
@@ -216,32 +248,6 @@ class CallerLists:
         except Exception:
             self._log.failure("listing the tools broke")
             return Listing({}, groups_error=ProxyError())
-
-
-def _refreshed_event(
-    callers: int, listing: Listing, listed: ListedTools | None, seconds: float
-) -> ListRefreshed:
-    """The event of a *listing* of which *listed* is offered, where *callers* have a list each."""
-    offered: dict[str, dict[str, ToolDefinition]] = {group: {} for group in listing.groups}
-    left_out: tuple[ToolDefinition, ...] = ()
-    entries: dict[str, bytes] = {}
-    if listed is not None:
-        left_out, entries = listed.left_out, listed.offer.entries
-        for name, tool in listed.offer.tools.items():
-            offered.setdefault(tool.group, {})[name] = tool
-    groups = {
-        group: GroupListed(
-            tuple(offered[group]),
-            url_for_log(next((tool.endpoint for tool in tools if tool.endpoint), "")),
-            tuple(offered[group].values()),
-            sum(len(entries[name]) for name in offered[group]),
-        )
-        for group, tools in listing.groups.items()
-    }
-    left_out_names = tuple(f"{tool.group}/{tool.name}" for tool in left_out)
-    return ListRefreshed(
-        callers, groups, listing.failures, listing.groups_error, left_out_names, seconds
-    )
 
 
 def _key(caller: ClientContext) -> bytes:

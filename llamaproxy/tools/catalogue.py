@@ -28,7 +28,7 @@ from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.neutral import is_cut
 from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.tools.source import ToolSource
+from llamaproxy.tools.source import Listing, ListLimits, ToolSource
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.urls import url_for_log
 
@@ -77,6 +77,10 @@ class Catalogue:
     async def refreshed(self, caller: ClientContext) -> Offer:
         """All tools that *caller* can see, listed now and with patience."""
         return await self._lists.refreshed(caller)
+
+    async def listing(self, caller: ClientContext, limits: ListLimits) -> Listing:
+        """What the last listing for *caller* came to, for another process that offers the same."""
+        return await self._lists.listing(caller, limits)
 
     def figures(self) -> dict[str, int]:
         """How many lists are kept and fetched, for the status."""

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping, Set
 from functools import cached_property
 from types import MappingProxyType
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 import attrs
 
@@ -133,12 +133,14 @@ def _entry(name: str, tool: ToolDefinition) -> bytes:
 class ListedTools:
     """The tools of one listing by group, and the offer made of them.
 
-    *left_out* are the tools for which the budget had no room.
+    *left_out* are the tools for which the budget had no room; *size* is that of all of them, in
+    bytes as they are sent.
     """
 
     groups: Groups
     offer: Offer
     left_out: tuple[ToolDefinition, ...] = ()
+    size: int = 0
 
 
 @attrs.define(eq=False, repr=False)
@@ -165,6 +167,8 @@ class Offers:
 
     max_tools: int
     max_bytes: int
+    #: Bytes of all lists that somebody keeps.
+    held: int = attrs.field(init=False, default=0)
     _listed_by_digest: WeakValueDictionary[bytes, ListedTools] = attrs.field(
         init=False, factory=WeakValueDictionary
     )
@@ -175,7 +179,12 @@ class Offers:
         listed = self._listed_by_digest.get(key)
         if listed is None:
             listed = self._listed_by_digest[key] = self._fitted(groups)
+            self._hold(listed.size)
+            finalize(listed, self._hold, -listed.size).atexit = False
         return listed
+
+    def _hold(self, size: int) -> None:
+        self.held += size
 
     def _fitted(self, groups: Groups) -> ListedTools:
         """As many whole tools as there is room for, in the order in which they are offered (L1).
@@ -184,6 +193,7 @@ class Offers:
         left goes to the first groups that need more.
         """
         offer = Offer(offered_names(groups))
+        bytes_of_all = sum(map(len, offer.entries.values()))
         by_group: dict[str, list[tuple[str, int]]] = {}
         for name, tool in offer.tools.items():
             by_group.setdefault(tool.group, []).append((name, len(offer.entries[name])))
@@ -206,7 +216,7 @@ class Offers:
             tools = {name: tool for name, tool in offer.tools.items() if name in fitting}
             reasons = {name: NO_ROOM for name in offer.tools if name not in fitting}
             offer = Offer(tools, {name: offer.entries[name] for name in tools}, reasons)
-        return ListedTools(groups, offer, left_out)
+        return ListedTools(groups, offer, left_out, bytes_of_all)
 
 
 def _digest(groups: Groups) -> bytes:

@@ -32,11 +32,16 @@ class Listing:
     """The tools of each group that could be listed, and why the others could not.
 
     *groups_error* is the failure to list the groups themselves, None if they could be listed.
+
+    A listing that was made for others too (:meth:`CallerLists.listing`) is fresh for no more than
+    *fresh_for* seconds, and has *kept* what those groups had before that could not be listed now.
     """
 
     groups: dict[str, list[ToolDefinition]]
     failures: dict[str, ProxyError] = attrs.Factory(dict)
     groups_error: ProxyError | None = None
+    kept: dict[str, list[ToolDefinition]] = attrs.Factory(dict)
+    fresh_for: float | None = None
 
     def new_errors(self, down: Mapping[str, ProxyError]) -> list[ProxyError]:
         """All failures but those in *down*, whose groups were not listed."""
@@ -50,11 +55,18 @@ class ListLimits:
     """How long a listing may take: *seconds* for each group.
 
     The groups that are *down* have failed for other callers just now and are not listed; ``""``
-    among them stands for the list of the groups.
+    among them stands for the list of the groups. What others have listed before will not do if it
+    is to be listed *anew*.
     """
 
     seconds: float = LISTING_SECONDS
     down: Mapping[str, ProxyError] = attrs.Factory(dict)
+    anew: bool = False
+
+    @property
+    def patient(self) -> bool:
+        """Whether no chat waits for it."""
+        return self.seconds >= LISTING_SECONDS
 
 
 #: The limits of a listing in the background.
@@ -114,10 +126,14 @@ class DetectedSource:
 
         The list itself need not show an upgrade: 0.7 still answers ``GET /v1/tools``, with tools
         that it cannot run.
+
+        :raises ProxyError: as any source, and if it is not known what the server is.
         """
         if "" in limits.down:
             raise limits.down[""]
         generation = await self._detector.confirmed()
+        if self._detector.trouble is not None and self._pinned != "tool-runtime":
+            raise self._detector.trouble
         runs_tools = generation.tool_runtime and self._pinned != "mcp"
         try:
             if runs_tools or self._pinned == "tool-runtime":

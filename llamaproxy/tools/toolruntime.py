@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any
 
 import attrs
@@ -9,7 +10,14 @@ from twisted.logger import Logger
 
 from llamaproxy import jsontext
 from llamaproxy.deferreds import all_of
-from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke, UpstreamRefused
+from llamaproxy.errors import (
+    GroupMissing,
+    ProxyError,
+    ToolFailed,
+    ToolUnknown,
+    UpstreamBroke,
+    UpstreamRefused,
+)
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
 from llamaproxy.tools.results import ToolResult, result_of
@@ -23,6 +31,7 @@ from llamaproxy.tools.source import (
 )
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContext
+from llamaproxy.upstream.urls import url_for_log
 
 _log = Logger()
 
@@ -44,16 +53,25 @@ class ToolRuntime:
         """All groups with one request, or with one for each where that fails.
 
         An MCP server that answers 401 makes the whole list a 401 on every version up to 0.6, and
-        a dead one makes it a 500 on 0.2.12 (recorded).
+        a dead one makes it a 500 on 0.2.12; on 0.6.1 the list is a success without its tools (all
+        recorded).
         """
         if caller.has_tokens:
             # 0.4 to 0.6 take a token for one group at a time.
-            return await self._group_by_group(caller, None, limits)
-        try:
-            answer = await self._tools(caller, None, 0.5 * limits.seconds)
-        except ProxyError as error:
-            return await self._group_by_group(caller, error, limits)
-        return Listing(await self._grouped(answer))
+            return await self._group_by_group(caller, await self._groups(caller, limits), limits)
+        entries, groups = await all_of(
+            [
+                _or_error(self._tools(caller, None, 0.5 * limits.seconds)),
+                _or_error(self._groups(caller, limits)),
+            ]
+        )
+        if isinstance(entries, ProxyError):
+            if isinstance(groups, ProxyError) or not groups:
+                raise entries
+            return await self._group_by_group(caller, groups, limits)
+        # If the groups cannot be had, the tools can all the same.
+        missing = {} if isinstance(groups, ProxyError) else _missing(groups, entries)
+        return Listing(await self._grouped(entries), missing)
 
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
@@ -77,6 +95,13 @@ class ToolRuntime:
         content = answer.get("content")
         return result_of(content or answer.get("error_message") if failed else content, failed)
 
+    async def _groups(self, caller: ClientContext, limits: ListLimits) -> list[Json]:
+        answer = await self._client.ask(
+            "GET", "/v1/toolgroups", caller, timeout=0.2 * limits.seconds
+        )
+        groups = [group for group in _entries(answer) if isinstance(group.get("identifier"), str)]
+        return groups[:MAX_GROUPS]
+
     async def _tools(
         self, caller: ClientContext, group: str | None, seconds: float, token: str | None = None
     ) -> list[Json]:
@@ -92,27 +117,17 @@ class ToolRuntime:
     ) -> list[Json] | ProxyError:
         if group["identifier"] in limits.down:
             return limits.down[group["identifier"]]
-        endpoint = group.get("mcp_endpoint")
-        url = endpoint.get("uri") if isinstance(endpoint, dict) else None
-        token = caller.token(url) if isinstance(url, str) else None
-        try:
-            return await self._tools(caller, group["identifier"], 0.3 * limits.seconds, token)
-        except ProxyError as error:
-            return error
+        url = _mcp_url(group)
+        token = caller.token(url) if url else None
+        return await _or_error(
+            self._tools(caller, group["identifier"], 0.3 * limits.seconds, token)
+        )
 
     async def _group_by_group(
-        self, caller: ClientContext, reason: ProxyError | None, limits: ListLimits
+        self, caller: ClientContext, groups: list[Json], limits: ListLimits
     ) -> Listing:
-        try:
-            answer = await self._client.ask(
-                "GET", "/v1/toolgroups", caller, timeout=0.2 * limits.seconds
-            )
-        except ProxyError as error:
-            raise reason or error from None
-        groups = [group for group in _entries(answer) if isinstance(group.get("identifier"), str)]
-        groups_shown = groups[:MAX_GROUPS]
-        names = [group["identifier"] for group in groups_shown]
-        listings = [self._group(caller, group, limits) for group in groups_shown]
+        names = [group["identifier"] for group in groups]
+        listings = [self._group(caller, group, limits) for group in groups]
         entries: list[Json] = []
         failures: dict[str, ProxyError] = {}
         outcomes = await all_of(listings, MAX_CONCURRENT_LISTINGS)
@@ -121,9 +136,7 @@ class ToolRuntime:
                 failures[name] = outcome
             else:
                 entries += outcome
-        if not names and reason is not None:
-            raise reason
-        return Listing(await self._grouped(entries), failures)
+        return Listing(await self._grouped(entries), _missing(groups, entries) | failures)
 
     async def _grouped(self, entries: list[Json]) -> dict[str, list[ToolDefinition]]:
         """Definitions by group; of equal names only the last, the one that can be invoked."""
@@ -194,3 +207,29 @@ def _schema_of(parameters: list[Any]) -> Json:
             required.append(parameter["name"])
     schema = {"type": "object", "properties": properties}
     return {**schema, "required": required} if required else schema
+
+
+async def _or_error(work: Coroutine[Any, Any, list[Json]]) -> list[Json] | ProxyError:
+    """What *work* comes to, were it an error."""
+    try:
+        return await work
+    except ProxyError as error:
+        return error
+
+
+def _mcp_url(group: Json) -> str:
+    """The URL of the MCP server of a *group*; empty if it has none."""
+    endpoint = group.get("mcp_endpoint")
+    url = endpoint.get("uri") if isinstance(endpoint, dict) else None
+    return url if isinstance(url, str) else ""
+
+
+def _missing(groups: list[Json], entries: list[Json]) -> dict[str, ProxyError]:
+    """The error of each of *groups* with an MCP server that has none of the tools in *entries*."""
+    listed = {entry.get("toolgroup_id") for entry in entries}
+    missing: dict[str, ProxyError] = {}
+    for group in groups:
+        if (url := _mcp_url(group)) and group["identifier"] not in listed:
+            error = missing[group["identifier"]] = GroupMissing()
+            error.where = url_for_log(url)
+    return missing

@@ -15,6 +15,8 @@ from llamaproxy import jsontext
 from llamaproxy.errors import (
     ProxyError,
     UpstreamBroke,
+    UpstreamNotJson,
+    UpstreamRedirected,
     UpstreamRefused,
 )
 from llamaproxy.heads import Fields, headers_of
@@ -30,7 +32,7 @@ from llamaproxy.upstream.chunks import (
 )
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange
-from llamaproxy.upstream.failures import redirect_target, response_within
+from llamaproxy.upstream.failures import is_page, redirect_target, response_within
 from llamaproxy.upstream.relay import read_body
 from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.upstream.responses import Response, SendingAgent
@@ -231,8 +233,8 @@ class LlamaStackClient:
             if text.strip() and not looks_like_json(text):
                 return chunks_in(text)
             return completion_in(text)
-        except UpstreamRefused as error:
-            raise self._secret.refusal(error) from None
+        except ProxyError as error:
+            raise self._located(error) from None
 
     async def open(
         self, path: str, caller: ClientContext, body: BytesUpload, on_fields: OnFields
@@ -242,7 +244,7 @@ class LlamaStackClient:
         response = Response()
         response.exchange = self._post(url, caller, body, response)
         try:
-            await response_within(response.begun, self.clock, self.timeout, where=self._base)
+            await response_within(response.begun, self.clock, self.timeout)
             on_fields(self._secret.masked_fields(response.fields))
             if not 200 <= response.code < 300:
                 text = await self._error_body(response, min(self.timeout, ERROR_TIMEOUT))
@@ -257,8 +259,15 @@ class LlamaStackClient:
         """Hand the chunks of *response* to *handle* as they come (see :func:`relay_chunks`)."""
         try:
             await relay_chunks(response, self.clock, self.timeout, handle)
-        except UpstreamRefused as error:
-            raise self._secret.refusal(error) from None
+        except ProxyError as error:
+            raise self._located(error) from None
+
+    def _located(self, error: ProxyError) -> ProxyError:
+        """*error*, which was in an answer of the server's, without a secret that it repeats."""
+        if isinstance(error, UpstreamRefused):
+            error = self._secret.refusal(error)
+        error.where = error.where or url_for_log(self._base)
+        return error
 
     def _post(
         self, url: _ReadyURL, caller: ClientContext, body: BytesUpload, taker: AnswerTaker
@@ -297,15 +306,13 @@ class LlamaStackClient:
             answer = text[:2000].decode("utf-8", "replace")
         if 200 <= status < 300:
             if isinstance(answer, str):
-                raise UpstreamBroke("Llama Stack answered with something that is not JSON.")
+                kinds = [value for name, value in fields if name.lower() == b"content-type"]
+                raise UpstreamNotJson(is_page(kinds, text))
             return answer
         if status < 400:
             locations = [value for name, value in fields if name.lower() == b"location"]
             target = redirect_target([self._secret.masked(each) for each in locations])
-            raise UpstreamBroke(
-                f"Llama Stack answered with a redirect ({status}) to {target}, which is not "
-                "followed."
-            )
+            raise UpstreamRedirected(status, target)
         raise self._secret.refusal(UpstreamRefused(status, answer))
 
     async def _error_body(self, response: Any, timeout: float) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 
@@ -118,9 +119,26 @@ class ClientContext:
             ),
         )
 
+    @property
+    def owner(self) -> bytes:
+        """A digest of the credentials, the same in every process."""
+        digest = hashlib.sha256()
+        for name, values in self.credentials:
+            # With lengths, so that no two credentials make the same text.
+            for part in (b"%d" % len(values), name, *values):
+                digest.update(b"%d:%b" % (len(part), part))
+        return digest.digest()
+
     def for_listing(self) -> ClientContext:
         """The same without what belongs to a single chat."""
         return attrs.evolve(self, chat="", query=b"", chat_fields=(), tracing=())
+
+    def for_listing_elsewhere(self) -> ClientContext:
+        """The same for another process, which works for this one's span."""
+        tracing: dict[bytes, tuple[bytes, ...]] = {}
+        for name, value in traced(_one_by_one(self._tracing)):
+            tracing[name] = (*tracing.get(name, ()), value)
+        return attrs.evolve(self.for_listing(), tracing=tuple(tracing.items()))
 
     def chat_fields(self) -> Fields:
         """The fields to send with a chat completion: all that the client sent for it."""

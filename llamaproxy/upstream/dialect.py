@@ -14,7 +14,9 @@ from twisted.logger import Logger
 
 from llamaproxy.deferreds import SharedCall
 from llamaproxy.errors import (
+    ProxyError,
     UpstreamBroke,
+    UpstreamNotJson,
     UpstreamRefused,
     UpstreamTimeout,
 )
@@ -33,6 +35,9 @@ _MAX_VERSION_BYTES = 64 * 1024
 
 #: Characters of a version, which the log repeats.
 _MAX_VERSION_LENGTH = 100
+
+#: Seconds after which it is logged again why it is not known what the server is.
+_WARN_INTERVAL = 60.0
 
 #: Seconds between two detections because of paths that were not found.
 DOUBT_INTERVAL = 10.0
@@ -93,6 +98,14 @@ class ServerDialect:
         """The generation in words, for logs."""
         return f"version {self.version}" if self.version else "a plain OpenAI server"
 
+    @property
+    def product(self) -> str:
+        """The same for who does not see that it is about the server: ``Llama Stack 0.6.1``."""
+        if not self.version:
+            return self.name
+        is_ogx = self.provider_data == OGX_PROVIDER_DATA
+        return f"{'OGX' if is_ogx else 'Llama Stack'} {self.version}"
+
     def upstream_path(self, method: bytes, path: bytes) -> bytes:
         """The path at which this generation serves a client's *path* (both without a query).
 
@@ -151,7 +164,13 @@ class Detector:
 
     _client: LlamaStackClient
     detected: ServerDialect | None = None
+    #: Why it is not known what the server is, as long as it never was: it is only taken for a plain
+    #: one then. None before the first question to it too.
+    trouble: ProxyError | None = None
     _last: ServerDialect | None = None
+    #: Why it could not be detected, as the log has it, and when that was written.
+    _warned_of: str = ""
+    _warned_at: float = 0.0
     _doubted_at: float = -DOUBT_INTERVAL
     _detection: SharedCall[ServerDialect] = attrs.Factory(SharedCall)
     _log: ClassVar[Logger] = Logger()
@@ -196,20 +215,30 @@ class Detector:
     async def _detect(self) -> ServerDialect:
         try:
             dialect = await self._ask()
-        except (UpstreamRefused, UpstreamBroke) as error:
+        except ProxyError as error:
+            self.trouble = None if self._last is not None else error.with_traceback(None)
+            if not isinstance(error, UpstreamRefused | UpstreamBroke):
+                raise
             # Trouble that may pass (a server that starts, a gateway): ask again next time.
             guess = self._last or PLAIN_OPENAI
-            self._log.warn(
-                "the upstream does not say what it is and is taken for {name}: {reason}",
-                name=guess.name,
-                reason=str(error),
-            )
+            self._warn(guess, error.logged)
             return guess
-        self.detected = dialect
+        self.detected, self.trouble, self._warned_of = dialect, None, ""
         if dialect != self._last:
             self._log.info("the upstream is {name}", name=dialect.name)
         self._last = dialect
         return dialect
+
+    def _warn(self, guess: ServerDialect, reason: str) -> None:
+        # Every request asks.
+        now = self._client.clock.seconds()
+        if reason != self._warned_of or now - self._warned_at >= _WARN_INTERVAL:
+            self._warned_of, self._warned_at = reason, now
+            self._log.warn(
+                "the upstream does not say what it is and is taken for {name}: {reason}",
+                name=guess.name,
+                reason=reason,
+            )
 
     async def _ask(self) -> ServerDialect:
         try:
@@ -225,12 +254,31 @@ class Detector:
                 raise
             # Llama Stack needs no credentials here, so 401 is somebody else's server.
             return PLAIN_OPENAI
+        except UpstreamNotJson:
+            # Some servers have a page for every path that they do not know.
+            if await self._lists_models():
+                return PLAIN_OPENAI
+            raise
         except UpstreamTimeout:
             if self._last is None:
                 raise
             return self._last
         version = answer.get("version")
-        if not isinstance(version, str) or not version:
-            # LM Studio answers 200 for whatever it does not serve, with an ``error``.
+        # LM Studio answers every path that it does not know with 200 and an object.
+        if not isinstance(version, str):
             return PLAIN_OPENAI
         return dialect_of(version[:_MAX_VERSION_LENGTH])
+
+    async def _lists_models(self) -> bool:
+        try:
+            answer = await self._client.ask(
+                "GET",
+                "/v1/models",
+                ClientContext(),
+                timeout=min(DETECTION_TIMEOUT, self._client.timeout),
+            )
+        except UpstreamRefused as error:
+            return error.status in (401, 403)
+        except ProxyError:
+            return False
+        return isinstance(answer.get("data"), list)

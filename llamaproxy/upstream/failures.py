@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from llamaproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnavailable
+from llamaproxy.upstream.urls import url_for_log
 from llamaproxy.watchdog import Watchdog
 
 
@@ -34,15 +35,8 @@ def not_begun(seconds: float) -> UpstreamTimeout:
     return UpstreamTimeout(f"Llama Stack did not begin to answer within {seconds:g} s.")
 
 
-async def response_within(
-    request: Deferred[Any],
-    clock: IReactorTime,
-    seconds: float,
-    where: str = "",
-) -> Any:
+async def response_within(request: Deferred[Any], clock: IReactorTime, seconds: float) -> Any:
     """The response to *request*, whose head must come within *seconds*.
-
-    *where* is the server's URL, for the log.
 
     :raises ProxyError: if there is no response.
     """
@@ -58,19 +52,20 @@ async def response_within(
     try:
         return await request
     except (ProxyError, CancelledError) as failure:
-        error = not_begun(seconds) if timed_out else failure
-        if isinstance(error, ProxyError):
-            error.where = where
-        raise error from None
+        raise (not_begun(seconds) if timed_out else failure) from None
     finally:
         watchdog.stop()
+
+
+def is_page(kinds: Sequence[bytes], text: bytes) -> bool:
+    """Whether an answer with these ``Content-Type`` fields and this *text* is a web page."""
+    return any(b"html" in kind.lower() for kind in kinds) or text.lstrip()[:1] == b"<"
 
 
 def redirect_target(locations: Sequence[bytes]) -> str:
     """Where a redirect with these ``Location`` fields leads, for messages.
 
-    User and query, which may be secret, are left out.
+    What may be secret is left out.
     """
-    location = locations[0].decode("latin-1") if locations else ""
-    text = "".join(c if c.isprintable() else "?" for c in location.partition("?")[0])
-    return text.rpartition("@")[2][:200] or "nowhere"
+    location = url_for_log(locations[0].decode("latin-1") if locations else "")
+    return "".join(c if c.isprintable() else "?" for c in location)[:200] or "nowhere"

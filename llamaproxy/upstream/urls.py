@@ -9,6 +9,17 @@ from hyperlink import DecodedURL, EncodedURL
 #: The host of a URL while it is encoded.
 _STAND_IN = "address"
 
+#: What stands before the two slashes; nothing does in a reference to another host.
+_SCHEME = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?")
+
+#: Stands for what is not shown.
+MASK = "***"
+
+#: The fewest characters of a word of a path that may be a key; and how keys look that have shorter
+#: ones (RFC 9562).
+_MIN_KEY = 12
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
 
 def read_url(text: str) -> DecodedURL:
     """The URL in *text*; scheme and host in lower case (RFC 3986 section 6.2.2.1).
@@ -41,8 +52,26 @@ def origin_of(url: DecodedURL) -> bytes:
 
 
 def url_for_log(url: str) -> str:
-    """*url* for the log: without user, query and fragment, which may be secret."""
-    scheme, separator, remainder = url.partition("://")
-    location = remainder.partition("?")[0].partition("#")[0]
-    authority, slash, path = location.partition("/")
-    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    """*url*, which need be none, for logs and pages: without what may be secret.
+
+    That is its user, its query and fragment, and in its path what looks like a key: hosted MCP
+    servers have one there (``/s/KEY/mcp``).
+    """
+    location = url.partition("?")[0].partition("#")[0]
+    scheme, slashes, remainder = location.partition("//")
+    if not slashes or not _SCHEME.fullmatch(scheme):
+        scheme, slashes, remainder = "", "", location
+    authority, slash, path = remainder.partition("/")
+    shown = "/".join(map(_segment_for_log, path.split("/")))
+    return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{shown}"
+
+
+def _segment_for_log(segment: str) -> str:
+    if _UUID.search(segment) or any(map(_looks_random, re.split("[-._~]", segment))):
+        return MASK
+    return segment
+
+
+def _looks_random(word: str) -> bool:
+    """Whether *word* is long and has digits, as keys have and names have not."""
+    return len(word) >= _MIN_KEY and any(map(str.isdigit, word))

@@ -6,12 +6,14 @@ answers them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.protocols import amp
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -19,6 +21,8 @@ from zope.interface import implementer
 from llamaproxy import jsontext
 from llamaproxy.deferreds import within
 from llamaproxy.jsontext import Json
+
+_log = Logger()
 
 T = TypeVar("T")
 
@@ -81,20 +85,39 @@ class _Locators:
     """The first of several that knows a command."""
 
     def __init__(self, locators: Sequence[Any]) -> None:
-        self._locators = locators
+        self.all = list(locators)
 
     def locateResponder(self, name: bytes) -> Any:
-        found = (each.locateResponder(name) for each in self._locators)
-        return next((responder for responder in found if responder is not None), None)
+        found = (each.locateResponder(name) for each in self.all)
+        responder = next((responder for responder in found if responder is not None), None)
+        return None if responder is None else partial(_respond, responder)
+
+
+def _respond(responder: Callable[[amp.Box], Any], box: amp.Box) -> Deferred[Any]:
+    """What *responder* answers: any fault of its own is an answer too, and not the link's end."""
+    return maybeDeferred(responder, box).addErrback(_as_answer)
+
+
+def _as_answer(failure: Failure) -> None:
+    if failure.check(amp.RemoteAmpError):
+        failure.raiseException()
+    _log.failure("a process could not answer another", failure)
+    remote: Any = amp.RemoteAmpError
+    raise remote(amp.UNKNOWN_ERROR_CODE, type(failure.value).__name__)
 
 
 class Link(amp.AMP):
     """One end: it asks, and has *locators* answer what the other end asks."""
 
     def __init__(self, *locators: amp.CommandLocator) -> None:
-        amp.AMP.__init__(self, locator=_Locators(locators))
+        self._locators = _Locators(locators)
+        amp.AMP.__init__(self, locator=self._locators)
         #: Fires, with None, when the other end is gone.
         self.lost: Deferred[None] = Deferred()
+
+    def answer_with(self, *locators: amp.CommandLocator) -> None:
+        """Have *locators* answer too, which were built out of what uses the link."""
+        self._locators.all += locators
 
     async def ask(
         self, clock: IReactorTime, seconds: float, command: type[amp.Command], **values: Any
@@ -113,6 +136,10 @@ class Link(amp.AMP):
 
         return await within(seconds, clock, answer())
 
+    def makeConnection(self, transport: Any) -> None:
+        amp.BinaryBoxProtocol.makeConnection(self, transport)  # AMP's own says so in the log
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        amp.AMP.connectionLost(self, reason)
+        amp.BinaryBoxProtocol.connectionLost(self, reason)
+        self.transport = None
         self.lost.callback(None)

@@ -7,8 +7,9 @@ from typing import Any
 
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.reachability import Reachability
+from llamaproxy.admin.serving import Serving, ThisProcess
 from llamaproxy.admin.status import Status
-from llamaproxy.adminport import ADMIN_LIMITS, inspector_of
+from llamaproxy.adminport import ADMIN_LIMITS, _dialect_shown, inspector_of, own_answers
 from llamaproxy.config.options import Options
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.site import ProxySite
@@ -22,25 +23,36 @@ class Inspected(Proxy):
     def __init__(self, stack: FakeStack, contents: bool = False, **more: Any) -> None:
         Proxy.__init__(self, stack, **more)
         self.stack = stack
-        front = ProxySite(self.app.resource, self.clock, keys=more.get("keys"), tell=self.app.tell)
-        self._front._agent._serverFactory = front
-        options = Options({})
-        options.parseOptions(["--inspect-contents"] if contents else [])
-        self.inspector = inspector_of(
-            options, self.app, self.url, self.clock, front.connections.stop
+        self.front = ProxySite(
+            self.app.resource, self.clock, keys=more.get("keys"), tell=self.app.tell
         )
+        self._front._agent._serverFactory = self.front
+        self.options = Options({})
+        self.options.parseOptions(["--inspect-contents"] if contents else [])
+        serving, self.shown = self._watched()
+        self.inspector = inspector_of(
+            self.options, self.app, self.url, self.clock, self.shown, serving
+        )
+        self.reachability = Reachability(self.clock, self.app.detector.answers)
         status = Status(
             url=self.url.to_text(),
             clock=self.clock,
             tools=self.tool_status,
-            reachability=Reachability(self.clock, self.app.detector.answers),
+            reachability=self.reachability,
             draining=lambda: False,
-            dialect=lambda: None,
-            figures={},
+            dialect=lambda: _dialect_shown(self.app.detector.detected),
+            serving=serving,
+            trouble=lambda: self.app.detector.trouble,
         )
-        admin = AdminApp(self.metrics, status, inspector=self.inspector)
+        admin = AdminApp(status, self.inspector)
         hosts = AllowedHosts(["127.0.0.1"])
         self.site = ProxySite(admin.resource(), self.clock, ADMIN_LIMITS, hosts=hosts)
+
+    def _watched(self) -> tuple[Serving, Any]:
+        """Those who serve clients, and the answers that they give: this process itself."""
+        serving = ThisProcess(self.metrics, self.tool_status.calls, {})
+        stop = self.front.connections.stop
+        return serving, own_answers(self.options, self.app, self.clock, stop)
 
     def stack_answers(self, *answers: Any) -> None:
         """Have the model answer so."""
@@ -50,6 +62,13 @@ class Inspected(Proxy):
         """One that has just been opened."""
         page = Page(self)
         page.ask("/feed", *fields)
+        return page
+
+    def page_of(self, path: str) -> Page:
+        """What has come of asking for *path* by now."""
+        page = Page(self)
+        page.ask(path)
+        self.settle()
         return page
 
     def get(self, path: str, *fields: bytes) -> Answer:

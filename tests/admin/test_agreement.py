@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +23,8 @@ from twisted.logger import ILogObserver, globalLogPublisher
 
 from llamaproxy.admin.rows import row
 from llamaproxy.events import Event, RequestEnded
+from llamaproxy.jsontext import Json
 from llamaproxy.server.keys import ApiKeys
-from llamaproxy.server.site import ProxySite
 from tests.admin.inspected import Inspected
 from tests.admin.traces import MIDNIGHT, Traced, said_of
 from tests.server.door import Client
@@ -62,14 +62,15 @@ SECONDS = "llamaproxy_request_duration_seconds"
 class World(Inspected):
     """The whole application, and all who watch it."""
 
-    def __init__(self, *answers: Any, **more: Any) -> None:
+    def __init__(self, *answers: Any, stream: bool = False, **more: Any) -> None:
+        """:param stream: whether chats are streamed whose scenario says nothing of it."""
+        self.stream = stream
         stack = FakeStack()
         stack.on("GET /v1/tools", answer({"data": [tool("clock"), tool("web", "mcp::web")]}))
         stack.on(CHAT, *(answers or (calling("clock"), saying("It is noon."))))
         stack.on(INVOKE, tool_result("12:00"))
         self.traced = Traced()
         Inspected.__init__(self, stack, **self.traced.options, **more)
-        self.front: ProxySite = self._front._agent._serverFactory
         self.log: list[dict[str, Any]] = []
         self.lines: list[dict[str, Any]] = []
         #: What the page would have been shown when each request ended.
@@ -77,6 +78,14 @@ class World(Inspected):
         self.app.tell.listen(self._note_end, RequestEnded)
         self.open_page = self.page()
         self.counted = self.count()
+
+    def chat(
+        self, body: Json | None = None, fields: Mapping[str, str] | None = None, **more: Any
+    ) -> Exchange:
+        """A chat, streamed as all of the scenario are unless it says itself."""
+        if more.get("stream") is None:
+            more["stream"] = self.stream
+        return super().chat(body, fields, **more)
 
     def _note_end(self, event: Event) -> None:
         assert isinstance(event, RequestEnded)
@@ -139,7 +148,6 @@ class Truth:
     total: float | None = None
     tokens: tuple[int, int] | None = None
     left: bool = False
-    streamed: bool | None = None
     first_byte: bool = True
     #: Errors of the upstream's, by kind.
     upstream: tuple[str, ...] = ()
@@ -260,7 +268,7 @@ def is_stopped(world: World) -> None:
     world.stack.on(INVOKE, nothing)
     world.chat()
     world.advance(1)
-    key = max(world.inspector._answers.keys)
+    key = max(world.shown.keys)
     assert world.post(f"/answers/{key}/stop").status == 204
     world.settle()
 
@@ -270,7 +278,7 @@ def is_stopped_while_tools_are_listed(world: World) -> None:
     world.stack.on("GET /v1/toolgroups", nothing)
     world.chat()
     world.advance(1)
-    world.post(f"/answers/{max(world.inspector._answers.keys)}/stop")
+    world.post(f"/answers/{max(world.shown.keys)}/stop")
     world.settle()
 
 
@@ -333,7 +341,7 @@ def leaves_after_its_usage(world: World) -> None:
     leaves(world, exchange)
 
 
-def model_answers(reply: Any, stream: bool = False) -> Callable[[World], None]:
+def model_answers(reply: Any, stream: bool | None = None) -> Callable[[World], None]:
     def play(world: World) -> None:
         world.stack_answers(reply)
         world.chat(stream=stream)
@@ -573,7 +581,7 @@ SCENARIOS: dict[str, tuple[Callable[[World], None], Truth]] = {
                 upstream=("upstream_refused",),
             ),
         )
-        for status, stream in ((429, False), (500, True), (422, True))
+        for status, stream in ((429, None), (500, True), (422, True))
     },
     "HTML": (
         model_answers(answer(b"<html>", 200, {"Content-Type": "text/html"})),
@@ -684,10 +692,39 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_all_who_watch_say_the_same_and_it_is_true(name: str) -> None:
+#: Scenarios that are played once more with a stream, and what is true then instead.
+STREAMED: dict[str, dict[str, Any]] = {
+    "a chat": {},
+    "left while the model thinks": {},
+    "left while a call waits": {"first_byte": True},
+    "left when calls are too many": {"first_byte": True},
+    "left while tools are listed": {},
+    "stopped": {"status": 200},
+    "stopped while tools are listed": {},
+    "silent": {},
+    "a slow tool": {},
+    "repetition": {},
+    "rounds": {},
+    "no head": {},
+    "429": {},
+    "HTML": {},
+    "a tool's own error": {},
+    "a tool that breaks": {},
+    "no such tool": {},
+    "bad arguments": {},
+    "cut off": {},
+    "too many": {},
+}
+
+PLAYED = [*((name, False) for name in SCENARIOS), *((name, True) for name in STREAMED)]
+
+
+@pytest.mark.parametrize(("name", "stream"), PLAYED)
+def test_all_who_watch_say_the_same_and_it_is_true(name: str, stream: bool) -> None:
     play, truth = SCENARIOS[name]
-    world = World(**OPTIONS.get(name, {}))
+    if stream:
+        truth = attrs.evolve(truth, **STREAMED[name])
+    world = World(stream=stream, **OPTIONS.get(name, {}))
     lines: list[Any] = []
     observer = cast(ILogObserver, lines.append)
     globalLogPublisher.addObserver(observer)
@@ -708,6 +745,8 @@ def compare(world: World, truth: Truth, lines: list[Any]) -> None:
 
     # --- the record, as it was when the request ended
     assert (at_once["status"], at_once["kind"]) == (truth.status, truth.kind)
+    of_server = truth.upstream and "The model" not in at_once["error"]
+    assert (" at http://" in at_once["error"]) == bool(of_server)
     assert [each["kind"] for each in at_once["rounds"]] == list(truth.rounds)
     outcomes = [(each["tool"], each["outcome"]) for each in at_once["calls"]]
     assert outcomes == expected_calls[-100:]
@@ -949,7 +988,7 @@ def test_what_runs_is_shown_as_it_is() -> None:
     world.chat()
 
     def now() -> Any:
-        key = max(world.inspector._answers.keys)
+        key = max(world.shown.keys)
         return json.loads(world.get(f"/answers/{key}").body)
 
     world.advance(1)

@@ -26,18 +26,18 @@ class Kept:
         request = RequestRecord("-", "-", "POST", "/v1/chat/completions", self.clock.seconds())
         self.requests.append(request)
         request.chat = ChatRecord(request, self.clock.seconds)
-        self.answers(ChatBegan(request.chat))
+        self.answers.began([ChatBegan(request.chat)])
         return request.chat
 
     def end(self, chat: ChatRecord) -> None:
         assert chat.request is not None
         chat.request.ended = self.clock.seconds()
-        self.answers(RequestEnded(chat.request))
+        self.answers.ended([RequestEnded(chat.request)])
 
     def other(self, kind: str) -> None:
         request = RequestRecord("-", "-", "GET", "/v1/models", self.clock.seconds())
         request.kind = kind
-        self.answers(RequestEnded(request))
+        self.answers.ended([RequestEnded(request)])
 
     @property
     def keys(self) -> list[int]:

@@ -37,7 +37,7 @@ class Kept:
     def begin(self) -> ChatRecord:
         request = RequestRecord("-", "-", "POST", "/v1/chat/completions", 0.0)
         request.chat = ChatRecord(request)
-        self.answers(ChatBegan(request.chat))
+        self.answers.began([ChatBegan(request.chat)])
         return request.chat
 
     def ask(self, chat: ChatRecord, content: object, number: int = 1) -> None:
@@ -117,7 +117,7 @@ def test_what_is_kept_goes_with_its_answer() -> None:
     chat = kept.begin()
     kept.ask(chat, {"model": "m"})
     assert chat.request is not None and kept.contents.size > 0
-    kept.answers(RequestEnded(chat.request))
+    kept.answers.ended([RequestEnded(chat.request)])
     for _ in range(500):
         kept.begin()
     assert kept.contents.size == 0

@@ -16,6 +16,7 @@ from llamaproxy import __version__
 from llamaproxy.admin.endpoint import AdminApp
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.reachability import Reachability
+from llamaproxy.admin.serving import ThisProcess
 from llamaproxy.admin.status import Status
 from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.config.logformat import Threshold, threshold
@@ -41,6 +42,7 @@ class Admin:
         self.tools = ToolStatus(self.clock)
         self.questions: list[Deferred[int]] = []
         self.reachability = Reachability(self.clock, self._ask)
+        figures = {"connections": lambda: {"open": 3, "max": 4}}
         status = Status(
             url="http://stack:8321",
             clock=self.clock,
@@ -48,9 +50,9 @@ class Admin:
             reachability=self.reachability,
             draining=lambda: self.draining,
             dialect=lambda: self.dialect,
-            figures={"connections": lambda: {"open": 3, "max": 4}},
+            serving=ThisProcess(self.metrics, self.tools.calls, figures),
         )
-        resource = AdminApp(self.metrics, status).resource()
+        resource = AdminApp(status).resource()
         self._stub: Any = StubTreq(resource)
         # Treq's stub has a site of Twisted's.
         site: Any = ProxySite(resource, self.clock)

@@ -8,10 +8,10 @@ import pytest
 from twisted.internet.task import Clock
 
 from llamaproxy import jsontext
-from llamaproxy.admin import feed as feed_module
+from llamaproxy.admin import shown as shown_module
 from llamaproxy.admin.answers import MAX_ANSWERS
 from llamaproxy.admin.feed import MAX_PAGES
-from llamaproxy.events import ChatBegan, RequestEnded, RoundBegan, ToolsOffered
+from llamaproxy.events import CallBegan, ChatBegan, RequestEnded, RoundBegan
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from tests.admin.inspected import Inspected
 from tests.support import (
@@ -36,10 +36,15 @@ def inspected(**more: Any) -> Inspected:
     return Inspected(stack, **more)
 
 
+#: Records of requests that are being answered, which those of their chats do not keep.
+_answered: list[RequestRecord] = []
+
+
 def begin(app: Inspected, number: int = 0) -> ChatRecord:
     """A chat that has just begun."""
     path = "/v1/chat/completions"
     request = RequestRecord(f"id-{number}", "::1", "POST", path, app.clock.seconds())
+    _answered.append(request)
     request.chat = ChatRecord(request, app.clock.seconds)
     app.app.tell(ChatBegan(request.chat))
     return request.chat
@@ -56,7 +61,7 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rows = self.texts = 0
-        module: Any = feed_module
+        module: Any = shown_module
         row, dumps = module.row, jsontext.dumps
 
         def counted_row(*arguments: Any) -> Any:
@@ -67,7 +72,7 @@ class Counted:
             self.texts += 1
             return dumps(value)
 
-        monkeypatch.setattr(feed_module, "row", counted_row)
+        monkeypatch.setattr(shown_module, "row", counted_row)
         monkeypatch.setattr(jsontext, "dumps", counted_dumps)
 
 
@@ -77,7 +82,7 @@ def test_a_page_is_told_all_at_first_and_then_what_changes() -> None:
     page = app.page()
     assert [name for name, _ in page.events()] == ["hello", "rows", "tools"]
     hello, rows, tools = (data for _, data in page.events())
-    assert hello["server"] == "version 0.6.1" and hello["contents"] is False
+    assert hello["server"] == "Llama Stack 0.6.1" and hello["contents"] is False
     assert hello["upstream"] == "http://stack:8321"
     assert hello["url"] == "http://localhost:8322/v1"
     assert page.text().startswith(b"retry: 1000\n"), "a daemon that comes back is seen at once"
@@ -167,7 +172,7 @@ def test_what_has_changed_holds_no_answers_that_are_kept_no_longer() -> None:
     app.page()
     for number in range(5 * MAX_ANSWERS):  # between two flushes
         end(app, begin(app, number))
-    assert len(app.inspector.feed._changed) <= 2 * MAX_ANSWERS
+    assert len(app.shown._changed) <= 2 * MAX_ANSWERS
 
 
 def test_with_no_page_open_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +182,7 @@ def test_with_no_page_open_nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> N
     before = pending_calls(app.clock)
     counted = Counted(monkeypatch)
     heard = app.app.tell._listeners
-    assert heard[ToolsOffered] == heard[RoundBegan] == [app.events.append]
+    assert heard[CallBegan] == heard[RoundBegan] == [app.events.append]
     end(app, begin(app))
     assert (counted.rows, counted.texts) == (0, 0)
     assert pending_calls(app.clock) == before

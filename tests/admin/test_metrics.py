@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.tallies import Histogram, Named
 from llamaproxy.errors import McpTimeout, ProxyError, UpstreamTimeout
 from llamaproxy.events import (
+    MANY,
     CallEnded,
     Event,
     GroupListed,
@@ -49,6 +50,11 @@ class Counted:
     def tell(self, *events: Event) -> None:
         for event in events:
             self._observers(event)
+        assert not self._observers.failures
+
+    def deliver(self) -> None:
+        """What has happened is counted now, and not when somebody asks."""
+        self._observers.deliver()
         assert not self._observers.failures
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -179,10 +185,10 @@ def test_errors_of_the_server_count_once_for_each_time_that_it_was_asked() -> No
     [
         (413, "body_too_large", "body"),
         (503, "overloaded", "chat_bodies"),
-        (503, "malformed_request", "connections"),
-        (408, "malformed_request", "request_time"),
-        (431, "malformed_request", "head"),
-        (414, "malformed_request", "head"),
+        (503, "too_many_connections", "connections"),
+        (408, "request_timeout", "request_time"),
+        (431, "head_too_large", "head"),
+        (414, "head_too_large", "head"),
         (400, "malformed_request", None),
         (413, "upstream_refused", None),
     ],
@@ -444,6 +450,10 @@ def test_each_value_is_in_the_first_bucket_that_holds_it(values: list[float]) ->
         assert sum(histogram.counts[: index + 1]) == sum(value <= bound for value in values)
     assert sum(histogram.counts) == len(values)
     assert bisect_left(series.bounds, 0.1) == 0
+    at_once = Histogram(series)
+    at_once.add_all(values[:])
+    assert at_once.counts == histogram.counts
+    assert at_once.total == pytest.approx(histogram.total)
 
 
 @given(st.lists(st.tuples(st.text(max_size=3)), max_size=30))
@@ -492,37 +502,61 @@ def test_nothing_of_prometheus_is_made_while_chats_run(families: list[str]) -> N
     assert len(families) > 30
 
 
+def python_calls(work: Callable[[], None]) -> int:
+    """Functions of Python that *work* calls."""
+    count = 0
+
+    def note(frame: object, what: str, argument: object) -> None:
+        nonlocal count
+        count += what == "call"
+
+    before = sys.getprofile()
+    gc.disable()  # what it ends would be counted
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+        gc.enable()
+    return count
+
+
+def events_of(number: int) -> list[Event]:
+    """What is counted of a chat with one round and one call."""
+    one = chat(f"m-{number}")
+    return [
+        RoundEnded(round_of(one, 0.0, 1.0, first=0.5, input_tokens=1, output_tokens=2)),
+        CallEnded(call_of(one, f"t-{number}", "answered")),
+        ended(one),
+    ]
+
+
 def test_the_work_for_a_chat_does_not_grow_with_what_was_counted_before() -> None:
     counted = Counted()
 
     def calls(number: int) -> int:
-        """Functions of Python that are called to count a chat with one round and one call."""
-        one = chat(f"m-{number}")
-        events: list[Event] = [
-            RoundEnded(round_of(one, 0.0, 1.0, first=0.5, input_tokens=1, output_tokens=2)),
-            CallEnded(call_of(one, f"t-{number}", "answered")),
-            ended(one),
-        ]
-        count = 0
-
-        def note(frame: object, what: str, argument: object) -> None:
-            nonlocal count
-            count += what == "call"
-
-        before = sys.getprofile()
-        gc.disable()  # what it ends would be counted
-        sys.setprofile(note)
-        try:
-            counted.tell(*events)
-        finally:
-            sys.setprofile(before)
-            gc.enable()
-        return count
+        """Those for a chat of many that are counted at once, of one model and tool."""
+        events = [event for _ in range(MANY) for event in events_of(number)]
+        return python_calls(lambda: counted.tell(*events)) // MANY
 
     calls(0)
     first = calls(0)
-    assert first <= 30
+    assert first <= 25
     for number in range(1000):
-        calls(number)
+        counted.tell(*events_of(number))
+    counted.deliver()
     assert calls(0) == first
     assert calls(5000) == calls(5001) <= first + 15
+
+
+def test_a_chat_is_not_counted_before_it_is_looked_at_or_there_are_many() -> None:
+    counted = Counted()
+    chats = [events_of(1) for _ in range(MANY + 1)]
+    for events in chats[: MANY - 1]:
+        # Observers, for each event; and what looks how many have ended.
+        assert python_calls(lambda events=events: counted.tell(*events)) <= 6  # type: ignore[misc]
+    counted.tell(*chats[MANY - 1])
+    assert counted.metrics._answers._rounds.counts[0] == MANY
+    counted.tell(*chats[MANY])
+    assert counted.metrics._answers._rounds.counts[0] == MANY
+    assert counted.value("llamaproxy_chat_rounds_count") == MANY + 1

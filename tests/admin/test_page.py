@@ -529,6 +529,25 @@ def test_arguments_may_be_written_as_json(page: Page, fake: FakeInspector) -> No
     assert '"arguments":{"anything": [1]}' in fake.requests[-1][2]
 
 
+def test_arguments_are_the_same_text_as_json_that_were_filled_in(
+    page: Page, fake: FakeInspector
+) -> None:
+    try_weather(page, fake)
+    page.get_by_label("JSON", exact=True).check()
+    page.get_by_label("Form", exact=True).check()
+    page.get_by_label("city string required").fill('Os"lo\n')
+    page.get_by_label("days integer").fill("12345678901234567890")
+    page.get_by_label("place object, as JSON").fill('{"lat": 59.90000000000000000001}')
+    page.get_by_label("JSON", exact=True).check()
+    text = page.get_by_label("Arguments, a JSON object").input_value()
+    for written in ('"days": 12345678901234567890', '{"lat": 59.90000000000000000001}'):
+        assert written in text
+    assert json.loads(text)["city"] == 'Os"lo\n'
+    page.get_by_role("button", name="Run it").click()
+    sees(page.locator(".result"), "42")
+    assert f'"arguments":{text}' in fake.requests[-1][2]
+
+
 def test_the_tools_and_what_is_wrong_with_them(page: Page, fake: FakeInspector) -> None:
     fake.tools(
         group_of("maths", tool_of("calculate", calls=200, failed=3, mean_seconds=0.02)),

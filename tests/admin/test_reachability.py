@@ -76,6 +76,18 @@ def test_an_answer_is_news_for_a_while() -> None:
     assert len(server.questions) == 2
 
 
+@pytest.mark.parametrize(
+    ("status", "reachable"), [(200, True), (404, True), (500, True), (502, None), (503, None)]
+)
+def test_a_gateway_that_answers_for_the_server_says_nothing_of_it(
+    status: int, reachable: bool | None
+) -> None:
+    server = Asked()
+    record = RequestRecord("r", "-", "GET", "/v1/models", 0.0, route="passthrough", status=status)
+    server.reachability(RequestEnded(record))
+    assert server.reachability.reachable is reachable
+
+
 def test_chats_that_are_answered_spare_the_question() -> None:
     server = Asked()
     for _ in range(100):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from llamaproxy.admin import toolstatus
+from llamaproxy.admin import names, toolcalls, toolstatus
+from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.toolstatus import ToolStatus
-from llamaproxy.errors import McpTimeout
-from llamaproxy.events import CallEnded, GroupListed, ListRefreshed
+from llamaproxy.errors import McpTimeout, UpstreamTimeout
+from llamaproxy.events import CallEnded, GroupListed, ListRefreshed, Observers
 from llamaproxy.jsontext import Json
 from llamaproxy.records import CallRecord, ChatRecord, Outcome
 from llamaproxy.tools.definitions import ToolDefinition
@@ -83,11 +86,11 @@ def test_definitions_are_held_up_to_a_number_of_bytes_of_those_listed_last() -> 
 
 def test_figures_are_kept_of_those_called_last() -> None:
     _, tools = status()
-    for number in range(toolstatus._MAX_FIGURES + 10):
+    for number in range(toolcalls.MAX_TOOLS + 10):
         tools(called("answered", tool=f"t{number}"))
         tools(called("answered", tool="often"))
-    assert len(tools._figures) == toolstatus._MAX_FIGURES
-    assert tools._figures["g", "often"].calls == toolstatus._MAX_FIGURES + 10
+    assert len(tools.calls._tools) == toolcalls.MAX_TOOLS
+    assert tools.calls._tools["g", "often"].calls == toolcalls.MAX_TOOLS + 10
 
 
 def test_groups_that_come_and_go_leave_no_definitions() -> None:
@@ -110,3 +113,36 @@ def test_a_group_fails_from_its_first_failure_on(until: float) -> None:
     assert failing == ({"g": ("mcp_timeout (slow)", ("a",))} if until else {})
     tools(listed("a"))
     assert tools.failing(until + 100) == {}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0.0, 60.0, 300.0, 600.0, 601.0]),
+            st.sets(st.sampled_from("abc")),
+            st.sets(st.sampled_from("abc")),
+            st.booleans(),
+        ),
+        max_size=12,
+    )
+)
+def test_status_page_and_metrics_forget_the_same_groups(
+    lists: list[tuple[float, set[str], set[str], bool]],
+) -> None:
+    clock = Clock()
+    status, metrics, tell = ToolStatus(clock), Metrics(clock.seconds), Observers()
+    tell.listen(status, *status.hears)
+    metrics.listen(tell)
+    for seconds, listed, failed, unknown in lists:
+        clock.advance(seconds)
+        groups = {name: GroupListed(("x",), "") for name in sorted(listed - failed)}
+        failures = dict.fromkeys(sorted(failed), McpTimeout())
+        tell(ListRefreshed(1, groups, failures, UpstreamTimeout() if unknown else None))
+        shown = status.as_json()["tool_groups"]
+        [family] = [each for each in metrics.collect() if each.name == names.GROUP_MISSING.name]
+        counted = {each.labels["group"]: bool(each.value) for each in family.samples}
+        assert counted == {name: each["error"] is not None for name, each in shown.items()}
+        assert set(shown) == {each["name"] for each in status.tools_as_json()["groups"]}
+        assert status.summary()["groups"] == len(shown)
+        assert set(status.failing(clock.seconds())) - {""} == {n for n in counted if counted[n]}
+        assert len(status.problems()) == sum(counted.values()) + unknown

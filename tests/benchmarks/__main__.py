@@ -7,14 +7,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import compare, instructions, report
+from . import compare, instructions, report, scaling
 from .processes import ROOT
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the command says; figures that miss their targets are printed, and fail nothing."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = {"instructions": _instructions, "report": _report, "plots": _plots}
+    commands = {
+        "instructions": _instructions,
+        "plots": _plots,
+        "report": _report,
+        "scaling": _scaling,
+    }
     if arguments and arguments[0] in commands:
         commands[arguments[0]](arguments[1:])
     else:
@@ -25,7 +30,7 @@ def _compare(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
         description="Measure what the daemon costs, beside others. "
-        "Further commands: instructions, plots, report FILE.",
+        "Further commands: instructions, plots, report FILE, scaling.",
     )
     parser.add_argument(
         "kinds", nargs="*", metavar="KIND", help=f"any of {', '.join(compare.KINDS)}; default all"
@@ -70,6 +75,16 @@ def _instructions(arguments: Sequence[str]) -> None:
     parser.add_argument("--amount", type=int, default=100, help="requests of each kind (100)")
     options = parser.parse_args(arguments)
     instructions.main(options.root.resolve(), options.amount)
+
+
+def _scaling(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks scaling",
+        description=f"Put what many streams need into {scaling.PAGE.relative_to(ROOT)}, by what "
+        f"one costs in {scaling.FIGURES.relative_to(ROOT)}.",
+    )
+    parser.parse_args(arguments)
+    scaling.main()
 
 
 def _plots(arguments: Sequence[str]) -> None:

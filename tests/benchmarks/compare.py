@@ -46,14 +46,15 @@ class Comparison:
 
     @contextlib.contextmanager
     def start(self, name: str) -> Iterator[processes.Server]:
-        """Run a program for a block, on the CPU of those that are measured."""
+        """Run a program for a block, on the CPU of those that are measured; workers on all."""
         program = self.programs[name]
         self._started += 1
         port = processes.free_port()
         command = program.command(port, self.upstream.port)
         log = self.directory / f"{self._started}.log"
+        cpus = {self.server_cpu, self.load_cpu} if program.workers else {self.server_cpu}
         with processes.serving(
-            command, port, self.server_cpu, log, program.root, seconds=60, ready=program.ready
+            command, port, cpus, log, program.root, seconds=60, ready=program.ready
         ) as server:
             yield server
 
@@ -88,9 +89,9 @@ def comparison(before: Path | None) -> Iterator[Comparison]:
             print(f"NOTE {note}", file=sys.stderr)
         port = processes.free_port()
         upstream = running.enter_context(
-            processes.serving(stub(port), port, load_cpu, directory / "upstream.log")
+            processes.serving(stub(port), port, {load_cpu}, directory / "upstream.log")
         )
-        running.enter_context(processes.on(load_cpu))
+        running.enter_context(processes.on({load_cpu}))
         named = {program.name: program for program in programs}
         yield Comparison(directory, server_cpu, load_cpu, upstream, named, missing=missing)
 

@@ -16,6 +16,8 @@ from . import processes
 OURS: Final = "llamaproxy"
 BEFORE: Final = "before"
 """The daemon of another checkout, to see what a change has brought."""
+TWO: Final = "two workers"
+"""The daemon with two processes that serve, which need another CPU."""
 UNSEEN: Final = "admin off"
 """The daemon without an admin port: nobody watches it, and nothing is counted."""
 
@@ -33,6 +35,8 @@ class Contender:
     """The checkout that it is loaded from."""
     ready: str = "/health"
     """What it answers with 200 once it serves."""
+    workers: bool = False
+    """Whether it is several processes."""
 
 
 def stub(port: int, *tools: int) -> list[str]:
@@ -64,6 +68,7 @@ def contenders(directory: Path, before: Path | None) -> tuple[list[Contender], l
 
     there = [
         Contender(OURS, llamaproxy),
+        Contender(TWO, lambda *ports: [*llamaproxy(*ports), "--workers", "2"], workers=True),
         Contender(UNSEEN, lambda port, upstream: [*llamaproxy(port, upstream), "--admin", "off"]),
         Contender("twisted.web", python("bare", "resource")),
         Contender("bare protocol", python("bare", "protocol")),

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 import attrs
 
-from .contenders import BEFORE, OURS, UNSEEN
+from .contenders import BEFORE, OURS, TWO, UNSEEN
 
 Samples = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
 """By kind of work, program and unit: a value of each round, in their order."""
@@ -71,6 +71,8 @@ class Target:
     bound: Literal["at least", "at most"] = "at least"
     other: str | None = None
     """With whom the daemon is compared; `None` for a figure of its own."""
+    of: str = OURS
+    """Whose figure it is that is compared."""
     share: bool = False
     """A part of the other's figure, instead of how many times better than that."""
     more_is_better: bool = False
@@ -82,7 +84,7 @@ class Target:
         elif self.share:
             values = ratios(samples, self.work, self.unit, self.other, OURS, False)
         else:
-            values = ratios(samples, self.work, self.unit, OURS, self.other, self.more_is_better)
+            values = ratios(samples, self.work, self.unit, self.of, self.other, self.more_is_better)
         return Spread.of(values) if values else None
 
     def verdict(self, measured: Spread | None) -> str:
@@ -106,6 +108,19 @@ TARGETS: Final = (
         *("seen", "cpu_us", 1.05, 1.02, "at most"),
         other=UNSEEN,
         share=True,
+    ),
+    Target(
+        "two workers / one, chats a second",
+        *("workers", "rate", 1.7, 1.9),
+        other=OURS,
+        of=TWO,
+        more_is_better=True,
+    ),
+    Target(
+        "two workers / one, CPU of the busiest process",
+        *("workers", "busiest_us", 1.7, 1.9),
+        other=OURS,
+        of=TWO,
     ),
     Target("event, 300 streams / Go, CPU", "events", "cpu_us", 0.6, 0.9, other="Go"),
     Target("103 events at once / Go, CPU", "burst", "cpu_us", 1.0, 1.2, other="Go"),

@@ -148,7 +148,7 @@ def counting(root: Path, logs: Path) -> Iterator[Counted]:
         cpus = sorted(os.sched_getaffinity(0))
         port = processes.free_port()
         upstream = running.enter_context(
-            processes.serving(contenders.stub(port), port, cpus[0], logs / "upstream.log")
+            processes.serving(contenders.stub(port), port, cpus[:1], logs / "upstream.log")
         )
         port = processes.free_port()
         command = [
@@ -158,7 +158,7 @@ def counting(root: Path, logs: Path) -> Iterator[Counted]:
         ]
         log = logs / "proxy.log"
         server = running.enter_context(
-            processes.serving(command, port, cpus[-1], log, root=root, seconds=120)
+            processes.serving(command, port, cpus[-1:], log, root=root, seconds=120)
         )
         counted = Counted(server, upstream, logs)
         counted.control("instrumentation", "on")

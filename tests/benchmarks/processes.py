@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,20 +32,14 @@ class Server:
     port: int
 
     def cpu(self) -> float:
-        """CPU seconds used so far, in user and system mode, by all its threads.
+        """CPU seconds used so far, in user and system mode, by all its threads and workers."""
+        return sum(self.cpus().values())
 
-        From the scheduler's own account, in nanoseconds, where the kernel keeps it; clock ticks of
-        10 ms would be a percent of a second's run.
-        """
-        try:
-            tasks = Path(f"/proc/{self.pid}/task").iterdir()
-            return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-        except FileNotFoundError:
-            pass
-        stat = Path(f"/proc/{self.pid}/stat").read_text()
-        # The second field, the command in brackets, may itself hold spaces.
-        fields = stat.rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+    def cpus(self) -> dict[int, float]:
+        """CPU seconds by process: itself, and those that it has started."""
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        own = [int(each) for task in tasks for each in (task / "children").read_text().split()]
+        return {pid: _cpu_of(pid) for pid in (self.pid, *own)}
 
     def memory(self) -> float:
         """Resident memory now, in MB (millions of bytes)."""
@@ -68,6 +62,23 @@ class Server:
             connection.close()
 
 
+def _cpu_of(pid: int) -> float:
+    """CPU seconds that one process has used.
+
+    From the scheduler's own account, in nanoseconds, where the kernel keeps it; clock ticks of
+    10 ms would be a percent of a second's run.
+    """
+    try:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    except FileNotFoundError:
+        pass
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    # The second field, the command in brackets, may itself hold spaces.
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
 def free_port() -> int:
     """A TCP port that nobody listens on just now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -79,13 +90,13 @@ def free_port() -> int:
 def serving(
     command: Sequence[str],
     port: int,
-    cpu: int,
+    cpus: Collection[int],
     log: Path,
     root: Path = ROOT,
     seconds: float = 20,
     ready: str = "/health",
 ) -> Iterator[Server]:
-    """Run a server on one CPU, from its first answer to GET `ready` until the end of the block.
+    """Run a server on some CPUs, from its first answer to GET `ready` until the end of the block.
 
     `root` is the checkout that it is loaded from, `seconds` how long it may take to start.
     """
@@ -98,7 +109,7 @@ def serving(
         "PYTHONHASHSEED": "0",
         "PYTHONPATH": f"{root}:{ROOT}",
     }
-    with log.open("wb") as output, on(cpu):
+    with log.open("wb") as output, on(cpus):
         process = subprocess.Popen(
             command, cwd=root, env=environment, stdout=output, stderr=output, close_fds=True
         )
@@ -118,10 +129,10 @@ def serving(
 
 
 @contextlib.contextmanager
-def on(cpu: int) -> Iterator[None]:
-    """Run on one CPU what is started in the block: a process's threads inherit it."""
+def on(cpus: Collection[int]) -> Iterator[None]:
+    """Run on those CPUs what is started in the block: a process's threads inherit it."""
     own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {cpu})
+    os.sched_setaffinity(0, cpus)
     try:
         yield
     finally:

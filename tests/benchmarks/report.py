@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .contenders import BEFORE, OURS, UNSEEN
+from .contenders import BEFORE, OURS, TWO, UNSEEN
 from .figures import TARGETS, Samples, Spread, samples_of
 from .meter import BUSY
 from .processes import ROOT
@@ -17,6 +17,7 @@ _END: Final = "<!-- figures: end -->"
 
 _UNITS: Final = {
     "cpu_us": "CPU, µs",
+    "busiest_us": "CPU of the busiest process, µs",
     "rate": "a second",
     "first_ms": "time to first event, ms",
     "megabytes": "MB/s",
@@ -34,7 +35,7 @@ _RESTING: Final = (
     ("start", "start to first answer", "start_ms"),
 )
 _COLUMNS: Final = (
-    *(OURS, UNSEEN, BEFORE, "Go", "Go cached", "nginx", "LiteLLM"),
+    *(OURS, TWO, UNSEEN, BEFORE, "Go", "Go cached", "nginx", "LiteLLM"),
     *("twisted.web", "relay", "bare protocol"),
 )
 

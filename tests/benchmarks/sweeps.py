@@ -165,7 +165,7 @@ def _upstream(compared: Comparison, tools: int) -> Iterator[Comparison]:
     port = processes.free_port()
     log = compared.directory / f"tools-{tools}.log"
     command = contenders.stub(port, tools)
-    with processes.serving(command, port, compared.load_cpu, log) as upstream:
+    with processes.serving(command, port, {compared.load_cpu}, log) as upstream:
         yield attrs.evolve(compared, upstream=upstream)
 
 

@@ -7,7 +7,7 @@ import attrs
 
 from . import load, streams
 from .canned import TOOL_COUNT, chat
-from .contenders import BEFORE, OURS, UNSEEN
+from .contenders import BEFORE, OURS, TWO, UNSEEN
 from .http1 import request
 from .meter import Meter
 from .processes import Server
@@ -70,6 +70,19 @@ def crowd(asked: bytes) -> Callable[[Server, Server, float], Sample]:
             for kind in ASKED
         }
         return {**spent.sample(), **asked_for}
+
+    return run
+
+
+def divided(asked: bytes) -> Callable[[Server, Server, float], Sample]:
+    """Many clients, and what the busiest process has to do with each: the others run beside it."""
+    work = crowd(asked)
+
+    def run(server: Server, upstream: Server, seconds: float) -> Sample:
+        before = server.cpus()
+        sample = work(server, upstream, seconds)
+        spent = [cpu - before[pid] for pid, cpu in server.cpus().items()]
+        return {**sample, "busiest_us": sample["cpu_us"] * max(spent) / sum(spent)}
 
     return run
 
@@ -153,6 +166,7 @@ WORKS: Final = (
         _LOOPERS,
         {"completions": 2, "tools": 2 * TOOL_COUNT, "invocations": 1},
     ),
+    Work("workers", "chat by one process or two, a chat", divided(CHAT), (TWO,)),
     Work("seen", "chat that is watched, a chat", seen(CHAT), (UNSEEN,)),
     Work("seen-loop", "one-tool loop that is watched, a loop", seen(LOOP), (UNSEEN,)),
     Work(

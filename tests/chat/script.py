@@ -77,7 +77,6 @@ class Chat:
         self.stack = FakeStack()
         if callable(server):
             self.stack.on("GET /v1/tools", server)
-            self.stack.on("GET /v1/toolgroups", server)
         else:
             tools = [tool(each) if isinstance(each, str) else each for each in server]
             self.stack.on("GET /v1/tools", answer({"data": tools}))

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from llamaproxy.chat.memory import Largest, TurnMemory
+from llamaproxy.chat.memory import (
+    MAX_TURNS,
+    Largest,
+    TurnMemory,
+    TurnStore,
+    recall_turns,
+    remember_turn,
+)
 from llamaproxy.chat.mixed_turns import new_mark, without_marks
 from llamaproxy.upstream.client_context import ClientContext
 from tests.chat.script import Ask, Chat, calls
@@ -35,6 +43,8 @@ from tests.support import (
 )
 
 Json = dict[str, Any]
+
+T = TypeVar("T")
 
 #: A round with calls of both kinds, the server's in the middle.
 MIXED = {
@@ -391,17 +401,33 @@ def who(name: str) -> ClientContext:
     return ClientContext.of(head_with({b"authorization": [name.encode()]}))
 
 
+def now(work: Coroutine[Any, Any, T]) -> T:
+    """What *work*, which waits for nothing, returns."""
+    with pytest.raises(StopIteration) as stopped:
+        work.send(None)
+    value: T = stopped.value.value
+    return value
+
+
 def remember(memory: TurnMemory, text: str, name: str = "a") -> str:
     """The mark of a turn in which *text* was said to the caller *name*."""
     mark = new_mark()
     turn = {"role": "assistant", "content": text, "tool_calls": [call("ask_user", {}, "call_0")]}
-    memory.remember(who(name), mark, [turn])
+    now(remember_turn(memory, who(name), mark, [turn]))
     return mark
 
 
+def handed_over(mark: str) -> Json:
+    """What a client brings back of a turn with that *mark*."""
+    return {"role": "assistant", "tool_calls": [call("ask_user", "{}", f"call_0{mark}")]}
+
+
+def recall(store: TurnStore, messages: list[Any], name: str = "a") -> list[Any]:
+    return now(recall_turns(store, who(name), messages))
+
+
 def knows(memory: TurnMemory, mark: str, name: str = "a") -> bool:
-    back = {"role": "assistant", "tool_calls": [call("ask_user", "{}", f"call_0{mark}")]}
-    [assistant] = memory.recall(who(name), [back])
+    [assistant] = recall(memory, [handed_over(mark)], name)
     assert ids(assistant) == ["call_0"]
     return "content" in assistant
 
@@ -497,8 +523,62 @@ def test_a_look_at_a_history_costs_the_ids_in_it() -> None:
 
     entries = [{"id": Counted("c" * 10_000 + "_lpx")} for _ in range(1000)]
     history = [{"role": "assistant", "content": "x" * 10_000, "tool_calls": entries}]
-    assert memory.recall(who("a"), history) == history
+    assert recall(memory, history) == history
     assert sum(map(len, looked_at)) < 100 * len(entries)
+
+
+class Asked:
+    """A store that has forgotten everything."""
+
+    def __init__(self) -> None:
+        self.marks: list[list[str]] = []
+
+    async def recall(self, owner: bytes, marks: Sequence[str]) -> dict[str, bytes]:
+        self.marks.append([*marks])
+        return {}
+
+    async def remember(self, owner: bytes, mark: str, text: bytes) -> None:
+        raise AssertionError
+
+
+def test_a_store_is_asked_once_for_all_turns_of_a_history() -> None:
+    store = Asked()
+    first, second = new_mark(), new_mark()
+    history = [
+        *(handed_over(first), result(f"call_0{first}", "one"), handed_over(first)),
+        *(result(f"call_0{new_mark()}", "of no turn"), QUESTION, handed_over(second)),
+    ]
+    recall(store, history)
+    assert store.marks == [[first, second]]
+
+
+def test_a_store_is_not_asked_where_there_are_no_marks() -> None:
+    store = Asked()
+    for message in (QUESTION, result(f"call_0{new_mark()}", "of no turn"), handed_over("")):
+        recall(store, [message])
+    assert store.marks == []
+
+
+def test_it_is_asked_for_so_many_turns_of_one_history_and_the_latest() -> None:
+    store = Asked()
+    marks = [new_mark() for _ in range(MAX_TURNS + 7)]
+    recall(store, list(map(handed_over, marks)))
+    assert store.marks == [marks[7:]]
+
+
+@given(st.lists(st.tuples(st.binary(max_size=3), st.lists(st.binary(max_size=3))), max_size=3))
+def test_whoever_has_other_credentials_is_another_owner(fields: Any) -> None:
+    credentials = tuple((name, tuple(values)) for name, values in fields)
+    owner = ClientContext(credentials).owner
+    assert owner == ClientContext(credentials).owner
+    for other in ((*credentials, (b"", ())), (*credentials, (b"x", (b"",)))):
+        assert owner != ClientContext(other).owner
+    for place, (name, values) in enumerate(credentials):
+        parts = (name, *values)
+        joined = ((b"".join(parts), ()),)
+        for other in (joined, ((name, (*values, b"")),), ((name + b"x", values),)):
+            changed = (*credentials[:place], *other, *credentials[place + 1 :])
+            assert (changed == credentials) == (ClientContext(changed).owner == owner)
 
 
 @pytest.mark.parametrize(
@@ -518,7 +598,7 @@ def test_odd_messages_are_left_as_they_are(odd: Any) -> None:
     memory = TurnMemory(Clock(), max_entries=10, max_bytes=5000, max_age=60)
     remember(memory, "a")
     history = [odd, {"role": "user", "content": "q"}, odd]
-    assert memory.recall(who("a"), history) == history
+    assert recall(memory, history) == history
 
 
 def test_the_upstreams_refusal_of_a_history_is_passed_on() -> None:

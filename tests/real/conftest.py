@@ -18,6 +18,7 @@ import pytest
 from openai import OpenAI
 
 from . import openwebui
+from .buildah import EngineMissing, check_engine
 from .environments import PythonMissing, find_python
 from .openwebui import ChromiumMissing, Page, find_chromium
 from .processes import Command, Process, free_port
@@ -91,6 +92,15 @@ def chromium() -> str:
         return find_chromium()
     except ChromiumMissing as missing:
         _do_without("THE PAGE OF OPEN WEBUI IS NOT TESTED", missing)
+
+
+@pytest.fixture(scope="session")
+def engine() -> None:
+    """What builds and starts an image."""
+    try:
+        check_engine()
+    except EngineMissing as missing:
+        _do_without("THE IMAGE IS NOT TESTED", missing)
 
 
 def _do_without(consequence: str, missing: Exception) -> NoReturn:

@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
@@ -38,18 +38,7 @@ class Environment:
 
     def python(self) -> Path:
         """The environment's interpreter; the environment is made now if there is none."""
-        cache = cache_directory()
-        cache.mkdir(parents=True, exist_ok=True)
-        directory = cache / self._directory_name()
-        complete = directory / "complete"
-        with (cache / f"{directory.name}.lock").open("w") as lock:
-            # Parallel test runs share the cache. The kernel drops the lock of a killed one.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not complete.exists():
-                shutil.rmtree(directory, ignore_errors=True)
-                self._make(directory)
-                complete.touch()
-        return directory / "bin" / "python"
+        return kept(self._directory_name(), self._make) / "bin" / "python"
 
     def _directory_name(self) -> str:
         """Another list of packages is another environment."""
@@ -62,9 +51,9 @@ class Environment:
     def _make(self, directory: Path) -> None:
         base = find_python()
         if uv := find_uv():
-            _run(uv, "venv", "--quiet", "--python", base, str(directory))
+            run(uv, "venv", "--quiet", "--python", base, str(directory))
         else:
-            _run(base, "-m", "venv", str(directory))
+            run(base, "-m", "venv", str(directory))
         self._fill(directory / "bin" / "python")
 
     def _fill(self, python: Path) -> None:
@@ -85,7 +74,7 @@ class SlimEnvironment(Environment):
         _install(python, "--no-deps", *self.packages)
         name = self.packages[0].partition("==")[0]
         ask = f"import importlib.metadata as m; print(*m.requires({name!r}), sep='\\n')"
-        required = (_output(str(python), "-c", ask) or "").splitlines()
+        required = (output_of(str(python), "-c", ask) or "").splitlines()
         wanted = [line for line in required if _name(line) not in self.left_out]
         _install(python, *(line for line in wanted if "extra ==" not in line))
 
@@ -95,6 +84,22 @@ def _name(requirement: str) -> str:
     found = re.match(r"[\w.-]+", requirement)
     assert found is not None, requirement
     return found[0]
+
+
+def kept(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder of that *name* in the cache; *make* makes it now if there is none."""
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    directory = cache / name
+    complete = directory / "complete"
+    with (cache / f"{name}.lock").open("w") as lock:
+        # Parallel test runs share the cache. The kernel drops the lock of a killed one.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not complete.exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            make(directory)
+            complete.touch()
+    return directory
 
 
 def cache_directory() -> Path:
@@ -110,7 +115,10 @@ def find_uv() -> str | None:
 def find_python() -> str:
     """A Python of the right version; each candidate is run, for a pyenv shim may exist and fail."""
     for candidate in _candidates():
-        if _output(candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])") == PYTHON:
+        if (
+            output_of(candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
+            == PYTHON
+        ):
             return candidate
     raise PythonMissing(PythonMissing.__doc__)
 
@@ -118,9 +126,9 @@ def find_python() -> str:
 def _install(python: Path, *arguments: str) -> None:
     """``pip install`` into the environment of that interpreter."""
     if uv := find_uv():
-        _run(uv, "pip", "install", "--quiet", "--python", str(python), *arguments)
+        run(uv, "pip", "install", "--quiet", "--python", str(python), *arguments)
     else:
-        _run(str(python), "-m", "pip", "install", "--quiet", *arguments)
+        run(str(python), "-m", "pip", "install", "--quiet", *arguments)
 
 
 def _candidates() -> Iterator[str]:
@@ -129,14 +137,14 @@ def _candidates() -> Iterator[str]:
     yield sys.executable
     if on_path := shutil.which(f"python{PYTHON}"):
         yield on_path
-    for version in (_output("pyenv", "versions", "--bare") or "").split():
-        if version.startswith(f"{PYTHON}.") and (prefix := _output("pyenv", "prefix", version)):
+    for version in (output_of("pyenv", "versions", "--bare") or "").split():
+        if version.startswith(f"{PYTHON}.") and (prefix := output_of("pyenv", "prefix", version)):
             yield f"{prefix}/bin/python"
-    if (uv := find_uv()) and (found := _output(uv, "python", "find", PYTHON)):
+    if (uv := find_uv()) and (found := output_of(uv, "python", "find", PYTHON)):
         yield found
 
 
-def _output(*command: str) -> str | None:
+def output_of(*command: str) -> str | None:
     """What the command prints, or None if it cannot be run or fails."""
     try:
         ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -145,7 +153,8 @@ def _output(*command: str) -> str | None:
     return ran.stdout.strip() if ran.returncode == 0 else None
 
 
-def _run(*command: str) -> None:
+def run(*command: str) -> None:
+    """Run to its end what installs something."""
     ran = subprocess.run(
         command,
         stdout=subprocess.PIPE,

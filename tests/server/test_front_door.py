@@ -10,6 +10,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactorClock
 
+from llamaproxy.events import ConnectionsTurnedAway, Event
 from tests.server.door import FrontDoor, Line
 from tests.support import pending_calls
 
@@ -861,7 +862,8 @@ def test_connections_over_the_limit_are_told_to_come_back() -> None:
     assert [client.statuses() for client in (first, second, third)] == [[200], [200], [503]]
     [answer] = third.answers()
     assert answer.fields["retry-after"] == ["1"]
-    assert json.loads(answer.body)["error"]["type"] == "server_error"
+    error = json.loads(answer.body)["error"]
+    assert (error["type"], error["code"]) == ("server_error", "too_many_connections")
     third.leave()
     first.leave()
     assert door.client().send(get()).statuses() == [200]
@@ -871,6 +873,50 @@ def test_connections_far_over_the_limit_are_not_even_told() -> None:
     door = FrontDoor(connections=1)
     clients = [door.client() for _ in range(258)]
     assert [client.line.disconnected for client in clients] == [False] * 257 + [True]
+
+
+def test_connections_that_are_not_even_told_are_told_of_at_a_bounded_rate() -> None:
+    events: list[ConnectionsTurnedAway] = []
+    door = FrontDoor(connections=1, over_limit_connections=2, over_limit_timeout=5)
+
+    def tell(event: Event) -> None:
+        if isinstance(event, ConnectionsTurnedAway):
+            events.append(event)
+
+    door.site._tell = tell
+    silent = [door.client() for _ in range(3)]
+    assert events == []
+    aborted = [door.client() for _ in range(1000)]
+    assert [event.count for event in events] == [1]
+    door.clock.advance(10)
+    # With the two that were over the limit and have asked for nothing.
+    assert [event.count for event in events] == [1, 999 + 2]
+    assert [client.line.ended for client in silent] == [False, True, True]
+    assert {event.limit for event in events} == {1}
+    door.clock.advance(10)
+    assert len(events) == 2
+    for client in (*silent, *aborted):
+        client.leave()
+    door.clock.advance(10)
+    assert not pending_calls(door.clock)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n", "head_too_large"),
+        (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 200, "head_too_large"),
+        (b"GET / HTTP/1.1\r\nHost: ", "request_timeout"),
+        (b"GET / HTTP/2.0\r\n\r\n", "malformed_request"),
+    ],
+)
+def test_a_refusal_has_a_code_of_its_own(sent: bytes, code: str) -> None:
+    door = FrontDoor()
+    client = door.client().send(sent)
+    for _ in range(31):
+        door.clock.advance(1)
+    [answer] = client.answers()
+    assert json.loads(answer.body)["error"]["code"] == code
 
 
 # --- request ids

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from twisted.web.http_headers import Headers
 from llamaproxy.config.options import Options
 from llamaproxy.errors import ProxyError
 from llamaproxy.heads import RequestHead, RequestLine
-from llamaproxy.server.keys import ApiKeys, KeysService, keys_in
+from llamaproxy.server.keys import ApiKeys, keys_in, reread_keys
+from llamaproxy.server.reload import ReloadService
 from tests.chat.streams import stack_with
 from tests.chat.test_memory import recalled, shared_turn
 from tests.server.door import FrontDoor
@@ -507,7 +509,7 @@ class Here:
 def test_sighup_reads_the_file_again_while_the_service_runs(path: Path, keys: ApiKeys) -> None:
     before = signal.getsignal(signal.SIGHUP)
     here: Any = Here()
-    service = KeysService(keys, here)
+    service = ReloadService(here, [partial(reread_keys, keys)])
     service.startService()
     try:
         path.write_text(EVE)

@@ -30,6 +30,7 @@ from llamaproxy.errors import (
 from llamaproxy.events import Observers
 from llamaproxy.jsontext import JsonList
 from llamaproxy.records import CallRecord, ChatRecord
+from llamaproxy.tools import caller_lists
 from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.offers import Offer, Offers
@@ -578,6 +579,37 @@ def test_ten_thousand_callers_are_known_and_no_list_is_fetched_again() -> None:
                 catalogued.source.listings[-1].callback(listing("ping"))
             assert outcome(pending).tools.keys() == {"ping"}
     assert len(catalogued.source.listings) == 10_000
+
+
+def test_a_bounded_number_of_bytes_is_kept_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caller_lists, "_MAX_HELD", 10_000)
+    catalogued = Catalogued(ttl=600)
+
+    def serve(token: str, *names: str) -> None:
+        pending = catalogued.ask(caller(token))
+        if not pending.called:
+            groups = {"g": [attrs.evolve(tool(name), description="x" * 1000) for name in names]}
+            catalogued.source.listings[-1].callback(Listing(groups))
+        assert list(outcome(pending).tools) == list(names)
+
+    for number in range(100):
+        serve(f"Bearer {number}", f"t{number}")
+    assert len(catalogued.source.listings) == 100
+    for number in range(99, 91, -1):
+        serve(f"Bearer {number}", f"t{number}")
+    assert len(catalogued.source.listings) == 100, "the last ones are kept"
+    serve("Bearer 0", "t0")
+    assert len(catalogued.source.listings) == 101
+    for number in range(100):
+        serve(f"Bearer same {number}", "same")
+    for number in range(100):
+        serve(f"Bearer same {number}", "same")
+    assert len(catalogued.source.listings) == 201, "equal ones count once"
+    serve("large", *(f"t{number:02}" for number in range(20)))
+    serve("large", *(f"t{number:02}" for number in range(20)))
+    assert len(catalogued.source.listings) == 202, "one is kept, whatever its size"
+    gc.collect()
+    assert catalogued.catalogue.figures()["callers"] == 1
 
 
 def test_a_caller_costs_little_more_than_a_key() -> None:

@@ -290,6 +290,42 @@ def test_a_plain_openai_server_is_asked_for_nothing() -> None:
     assert [each.path for each in world.stack.asked] == ["/v1/version"]
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        answer(b"<html>Bad Gateway", 502),
+        answer(b"<html>Log in", 200, {"Content-Type": "text/html"}),
+        answer(b"", 302, {"Location": "/login"}),
+        hang_up,
+    ],
+)
+def test_a_server_that_does_not_say_what_it_is_has_tools_that_are_not_known(
+    trouble: Answer,
+) -> None:
+    """DESIGN: L22. A server behind a gateway that is still starting is no server without tools."""
+    world = World()
+    world.stack.on("GET /v1/version", trouble)
+    with pytest.raises(ProxyError) as raised:
+        world.list()
+    assert raised.value is world.upstream.detector.trouble
+    world.source = UnionSource(world.named, world.detected)
+    listing = world.list()
+    assert list(listing.groups) == ["two"] and listing.groups_error is not None
+    world.stack.on("GET /v1/version", answer({"version": "0.7.3"}))
+    world.connect(one=ONE)
+    assert list(world.list().groups) == ["one", "two"]
+    assert world.upstream.detector.trouble is None
+    world.stack.on("GET /v1/version", trouble)
+    assert list(world.list().groups) == ["one", "two"]
+
+
+def test_a_source_that_is_pinned_to_the_tool_runtime_asks_it_all_the_same() -> None:
+    world = World(pinned="tool-runtime")
+    world.stack.on("GET /v1/version", answer(b"<html>Bad Gateway", 502))
+    world.stack.on("GET /v1/tools", answer({"data": []}))
+    assert world.list() == Listing({})
+
+
 def test_the_clients_key_goes_to_the_server_and_to_no_mcp_server() -> None:
     world = World()
     world.connect(one=ONE, two=TWO)

@@ -149,7 +149,7 @@ def test_every_generations_list_is_read(version: str) -> None:
     listing = source.list()
     assert [tool.name for tool in listing.groups["mcp::main"]] == NAMES
     assert listing.failures == {}
-    [asked] = source.stack.asked
+    [asked] = source.stack.asked_for("GET /v1/tools")
     assert asked.headers.getRawHeaders("Authorization") == ["Bearer a"]
     assert asked.headers.getRawHeaders("traceparent") == ["00-1"]
 
@@ -182,6 +182,40 @@ def test_a_group_that_spoils_the_list_does_not_cost_the_others(spoilt: Answer) -
     assert list(listing.failures) == ["mcp::dead"]
     assert "401" in str(listing.failures["mcp::dead"])
     assert all(each.headers.hasHeader("Authorization") for each in source.stack.asked)
+
+
+@pytest.mark.parametrize("by_group", [False, True])
+def test_a_group_of_which_the_server_lists_nothing_is_missing(by_group: bool) -> None:
+    """DESIGN: L22. That of a dead MCP server is not in the list of 0.6.1 (recorded)."""
+    source = Source()
+    listed = answer({"data": [tool("a", "mcp::main")]})
+    source.stack.on("GET /v1/tools", LOCKED if by_group else listed)
+    source.stack.on("GET /v1/tools?toolgroup_id=mcp::main", listed)
+    for name in ("mcp::dead", "builtin::rag", "odd"):
+        source.stack.on(f"GET /v1/tools?toolgroup_id={name}", answer({"data": []}))
+    dead = {"uri": "http://u:secret@dead:9000/mcp?token=secret"}
+    groups = [
+        {"identifier": "mcp::main", "mcp_endpoint": {"uri": "http://main:9000/mcp"}},
+        {"identifier": "mcp::dead", "mcp_endpoint": dead},
+        {"identifier": "builtin::rag", "mcp_endpoint": None},
+        {"identifier": "odd", "mcp_endpoint": {"uri": 7}},
+        {"mcp_endpoint": dead},
+    ]
+    source.stack.on("GET /v1/toolgroups", answer({"data": groups}))
+    listing = source.list()
+    assert list(listing.groups) == ["mcp::main"]
+    [(name, error)] = listing.failures.items()
+    assert (name, error.where) == ("mcp::dead", "http://dead:9000/mcp")
+    assert "secret" not in error.logged
+
+
+@pytest.mark.parametrize("groups", [answer({"detail": "no"}, 500), nothing, answer([]), hang_up])
+def test_tools_are_listed_though_the_groups_cannot_be(groups: Answer) -> None:
+    source = Source()
+    source.stack.on("GET /v1/tools", answer({"data": [tool("a", "mcp::main")]}))
+    source.stack.on("GET /v1/toolgroups", groups)
+    listing = source.list(after=10)
+    assert list(listing.groups) == ["mcp::main"] and listing.failures == {}
 
 
 @pytest.mark.parametrize("failing", [answer({}), answer({"data": None}), answer([]), hang_up])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import capturedLogs, formatEvent
 
-from llamaproxy.errors import ProxyError, UpstreamTimeout
+from llamaproxy.errors import ProxyError, UpstreamRefused, UpstreamTimeout
 from llamaproxy.upstream.client_context import LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA
 from llamaproxy.upstream.dialect import PLAIN_OPENAI, ServerDialect, dialect_of
 from tests.support import Answer, FakeStack, Upstream, answer, hang_up, nothing, recorded
@@ -102,6 +103,15 @@ def test_openai_paths_go_where_the_generation_serves_them(
     assert NEW.upstream_path(method.encode(), sent) == new.encode("latin-1")
 
 
+@pytest.mark.parametrize(
+    ("version", "product"),
+    [("0.2.12", "Llama Stack 0.2.12"), ("0.7.3", "Llama Stack 0.7.3"), ("1.5.0", "OGX 1.5.0")],
+)
+def test_its_name_says_whose_version_it_is(version: str, product: str) -> None:
+    assert dialect_of(version).product == product
+    assert PLAIN_OPENAI.product == "a plain OpenAI server"
+
+
 def detecting(*answers: Answer) -> tuple[FakeStack, Upstream]:
     stack = FakeStack()
     stack.on("GET /v1/version", *answers)
@@ -177,6 +187,45 @@ def test_a_passing_trouble_is_not_remembered(trouble: Answer) -> None:
     _, upstream = detecting(trouble, answer({"version": "0.6.1"}))
     assert not detected(upstream).tool_runtime
     assert detected(upstream) == NEW
+
+
+def test_why_it_is_not_known_is_logged_now_and_then_without_the_servers_words() -> None:
+    words = "a secret of the server's"
+    _, upstream = detecting(answer({"detail": words}, 503))
+    with capturedLogs() as events:
+        for _ in range(30):
+            assert detected(upstream) == PLAIN_OPENAI
+            assert isinstance(upstream.detector.trouble, UpstreamRefused)
+            upstream.clock.advance(3)
+    lines = [formatEvent(event) for event in events]
+    said = [line for line in lines if "does not say what it is" in line]
+    assert len(said) == 2 and "HTTP status 503" in said[0] and words not in "".join(lines)
+
+
+MODELS = answer({"object": "list", "data": [{"id": "m"}]})
+PAGE = answer(b"<!doctype html>", 200, {"Content-Type": "text/html"})
+
+
+@pytest.mark.parametrize(
+    ("version", "models", "is_plain"),
+    [
+        (PAGE, MODELS, True),
+        (PAGE, answer({"detail": "who?"}, 401), True),
+        (PAGE, PAGE, False),
+        (PAGE, hang_up, False),
+        (answer({"error": "Unexpected endpoint or method. (GET /v1/version)"}), MODELS, True),
+        (answer({"version": None}), MODELS, True),
+        (answer(b""), PAGE, False),
+    ],
+)
+def test_what_answers_every_path_is_plain_if_it_has_models(
+    version: Answer, models: Answer, is_plain: bool
+) -> None:
+    stack, upstream = detecting(version)
+    stack.on("GET /v1/models", models)
+    assert detected(upstream) == PLAIN_OPENAI
+    assert (upstream.detector.detected == PLAIN_OPENAI) is is_plain
+    assert (upstream.detector.trouble is None) is is_plain
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)

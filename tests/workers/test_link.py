@@ -44,6 +44,8 @@ class Responders(amp.CommandLocator):
         self.asked.append({"data": data, "value": value, "maybe": maybe})
         if value == "wrong":
             raise ValueError("no")
+        if value == "fault":
+            raise KeyError("a fault of ours")
         return dict(self.asked[-1])
 
     @Silent.responder
@@ -96,6 +98,30 @@ def test_errors_arrive() -> None:
         asked(Echo, Responders(), data=b"", value="wrong")
     with pytest.raises(amp.UnhandledCommand):
         asked(Echo, data=b"", value=1)
+
+
+def test_a_fault_of_who_answers_is_not_the_end_of_the_link() -> None:
+    here, _, pump = linked(Responders())
+    failures: list[Any] = []
+    for value in ("fault", "well"):
+        asking = Deferred.fromCoroutine(here.ask(Clock(), 1, Echo, data=b"", value=value))
+        asking.addErrback(failures.append)
+        while pump.pump():
+            pass
+        assert not here.lost.called
+    [failure] = failures
+    assert failure.check(amp.UnknownRemoteError)
+    assert asking.called and not failure.check(ValueError)
+
+
+def test_who_uses_a_link_can_answer_on_it_later() -> None:
+    here, there, pump = linked()
+    responders = Responders()
+    there.answer_with(responders)
+    asking = Deferred.fromCoroutine(here.ask(Clock(), 1, Echo, data=b"x", value=1))
+    while pump.pump():
+        pass
+    assert asking.called and [each["data"] for each in responders.asked] == [b"x"]
 
 
 def test_what_is_not_answered_in_time_is_given_up() -> None:

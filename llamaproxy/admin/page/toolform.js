@@ -203,7 +203,7 @@ export class ToolForm {
     for (const field of this.#fields) {
       try {
         const text = field.text();
-        if (text !== "") members.push(`${JSON.stringify(field.name)}:${text}`);
+        if (text !== "") members.push(`${JSON.stringify(field.name)}: ${text}`);
       } catch (error) {
         wrong.set(field, error.message);
       }
@@ -212,7 +212,11 @@ export class ToolForm {
   }
 
   #switch(mode) {
-    if (mode === "json") this.#raw.value = JSON.stringify(JSON.parse(`{${this.#members().members.join(",")}}`), null, 2);
+    if (mode === "json") {
+      // As it was typed: a number in JavaScript has 16 digits.
+      const { members } = this.#members();
+      this.#raw.value = members.length ? `{\n  ${members.join(",\n  ")}\n}` : "{}";
+    }
     this.#show(mode === "json");
   }
 

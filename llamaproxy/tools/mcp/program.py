@@ -255,7 +255,9 @@ class Program(ProcessProtocol):
                 else f"with status {getattr(value, 'exitCode', None)}"
             )
             ended = ProgramEnded(f"The MCP server ended {how}.")
-            self._log.warn("MCP server {name}: it ended {how}", name=self.command.name, how=how)
+            self._log.warn(
+                "MCP server {name}: it ended {reason}", name=self.command.name, reason=how
+            )
         self._on_end(ended)
 
     def _close_pipes(self) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Protocol
 from urllib.parse import quote
 
 import attrs
@@ -18,7 +18,7 @@ from llamaproxy.errors import McpBroke
 from llamaproxy.tools.mcp.http import Fields
 from llamaproxy.tools.mcp.pool import IDLE_TIMEOUT, SessionPool
 from llamaproxy.tools.mcp.program import Command
-from llamaproxy.tools.mcp.session import Session
+from llamaproxy.tools.mcp.session import McpTools, Session
 from llamaproxy.tools.mcp.stdio import StdioOpener
 from llamaproxy.upstream.client_context import ClientContext
 
@@ -52,11 +52,31 @@ def is_program(endpoint: str) -> bool:
     return endpoint.startswith(_SCHEME)
 
 
+class Programs(Protocol):
+    """Has sessions with programs, in this process or in another."""
+
+    def configure(self, servers: list[ProgramServer]) -> None:
+        """Have *servers* from now on; others end as soon as nothing runs in them any more."""
+
+    def session(self, endpoint: str, caller: ClientContext) -> McpTools:
+        """The session with the program of *endpoint* for *caller*; use it at once.
+
+        :raises McpBroke: if there is no such program any more, or there are too many.
+        """
+
+    def figures(self) -> Mapping[str, int]:
+        """How many sessions there are, for the status."""
+
+    async def close(self) -> None:
+        """End all programs."""
+
+
 @attrs.define(eq=False, repr=False)
 class ProgramPool:
     """Starts programs at their first use, and keeps them, one for all or one for each caller.
 
-    *changed* is called when a server notifies that its tools have changed.
+    Implements :class:`Programs`. *changed* is called when a server notifies that its tools have
+    changed.
     """
 
     _reactor: IReactorProcess | None
@@ -69,7 +89,7 @@ class ProgramPool:
     _ending: set[Deferred[None]] = attrs.field(init=False, factory=set)
     _log: ClassVar[Logger] = Logger()
 
-    def configure(self, servers: Iterable[ProgramServer]) -> None:
+    def configure(self, servers: list[ProgramServer]) -> None:
         """Have *servers* from now on; others end as soon as nothing runs in them any more."""
         self._servers = {server.endpoint: server for server in servers}
         self._look_around()
@@ -79,10 +99,14 @@ class ProgramPool:
 
         :raises McpBroke: if there is no such program any more, or there are too many.
         """
+        return self.session_of(endpoint, caller.credentials)
+
+    def session_of(self, endpoint: str, owner: object) -> Session:
+        """The same for what tells callers apart."""
         server = self._servers.get(endpoint)
         if server is None or self._reactor is None:
             raise McpBroke("The MCP server is not configured any more.")
-        key = endpoint, caller.credentials if server.per_caller else None
+        key = endpoint, owner if server.per_caller else None
         session = self._sessions.pop(key, None)
         if session is None:
             self._make_room()
@@ -164,11 +188,11 @@ class AllSessions:
     """
 
     _over_http: SessionPool
-    _programs: ProgramPool
+    _programs: Programs
 
     def session(
         self, endpoint: str, fields: Fields, caller: ClientContext, chat: str = ""
-    ) -> Session:
+    ) -> McpTools:
         if is_program(endpoint):
             return self._programs.session(endpoint, caller)
         return self._over_http.session(endpoint, fields, caller, chat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from itertools import count
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -26,9 +26,25 @@ MAX_TOOLS, MAX_PAGES = 10_000, 1000
 _MAX_BACKGROUND = 16
 
 
+class McpTools(Protocol):
+    """The tools of an MCP server, for one caller."""
+
+    async def tools(self, fields: Fields = ()) -> list[Json]:
+        """Every tool, as the server describes it; as many as it will list.
+
+        :raises McpBroke: if there is no list at all.
+        """
+
+    async def call(self, name: str, arguments: Json, schema: Json, fields: Fields = ()) -> Json:
+        """The result of a call, as the server sends it.
+
+        :raises McpBroke: if there is none.
+        """
+
+
 @attrs.define(eq=False, repr=False)
 class Session:
-    """Lists and calls the tools of an MCP server.
+    """Lists and calls the tools of an MCP server. Implements :class:`McpTools`.
 
     The session is opened for the first request, and opened again when the server has forgotten it.
     """

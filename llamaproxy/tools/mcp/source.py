@@ -26,7 +26,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
 from llamaproxy.tools.mcp.http import Fields, HttpRefused
 from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
-from llamaproxy.tools.mcp.session import Session
+from llamaproxy.tools.mcp.session import McpTools
 from llamaproxy.tools.results import ToolResult, result_of
 from llamaproxy.tools.schemas import UnfitTool
 from llamaproxy.tools.source import (
@@ -72,7 +72,7 @@ class Sessions(Protocol):
 
     def session(
         self, endpoint: str, fields: Fields, caller: ClientContext, chat: str = ""
-    ) -> Session:
+    ) -> McpTools:
         """The session with the server at *endpoint* of *caller*; see :class:`SessionPool`."""
 
 
@@ -227,7 +227,7 @@ class McpSource:
         return list({tool.name: tool for tool in tools}.values())
 
     async def _definitions(
-        self, session: Session, name: str, url: str, caller: ClientContext
+        self, session: McpTools, name: str, url: str, caller: ClientContext
     ) -> list[ToolDefinition]:
         """The tools that can be offered; other work goes on while a long list is looked at."""
         entries = await session.tools(caller.tracing)

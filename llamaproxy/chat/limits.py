@@ -1,15 +1,15 @@
-"""What ends a tool loop that would go on: Limit, and Repeats, which finds one. Pure (L15)."""
+"""What ends a tool loop: too many rounds, and a call that always has the same result (L15)."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 
 import attrs
 
 from llamaproxy import jsontext
 from llamaproxy.chat.messages import ToolCall
-from llamaproxy.jsontext import Json
+from llamaproxy.errors import ToolFailed
+from llamaproxy.tools.arguments import parse_arguments
 from llamaproxy.tools.names import plain_name
 from llamaproxy.tools.results import ToolResult
 
@@ -23,23 +23,28 @@ class Repeats:
     """Looks for calls that have had the same result in several rounds in a row."""
 
     def __init__(self) -> None:
-        self._rounds: deque[set[tuple[str, bytes, str]]] = deque(maxlen=_MAX_REPEATS)
+        self._rounds: deque[CallResults] = deque(maxlen=_MAX_REPEATS)
 
-    def too_many(self, results: CallResults, arguments: Mapping[str, Json]) -> bool:
-        """Note the *results* of a round; whether a call has been repeated too often.
+    def too_many(self, results: CallResults) -> bool:
+        """Note the *results* of a round; whether a call has been repeated too often."""
+        self._rounds.append(results)
+        if len(self._rounds) < _MAX_REPEATS:
+            return False
+        return bool(set.intersection(*map(_keys, self._rounds)))
 
-        :param arguments: those of the calls that could be understood, by id.
-        """
-        keys = {
-            (
-                plain_name(call.name),
-                jsontext.canonical(arguments.get(call.id, call.arguments)),
-                result.text,
-            )
-            for call, result in results
-        }
-        self._rounds.append(keys)
-        return len(self._rounds) == _MAX_REPEATS and bool(set.intersection(*self._rounds))
+
+def _keys(results: CallResults) -> set[tuple[str, bytes, str]]:
+    return {
+        (plain_name(call.name), jsontext.canonical(_arguments(call)), result.text)
+        for call, result in results
+    }
+
+
+def _arguments(call: ToolCall) -> object:
+    try:
+        return parse_arguments(call.arguments)
+    except ToolFailed:
+        return call.arguments
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -1,0 +1,1 @@
+"""The memory of turns that machines share, in Redis or Valkey."""

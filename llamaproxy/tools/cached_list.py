@@ -1,0 +1,75 @@
+"""CachedList: what one caller can see, as it was listed last; and the event of a listing."""
+
+from __future__ import annotations
+
+import attrs
+
+from llamaproxy.events import GroupListed, ListRefreshed
+from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.offers import Groups, ListedTools, Offer
+from llamaproxy.tools.source import Listing
+from llamaproxy.upstream.urls import url_for_log
+
+_EMPTY_OFFER = Offer()
+
+
+@attrs.define(eq=False, repr=False)
+class CachedList:
+    """What one caller's credentials can see, and until when that is fresh, in clock seconds.
+
+    *changes*: how many changes of the source it has taken in.
+    """
+
+    listed: ListedTools | None = None
+    #: The last listing, if there was no answer of some groups: what it lacks is from before.
+    partial: Listing | None = None
+    changes: int = 0
+    stale_at: float = 0.0
+
+    @property
+    def offer(self) -> Offer:
+        return _EMPTY_OFFER if self.listed is None else self.listed.offer
+
+    @property
+    def groups(self) -> Groups:
+        return {} if self.listed is None else self.listed.groups
+
+    def listing(self, fresh_for: float) -> Listing:
+        """The last listing, for others; *fresh_for*: seconds."""
+        groups = dict(self.groups)
+        if self.partial is None:
+            return Listing(groups, fresh_for=fresh_for)
+        kept = {name: tools for name, tools in groups.items() if name not in self.partial.groups}
+        return attrs.evolve(self.partial, kept=kept, fresh_for=fresh_for)
+
+
+def refreshed_event(
+    callers: int, listing: Listing, listed: ListedTools | None, seconds: float
+) -> ListRefreshed:
+    """The event of a *listing* of which *listed* is offered, where *callers* have a list each."""
+    offered: dict[str, dict[str, ToolDefinition]] = {group: {} for group in listing.groups}
+    left_out: tuple[ToolDefinition, ...] = ()
+    entries: dict[str, bytes] = {}
+    if listed is not None:
+        left_out, entries = listed.left_out, listed.offer.entries
+        for name, tool in listed.offer.tools.items():
+            offered.setdefault(tool.group, {})[name] = tool
+    groups = {
+        group: GroupListed(
+            tuple(offered[group]),
+            url_for_log(next((tool.endpoint for tool in tools if tool.endpoint), "")),
+            tuple(offered[group].values()),
+            sum(len(entries[name]) for name in offered[group]),
+        )
+        for group, tools in listing.groups.items()
+    }
+    left_out_names = tuple(f"{tool.group}/{tool.name}" for tool in left_out)
+    return ListRefreshed(
+        callers,
+        groups,
+        listing.failures,
+        listing.groups_error,
+        left_out_names,
+        seconds,
+        shared=listing.fresh_for is not None,
+    )

@@ -1,0 +1,169 @@
+"""WatchedWorker: what a worker answers when its parent asks for an operator; unasked, nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.protocols import amp
+
+from llamaproxy import jsontext
+from llamaproxy.admin import names
+from llamaproxy.admin.looplag import LoopLag
+from llamaproxy.admin.processes import cpu_seconds, most_files, open_files, resident_bytes
+from llamaproxy.admin.reachability import FAILURES
+from llamaproxy.admin.serving import ThisProcess
+from llamaproxy.admin.shown import Shown
+from llamaproxy.config.logformat import threshold
+from llamaproxy.events import Event, RequestEnded
+from llamaproxy.jsontext import Json
+from llamaproxy.watchdog import Watchdog
+from llamaproxy.workers.asking import (
+    Detail,
+    Figures,
+    Rows,
+    ServerFailed,
+    SetLogLevel,
+    StopAnswer,
+)
+from llamaproxy.workers.link import Link
+from llamaproxy.workers.totals import as_json
+
+#: Seconds without a question for rows after which nobody looks at them any more.
+_LOOKED_SECONDS = 5.0
+
+#: Seconds between two failures that the parent is told of, and for its answer.
+_FAILURE_SECONDS, _ANSWER_SECONDS = 1.0, 10.0
+
+
+def worker_keys(number: int, count: int, unix: Callable[[], float] = time.time) -> Iterator[int]:
+    """Keys for the answers of the worker *number* of so many, which no other one gives.
+
+    They tell whose they are, grow with the time at which answers began, whoever gives them, and
+    are not given again by who comes in its place.
+    """
+    milliseconds = 0
+    while True:
+        milliseconds = max(milliseconds + 1, int(unix() * 1000))
+        yield milliseconds * count + number - 1
+
+
+def number_of(key: int, count: int) -> int:
+    """The number of the worker, of so many, that has given *key*."""
+    return key % count + 1
+
+
+class WatchedWorker(amp.CommandLocator):
+    """Answers out of what this process knows anyway."""
+
+    def __init__(
+        self, number: int, own: ThisProcess, shown: Shown, lag: LoopLag, clock: IReactorTime
+    ) -> None:
+        amp.CommandLocator.__init__(self)
+        self._own = own
+        self._shown = shown
+        self._lag = lag
+        self._looked = Watchdog(clock, _LOOKED_SECONDS, self._close)
+        self._is_open = False
+        watch, name = own.metrics.watch, str(number)
+        watch(names.LOOP_LAG, lambda: lag.seconds)
+        watch(names.WORKER_LAG, lambda: lag.largest, name)
+        watch(names.WORKER_MEMORY, lambda: resident_bytes() or 0, name)
+        watch(names.WORKER_CPU, cpu_seconds, name)
+        watch(names.WORKER_FILES, lambda: open_files() or 0, name)
+        watch(names.WORKER_FILES_MAX, most_files, name)
+
+    @Figures.responder
+    def figures(self) -> Deferred[Json]:
+        return Deferred.fromCoroutine(self._figures())
+
+    async def _figures(self) -> Json:
+        told = {
+            "measured": as_json(await self._own.measured()),
+            "figures": await self._own.figures(),
+            "calls": self._own.calls.as_json(),
+            "lag": self._lag.largest,
+        }
+        return {"told": told}
+
+    @Rows.responder
+    def rows(self, change: int) -> Deferred[Json]:
+        return Deferred.fromCoroutine(self._rows(change))
+
+    async def _rows(self, change: int) -> Json:
+        shown = self._shown
+        if not self._is_open:
+            self._is_open = True
+            shown.open(_nothing, _nothing)
+        self._looked.start()
+        shown.look()
+        shown.settle()
+        rows, _ = shown.rows_since(change)
+        return {
+            "change": shown.change,
+            "keys": sorted(shown.keys),
+            "told": [[row["key"], row["status"] == 0] for row in rows],
+            "rows": b"\n".join(map(jsontext.dumps_strictly, rows)),
+            "calls": self._own.calls.heard,
+        }
+
+    def _close(self) -> None:
+        self._is_open = False
+        self._shown.close()
+
+    @Detail.responder
+    def detail(self, key: int) -> Deferred[Json]:
+        return Deferred.fromCoroutine(self._detail(key))
+
+    async def _detail(self, key: int) -> Json:
+        detail = await self._shown.detail(key)
+        if detail is None:
+            return {"id": None, "text": None}
+        id, text = detail
+        return {"id": id.encode("utf-8", "replace"), "text": text}
+
+    @StopAnswer.responder
+    def stop(self, key: int) -> Deferred[Json]:
+        return Deferred.fromCoroutine(self._stop(key))
+
+    async def _stop(self, key: int) -> Json:
+        return {"ran": await self._shown.stop(key)}
+
+    @SetLogLevel.responder
+    def set_log_level(self, level: str) -> Json:
+        threshold.level = level
+        return {}
+
+
+class FailuresTold:
+    """A listener that tells the parent when the server fails, though not all the time."""
+
+    hears: ClassVar = (RequestEnded,)
+
+    def __init__(self, link: Link, clock: IReactorTime) -> None:
+        self._link = link
+        self._clock = clock
+        self._next = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RequestEnded) and event.request.kind in FAILURES:
+            now = self._clock.seconds()
+            if now >= self._next:
+                self._next = now + _FAILURE_SECONDS
+                Deferred.fromCoroutine(self._tell(event.request.kind, event.request.error))
+
+    async def _tell(self, kind: str, error: str) -> None:
+        telling: Any = self._link.ask(
+            self._clock, _ANSWER_SECONDS, ServerFailed, kind=kind, error=error
+        )
+        try:
+            await telling
+        except Exception:
+            pass  # the parent asks the server itself
+
+
+def _nothing() -> None:
+    """The parent asks again and again what has changed."""

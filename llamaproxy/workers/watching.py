@@ -1,0 +1,58 @@
+"""Watching: what an operator is shown of several processes, put together at both ends of links."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.interfaces import IReactorTime
+from twisted.protocols import amp
+
+from llamaproxy.admin.looplag import LoopLag
+from llamaproxy.admin.reachability import Reachability
+from llamaproxy.admin.serving import ThisProcess
+from llamaproxy.admin.shown import Shown
+from llamaproxy.events import Observers
+from llamaproxy.jsontext import Json
+from llamaproxy.workers.asking import Crew, ServerFailed
+from llamaproxy.workers.link import Link
+from llamaproxy.workers.pages import WorkersShown
+from llamaproxy.workers.serving import WorkersServing
+from llamaproxy.workers.watched import FailuresTold, WatchedWorker
+
+
+class Watching(amp.CommandLocator):
+    """The parent's end: those who serve clients, the answers that they give, and the server's
+    failures that they meet.
+    """
+
+    def __init__(self, crew: Crew, own: ThisProcess, tell: Observers, clock: IReactorTime) -> None:
+        """:param own: the parent, whose events *tell* tells."""
+        amp.CommandLocator.__init__(self)
+        self.serving = WorkersServing(crew, own, clock)
+        self.shown = WorkersShown(crew, self.serving, tell, clock)
+        #: Hears of failures of the server.
+        self.reachability: Reachability | None = None
+
+    @ServerFailed.responder
+    def server_failed(self, kind: str, error: str) -> Json:
+        if self.reachability is not None:
+            self.reachability.failed(kind, error)
+        return {}
+
+
+def watch_worker(
+    services: MultiService,
+    number: int,
+    own: ThisProcess,
+    shown: Shown,
+    tell: Observers,
+    link: Link,
+    clock: Any,
+) -> None:
+    """The worker's end: have the worker *number* answer what the parent asks by *link*."""
+    lag = LoopLag(clock)
+    services.addService(lag)
+    failures = FailuresTold(link, clock)
+    tell.listen(failures, *failures.hears)
+    link.answer_with(WatchedWorker(number, own, shown, lag, clock))
