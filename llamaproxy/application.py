@@ -160,7 +160,13 @@ def assemble(
     _watch_memory(metrics, memory, catalogue, sessions, bodies)
     chat = ChatCompletions(
         loop=ToolLoop(
-            catalogue, turns, options["max-iterations"], slots, ToollessModels(clock), tell
+            catalogue,
+            turns,
+            options["max-iterations"],
+            slots,
+            ToollessModels(clock),
+            options["mcp-instructions"],
+            tell,
         ),
         upstream=Completions(client, detector),
         clock=clock,

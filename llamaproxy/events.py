@@ -103,6 +103,8 @@ class Tool(Protocol):
     @property
     def annotations(self) -> Json: ...
     @property
+    def title(self) -> str: ...
+    @property
     def origin(self) -> str: ...
 
 
@@ -110,13 +112,15 @@ class Tool(Protocol):
 class GroupListed:
     """The tools of one group: the *names* that are offered, and the URL that they are run at.
 
-    *tools* are theirs, in the same order; *size* the bytes of their definitions as they are sent.
+    *tools* are theirs, in the same order; *size* the bytes of their definitions as they are sent;
+    *instructions* are the server's.
     """
 
     names: tuple[str, ...]
     endpoint: str
     tools: tuple[Tool, ...] = ()
     size: int = 0
+    instructions: str = ""
 
 
 @attrs.define(eq=False, repr=False)

@@ -480,9 +480,10 @@ class Proxy(Upstream):
         max_bodies: int = 1024 * 1024,
         identity_names: tuple[bytes, ...] = (),
         spans: Any = None,
+        url: str = "http://stack:8321",
+        mcp_instructions: bool = False,
         elsewhere: ToolsElsewhere | None = None,
         far: Any = None,
-        url: str = "http://stack:8321",
     ) -> None:
         """:param mcp: an agent that finds MCP servers."""
         Upstream.__init__(self, stack, clock, timeout, server_key, url)
@@ -499,6 +500,7 @@ class Proxy(Upstream):
             "memory-bytes": memory_bytes,
             "memory-age": memory_age,
             "mcp-server": dict(mcp_servers or {}),
+            "mcp-instructions": mcp_instructions,
             "tool-source": tool_source,
             "api-keys-file": keys,
             "llamastack-api-key": server_key,

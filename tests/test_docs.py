@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import attrs
@@ -324,3 +328,73 @@ def test_an_example_prints_what_it_says(example: Example, demo: Daemon, tmp_path
         assert '"object":' in ran.stdout and '"error"' not in ran.stdout
     else:
         assert ran.stdout == example.prints
+
+
+# --- the README's second screen
+
+
+def _first_sh_blocks(heading: str) -> list[str]:
+    text = (ROOT / "README.md").read_text("utf-8")
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"^```sh\n(.*?)^```\n", section, re.MULTILINE | re.DOTALL)
+
+
+class _Ollama(BaseHTTPRequestHandler):
+    """Answers as an Ollama does whose model calls the first tool, and then says what came of it."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        self._reply(404, b"404 page not found")
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        last = body["messages"][-1]
+        message: dict[str, Any] = {"role": "assistant", "content": f"I heard: {last['content']}"}
+        if last["role"] != "tool":
+            function = {"name": body["tools"][0]["function"]["name"], "arguments": "{}"}
+            call = {"id": "call_a1", "index": 0, "type": "function", "function": function}
+            message = {"role": "assistant", "content": "", "tool_calls": [call]}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        completion = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1}
+        whole = {**completion, "model": body["model"], "choices": [choice]}
+        self._reply(200, json.dumps(whole).encode())
+
+    def _reply(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_the_three_commands_for_a_local_server(tmp_path: Path) -> None:
+    """With stand-ins for Ollama, and for the program that the file names."""
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl")
+    write, start, ask = _first_sh_blocks("With Ollama, llama-server and the like")
+    subprocess.run(["sh", "-ec", write], cwd=tmp_path, check=True)
+    config = json.loads((tmp_path / "mcp.json").read_text())
+    program = tmp_path / config["mcpServers"]["time"]["command"]
+    server = ROOT / "tests" / "tools" / "program.py"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{server}" well\n')
+    program.chmod(0o755)
+    ollama = ThreadingHTTPServer(("127.0.0.1", 0), _Ollama)
+    Thread(target=ollama.serve_forever, daemon=True).start()
+    words = start.replace("localhost:11434", f"127.0.0.1:{ollama.server_port}")
+    words = words.replace("mcp.json", str(tmp_path / "mcp.json"))
+    options = shlex.split(words)[shlex.split(words).index("llamaproxy") + 1 :]
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    daemon = Daemon(tmp_path / "log", *options, PATH=path)
+    try:
+        asked = ask.replace("localhost:8322", f"127.0.0.1:{daemon.port}")
+        ran = subprocess.run(
+            ["sh", "-ec", asked], capture_output=True, text=True, timeout=60, check=True
+        )
+        message = json.loads(ran.stdout)["choices"][0]["message"]
+        assert message["content"].startswith("I heard: ")
+        assert "tool echo of time answered" in daemon.log.read_text("utf-8")
+    finally:
+        daemon.stop()
+        ollama.shutdown()
+        ollama.server_close()

@@ -47,6 +47,7 @@ class _Group:
     #: What its tools are, of *size* bytes; empty if there was no room for it.
     tools: tuple[Tool, ...] = ()
     size: int = 0
+    instructions: str = ""
     listed_at: float | None = None
     error: str | None = None
     #: When it failed last, and for the first time since it could be listed.
@@ -142,6 +143,7 @@ class ToolStatus:
                 "tools": len(group.names),
                 "names": list(group.names),
                 "url": group.endpoint or None,
+                "instructions": group.instructions or None,
                 "listed_seconds_ago": None
                 if group.listed_at is None
                 else round(now - group.listed_at, 1),
@@ -197,6 +199,7 @@ class ToolStatus:
             entry = {
                 "name": real_name,
                 "offered_as": offered,
+                "title": tool.title or None if tool is not None else None,
                 "description": None if tool is None else tool.description,
                 "parameters": None if tool is None else tool.parameters,
                 "annotations": None if tool is None else tool.annotations,
@@ -209,6 +212,7 @@ class ToolStatus:
         return {
             "name": name,
             "url": group.endpoint or None,
+            "instructions": group.instructions or None,
             "origin": next((tool.origin for tool in group.tools if tool.origin), ""),
             "listed_at": None if group.listed_at is None else self._unix_of(group.listed_at),
             "error": group.error,
@@ -236,7 +240,7 @@ class ToolStatus:
         group.error = group.problem = None
         group.listed_at = self._clock.seconds()
         group.names = listed.names[:_MAX_NAMES]
-        group.endpoint = listed.endpoint
+        group.endpoint, group.instructions = listed.endpoint, listed.instructions
         self._hold(group, listed)
 
     def _hold(self, group: _Group, listed: GroupListed) -> None:

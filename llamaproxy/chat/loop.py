@@ -17,6 +17,7 @@ from llamaproxy.chat.memory import TurnStore, recall_turns, remember_turn
 from llamaproxy.chat.messages import Completion, ToolCall, follow_up, is_function, text_of
 from llamaproxy.chat.mixed_turns import new_mark
 from llamaproxy.chat.openwebui import without_old_cards
+from llamaproxy.chat.system_message import with_system_text
 from llamaproxy.chat.tool_choice import after_round, with_offered_names
 from llamaproxy.chat.toolless import ToollessModels
 from llamaproxy.deferreds import Semaphore, all_of
@@ -98,6 +99,8 @@ class ToolLoop:
     _max_rounds: int
     _slots: CallSlots
     _toolless: ToollessModels
+    #: Whether conversations get the instructions of the tools' servers.
+    _instructs: bool = False
     _tell: Tell = tell_nobody
 
     async def pass_on(
@@ -152,6 +155,10 @@ class ToolLoop:
         body |= with_offered_names(body, client_tools, offer.named)
         history = without_old_cards(body["messages"])
         history = await recall_turns(self._turns, client, history)
+        # For a model that takes no tools, and so needs no words about them.
+        plain = JsonList.of(history) if self._instructs and offer.notes else None
+        if plain is not None:
+            history = with_system_text(history, offer.notes)
         request = _serialised(body, history, offer.definitions)
         del history
         turn: list[Json] = []
@@ -167,6 +174,8 @@ class ToolLoop:
                     raise
                 self._toolless.add(record.model)
                 record.not_injected, record.offered = toolless.REASON, ()
+                if plain is not None:
+                    request["messages"] = plain
                 await self._round(without_tools(request), visibility, answer, record)
                 return
             if not completion.calls:

@@ -355,6 +355,7 @@ _MCP_SERVERS = "LLAMAPROXY_MCP_SERVERS"
 _MCP_HEADERS = "LLAMAPROXY_MCP_HEADERS"
 _DEMO = Setting("demo", "LLAMAPROXY_DEMO", None, values.flag, "")
 _CONTENTS = Setting("inspect-contents", "LLAMAPROXY_INSPECT_CONTENTS", None, values.flag, "")
+_INSTRUCTIONS = Setting("mcp-instructions", "LLAMAPROXY_MCP_INSTRUCTIONS", None, values.flag, "")
 
 #: Settings that name a file that is read again on SIGHUP, and how they are made of what was read.
 _READ_AGAIN: dict[str, Callable[[str, Any], Any]] = {
@@ -367,9 +368,9 @@ class Options(UsageOptions):
     """What ``twistd llamaproxy`` was told.
 
     After parsing, every setting is there under its name, of its type: ``listen`` is a list of
-    endpoint strings, ``mcp-server`` a dict of URLs by name, ``demo`` and ``inspect-contents`` are
-    bools, ``llamastack-api-key`` bytes, which may be empty, ``in-container`` whether the image's
-    environment is there.
+    endpoint strings, ``mcp-server`` a dict of URLs by name, ``demo``, ``inspect-contents`` and
+    ``mcp-instructions`` are bools, ``llamastack-api-key`` bytes, which may be empty,
+    ``in-container`` whether the image's environment is there.
     """
 
     synopsis = "[llamaproxy options]"
@@ -396,6 +397,12 @@ class Options(UsageOptions):
             None,
             "Keep the latest messages, arguments and results in memory, and show them on the page "
             "of the admin port to whoever reaches it. [LLAMAPROXY_INSPECT_CONTENTS]",
+        ),
+        (
+            "mcp-instructions",
+            None,
+            "Give the model, in the system message, what MCP servers say of using their tools. "
+            "[LLAMAPROXY_MCP_INSTRUCTIONS]",
         ),
     )
     optParameters = tuple(
@@ -480,7 +487,7 @@ class Options(UsageOptions):
             self[setting.name] = self._value(setting, self[setting.name])
         written = self._texts["llamastack-url"].rstrip("/")
         self.shortened_url = len(written) > len(self["llamastack-url"].to_text().rstrip("/"))
-        for flag in (_DEMO, _CONTENTS):
+        for flag in (_DEMO, _CONTENTS, _INSTRUCTIONS):
             if not self[flag.name]:
                 self[flag.name] = self._value(flag, None) or False
         if not self["listen"]:

@@ -6,6 +6,7 @@ import attrs
 
 from llamaproxy.events import GroupListed, ListRefreshed
 from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.instructions import instructions_of
 from llamaproxy.tools.offers import Groups, ListedTools, Offer
 from llamaproxy.tools.source import Listing
 from llamaproxy.upstream.urls import url_for_log
@@ -60,6 +61,7 @@ def refreshed_event(
             url_for_log(next((tool.endpoint for tool in tools if tool.endpoint), "")),
             tuple(offered[group].values()),
             sum(len(entries[name]) for name in offered[group]),
+            instructions_of(tools),
         )
         for group, tools in listing.groups.items()
     }

@@ -37,7 +37,7 @@ class ToolDefinition:
 
     *parameters* is a JSON Schema. *origin* is a note of the source's own;
     *endpoint* is the URL of the MCP server behind it, where that is known; *annotations* are MCP's
-    hints about what it does.
+    hints about what it does; *title* is its name for people, empty if it has none.
     """
 
     group: str
@@ -47,6 +47,7 @@ class ToolDefinition:
     origin: str = ""
     endpoint: str = ""
     annotations: Json = attrs.field(hash=False, factory=dict)
+    title: str = ""
 
 
 def definition(
@@ -57,6 +58,7 @@ def definition(
     origin: str = "",
     endpoint: str = "",
     annotations: object = None,
+    title: object = None,
 ) -> ToolDefinition:
     """The tool that a source describes, made fit to be offered.
 
@@ -67,6 +69,8 @@ def definition(
     text = description if isinstance(description, str) else ""
     if len(jsontext.dumps(schema)) > _MAX_SCHEMA:
         raise UnfitTool(f"its schema is larger than {_MAX_SCHEMA} bytes")
+    hints = annotations if isinstance(annotations, dict) else {}
+    title = title or hints.get("title")
     return ToolDefinition(
         group=group,
         name=name,
@@ -74,7 +78,8 @@ def definition(
         parameters=parameters_of(schema),
         origin=origin,
         endpoint=endpoint,
-        annotations=annotations if isinstance(annotations, dict) else {},
+        annotations=hints,
+        title=harmless(title[:_MAX_NAME]) if isinstance(title, str) else "",
     )
 
 

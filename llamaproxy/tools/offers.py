@@ -16,6 +16,7 @@ import attrs
 from llamaproxy import jsontext
 from llamaproxy.jsontext import JsonList
 from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.instructions import instructions_of, notes_of
 from llamaproxy.tools.names import NameIndex, Patterns, offered_names
 
 Groups = Mapping[str, list[ToolDefinition]]
@@ -64,17 +65,21 @@ NO_ROOM = "there is no room for it (--max-tools, --max-tool-list)"
 class Offer:
     """The server tools offered in one chat, by the name that the model knows.
 
-    *entries* has each as an entry of a request's ``tools``, serialised once for all chats.
+    *entries* has each as an entry of a request's ``tools``, serialised once for all chats;
+    *instructions* are those of servers, by group.
     """
 
     tools: dict[str, ToolDefinition] = attrs.Factory(dict)
     entries: dict[str, bytes] = attrs.field(repr=False)
     #: Why others of the listing are not offered, by name.
     withheld: Mapping[str, str] = attrs.field(default=_NOTHING, repr=False, eq=False)
+    instructions: Mapping[str, str] = attrs.field(default=_NOTHING, repr=False)
     #: The names, for those who keep them longer than the tools.
     all_names: tuple[str, ...] = attrs.field(init=False, repr=False, eq=False)
     #: The entries of a request's ``tools``, which all chats share.
     definitions: JsonList = attrs.field(init=False, repr=False)
+    #: The instructions of the groups of these tools, for the model.
+    notes: str = attrs.field(init=False, repr=False)
     _names: NameIndex = attrs.field(init=False, repr=False, eq=False)
 
     @entries.default
@@ -88,6 +93,12 @@ class Offer:
     @all_names.default
     def _tuple_of_names(self) -> tuple[str, ...]:
         return tuple(self.tools)
+
+    @notes.default
+    def _all_notes(self) -> str:
+        if not self.instructions:
+            return ""
+        return notes_of(self.instructions, {tool.group for tool in self.tools.values()})
 
     @_names.default
     def _index(self) -> NameIndex:
@@ -111,7 +122,8 @@ class Offer:
             for name, tool in self.tools.items()
             if name not in clashes and (allowed is None or allowed.match(name, tool))
         }
-        return Offer(tools, self.entries, Withheld(self, tuple(tools), clashes))
+        withheld = Withheld(self, tuple(tools), clashes)
+        return Offer(tools, self.entries, withheld, self.instructions)
 
     def named(self, name: str) -> list[str]:
         """The offered names of the tools that are called *name*, offered or real."""
@@ -192,7 +204,8 @@ class Offers:
         First every group has an equal share, so that none crowds out those behind it; then what is
         left goes to the first groups that need more.
         """
-        offer = Offer(offered_names(groups))
+        texts = {name: text for name, tools in groups.items() if (text := instructions_of(tools))}
+        offer = Offer(offered_names(groups), instructions=texts)
         bytes_of_all = sum(map(len, offer.entries.values()))
         by_group: dict[str, list[tuple[str, int]]] = {}
         for name, tool in offer.tools.items():
@@ -215,7 +228,8 @@ class Offers:
         if left_out:
             tools = {name: tool for name, tool in offer.tools.items() if name in fitting}
             reasons = {name: NO_ROOM for name in offer.tools if name not in fitting}
-            offer = Offer(tools, {name: offer.entries[name] for name in tools}, reasons)
+            entries = {name: offer.entries[name] for name in tools}
+            offer = Offer(tools, entries, reasons, texts)
         return ListedTools(groups, offer, left_out, bytes_of_all)
 
 
@@ -223,7 +237,9 @@ def _digest(groups: Groups) -> bytes:
     """A digest of all that is in *groups*; its cost is linear in their size."""
     digest = hashlib.sha256()
     for group, tools in sorted(groups.items()):
+        digest.update(jsontext.canonical([group, instructions_of(tools)]))
         for tool in tools:
             fields = [group, tool.group, tool.name, tool.description, tool.origin, tool.endpoint]
+            fields.append(tool.title)
             digest.update(jsontext.canonical([*fields, tool.parameters, tool.annotations]))
     return digest.digest()

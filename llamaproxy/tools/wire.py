@@ -16,6 +16,7 @@ from llamaproxy import errors, jsontext
 from llamaproxy.errors import McpBroke, ProxyError, UpstreamRefused, error_object
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition
+from llamaproxy.tools.instructions import ToolGroup, instructions_of
 from llamaproxy.tools.source import Listing
 
 #: Characters of an error's words.
@@ -36,15 +37,16 @@ def listing_bytes(listing: Listing, limit: int) -> bytes:
     """
     failures = dict(listing.failures)
     lines: list[bytes] = []
-    counts: dict[str, list[tuple[str, int]]] = {"groups": [], "kept": []}
+    counts: dict[str, list[tuple[str, int, str]]] = {"groups": [], "kept": []}
     for part, groups in (("groups", listing.groups), ("kept", listing.kept)):
         for name, tools in groups.items():
             texts = [jsontext.dumps(attrs.astuple(tool, recurse=False)) for tool in tools]
-            size = sum(map(len, texts))
+            instructions = instructions_of(tools)
+            size = sum(map(len, texts)) + len(instructions)
             if size <= limit:
                 limit -= size
                 lines += texts
-                counts[part].append((name, len(texts)))
+                counts[part].append((name, len(texts), instructions))
             elif part == "groups":
                 failures[name] = McpBroke(f"Its tools are too large for workers: {size} bytes.")
     head = {
@@ -76,11 +78,14 @@ def listing_of(text: bytes) -> Listing:
 
 
 def _groups(
-    counts: list[tuple[str, int]], lines: Iterator[bytes]
+    counts: list[tuple[str, int, str]], lines: Iterator[bytes]
 ) -> dict[str, list[ToolDefinition]]:
     return {
-        name: [ToolDefinition(*jsontext.loads_exactly(next(lines))) for _ in range(count)]
-        for name, count in counts
+        name: ToolGroup(
+            [ToolDefinition(*jsontext.loads_exactly(next(lines))) for _ in range(count)],
+            instructions,
+        )
+        for name, count, instructions in counts
     }
 
 

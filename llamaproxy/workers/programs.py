@@ -46,6 +46,7 @@ class _Tools:
     _programs: ProgramsOfParent
     _endpoint: str
     _owner: str
+    instructions: object = None
 
     async def tools(self, fields: Fields = ()) -> list[Json]:
         raise McpBroke("A worker lists no tools.")

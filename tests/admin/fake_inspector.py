@@ -77,6 +77,7 @@ def row_of(key: int, **fields: Any) -> Json:
 
 def tool_of(name: str, parameters: Json | None = None, **fields: Any) -> Json:
     usual: Json = {"description": f"Does {name}.", "annotations": {}, "calls": 0, "failed": 0}
+    usual["title"] = None
     return {
         **{"name": name, "parameters": parameters or {"type": "object", "properties": {}}},
         **{**usual, "mean_seconds": None, "last_error": None, **fields},
@@ -85,6 +86,7 @@ def tool_of(name: str, parameters: Json | None = None, **fields: Any) -> Json:
 
 def group_of(name: str, *tools: Json, **fields: Any) -> Json:
     usual: Json = {"url": None, "origin": "", "error": None, "error_at": None}
+    usual["instructions"] = None
     return {"name": name, "listed_at": time.time(), **usual, "tools": list(tools), **fields}
 
 

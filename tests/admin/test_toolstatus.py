@@ -47,11 +47,17 @@ def test_a_tool_is_shown_as_its_source_describes_it() -> None:
     [tool] = group.pop("tools")
     assert group == {
         **{"name": "g", "url": "http://g/mcp", "origin": "mcp", "listed_at": 1_000_003.0},
-        **{"error": None, "error_at": None},
+        **{"error": None, "error_at": None, "instructions": None},
     }
     assert tool["parameters"] is SCHEMA
     assert tool == {
-        **{"name": "a", "offered_as": "a", "description": "The a.", "parameters": SCHEMA},
+        **{
+            "name": "a",
+            "offered_as": "a",
+            "title": None,
+            "description": "The a.",
+            "parameters": SCHEMA,
+        },
         **{"annotations": {"readOnlyHint": True}, "calls": 0, "failed": 0},
         **{"mean_seconds": None, "last_error": None},
     }

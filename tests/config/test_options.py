@@ -160,6 +160,7 @@ def test_the_table_in_the_readme_has_every_option_its_variable_and_its_default()
         "--mcp-header": ("LLAMAPROXY_MCP_HEADERS", ""),
         "--demo": ("LLAMAPROXY_DEMO", "off"),
         "--inspect-contents": ("LLAMAPROXY_INSPECT_CONTENTS", "off"),
+        "--mcp-instructions": ("LLAMAPROXY_MCP_INSTRUCTIONS", "off"),
     }
     settings = {f"--{each.name}": (each.environment, each.default or "") for each in SETTINGS}
     assert table == settings | others

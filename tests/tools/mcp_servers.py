@@ -117,6 +117,8 @@ class FakeMcp(Resource):
         self.number: Callable[[Any], object] = lambda number: number
         self.revision: object = "2025-11-25"
         self.capabilities = {"tools": {}} if capabilities is None else capabilities
+        #: What it says of how its tools are to be used.
+        self.instructions: object = None
         self.stream: Request | None = None
         self.get: Callable[[Request], object] = answer(b"", 405)
         listed = [described(name) for name in tools or ("ping",)]
@@ -195,6 +197,7 @@ class FakeMcp(Resource):
                 "protocolVersion": self.revision,
                 "capabilities": self.capabilities,
                 "serverInfo": {"name": "fake", "version": "1"},
+                **({} if self.instructions is None else {"instructions": self.instructions}),
             }
         )(request, message)
 

@@ -27,9 +27,11 @@ def result(message: Json) -> Json:
         server = {"name": "program", "version": "1"}
         revision = message["params"]["protocolVersion"]
         capabilities = {"tools": {"listChanged": True}}
-        return {"protocolVersion": revision, "capabilities": capabilities, "serverInfo": server}
+        about = {"capabilities": capabilities, "instructions": "Say echo."}
+        return {"protocolVersion": revision, "serverInfo": server, **about}
     if method == "server/discover":
-        return {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}
+        about = {"capabilities": {"tools": {}}, "instructions": "Say echo."}
+        return {"supportedVersions": ["2026-07-28"], **about}
     if method == "tools/list":
         return {"tools": [tool("echo")]}
     if method == "tools/call":

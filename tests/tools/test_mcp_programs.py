@@ -104,6 +104,7 @@ def talk(how: str, **more: Any) -> Callable[[Callable[..., Coroutine[Any, Any, N
 @talk("good")
 async def test_tools_are_listed_and_called(talk: Talk) -> None:
     assert [each["name"] for each in await talk.session.tools()] == ["echo"]
+    assert talk.session.instructions == "Say echo."
     assert await talk.call(say="\N{SNOWMAN}\n") == "\N{SNOWMAN}\n"
     place = await talk.place()
     await talk.session.close()
@@ -113,6 +114,7 @@ async def test_tools_are_listed_and_called(talk: Talk) -> None:
 @talk("stateless")
 async def test_one_that_knows_no_handshake(talk: Talk) -> None:
     assert [each["name"] for each in await talk.session.tools()] == ["echo"]
+    assert talk.session.instructions == "Say echo."
     assert await talk.call(say="hello") == "hello"
 
 

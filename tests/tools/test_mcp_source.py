@@ -138,7 +138,7 @@ def test_a_tool_is_described_by_its_server() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     entry = {"name": "t", "title": "T", "description": "Does.", "inputSchema": schema}
     assert definition_of("g", ONE, entry) == ToolDefinition(
-        "g", "t", "Does.", schema, PROXY_CALLED, ONE
+        "g", "t", "Does.", schema, PROXY_CALLED, ONE, title="T"
     )
 
 

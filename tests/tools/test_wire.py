@@ -25,6 +25,7 @@ from llamaproxy.errors import (
 )
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.failure_memory import is_timeout
+from llamaproxy.tools.instructions import ToolGroup, instructions_of
 from llamaproxy.tools.mcp.http import HttpRefused, StreamInterrupted
 from llamaproxy.tools.mcp.messages import RpcError
 from llamaproxy.tools.source import Listing
@@ -46,8 +47,10 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 OBJECTS = st.dictionaries(TEXTS, VALUES, max_size=4)
-TOOLS = st.builds(ToolDefinition, TEXTS, TEXTS, TEXTS, OBJECTS, TEXTS, TEXTS, OBJECTS)
-GROUPS = st.dictionaries(TEXTS, st.lists(TOOLS, max_size=3), max_size=3)
+TOOLS = st.builds(ToolDefinition, TEXTS, TEXTS, TEXTS, OBJECTS, TEXTS, TEXTS, OBJECTS, TEXTS)
+GROUPS = st.dictionaries(
+    TEXTS, st.builds(ToolGroup, st.lists(TOOLS, max_size=3), TEXTS), max_size=3
+)
 
 
 def located(error: ProxyError, where: str) -> ProxyError:
@@ -174,3 +177,12 @@ def test_a_listing_that_is_cut_off_is_refused() -> None:
     for end in range(len(text)):
         with pytest.raises(ValueError):
             listing_of(text[:end])
+
+
+@given(GROUPS, GROUPS)
+def test_instructions_of_servers_are_kept(groups: Any, kept: Any) -> None:
+    read = listing_of(listing_bytes(Listing(groups, kept=kept), LIMIT))
+    for before, after in ((groups, read.groups), (kept, read.kept)):
+        assert {name: instructions_of(each) for name, each in after.items()} == {
+            name: instructions_of(each) for name, each in before.items()
+        }

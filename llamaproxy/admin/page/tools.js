@@ -71,7 +71,7 @@ export class Tools {
   #group(group) {
     const wanted = this.#find.value.trim().toLowerCase();
     const shown = group.tools.filter((tool) =>
-      wanted === "" || `${group.name} ${tool.name} ${tool.description ?? ""}`.toLowerCase().includes(wanted));
+      wanted === "" || `${group.name} ${tool.name} ${tool.title ?? ""} ${tool.description ?? ""}`.toLowerCase().includes(wanted));
     if (wanted !== "" && shown.length === 0) return null;
     return h("section", { class: "group" },
       h("header", { class: "group-head" },
@@ -79,6 +79,8 @@ export class Tools {
         h("span", { class: "origin" }, foreign(originOf(group))),
         h("p", { class: "note" }, group.url ? [foreign(group.url, "code"), " · "] : null,
           group.listed_at === null ? "never listed" : ["listed ", this.#age(group.listed_at)])),
+      group.instructions
+        ? h("p", { class: "note" }, "How to use them, it says: ", foreign(words.beginning(group.instructions, 400))) : null,
       group.error === null ? null
         : h("p", { class: "notice bad" }, h("strong", {}, "It cannot be listed:"), " ", foreign(group.error),
           group.error_at === null ? null : [" (", this.#age(group.error_at), ")"]),
@@ -158,7 +160,7 @@ export class Tools {
       }
       return;
     }
-    const schema = JSON.stringify([found.tool.description, found.tool.parameters, found.tool.annotations]);
+    const schema = JSON.stringify([found.tool.title, found.tool.description, found.tool.parameters, found.tool.annotations]);
     if (schema !== this.#schema || this.#figures === null) {
       this.#schema = schema;
       this.#build(found);
@@ -193,7 +195,7 @@ export class Tools {
       this.#backButton(),
       h("header", { class: "answer-head" }, h("div", { class: "names" },
         h("h2", {}, foreign(tool.name, "title")),
-        h("p", { class: "note" }, "of the group ", foreign(group.name),
+        h("p", { class: "note" }, tool.title ? [foreign(tool.title), ", "] : null, "of the group ", foreign(group.name),
           tool.offered_as && tool.offered_as !== tool.name ? [" · offered as ", foreign(tool.offered_as, "name")] : null, hintsOf(tool.annotations)))),
       tool.description ? h("p", { class: "story", dir: "auto" }, tool.description) : null,
       this.#figures,

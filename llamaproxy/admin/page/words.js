@@ -88,6 +88,7 @@ export function outcomeWords(call) {
 }
 
 /** A name of a stranger's, for use within a sentence. */
+export const beginning = (text, length) => (text.length > length ? `${text.slice(0, length)}…` : text);
 export const short = (name) => (name.length > 50 ? `${name.slice(0, 48)}…` : name);
 
 /** What has become of an answer: the class of its row. */

@@ -51,7 +51,9 @@ class Opener(Protocol):
     def seconds(self) -> float: ...
 
     async def open(self, next_id: NextId, receive: Receive) -> tuple[Transport, Json]:
-        """A transport with an open session, and the server's capabilities.
+        """A transport with an open session, and what the server says of itself.
+
+        That is its ``capabilities`` and its ``instructions``, which may be missing or of any type.
 
         :param next_id: returns the id of the next request.
 
@@ -60,7 +62,7 @@ class Opener(Protocol):
 
 
 async def initialize(transport: Transport, next_id: NextId) -> Json:
-    """Agree upon a revision (MCP 2025-11-25, "Lifecycle"); the server's capabilities.
+    """Agree upon a revision (MCP 2025-11-25, "Lifecycle"); what the server says of itself.
 
     :raises McpBroke: if the server does not.
     """
@@ -73,12 +75,11 @@ async def initialize(transport: Transport, next_id: NextId) -> Json:
         await transport.tell(messages.notification("notifications/initialized"))
     except McpBroke as error:  # the handshake is complete without it
         _log.debug("a server refuses notifications: {reason}", reason=str(error))
-    capabilities = result.get("capabilities")
-    return capabilities if isinstance(capabilities, dict) else {}
+    return result
 
 
 async def discover(transport: Transport, next_id: NextId) -> Json | None:
-    """The capabilities of a server that knows no handshake, None if it is none of that kind."""
+    """What a server says of itself that knows no handshake, None if it is none of that kind."""
     try:
         result = await transport.ask(messages.request(next_id(), "server/discover"))
     except McpBroke:
@@ -86,8 +87,7 @@ async def discover(transport: Transport, next_id: NextId) -> Json | None:
     revisions = result.get("supportedVersions")
     if not isinstance(revisions, list) or messages.STATELESS not in revisions:
         return None
-    capabilities = result.get("capabilities")
-    return capabilities if isinstance(capabilities, dict) else {}
+    return result
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -145,5 +145,5 @@ class HttpOpener:
     async def _discover(self, next_id: NextId, receive: Receive) -> tuple[Transport, Json] | None:
         """The same without a handshake, None if the server does not speak that revision."""
         transport = Stateless(self._http, lambda message: receive(transport, message))
-        capabilities = await discover(transport, next_id)
-        return None if capabilities is None else (transport, capabilities)
+        about = await discover(transport, next_id)
+        return None if about is None else (transport, about)

@@ -30,7 +30,13 @@ _MAX_BACKGROUND = 16
 
 
 class McpTools(Protocol):
-    """The tools of an MCP server, for one caller."""
+    """The tools of an MCP server, for one caller.
+
+    *instructions* are the server's, as it said them when its tools were listed.
+    """
+
+    @property
+    def instructions(self) -> object: ...
 
     async def tools(self, fields: Fields = ()) -> list[Json]:
         """Every tool, as the server describes it; as many as it will list.
@@ -70,6 +76,8 @@ class Session:
     _listening: Deferred[None] | None = None
     #: Whether tools are among the server's capabilities.
     _has_tools: bool = True
+    #: What the server said of how its tools are to be used.
+    instructions: object = None
     _log: ClassVar[Logger] = Logger()
 
     async def tools(self, fields: Fields = ()) -> list[Json]:
@@ -220,8 +228,12 @@ class Session:
             self._listening.cancel()
         opening = self._opener.open(lambda: next(self._ids), self._receive)
         opened: tuple[Transport, Json] = await self._limited(opening, self._opener.seconds)
-        transport, capabilities = opened
+        transport, about = opened
         self._transport = transport
+        self.instructions = about.get("instructions")
+        capabilities = about.get("capabilities")
+        if not isinstance(capabilities, dict):
+            capabilities = {}
         tools = capabilities.get("tools")
         # A server without any capabilities may have tools all the same.
         self._has_tools = tools is not None or not capabilities

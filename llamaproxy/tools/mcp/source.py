@@ -24,6 +24,7 @@ from llamaproxy.errors import (
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
+from llamaproxy.tools.instructions import ToolGroup, instructions_of, tidied
 from llamaproxy.tools.mcp.http import Fields, HttpRefused
 from llamaproxy.tools.mcp.messages import INVALID_PARAMS, METHOD_NOT_FOUND, RpcError
 from llamaproxy.tools.mcp.session import McpTools
@@ -224,7 +225,7 @@ class McpSource:
         except Exception:  # whatever it is, the other servers' tools are not to be lost for it
             self._log.failure("listing the tools of {group} broke", group=name)
             return McpBroke("The MCP server's tools could not be understood.")
-        return list({tool.name: tool for tool in tools}.values())
+        return ToolGroup({tool.name: tool for tool in tools}.values(), instructions_of(tools))
 
     async def _definitions(
         self, session: McpTools, name: str, url: str, caller: ClientContext
@@ -233,9 +234,8 @@ class McpSource:
         entries = await session.tools(caller.tracing)
         define = partial(definition_of, name, url, origin=self._origin)
         tools = await in_slices(define, entries, self._clock)
-        return [
-            tool for tool in tools if tool is not None and self._servers.offers(name, tool.name)
-        ]
+        allowed = (tool for tool in tools if tool and self._servers.offers(name, tool.name))
+        return ToolGroup(allowed, tidied(session.instructions))
 
 
 def _redacted(text: str, fields: Fields) -> str:
@@ -285,6 +285,7 @@ def definition_of(
             origin=origin,
             endpoint=url,
             annotations=entry.get("annotations"),
+            title=entry.get("title"),
         )
     except UnfitTool as reason:
         _log.warn("a tool of {group} is not offered: {reason}", group=group, reason=str(reason))

@@ -175,11 +175,11 @@ class StdioOpener:
             if error.rpc_code not in messages.NO_HANDSHAKE:
                 raise
             transport.revision = messages.STATELESS
-            capabilities = await discover(transport, next_id)
-            if capabilities is None:
+            about = await discover(transport, next_id)
+            if about is None:
                 transport.revision = ""
                 raise
-            return capabilities
+            return about
 
     def _started(self, on_message: Callable[[Json], None]) -> Stdio:
         """:raises McpBroke: if it cannot be started, or not yet again."""
