@@ -23,9 +23,10 @@ from llamaproxy import jsontext
 from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
 from llamaproxy.start import YOUNG
-from llamaproxy.workers.child import LogPipe, WorkerLife
+from llamaproxy.workers.child import WorkerLife
 from llamaproxy.workers.commands import Ready
 from llamaproxy.workers.link import LINK_FD, Link
+from llamaproxy.workers.logpipe import LogPipe
 from llamaproxy.workers.process import FILES_FD, WORKER_VARIABLE
 
 _log = Logger()
@@ -79,7 +80,7 @@ def _built(options: Options, number: int, count: int) -> tuple[Link, WorkerLife,
     logformat.worker = number
     logformat.as_json = options["log-format"] == "json"
     logformat.threshold.level = options["log-level"]
-    globalLogBeginner.beginLoggingTo([logformat.observer_on(LogPipe())])
+    globalLogBeginner.beginLoggingTo([logformat.observer_on(LogPipe(1))])
     link = Link()
     return link, *crew.make_worker(options, number, count, reactor, link)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,9 +15,6 @@ from twisted.protocols import amp
 
 from llamaproxy.jsontext import Json
 from llamaproxy.workers.commands import Ping, Reload, Stop
-
-#: Bytes of log that wait for the parent: the most that Linux lets everybody have (pipe(7)).
-_PIPE_BYTES = 1024 * 1024
 
 
 class WorkerLife(amp.CommandLocator):
@@ -92,21 +87,3 @@ class WorkerLife(amp.CommandLocator):
     def reload(self, files: Json) -> Json:
         self._take_files(files)
         return {}
-
-
-class LogPipe:
-    """The standard output of a worker, which its parent reads; nobody does once that is gone."""
-
-    def __init__(self) -> None:
-        # A second of many requests: so long may the parent be busy before its workers wait for it.
-        with suppress(OSError):
-            fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-    def write(self, text: str) -> None:
-        data = text.encode("utf-8", "backslashreplace")
-        with suppress(OSError):
-            while data:
-                data = data[os.write(1, data) :]
-
-    def flush(self) -> None:
-        """Nothing is held back."""

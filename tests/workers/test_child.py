@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 import pytest
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import Clock
 
-from llamaproxy.workers.child import LogPipe, WorkerLife
+from llamaproxy.workers.child import WorkerLife
 
 
 class Reactor(Clock):
@@ -84,24 +81,3 @@ def test_it_answers_its_parent() -> None:
     worker, reactor, services, called = life()
     assert worker.ping() == {} and worker.reload({"keys": []}) == {}
     assert called == ["read again: {'keys': []}"] and not services.stopping and not reactor.ended
-
-
-def test_its_log_goes_to_the_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[bytes] = []
-
-    def write(descriptor: int, data: bytes) -> int:
-        assert descriptor == 1
-        written.append(bytes(data[:3]))
-        return len(written[-1])
-
-    monkeypatch.setattr(os, "write", write)
-    pipe: Any = LogPipe()
-    pipe.write("one line\n")
-    pipe.flush()
-    assert b"".join(written) == b"one line\n"
-
-    def gone(*_: object) -> int:
-        raise BrokenPipeError
-
-    monkeypatch.setattr(os, "write", gone)
-    pipe.write("nobody reads it\n")
