@@ -186,6 +186,7 @@ def test_the_status_says_what_is_known_of_server_and_tools() -> None:
     assert status["tool_groups"]["a"] == {
         **{"tools": 2, "names": ["x", "y"], "url": "http://a/mcp", "listed_seconds_ago": 0},
         **{"error": None, "error_seconds_ago": None, "calls": 1, "failed_calls": 1},
+        "instructions": None,
     }
     assert status["tool_groups"]["b"]["error"] == "mcp_timeout (slow)"
     assert status["tools"] == {"error": None, "left_out": [], "callers": 2}
