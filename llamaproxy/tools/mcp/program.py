@@ -212,7 +212,8 @@ class Program(ProcessProtocol):
         self._errors += data
         *lines, rest = self._errors.split(b"\n")
         self._errors = bytearray(rest[: 4 * _MAX_LOGGED])
-        for line in lines:
+        # The last may be the reason why it ends; of a flood no more is looked at.
+        for line in (*lines[:_LOGGED_LINES], *lines[_LOGGED_LINES:][-1:]):
             self._log_line(bytes(line))
 
     def inConnectionLost(self) -> None:
