@@ -14,7 +14,7 @@ from llamaproxy.config import values
 from llamaproxy.config.envfile import env_file
 from llamaproxy.config.jsonc import Object
 from llamaproxy.tools.mcp.configured import ConfiguredServer
-from llamaproxy.tools.mcp.program import Command
+from llamaproxy.tools.mcp.program import Command, is_inherited
 from llamaproxy.tools.mcp.programs import ProgramServer
 
 #: Bytes of a file, and characters of a server's name.
@@ -22,6 +22,9 @@ _MAX_FILE, MAX_NAME = 1024 * 1024, 100
 
 #: The keys of a server's URL: Windsurf and Gemini CLI have names of their own.
 _URLS = ("url", "serverUrl", "httpUrl")
+
+#: What the program and its arguments are called in a problem.
+_WORDS = "command and args"
 
 #: Copilot's "tools" is a list; what others have under that name is something else.
 _ALLOWED = ("allowedTools", "includeTools", "tools")
@@ -70,6 +73,8 @@ class Entry:
     _values: Object
     _environment: Mapping[str, str]
     _folder: Path
+    #: Values of variables that stand in its command.
+    _secrets: list[str] = attrs.Factory(list)
 
     def server(self, name: str) -> ConfiguredServer:
         """:raises Unusable: if it is none."""
@@ -98,7 +103,12 @@ class Entry:
             if not key or "=" in key or not key.isprintable():
                 raise Unusable("env has a name that no variable can have")
         started = Command(
-            name, os.path.expanduser(program), tuple(args), tuple(env.items()), str(place)
+            name,
+            os.path.expanduser(program),
+            tuple(args),
+            tuple(env.items()),
+            str(place),
+            tuple(self._secrets),
         )
         return ProgramServer(started, self._values.get("perCaller") is True)
 
@@ -110,7 +120,7 @@ class Entry:
             nested = self._nested(command)
             command, args = command.get("path"), [*nested._list("args"), *args]
         words = command if isinstance(command, list) else [command]
-        return [self._text("command and args", word) for word in (*words, *args)]
+        return [self._text(_WORDS, word) for word in (*words, *args)]
 
     def _env(self) -> dict[str, str]:
         """The variables for the program; one that is null is none."""
@@ -212,4 +222,8 @@ class Entry:
         value = self._environment.get(name)
         if value is None and not has_default:
             raise Unusable(f"{key} names the variable {name}, which is not set")
-        return default if value is None else value
+        if value is None:
+            return default
+        if key == _WORDS and value and not is_inherited(name):
+            self._secrets.append(value)
+        return value

@@ -367,6 +367,22 @@ def test_secrets_are_not_shown_by_accident() -> None:
     assert "sk-secret" not in repr(entry(url="http://h", headers={"A": "${TOKEN}"}))
 
 
+def test_a_program_s_words_do_not_show_what_its_command_has_from_a_variable() -> None:
+    data = b'{"mcpServers": {"it": {"command": "a", "args": ["${HOME}", "--key=${TOKEN}"]}}}'
+    environment = {**ENVIRONMENT, "HOME": "/home/me"}
+    [server] = mcp_file(data, environment, FOLDER).servers.values()
+    assert server.program is not None
+    command = server.program.command
+    assert command.cleaned(b"no /home/me/x for sk-secret") == "no /home/me/x for ***"
+    assert "sk-secret" not in repr(command)
+
+
+def test_of_two_secrets_the_longer_is_hidden_as_a_whole() -> None:
+    [server] = entry(command="a", env={"A": "sk-secret", "B": "sk-secret-2"}).servers.values()
+    assert server.program is not None
+    assert server.program.command.cleaned(b"sk-secret-2 sk-secret") == "*** ***"
+
+
 def test_a_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "mcp.json"
     with pytest.raises(ValueError, match="cannot be read"):

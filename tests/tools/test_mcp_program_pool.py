@@ -162,7 +162,7 @@ def test_more_than_can_run_at_a_time_are_said(lines: list[Any]) -> None:
     assert not [line for line in lines if "run at a time" in line.get("log_format", "")]
     House(*map(server, "abc"))
     [line] = [line for line in lines if "run at a time" in line.get("log_format", "")]
-    assert (line["count"], line["most"]) == (3, 2)
+    assert (line["count"], line["limit"]) == (3, 2)
 
 
 def test_all_end_together() -> None:

@@ -122,3 +122,22 @@ def test_it_says_what_is_missing() -> None:
     _, errors = process.communicate(timeout=30)
     assert errors == "cannot be started in /no/such: No such file or directory\n"
     assert process.wait(30) == 1
+
+
+def test_a_signal_that_comes_while_it_starts_is_not_lost() -> None:
+    for wait in range(20):
+        process = started("sleep", "600")
+        time.sleep(0.005 * wait)
+        process.send_signal(reaper.KILL)
+        assert process.wait(30) < 0
+        process.communicate()
+
+
+def test_what_is_for_the_daemon_does_not_end_it() -> None:
+    process = started("sh", "-c", "echo started; read line; echo $line")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate("still there\n", timeout=30)[0] == "still there\n"
+    assert process.wait(30) == 0

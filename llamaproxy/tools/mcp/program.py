@@ -54,19 +54,28 @@ _MAX_LOGGED, _LOGGED_LINES, _LOGGED_SECONDS = 1000, 50, 10.0
 _MIN_SECRET = 6
 
 
+def is_inherited(name: str) -> bool:
+    """Whether every program has the variable of that *name*, which is no secret then."""
+    return name in _INHERITED
+
+
 class ProgramEnded(McpBroke):
     """The program has ended, or has been ended."""
 
 
 @attrs.frozen
 class Command:
-    """How a program is started: *name* is that of the server, *env* what it gets besides."""
+    """How a program is started: *name* is that of the server, *env* what it gets besides.
+
+    *secrets* are what in *args* came from the environment, and is not to be shown.
+    """
 
     name: str
     command: str
     args: tuple[str, ...] = attrs.field(default=(), repr=False)
     env: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
     cwd: str = ""
+    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
 
     def environment(self, own: Mapping[str, str]) -> dict[str, str]:
         """That of the program, where the daemon has *own*."""
@@ -76,9 +85,10 @@ class Command:
     def cleaned(self, line: bytes) -> str:
         """A *line* that it has written, fit for the log: short, without what it must not show."""
         text = line[: 4 * _MAX_LOGGED].decode("utf-8", "replace").rstrip()
-        for _, value in self.env:
-            if len(value) >= _MIN_SECRET:
-                text = text.replace(value, "***")
+        secrets = {*self.secrets, *(value for _, value in self.env)}
+        for secret in sorted(secrets, key=len, reverse=True):  # one may begin with another
+            if len(secret) >= _MIN_SECRET:
+                text = text.replace(secret, "***")
         text = "".join(each if each.isprintable() else " " for each in harmless(text))
         return text if len(text) <= _MAX_LOGGED else f"{text[:_MAX_LOGGED]} ..."
 
@@ -212,7 +222,8 @@ class Program(ProcessProtocol):
         self._errors += data
         *lines, rest = self._errors.split(b"\n")
         self._errors = bytearray(rest[: 4 * _MAX_LOGGED])
-        for line in lines:
+        # The last may be the reason why it ends; of a flood no more is looked at.
+        for line in (*lines[:_LOGGED_LINES], *lines[_LOGGED_LINES:][-1:]):
             self._log_line(bytes(line))
 
     def inConnectionLost(self) -> None:

@@ -94,10 +94,10 @@ class ProgramPool:
         self._servers = {server.endpoint: server for server in servers}
         if len(self._servers) > MAX_PROGRAMS:
             self._log.warn(
-                "{count} MCP servers are programs, and {most} run at a time: one that is not at "
+                "{count} MCP servers are programs, and {limit} run at a time: one that is not at "
                 "work ends when another is needed",
                 count=len(self._servers),
-                most=MAX_PROGRAMS,
+                limit=MAX_PROGRAMS,
             )
         self._look_around()
 

@@ -23,6 +23,9 @@ KILL = signal.SIGUSR1
 #: What the reaper itself takes.
 _SIGNALS = (signal.SIGTERM, KILL, signal.SIGALRM)
 
+#: What is meant for the daemon, and sent to whatever has its name in its command line.
+_NOT_FOR_IT = (signal.SIGHUP, signal.SIGINT)
+
 #: Seconds that everything is given to end after SIGTERM once the daemon is gone, and to be gone
 #: once it is killed: longer takes only what hangs in the kernel.
 _GRACE_SECONDS, _KILL_SECONDS = 2.0, 5.0
@@ -45,11 +48,14 @@ class Reaper:
     def run(self) -> int:
         """Start it, and wait for its end; its status, as of :func:`os.waitpid`."""
         os.setsid()  # what is sent to the daemon's process group is not for it
+        # What comes before this ends the reaper; what comes after it waits for the program.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         for number in _SIGNALS:
             signal.signal(number, self.terminate if number == signal.SIGTERM else self.kill)
+        for number in _NOT_FOR_IT:
+            signal.signal(number, signal.SIG_IGN)
         _prctl(_CHILD_SUBREAPER, 1)
         _prctl(_PDEATHSIG, signal.SIGTERM)
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self._program = os.fork()
         if not self._program:
             self._become_program()
@@ -68,8 +74,8 @@ class Reaper:
         try:
             os.setsid()
             _prctl(_PDEATHSIG, signal.SIGKILL)
-            for number in (*_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)  # Python ignores two of them
+            for number in (*_SIGNALS, *_NOT_FOR_IT, signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)  # Python ignores the last two
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             what = f"cannot be started in {self._folder}"
             os.chdir(self._folder)
