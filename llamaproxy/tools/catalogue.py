@@ -179,5 +179,10 @@ def _relisted(tool: ToolDefinition, offer: Offer) -> ToolDefinition:
 
 def _is_same_server(one: ToolDefinition, other: ToolDefinition) -> bool:
     if one.endpoint and other.endpoint:
-        return one.endpoint.rstrip("/") == other.endpoint.rstrip("/")
+        return _place(one) == _place(other)
     return one.group == other.group
+
+
+def _place(tool: ToolDefinition) -> str:
+    """Where its server is; what follows # says how a program is started, and may have changed."""
+    return tool.endpoint.partition("#")[0].rstrip("/")

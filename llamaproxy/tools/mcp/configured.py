@@ -62,6 +62,9 @@ class ConfiguredServers:
         # What was for one server is not sent to another that has taken its name.
         return () if server is None or server.endpoint != endpoint else server.fields
 
-    def offers(self, name: str, tool: str) -> bool:
+    def offers(self, name: str, tool: str, endpoint: str = "") -> bool:
         server = self._servers.get(name)
-        return server is not None and server.offers(tool)
+        if server is None or not server.offers(tool):
+            return False
+        # A program that is started in another way now has ended, or does when its last call has.
+        return server.program is None or endpoint in ("", server.endpoint)

@@ -64,8 +64,11 @@ class McpServers(Protocol):
     def fields(self, name: str, endpoint: str) -> Fields:
         """The operator's header fields for the server of that *name* at *endpoint*."""
 
-    def offers(self, name: str, tool: str) -> bool:
-        """Whether the *tool* of the server of that *name* may be offered and called."""
+    def offers(self, name: str, tool: str, endpoint: str = "") -> bool:
+        """Whether the *tool* of the server of that *name* may be offered and called.
+
+        :param endpoint: where it is to be called.
+        """
 
 
 class Sessions(Protocol):
@@ -112,7 +115,7 @@ class Connectors:
     def fields(self, name: str, endpoint: str) -> Fields:
         return ()
 
-    def offers(self, name: str, tool: str) -> bool:
+    def offers(self, name: str, tool: str, endpoint: str = "") -> bool:
         return True
 
 
@@ -165,7 +168,7 @@ class McpSource:
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext
     ) -> ToolResult:
-        if not self._servers.offers(tool.group, tool.name):
+        if not self._servers.offers(tool.group, tool.name, tool.endpoint):
             raise ToolUnknown(f"Error: there is no tool {tool.name!r} any more.")
         fields = self._fields(tool.group, tool.endpoint, caller)
         try:
