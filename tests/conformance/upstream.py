@@ -135,9 +135,12 @@ class Upstream:
 
     def record(self, request: Seen) -> Answer:
         """Note a request, and say what is to be done about it."""
-        # The probes of the runner and the daemon's question what the server is do not count.
-        if request.target.startswith((b"/probe", b"/v1/version", b"/health")):
+        # The probes of the runner do not count, nor do the daemon's questions what the server is,
+        # and whether it has tools.
+        if request.target.startswith((b"/probe", b"/health")):
             return Answer()
+        if request.target in (b"/v1/version", b"/tools"):
+            return Answer((b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",))
         with self._lock:
             self._seen.append(request)
             return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]

@@ -28,6 +28,7 @@ class Tools:
 
     endpoint: str
     called: list[str]
+    instructions: object = None
 
     async def tools(self, fields: Fields = ()) -> list[Json]:
         return [{"name": "ping", "inputSchema": {"type": "object"}}]
