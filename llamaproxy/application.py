@@ -263,15 +263,16 @@ def reread_servers(options: Mapping[str, Any], app: Application) -> None:
     except ValueError as error:
         _log.warn("the MCP servers stay as they were: the file {reason}", reason=str(error))
     else:
-        use_servers(options, app)
+        count = use_servers(options, app)
+        _log.info("MCP servers read again: {count}", count=count)
 
 
-def use_servers(options: Mapping[str, Any], app: Application) -> None:
-    """Have *app* use the MCP servers that *options* name now, and say so in the log."""
+def use_servers(options: Mapping[str, Any], app: Application) -> int:
+    """Have *app* use the MCP servers that *options* name now; how many there are."""
     servers = configured_servers(options)
     app.configured.configure(servers)
     app.catalogue.reconfigured()
-    _log.info("MCP servers read again: {count}", count=len(servers))
+    return len(servers)
 
 
 def _tool_source(

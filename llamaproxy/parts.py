@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hyperlink import DecodedURL
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from llamaproxy.admin import names
 from llamaproxy.application import (
@@ -23,7 +24,7 @@ from llamaproxy.deferreds import all_of
 from llamaproxy.jsontext import Json
 from llamaproxy.routes import CHAT_PATHS
 from llamaproxy.server.hosts import hosts_for
-from llamaproxy.server.keys import note_keys, reread_keys
+from llamaproxy.server.keys import reread_keys
 from llamaproxy.server.limits import Limits, connections_possible
 from llamaproxy.server.site import ProxySite
 from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from llamaproxy.admin.tracing.spans import Spans
     from llamaproxy.chat.shared_turns import FarTurns
     from llamaproxy.memory.turns import RedisTurns
+
+
+_log = Logger()
 
 
 def memory_store(options: Options, reactor: Any) -> RedisTurns | None:
@@ -114,10 +118,9 @@ def take_files(options: Options, app: Application, files: Json) -> None:
     """Take what another process has read of *files* that are read again on SIGHUP."""
     for name, contents in files.items():
         options[name].take(contents)
-    if "api-keys-file" in files:
-        note_keys(options["api-keys-file"])
     if "mcp-config" in files:
         use_servers(options, app)
+    _log.info("what the parent has read of files is taken: {files}", files=", ".join(files))
 
 
 class UpstreamService(Service):

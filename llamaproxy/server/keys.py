@@ -208,9 +208,4 @@ def reread_keys(keys: ApiKeys) -> None:
     except ValueError as error:
         _log.warn("the API keys stay as they were: {reason}", reason=str(error))
     else:
-        note_keys(keys)
-
-
-def note_keys(keys: ApiKeys) -> None:
-    """Say in the log that *keys* are those of their file."""
-    _log.info("API keys read again: {count}", count=len(keys))
+        _log.info("API keys read again: {count}", count=len(keys))
