@@ -62,7 +62,8 @@ def test_every_module_is_in_the_wheel_and_no_other(wheel: ZipFile) -> None:
     page = {str(p.relative_to(ROOT)) for p in (ROOT / "llamaproxy/admin/page").glob("*.*")}
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert "llamaproxy/admin/page/index.html" in page
-    assert shipped == modules | page | {"llamaproxy/py.typed"}
+    data = {"llamaproxy/py.typed", "llamaproxy/config/mcp.schema.json"}
+    assert shipped == modules | page | data
     assert "twisted/plugins/llamaproxy_plugin.py" in shipped
     assert "twisted/__init__.py" not in shipped
 
