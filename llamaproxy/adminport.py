@@ -151,7 +151,7 @@ def add_admin(
             endpoint=endpoint,
         )
     reachability = Reachability(reactor, app.detector.answers)
-    app.tell.listen(reachability, *reachability.hears)
+    reachability.listen(app.tell)
     inspector = inspector_of(options, app, url, reactor, shown, serving)
     status = Status(
         url=url.to_text(),

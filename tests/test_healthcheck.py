@@ -40,6 +40,7 @@ def test_the_daemons_arguments_are_found(command: bytes, arguments: list[str]) -
 @pytest.mark.parametrize(
     ("endpoint", "url"),
     [
+        ("haproxy:tcp:8322:interface=127.0.0.1", "http://127.0.0.1:8322"),
         ("tcp:8322", "http://localhost:8322"),
         ("tcp:8322:interface=10.0.0.1:backlog=4", "http://10.0.0.1:8322"),
         (r"tcp6:8322:interface=\:\:1", "http://[::1]:8322"),

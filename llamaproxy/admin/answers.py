@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from itertools import count
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from llamaproxy.admin.packed import Packed
 from llamaproxy.events import ChatBegan, Observers, RequestEnded
 from llamaproxy.records import ChatRecord, RequestRecord
 
@@ -39,21 +37,10 @@ class Answer:
 
     key: int
     at: float
-    _record: RequestRecord | Packed
+    record: RequestRecord
     change: int = 0
     stage: tuple[object, ...] = ()
     parts: int = 0
-
-    @property
-    def record(self) -> RequestRecord:
-        """As it is while the answer runs, and afterwards a copy: whoever looks keeps it."""
-        record = self._record
-        return record.record if isinstance(record, Packed) else record
-
-    def end(self) -> None:
-        """Its record does not change any more."""
-        with suppress(ValueError):  # what cannot be packed stays as it is
-            self._record = Packed(self.record)
 
 
 class Answers:
@@ -99,39 +86,42 @@ class Answers:
 
     def began(self, events: Sequence[ChatBegan]) -> None:
         """Chats have begun; some of them may have ended as well."""
+        offset = self._offset()
         for event in events:
             record = event.chat.request
-            if record is not None:
-                answer = self._running[record] = self._add(record)
-                if len(self._kept) > MAX_ANSWERS:
-                    self._trim()
-                if self.on_change is not None:
-                    self.on_change(answer)
+            if record is None:
+                continue
+            answer = self._running[record] = self._add(record, offset)
+            if len(self._kept) > MAX_ANSWERS:
+                self._trim()
+            if self.on_change is not None:
+                self.on_change(answer)
 
     def ended(self, events: Sequence[RequestEnded]) -> None:
         """Requests have ended."""
+        offset = self._offset()
+        running, ended, kept = self._running, self._ended, self._kept
         for event in events:
             record = event.request
-            answer = self._running.pop(record, None)
             chat = record.chat
+            answer = running.pop(record, None)
             if answer is None:
                 if chat is None and not record.kind and record.status < _SERVER_ERROR:
                     continue
                 # Refused at once, or pushed out while it ran.
-                answer = self._add(record)
+                answer = self._add(record, offset)
             if chat is not None:
-                self._ended.append(answer)
+                ended.append(answer)
                 answer.parts = len(chat.rounds) + len(chat.calls)
                 self._parts += answer.parts
-                while self._parts > MAX_PARTS and len(self._ended) > 1:
+                while self._parts > MAX_PARTS and len(ended) > 1:
                     self._drop_ended()
             else:
                 self._others.append(answer)
                 if len(self._others) > MAX_OTHERS:
                     self._drop(self._others.popleft())
-            if len(self._kept) > MAX_ANSWERS:
+            if len(kept) > MAX_ANSWERS:
                 self._trim()
-            answer.end()
             if self.on_change is not None:
                 self.on_change(answer)
 
@@ -176,9 +166,12 @@ class Answers:
                 answer.stage = stage
                 self.on_change(answer)
 
-    def _add(self, record: RequestRecord) -> Answer:
-        at = self.unix() - (self.now() - record.began)
-        answer = Answer(next(self._keys), at, record)
+    def _offset(self) -> float:
+        """What Unix time is more than the clock's."""
+        return self.unix() - self.now()
+
+    def _add(self, record: RequestRecord, offset: float) -> Answer:
+        answer = Answer(next(self._keys), offset + record.began, record)
         self._kept[answer.key] = answer
         return answer
 

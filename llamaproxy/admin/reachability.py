@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -17,7 +17,7 @@ from llamaproxy.errors import (
     UpstreamTls,
     UpstreamUnavailable,
 )
-from llamaproxy.events import Event, ListRefreshed, RequestEnded, RoundEnded
+from llamaproxy.events import Event, ListRefreshed, Observers, RequestEnded, RoundEnded
 from llamaproxy.jsontext import Json
 
 #: Errors in a row, and seconds from the first to the last of them, after which the server counts as
@@ -53,8 +53,6 @@ class Reachability:
     for it.
     """
 
-    hears: ClassVar = (ListRefreshed, RequestEnded, RoundEnded)
-
     _clock: IReactorTime
     _ask: Callable[[], Awaitable[int]]
     #: When the server answered last.
@@ -71,22 +69,32 @@ class Reachability:
     _stopped: bool = attrs.field(init=False, default=False)
     _log: ClassVar[Logger] = Logger()
 
-    def __call__(self, event: Event) -> None:
-        # No match, which would look at more of each event.
-        if isinstance(event, RoundEnded):
-            if not event.round.kind:
-                self._answered()
-        elif isinstance(event, RequestEnded):
-            request = event.request
-            if request.kind:
-                if request.kind in FAILURES:
-                    self.failed(request.kind, request.error)
-            elif request.route == "passthrough" and request.status not in _NO_ANSWER:
-                self._answered()  # by the server, whatever it says
-        elif isinstance(event, ListRefreshed):
-            error = event.groups_error
-            if error is not None and error.kind in FAILURES:
-                self.failed(error.kind, error.logged)
+    def listen(self, tell: Observers) -> None:
+        """Hear of what *tell* tells from now on; each kind goes to who looks at it."""
+        hear: dict[type[Event], Callable[[Any], None]] = {
+            ListRefreshed: self._list_refreshed,
+            RequestEnded: self._request_ended,
+            RoundEnded: self._round_ended,
+        }
+        for kind, listener in hear.items():
+            tell.listen(listener, kind)
+
+    def _round_ended(self, event: RoundEnded) -> None:
+        if not event.round.kind:
+            self._answered()
+
+    def _request_ended(self, event: RequestEnded) -> None:
+        request = event.request
+        if request.kind:
+            if request.kind in FAILURES:
+                self.failed(request.kind, request.error)
+        elif request.route == "passthrough" and request.status not in _NO_ANSWER:
+            self._answered()  # by the server, whatever it says
+
+    def _list_refreshed(self, event: ListRefreshed) -> None:
+        error = event.groups_error
+        if error is not None and error.kind in FAILURES:
+            self.failed(error.kind, error.logged)
 
     @property
     def reachable(self) -> bool | None:

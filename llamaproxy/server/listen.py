@@ -101,7 +101,9 @@ class ListenService(Service):
 
 def client_url(description: str) -> str:
     """The URL by which clients reach the Twisted endpoint of that *description*."""
-    kind, *parts = (re.sub(r"\\(.)", r"\1", part) for part in re.split(r"(?<!\\):", description))
+    described = description.removeprefix("haproxy:")  # Twisted's word for PROXY protocol
+    pieces = re.split(r"(?<!\\):", described)
+    kind, *parts = (re.sub(r"\\(.)", r"\1", piece) for piece in pieces)
     named = dict(part.partition("=")[::2] for part in parts if "=" in part)
     plain = [part for part in parts if "=" not in part]
     if kind == "unix":

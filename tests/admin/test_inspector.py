@@ -17,10 +17,10 @@ from twisted.logger import formatEvent, globalLogPublisher
 from llamaproxy.admin import inspector as inspector_module
 from llamaproxy.admin import redaction
 from llamaproxy.admin.answers import Answer
-from llamaproxy.admin.packed import Packed
 from llamaproxy.admin.page import file_of
 from llamaproxy.config.options import Options
 from llamaproxy.events import CallEnded
+from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from llamaproxy.tap import _log_start
 from llamaproxy.tools.offers import Withheld
 from llamaproxy.tools.trial import Trials
@@ -466,7 +466,7 @@ def test_an_answer_that_is_kept_holds_nothing_but_its_record(contents: bool) -> 
     for each in app.shown.answers.kept:
         held = list(held_by(each))
         kinds = {type(one) for one in held if type(one).__module__.startswith("llamaproxy")}
-        assert kinds <= {Answer, Packed, Withheld}
+        assert kinds <= {Answer, RequestRecord, ChatRecord, RoundRecord, CallRecord, Withheld}
         assert sum(map(sys.getsizeof, held)) < 8_000
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -18,7 +16,7 @@ from llamaproxy.errors import (
     UpstreamTls,
     UpstreamUnavailable,
 )
-from llamaproxy.events import Event, ListRefreshed, RequestEnded, RoundEnded
+from llamaproxy.events import Event, ListRefreshed, Observers, RequestEnded, RoundEnded
 from llamaproxy.records import ChatRecord, RequestRecord, RoundRecord
 from tests.support import pending_calls
 
@@ -30,6 +28,8 @@ class Asked:
         self.clock = Clock()
         self.questions: list[Deferred[int]] = []
         self.reachability = Reachability(self.clock, self._ask)
+        self.tell = Observers()
+        self.reachability.listen(self.tell)
 
     def _ask(self) -> Deferred[int]:
         self.questions.append(Deferred())
@@ -84,14 +84,14 @@ def test_a_gateway_that_answers_for_the_server_says_nothing_of_it(
 ) -> None:
     server = Asked()
     record = RequestRecord("r", "-", "GET", "/v1/models", 0.0, route="passthrough", status=status)
-    server.reachability(RequestEnded(record))
+    server.tell(RequestEnded(record))
     assert server.reachability.reachable is reachable
 
 
 def test_chats_that_are_answered_spare_the_question() -> None:
     server = Asked()
     for _ in range(100):
-        server.reachability(round_ended())
+        server.tell(round_ended())
         server.reachability.wanted()
         server.clock.advance(10)
     assert server.questions == [] and server.reachability.reachable is True
@@ -100,7 +100,7 @@ def test_chats_that_are_answered_spare_the_question() -> None:
 def test_many_failures_at_once_are_one_stall() -> None:
     server = Asked()
     for _ in range(500):
-        server.reachability(request_ended("upstream_timeout"))
+        server.tell(request_ended("upstream_timeout"))
     assert server.reachability.reachable is None
     server.clock.advance(5)
     assert len(server.questions) == 1
@@ -112,7 +112,7 @@ def test_many_failures_at_once_are_one_stall() -> None:
 
 def test_it_cannot_be_reached_after_failures_for_thirty_seconds() -> None:
     server = Asked()
-    server.reachability(request_ended("upstream_unavailable"))
+    server.tell(request_ended("upstream_unavailable"))
     server.fail_for(30)
     assert server.reachability.reachable is None
     server.fail_for(5)
@@ -125,27 +125,27 @@ def test_it_cannot_be_reached_after_failures_for_thirty_seconds() -> None:
 
 def test_a_slow_question_is_the_only_one() -> None:
     server = Asked()
-    server.reachability(request_ended("upstream_broke"))
+    server.tell(request_ended("upstream_broke"))
     server.clock.advance(5)
     for _ in range(20):
-        server.reachability(request_ended("upstream_broke"))
+        server.tell(request_ended("upstream_broke"))
         server.reachability.wanted()
         server.clock.advance(1)
     assert len(server.questions) == 1
 
 
-@pytest.mark.parametrize("back", [lambda each: each(round_ended()), None])
-def test_an_answer_ends_it_at_once(back: Callable[[Reachability], None] | None) -> None:
+@pytest.mark.parametrize("to_a_chat", [True, False])
+def test_an_answer_ends_it_at_once(to_a_chat: bool) -> None:
     server = Asked()
-    server.reachability(request_ended("upstream_unavailable"))
+    server.tell(request_ended("upstream_unavailable"))
     server.fail_for(60)
     assert server.reachability.reachable is False
-    if back is None:
-        server.questions[-1].callback(401)
-    else:
-        back(server.reachability)
+    if to_a_chat:
+        server.tell(round_ended())
         if not server.questions[-1].called:
             server.questions[-1].callback(200)
+    else:
+        server.questions[-1].callback(401)
     assert server.reachability.reachable is True
     assert not pending_calls(server.clock)
     shown = server.reachability.as_json()
@@ -167,7 +167,7 @@ def test_an_answer_ends_it_at_once(back: Callable[[Reachability], None] | None) 
 )
 def test_what_says_nothing_of_it_changes_nothing(event: Event) -> None:
     server = Asked()
-    server.reachability(event)
+    server.tell(event)
     assert server.reachability.reachable is None and server.reachability.failures == 0
     assert not pending_calls(server.clock)
 
@@ -177,7 +177,7 @@ def test_what_says_nothing_of_it_changes_nothing(event: Event) -> None:
 )
 def test_a_listing_and_a_question_that_fail_count(error: ProxyError) -> None:
     server = Asked()
-    server.reachability(ListRefreshed(1, {}, {}, error))
+    server.tell(ListRefreshed(1, {}, {}, error))
     server.clock.advance(5)
     server.questions[-1].errback(error)
     assert server.reachability.failures == 2 and server.reachability.kind == error.kind
@@ -194,11 +194,11 @@ def test_a_gateway_without_its_server_is_none(status: int) -> None:
 @pytest.mark.parametrize("asking", [True, False])
 def test_nothing_is_asked_when_it_has_stopped(asking: bool) -> None:
     server = Asked()
-    server.reachability(request_ended("upstream_unavailable"))
+    server.tell(request_ended("upstream_unavailable"))
     if asking:
         server.clock.advance(5)
     server.reachability.stop()
-    server.reachability(request_ended("upstream_unavailable"))
+    server.tell(request_ended("upstream_unavailable"))
     server.reachability.wanted()
     server.clock.advance(100)
     assert len(server.questions) == asking and not pending_calls(server.clock)
@@ -221,9 +221,9 @@ def test_the_question_may_have_its_answer_at_once() -> None:
 
 def test_what_is_passed_on_is_an_answer_of_the_servers() -> None:
     server = Asked()
-    server.reachability(request_ended("upstream_unavailable"))
+    server.tell(request_ended("upstream_unavailable"))
     for route, status, failures in (("", 401, 1), ("passthrough", 499, 1), ("passthrough", 404, 0)):
         record = RequestRecord("r", "-", "GET", "/v1/models", 0.0)
         record.route, record.status = route, status
-        server.reachability(RequestEnded(record))
+        server.tell(RequestEnded(record))
         assert server.reachability.failures == failures

@@ -157,7 +157,7 @@ def test_a_worker_that_nobody_asks_tells_nothing_and_has_nothing_to_call() -> No
 def test_a_worker_has_no_more_listeners_than_a_process_that_is_alone() -> None:
     """Nothing that a chat does costs it more."""
     worker, alone = Parent().workers[0], Inspected(stack())
-    alone.app.tell.listen(alone.reachability, *alone.reachability.hears)
+    alone.reachability.listen(alone.app.tell)
     for kind, listeners in alone.app.tell._listeners.items():
         assert len(worker.app.tell._listeners[kind]) <= len(listeners), kind
 
