@@ -87,6 +87,7 @@ setup(
             "coverage>=7.5",
             "mypy>=1.11",
             "mypy-zope>=1.0.8",
+            "types-jsonschema>=4.21",
             "ruff>=0.6",
             "towncrier>=24.8",
         ],

@@ -225,6 +225,14 @@ def test_the_example_in_the_documents_is_a_file() -> None:
         assert found.servers and not found.problems
 
 
+def test_the_example_of_the_readme_is_a_file() -> None:
+    page = (ROOT / "README.md").read_text("utf-8")
+    [example] = re.findall(r"^echo '(\{.*\})' > mcp\.json$", page, re.MULTILINE)
+    SCHEMA.validate(json.loads(example))
+    found = mcp_file(example.encode(), {}, FOLDER)
+    assert list(found.servers) == ["time"] and not found.problems
+
+
 @pytest.mark.parametrize(
     "server",
     [{}, {"command": "a", "url": "b"}, {"url": 5}, {"command": "a", "args": "b"}, {"command": []}],

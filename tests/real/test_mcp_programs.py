@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from .conftest import HERE, StartProxy
-from .programs import Proxy, ScriptedModel, Server, eventually, names, spoken
+from .programs import McpServer, Proxy, ScriptedModel, Server, eventually, names, spoken
 from .servers import MCP_SERVER, STATELESS_MCP_SERVER
 from .test_mcp_client import node
 
@@ -45,7 +45,12 @@ def are_gone(pids: set[int]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def config(node: Path, python312: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def config(
+    node: Path,
+    python312: str,
+    locked_mcp_server: McpServer,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Path]:
     """A file with a server of each official SDK, one that ends at once, and one that cannot be."""
     everything = node / "@modelcontextprotocol" / "server-everything" / "dist" / "index.js"
     servers: dict[str, Any] = {
@@ -64,6 +69,11 @@ def config(node: Path, python312: str, tmp_path_factory: pytest.TempPathFactory)
             "args": [str(HERE / "mcp_stateless.py"), "stdio"],
         },
         "ends": {"command": sys.executable, "args": [str(PROGRAM), "dead"]},
+        "over http": {
+            "url": locked_mcp_server.url,
+            "headers": {"Authorization": "Bearer ${NO_SUCH_VARIABLE:-sesame}"},
+            "allowedTools": ["locked_get_*"],
+        },
         "bad": {"command": "${NO_SUCH_VARIABLE}"},
     }
     path = tmp_path_factory.mktemp("mcp") / "mcp.json"
@@ -91,6 +101,7 @@ def proxy(scripted_model: ScriptedModel, llamaproxy: StartProxy, config: Path) -
         ('[call get-sum {"a": 2, "b": 3}]', "5"),
         ("[call ping {}]", "pong"),
         ('[call add {"a": 2, "b": 40}]', "42"),
+        ('[call locked_get_text {"city": "Rome"}]', "Sunny in Rome"),
     ],
 )
 def test_tools_of_programs_run_in_a_chat(proxy: Proxy, call: str, answer: str) -> None:
