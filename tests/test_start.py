@@ -75,4 +75,4 @@ def test_the_collector_leaves_alone_what_stays(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(gc, "set_threshold", lambda *numbers: steps.append(numbers))
     start.makeService(Options({}))
     # More than the chats of a hundred clients have at once, and a few requests' that have failed.
-    assert steps == [(5000, *gc.get_threshold()[1:]), "freeze", "build", "freeze"]
+    assert steps == [(start.YOUNG, *gc.get_threshold()[1:]), "freeze", "build", "freeze"]
