@@ -19,6 +19,7 @@ from llamaproxy.tools.mcp.http import (
     McpHttp,
     content_type,
 )
+from llamaproxy.tools.mcp.pending import Pending
 from llamaproxy.tools.mcp.transport import SessionLost
 from llamaproxy.upstream.sse import Event, EventDecoder
 from llamaproxy.upstream.urls import as_uri, origin_of, read_url
@@ -35,7 +36,7 @@ class HttpSse:
         self._http = http
         self._on_message = on_message
         self._endpoint: Deferred[str] | str = Deferred()
-        self._pending: dict[object, Deferred[Json]] = {}
+        self._pending = Pending()
         self._reader: Deferred[None] | None = None
         self.alive = True
 
@@ -53,8 +54,7 @@ class HttpSse:
     async def ask(self, message: Json, fields: Fields = ()) -> Json:
         if not self.alive:
             raise SessionLost()
-        response: Deferred[Json] = Deferred()
-        self._pending[message["id"]] = response
+        response = self._pending.expect(message)
         try:
             await self._post(message, fields, NO_LIMIT)
             return messages.result_in(await response)
@@ -64,7 +64,7 @@ class HttpSse:
             await self.close()
             raise SessionLost() from None
         finally:
-            self._pending.pop(message["id"], None)
+            self._pending.forget(message)
             response.addErrback(lambda _: {})
 
     async def tell(self, message: Json, fields: Fields = ()) -> None:
@@ -112,12 +112,9 @@ class HttpSse:
             reason = error
         finally:
             self.alive = False
-            pending = list(self._pending.values())
-            self._pending.clear()
             if isinstance(self._endpoint, Deferred) and not self._endpoint.called:
                 self._endpoint.errback(reason)
-            for each in pending:
-                each.errback(reason)
+            self._pending.fail(reason)
 
     def _receive(self, event: Event) -> None:
         if event.event == b"endpoint":
@@ -129,15 +126,7 @@ class HttpSse:
         if isinstance(self._endpoint, Deferred):
             return  # nothing has been requested yet, and there is no URL for responses
         for message in messages.parse_event(event.data):
-            response = None
-            request_id = messages.response_id(message)
-            if messages.is_response(message) and isinstance(request_id, str | int):
-                response = self._pending.pop(request_id, None)
-            elif messages.is_error_without_id(message) and len(self._pending) == 1:
-                response = self._pending.popitem()[1]
-            if response is not None:
-                response.callback(message)
-            else:
+            if not self._pending.take(message):
                 self._on_message(message)
 
     def _endpoint_url(self, reference: bytes) -> str:

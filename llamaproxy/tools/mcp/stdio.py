@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import attrs
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorProcess, IReactorTime
 from twisted.logger import Logger
 
@@ -19,6 +18,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.handshake import NextId, Receive, discover, initialize
 from llamaproxy.tools.mcp.http import Fields
+from llamaproxy.tools.mcp.pending import Pending
 from llamaproxy.tools.mcp.program import Command, Program, ProgramEnded
 from llamaproxy.tools.mcp.transport import SessionLost, Transport
 
@@ -51,7 +51,7 @@ class Stdio:
     ) -> None:
         """:param on_message: is called with each message of the server's that is no response."""
         self._on_message = on_message
-        self._pending: dict[object, Deferred[Json]] = {}
+        self._pending = Pending()
         self._unasked = 0
         self._told = 0
         self.program = Program(command, clock, self._receive, self._end)
@@ -67,13 +67,12 @@ class Stdio:
             raise McpBroke("The MCP server does not read what it is sent.")
         if self.revision == messages.STATELESS:
             message = messages.self_contained(message)
-        response: Deferred[Json] = Deferred()
-        self._pending[message["id"]] = response
+        response = self._pending.expect(message)
         try:
             self._write(message)
             return messages.result_in(await response)
         finally:
-            self._pending.pop(message["id"], None)
+            self._pending.forget(message)
             response.addErrback(lambda _: {})
 
     async def tell(self, message: Json, fields: Fields = ()) -> None:
@@ -107,32 +106,18 @@ class Stdio:
                 )
             received = []
         for message in received:
-            self._take(message)
+            if self._pending.take(message):
+                self._unasked = 0
+            else:
+                self._on_message(message)
         if self._unasked > _MAX_UNASKED and self.alive:
             self.alive = False
             self.program.kill("The MCP server writes without end, and answers nothing.")
 
-    def _take(self, message: Json) -> None:
-        response = None
-        if messages.is_response(message):
-            request_id = messages.response_id(message)
-            if isinstance(request_id, str | int):
-                response = self._pending.pop(request_id, None)
-        elif messages.is_error_without_id(message) and len(self._pending) == 1:
-            response = self._pending.popitem()[1]
-        if response is not None:
-            self._unasked = 0
-            response.callback(message)
-        elif not messages.is_response(message):
-            self._on_message(message)
-
     def _end(self, reason: ProgramEnded) -> None:
         self.alive = False
         self.on_end()
-        pending = list(self._pending.values())
-        self._pending.clear()
-        for response in pending:
-            response.errback(reason)
+        self._pending.fail(reason)
 
 
 @attrs.define(eq=False, repr=False)
