@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import attrs
@@ -274,7 +275,8 @@ class ToolLoop:
             record.outcome, record.ended = "refused", record.asked
             self._tell(CallEnded(record))
         for call in calls[_MAX_CALLS:]:
-            _rewrite(call, rewritten)
+            with suppress(ToolFailed):
+                _arguments_of(call, rewritten)
         results = await all_of(map(run, calls[:_MAX_CALLS], tools, records))
         too_many = ToolResult.failure(f"only {_MAX_CALLS} calls can be made at the same time.")
         results += [too_many] * (len(calls) - len(results))
@@ -312,17 +314,15 @@ class ToolLoop:
             )
         if tool is None:
             record.outcome = "unknown"
-            _rewrite(call, rewritten)
+            with suppress(ToolFailed):
+                _arguments_of(call, rewritten)
             nearest = " or ".join(chat.names.nearest(call.name))
             hint = f"Did you mean {nearest}?" if nearest else "Use one of the tools given."
             return ToolResult.failure(f"there is no tool named {call.name[:64]!r}. {hint}")
         try:
-            arguments, is_exact = understood(call.arguments)
+            arguments = _arguments_of(call, rewritten)
         except ToolFailed as error:
-            rewritten[call.id] = {}
             return ToolResult.failure(error.message)
-        if not is_exact:
-            rewritten[call.id] = arguments
         record.outcome = ""
 
         async def invoke() -> ToolResult:
@@ -331,14 +331,19 @@ class ToolLoop:
         return await chat.in_slot(invoke)
 
 
-def _rewrite(call: ToolCall, rewritten: dict[str, Json]) -> None:
-    """Put what is understood of a call that is not run into *rewritten*, if it is no object."""
+def _arguments_of(call: ToolCall, rewritten: dict[str, Json]) -> Json:
+    """What is understood of the arguments of *call*, put into *rewritten* if they are no object.
+
+    :raises ToolFailed: if nothing is understood of them.
+    """
     try:
         arguments, is_exact = understood(call.arguments)
     except ToolFailed:
-        arguments, is_exact = {}, False
+        rewritten[call.id] = {}
+        raise
     if not is_exact:
         rewritten[call.id] = arguments
+    return arguments
 
 
 def _serialised(body: Json, messages: list[Any], server_tools: JsonList) -> Json:
