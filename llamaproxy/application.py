@@ -132,9 +132,8 @@ def assemble(
     sessions = SessionPool(
         InflatingAgent(anywhere, clock), clock, changed, options["max-mcp-sessions"]
     )
-    programs: Programs = ProgramPool(processes, clock, changed)
-    if elsewhere is not None:
-        programs = elsewhere.programs
+    programs: Programs
+    programs = ProgramPool(processes, clock, changed) if elsewhere is None else elsewhere.programs
     configured = ConfiguredServers(configured_servers(options), programs.configure)
     all_sessions = AllSessions(sessions, programs)
     source = _tool_source(options, clock, client, detector, configured, all_sessions)
