@@ -28,6 +28,9 @@ Outcome: TypeAlias = Literal["", "answered", "failed", "timeout", "cancelled", "
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
+#: What models usually end with: one text for the hundreds of records that are kept.
+_REASONS = {reason: reason for reason in ("stop", "length", "tool_calls", "content_filter")}
+
 
 @attrs.define(eq=False, repr=False)
 class RequestRecord:
@@ -65,6 +68,24 @@ class RequestRecord:
     def seconds(self) -> float:
         """How long it took, 0 before its end."""
         return 0.0 if self.ended is None else self.ended - self.began
+
+    def shares(self, now: float) -> Shares:
+        """For whom its chat has waited, until *now* or its end; nobody if there is none."""
+        chat = self.chat
+        if chat is None:
+            return Shares(0.0, 0.0, 0.0)
+        end = now if self.ended is None else self.ended
+        model = 0.0
+        for round in chat.rounds:
+            model += (end if round.ended is None else round.ended) - round.began
+        tools, until = chat.listed_for(end), 0.0
+        for call in chat.calls:  # in the order in which they were asked for
+            ended = end if call.ended is None else call.ended
+            tools += max(0.0, ended - max(until, call.asked))
+            until = max(until, ended)
+        rest = max(0.0, end - self.began - model - tools)
+        client = min(rest, chat.stalled_for(end)) if rest else 0.0
+        return Shares(model + client, tools, rest - client)
 
 
 def _no_time() -> float:
@@ -133,24 +154,6 @@ class ChatRecord:
             self.stalled if self.stalled_since is None else now - self.stalled_since + self.stalled
         )
 
-    def shares(self, now: float) -> Shares:
-        """For whom it has waited, until *now* or its end."""
-        request = self.request
-        if request is None:
-            return Shares(0.0, 0.0, 0.0)
-        end = now if request.ended is None else request.ended
-        model = 0.0
-        for round in self.rounds:
-            model += (end if round.ended is None else round.ended) - round.began
-        tools, until = self.listed_for(end), 0.0
-        for call in self.calls:  # in the order in which they were asked for
-            ended = end if call.ended is None else call.ended
-            tools += max(0.0, ended - max(until, call.asked))
-            until = max(until, ended)
-        rest = max(0.0, end - request.began - model - tools)
-        client = min(rest, self.stalled_for(end))
-        return Shares(model + client, tools, rest - client)
-
 
 class Shares(NamedTuple):
     """Seconds that an answer took by what it waited for: the model, tools, and the proxy itself.
@@ -203,8 +206,10 @@ class RoundRecord(_Part):
 
     def note_answer(self, model: object, finish_reason: object, usage: object) -> None:
         """Keep what a server says of its completion, as far as it can be believed."""
-        self.model = name_of(model)
-        self.finish_reason = name_of(finish_reason)
+        asked = self.chat.model
+        self.model = asked if model == asked else name_of(model)
+        reason = name_of(finish_reason)
+        self.finish_reason = _REASONS.get(reason, reason)
         if isinstance(usage, dict):
             self.input_tokens = _count(usage.get("prompt_tokens"))
             self.output_tokens = _count(usage.get("completion_tokens"))

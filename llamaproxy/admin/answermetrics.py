@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 
@@ -97,27 +97,22 @@ class AnswerMetrics:
 
     def ended(self, events: Sequence[RequestEnded]) -> None:
         """The columns first, then each as a whole: of what is broken nothing is counted."""
-        of_routes: dict[str, tuple[list[int], list[float]]] = {}
-        failed: list[RequestRecord] = []
-        chats: list[tuple[ChatRecord, RequestRecord]] = []
-        for event in events:
-            request = event.request
-            statuses, seconds = of_routes.get(request.route) or of_routes.setdefault(
-                request.route, ([], [])
-            )
-            statuses.append(request.status)
-            seconds.append(request.seconds)
-            if request.kind or request.status == _CUT_OFF:
-                failed.append(request)
-            if request.chat is not None:
-                chats.append((request.chat, request))
-        self._chats_ended(chats)
-        for name, (statuses, seconds) in of_routes.items():
+        requests = [event.request for event in events]
+        by_route: defaultdict[str, list[RequestRecord]] = defaultdict(list)
+        for request in requests:
+            by_route[request.route].append(request)
+        columns = [
+            (name, [each.status for each in those], [each.seconds for each in those])
+            for name, those in by_route.items()
+        ]
+        self._chats_ended([(each.chat, each) for each in requests if each.chat is not None])
+        for name, statuses, seconds in columns:
             route = self._routes[_ROUTES.get(name, "passthrough")]
             route.statuses.update(statuses)
             route.seconds.add_all(seconds)
-        for request in failed:
-            self._request_failed(request)
+        for request in requests:
+            if request.kind or request.status == _CUT_OFF:
+                self._request_failed(request)
 
     def _request_failed(self, request: RequestRecord) -> None:
         kind = request.kind
@@ -143,12 +138,13 @@ class AnswerMetrics:
                 asked.append(chat)
             elif not chat.listing:
                 continue  # it was refused, and has waited for nobody
-            shares.append(chat.shares(request.began))
+            shares.append(request.shares(request.began))
         self._first_whole.add_all(first_whole)
         self._first_streamed.add_all(first_streamed)
-        self._model.add_all([each[0] for each in shares])
-        self._tools.add_all([each[1] for each in shares])
-        self._proxy.add_all([each[2] for each in shares])
+        for histogram, seconds in zip(
+            (self._model, self._tools, self._proxy), zip(*shares, strict=True), strict=False
+        ):
+            histogram.add_all(list(seconds))
         self._rounds.add_all([len(chat.rounds) for chat in asked])
         self._calls.add_all([len(chat.calls) for chat in asked])
 

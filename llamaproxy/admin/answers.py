@@ -10,12 +10,16 @@ from itertools import count
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from llamaproxy.events import ChatBegan, Observers, RequestEnded
+from llamaproxy.events import MANY, ChatBegan, Observers, RequestEnded
 from llamaproxy.records import ChatRecord, RequestRecord
 
 #: Answers that are kept, and those among them that are to no chat: whoever tries out keys is not to
 #: push out the chats.
 MAX_ANSWERS, MAX_OTHERS = 500, 100
+
+#: Chats that end well and are kept in a second, on average: of more nobody sees any before others
+#: take their places, and to keep them all would cost each some percents.
+_KEPT_PER_SECOND = 200
 
 #: Calls of one round, at most; of an answer that runs the last ones are looked at.
 _MAX_CALLS = 1000
@@ -46,7 +50,9 @@ class Answer:
 class Answers:
     """A listener that keeps every chat, and other requests that have ended with an error.
 
-    Over :data:`MAX_ANSWERS` the one that ended first goes, or the oldest if all of them run; over
+    Of more than :data:`MAX_ANSWERS` chats at once some are left out that have begun and ended well
+    between two hearings, so that those with errors are not pushed out by thousands in a second.
+    Over that number the one that ended first goes, or the oldest if all of them run; over
     :data:`MAX_PARTS` those that ended first, but for the last one. Those that run are looked at
     by :meth:`note_running`, while somebody asks for :attr:`on_change`. It hears of them later, and
     has heard of all before it says anything.
@@ -74,6 +80,10 @@ class Answers:
         self._running: dict[RequestRecord, Answer] = {}
         self._ended: deque[Answer] = deque()
         self._others: deque[Answer] = deque()
+        #: Chats that are left out, until it is heard of their end; how many more there is room for,
+        #: and since when.
+        self._left_out: set[RequestRecord] = set()
+        self._room, self._room_at = float(MAX_ANSWERS), self.now()
         #: Rounds and calls of those that ended.
         self._parts = 0
         self._deliver: Callable[[], None] = _not_listening
@@ -87,25 +97,36 @@ class Answers:
     def began(self, events: Sequence[ChatBegan]) -> None:
         """Chats have begun; some of them may have ended as well."""
         offset = self._offset()
+        now = self.now()
+        room = min(MAX_ANSWERS, self._room + _KEPT_PER_SECOND * (now - self._room_at))
         for event in events:
             record = event.chat.request
             if record is None:
                 continue
+            if record.ended is not None and not record.kind and record.status < _SERVER_ERROR:
+                if room < 1:
+                    self._left_out.add(record)
+                    continue
+                room -= 1
             answer = self._running[record] = self._add(record, offset)
             if len(self._kept) > MAX_ANSWERS:
                 self._trim()
             if self.on_change is not None:
                 self.on_change(answer)
+        self._room, self._room_at = room, now
 
     def ended(self, events: Sequence[RequestEnded]) -> None:
         """Requests have ended."""
         offset = self._offset()
         running, ended, kept = self._running, self._ended, self._kept
+        left_out = self._left_out
         for event in events:
             record = event.request
             chat = record.chat
             answer = running.pop(record, None)
             if answer is None:
+                if record in left_out:
+                    continue
                 if chat is None and not record.kind and record.status < _SERVER_ERROR:
                     continue
                 # Refused at once, or pushed out while it ran.
@@ -124,34 +145,40 @@ class Answers:
                 self._trim()
             if self.on_change is not None:
                 self.on_change(answer)
+        left_out.clear()
 
     def get(self, key: int) -> Answer | None:
         """The answer of that number, None if it is not kept."""
-        self._deliver()
+        self.hear()
         return self._kept.get(key)
 
     @property
     def kept(self) -> Collection[Answer]:
         """All of them, the newest last."""
-        self._deliver()
+        self.hear()
         return self._kept.values()
 
     @property
     def keys(self) -> frozenset[int]:
-        self._deliver()
+        self.hear()
         return frozenset(self._kept)
 
     @property
     def running(self) -> Collection[Answer]:
-        self._deliver()
+        self.hear()
         return self._running.values()
 
     def answer_to(self, chat: ChatRecord | None) -> Answer | None:
         """The answer to *chat*, None unless it is kept and runs."""
         if chat is None or chat.request is None:
             return None
-        self._deliver()
+        self.hear()
         return self._running.get(chat.request)
+
+    def hear(self) -> None:
+        """Hear of all that has happened, for somebody looks: of the last there is all to see."""
+        self._room = max(self._room, MANY)
+        self._deliver()
 
     def note_running(self) -> None:
         """Tell of the answers that run and have come further.

@@ -23,7 +23,7 @@ ROWS_INTERVAL, TOOLS_INTERVAL = 0.2, 2.0
 
 #: How much is sent in a second when there is a lot: what an open page costs does not grow with the
 #: number of chats, nor of tools.
-ROWS_PER_SECOND, _TOOL_BYTES_PER_SECOND = 200, 256 * 1024
+ROWS_PER_SECOND, _TOOL_BYTES_PER_SECOND = 100, 256 * 1024
 
 #: Seconds between two looks at the answers that run, and how many of them there are between two
 #: comments.

@@ -17,7 +17,7 @@ from llamaproxy.errors import (
     UpstreamTls,
     UpstreamUnavailable,
 )
-from llamaproxy.events import Event, ListRefreshed, Observers, RequestEnded, RoundEnded
+from llamaproxy.events import Event, ListRefreshed, Observers, RequestEnded
 from llamaproxy.jsontext import Json
 
 #: Errors in a row, and seconds from the first to the last of them, after which the server counts as
@@ -36,7 +36,8 @@ FAILURES = frozenset(
 #: Statuses with which what stands in front of a server says that it is not there.
 _GATEWAY = (502, 503, 504)
 
-#: Of a request that was passed through: what the server has said nothing of.
+#: The routes of requests that the server answers; and with what status it has said nothing.
+_ANSWERED = ("chat_completions", "passthrough")
 _NO_ANSWER = (*_GATEWAY, 499)
 
 #: Characters of an error that are kept.
@@ -74,21 +75,16 @@ class Reachability:
         hear: dict[type[Event], Callable[[Any], None]] = {
             ListRefreshed: self._list_refreshed,
             RequestEnded: self._request_ended,
-            RoundEnded: self._round_ended,
         }
         for kind, listener in hear.items():
             tell.listen(listener, kind)
-
-    def _round_ended(self, event: RoundEnded) -> None:
-        if not event.round.kind:
-            self._answered()
 
     def _request_ended(self, event: RequestEnded) -> None:
         request = event.request
         if request.kind:
             if request.kind in FAILURES:
                 self.failed(request.kind, request.error)
-        elif request.route == "passthrough" and request.status not in _NO_ANSWER:
+        elif request.route in _ANSWERED and request.status not in _NO_ANSWER:
             self._answered()  # by the server, whatever it says
 
     def _list_refreshed(self, event: ListRefreshed) -> None:

@@ -34,7 +34,7 @@ def row(
     """
     chat = record.chat or _NO_CHAT
     began = record.began
-    shares = chat.shares(now)
+    shares = record.shares(now)
     return {
         "key": key,
         "id": record.id,

@@ -112,7 +112,7 @@ class OwnAnswers:
         return self.answers.keys
 
     def open(self, rows: Callable[[], None], tools: Callable[[], None]) -> None:
-        self._tell.deliver()
+        self.answers.hear()
         self._on_rows, self._on_tools = rows, tools
         self.change += 1
         self._opened = self.change
@@ -130,7 +130,7 @@ class OwnAnswers:
         self.answers.note_running()
 
     def settle(self) -> None:
-        self._tell.deliver()
+        self.answers.hear()
         if self._changed:
             self.change += 1
             for answer in self._changed:

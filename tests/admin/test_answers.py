@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 
 from llamaproxy.admin.answers import MAX_ANSWERS, MAX_OTHERS, MAX_PARTS, Answer, Answers
-from llamaproxy.events import ChatBegan, RequestEnded
+from llamaproxy.events import MANY, ChatBegan, RequestEnded
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 
 
@@ -76,6 +76,35 @@ def test_those_that_run_are_dropped_last() -> None:
     assert kept.dropped == list(range(2, 13))
     kept.end(running)
     assert kept.keys[0] == 1
+
+
+def in_one_moment(kept: Kept, count: int, kind: str = "") -> None:
+    """So many chats that have begun and ended before anything is heard of them."""
+    chats = []
+    for _ in range(count):
+        request = RequestRecord("-", "-", "POST", "/v1/chat/completions", kept.clock.seconds())
+        request.chat = ChatRecord(request, kept.clock.seconds)
+        request.ended, request.status, request.kind = request.began, 200, kind
+        kept.requests.append(request)
+        chats.append(request.chat)
+    kept.answers.began([ChatBegan(chat) for chat in chats])
+    kept.answers.ended([RequestEnded(request) for request in kept.requests[-count:]])
+
+
+def test_of_thousands_in_a_second_some_are_left_out_but_no_errors_and_not_the_last() -> None:
+    kept = Kept()
+    in_one_moment(kept, MAX_ANSWERS)
+    assert len(kept.keys) == MAX_ANSWERS and not kept.dropped  # however fast they came
+    in_one_moment(kept, 10, "upstream_broke")
+    for _ in range(500):
+        in_one_moment(kept, 10)
+        kept.clock.advance(0.0025)
+    assert 200 <= list(kept.answers.kept)[-1].key - MAX_ANSWERS - 10 < 400
+    errors = [answer for answer in kept.answers.kept if answer.record.kind]
+    assert len(errors) == 10, "errors are not pushed out by what goes well"
+    last = kept.requests[-1]
+    in_one_moment(kept, MANY - 1)  # somebody has just looked
+    assert list(kept.answers.kept)[-1].record is kept.requests[-1] is not last
 
 
 def test_if_all_of_them_run_the_oldest_is_dropped_and_its_end_is_shown() -> None:

@@ -144,7 +144,7 @@ def test_what_a_page_costs_does_not_grow_with_the_number_of_chats(
         for number in range(100):
             end(app, begin(app, number))
         app.advance(0.1)
-    assert counted.rows <= 10 * 200 + MAX_ANSWERS
+    assert counted.rows <= 10 * 100 + MAX_ANSWERS
 
 
 def test_what_a_page_is_told_at_first_is_bounded() -> None:

@@ -16,8 +16,8 @@ from llamaproxy.errors import (
     UpstreamTls,
     UpstreamUnavailable,
 )
-from llamaproxy.events import Event, ListRefreshed, Observers, RequestEnded, RoundEnded
-from llamaproxy.records import ChatRecord, RequestRecord, RoundRecord
+from llamaproxy.events import Event, ListRefreshed, Observers, RequestEnded
+from llamaproxy.records import RequestRecord
 from tests.support import pending_calls
 
 
@@ -50,10 +50,10 @@ def request_ended(kind: str) -> RequestEnded:
     return RequestEnded(record)
 
 
-def round_ended(kind: str = "") -> RoundEnded:
-    record = RoundRecord(ChatRecord(), 1, 0.0)
-    record.kind = kind
-    return RoundEnded(record)
+def answered_chat() -> RequestEnded:
+    route = "chat_completions"
+    record = RequestRecord("r", "-", "POST", "/v1/chat/completions", 0.0, route=route, status=200)
+    return RequestEnded(record)
 
 
 def test_nothing_is_asked_until_somebody_wants_to_know() -> None:
@@ -91,7 +91,7 @@ def test_a_gateway_that_answers_for_the_server_says_nothing_of_it(
 def test_chats_that_are_answered_spare_the_question() -> None:
     server = Asked()
     for _ in range(100):
-        server.tell(round_ended())
+        server.tell(answered_chat())
         server.reachability.wanted()
         server.clock.advance(10)
     assert server.questions == [] and server.reachability.reachable is True
@@ -141,7 +141,7 @@ def test_an_answer_ends_it_at_once(to_a_chat: bool) -> None:
     server.fail_for(60)
     assert server.reachability.reachable is False
     if to_a_chat:
-        server.tell(round_ended())
+        server.tell(answered_chat())
         if not server.questions[-1].called:
             server.questions[-1].callback(200)
     else:
@@ -159,8 +159,6 @@ def test_an_answer_ends_it_at_once(to_a_chat: bool) -> None:
         request_ended("invalid_request"),
         request_ended("upstream_refused"),
         request_ended("shutting_down"),
-        round_ended("upstream_refused"),
-        round_ended("cancelled"),
         ListRefreshed(1, {}, {"g": McpTimeout()}),
         ListRefreshed(1, {}, {}, UpstreamRefused(500)),
     ],
