@@ -132,6 +132,11 @@ ADVICE: Mapping[str, Advice] = MappingProxyType(
             "check its URL, the path too; look into the log of its MCP server, and into Llama "
             "Stack's",
         ),
+        "group_program": Advice(
+            "the program that is the MCP server of {group} does not serve: {reason}",
+            "run its command, as `--mcp-config` has it, by hand and as the user that llamaproxy "
+            "runs as; the variables that it needs stand in its `env`",
+        ),
         "missing_group": Advice(
             "of the group {group} at {url} the server lists no tools, and does not say why",
             "that MCP server must be reachable from where the server runs; if it wants a token, "
@@ -234,4 +239,6 @@ def group_problem(group: str, error: ProxyError) -> Problem:
         UpstreamTimeout.kind: "group_slow",
     }
     name = "group_refused" if status in (401, 403) else by_kind.get(error.kind, "group_failed")
+    if error.where.startswith("stdio:") and name != "group_slow":
+        name = "group_program"  # it has no URL
     return problem(name, group=group, reason=error.logged)

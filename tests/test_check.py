@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from llamaproxy.advice import ADVICE
+from llamaproxy.advice import ADVICE, group_problem
 from llamaproxy.application import assemble
 from llamaproxy.check import LIMIT, Check
 from llamaproxy.config.options import Options
+from llamaproxy.errors import McpBroke, McpTimeout, McpUnavailable, ProxyError
 from llamaproxy.events import ListRefreshed
 from llamaproxy.report import UNDECIDED, WELL, WRONG
 from tests.admin.inspected import Inspected
@@ -238,6 +239,20 @@ def test_what_is_wrong_with_a_group_is_said_in_words(mcp: FakeMcp, advice: list[
     checked = Checked(stack("0.6.1", tool("a")), mcp)
     assert checked.advice() == advice, checked.lines
     assert checked.status == WRONG
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (McpBroke("The MCP server ended with status 1."), "group_program"),
+        (McpUnavailable("The MCP server has ended."), "group_program"),
+        (McpTimeout(), "group_slow"),
+    ],
+)
+def test_of_a_program_no_url_is_spoken(error: ProxyError, advice: str) -> None:
+    error.where = "stdio://files"
+    told = group_problem("files", error)
+    assert told.name == advice and "URL" not in told.what + told.do
 
 
 @pytest.mark.parametrize("tools", [(), (tool("a", "mcp::main"),)])
