@@ -61,6 +61,8 @@ class ProxyRequest(Request):
     #: Of the answer: whether its head is all of it; whether its end can be seen.
     _bodiless = False
     _framed = False
+    #: The head, until the beginning of the body is sent with it.
+    _unsent = b""
     #: What tells the sender from those with other API keys: a digest, which is sent nowhere.
     key_id = b""
     #: Whether a client that has closed its side may still wait for the answer.
@@ -208,10 +210,12 @@ class ProxyRequest(Request):
 
     # --- the answer
 
-    def begin(self, status: int, phrase: bytes, fields: Fields) -> None:
+    def begin(self, status: int, phrase: bytes, fields: Fields, body_follows: bool = False) -> None:
         """Send the head of the answer, of the end-to-end *fields* as they are.
 
         Those that belong to the connection are added, and what every answer has: the id, a date.
+
+        :param body_follows: whether something is written in the same turn, which it then goes with.
         """
         channel, line = self.channel, self.head.line
         if channel is None:
@@ -239,32 +243,42 @@ class ProxyRequest(Request):
             self.chunked = 1
             added.append((b"Transfer-Encoding", b"chunked"))
         self._framed = bool(has_length or self.chunked)
-        self.transport.write(answer_head(line.minor, status, phrase, [*fields, *added]))
+        self._unsent = answer_head(line.minor, status, phrase, [*fields, *added])
+        if not body_follows:
+            self._send_head()
+
+    def _send_head(self) -> None:
+        head, self._unsent = self._unsent, b""
+        if head and self.channel is not None:
+            self.transport.write(head)
 
     def write(self, data: bytes) -> None:
         """Send *data* of the body; the head before it, if it has not been sent."""
         if self.finished:
             raise RuntimeError("Request.write called on a request after Request.finish was called.")
         if not self.startedWriting:
-            fields = fields_of(self.__dict__.get("responseHeaders"))  # if any have been set
+            # If any have been set; a stream does not need them as long as it lasts.
+            fields = fields_of(self.__dict__.pop("responseHeaders", None))
             fields += without(self.relayed_fields, {name.lower() for name, _ in fields})
             self.relayed_fields = []
-            self.begin(self.code, self.code_message, fields)
+            self.begin(self.code, self.code_message, fields, body_follows=True)
         if not data or self._bodiless or self.channel is None:
+            self._send_head()
             return
         self.sentLength += len(data)
+        # A copy costs less than several writes, or one of a list.
         if self.chunked:
-            # A copy costs less than three writes, or one of a list.
-            self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-        else:
-            self.transport.write(data)
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._unsent:
+            data, self._unsent = self._unsent + data, b""
+        self.transport.write(data)
 
     def finish(self) -> None:
         """The answer has been given as a whole."""
         channel = self.channel
         if channel is None:
             raise RuntimeError("There is nobody, or nobody any more, to be answered.")
-        if not self.startedWriting:
+        if not self.startedWriting or self._unsent:
             self.write(b"")
         if self.chunked:
             self.transport.write(b"0\r\n\r\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import attrs
 
 from llamaproxy import jsontext
@@ -23,11 +21,11 @@ class Repeats:
     """Looks for calls that have had the same result in several rounds in a row."""
 
     def __init__(self) -> None:
-        self._rounds: deque[CallResults] = deque(maxlen=_MAX_REPEATS)
+        self._rounds: list[CallResults] = []
 
     def too_many(self, results: CallResults) -> bool:
         """Note the *results* of a round; whether a call has been repeated too often."""
-        self._rounds.append(results)
+        self._rounds = [*self._rounds, results][-_MAX_REPEATS:]
         if len(self._rounds) < _MAX_REPEATS:
             return False
         return bool(set.intersection(*map(_keys, self._rounds)))

@@ -184,14 +184,20 @@ def format_text(event: LogEvent) -> str | None:
         message = "\n\t".join([message, *map(safe, failure.getTraceback().splitlines())])
     if not message:
         return None
-    level = event.get("log_level")
-    system = event.get("log_system") or (
-        f"{event.get('log_namespace', '-')}#{level.name if level is not None else '-'}"
-    )
+    system = event.get("log_system")
+    if system:
+        system = safe(str(system))
+    else:
+        system = _system_of(event.get("log_namespace", "-"), event.get("log_level"))
     id = _request_of(event)
     suffix = f" [{id}]" if id else ""
     prefix = "" if worker is None else f"worker {worker}: "
-    return f"{_stamp(event)} [{safe(str(system))}] {prefix}{message}{suffix}\n"
+    return f"{_stamp(event)} [{system}] {prefix}{message}{suffix}\n"
+
+
+@lru_cache(maxsize=256)
+def _system_of(namespace: object, level: Any) -> str:
+    return safe(f"{namespace}#{'-' if level is None else level.name}")
 
 
 def format_json(event: LogEvent) -> str:

@@ -257,6 +257,7 @@ class UpstreamConnection(protocol.Protocol):
             self._early = head.close = True
         if head.switches:
             head.tunnel = self
+        head.body_follows = bool(rest and head.length)
         exchange.taker.answered(head)
         if self._exchange is exchange and (rest or head.length == 0):
             self._read_body(exchange, head, rest)

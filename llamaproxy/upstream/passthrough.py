@@ -267,7 +267,7 @@ class Passage(Watchdog):
             ]
         if (origin := request.head.origin) is not None:
             resource.cors.learn(origin, headers_of(head.fields))
-        request.begin(head.status, phrase, fields)
+        request.begin(head.status, phrase, fields, head.body_follows and self._masker is None)
         if head.length is None or head.length > _SMALL_BODY:
             self._register()
 

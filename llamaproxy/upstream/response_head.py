@@ -47,6 +47,8 @@ class ResponseHead:
     ``Content-Length`` stands in the fields too. *bodiless* tells that there can be no body, and
     *close* that the connection cannot be used again. *tunnel* is what the bytes of another
     protocol are sent by, after 101. *names* are those of all fields that came, in lower case.
+    *body_follows* tells that the taker is given the beginning of the body as soon as it has taken
+    the head.
     """
 
     status: int
@@ -57,6 +59,7 @@ class ResponseHead:
     close: bool = False
     chunks: Chunks | None = None
     tunnel: Any = None
+    body_follows: bool = False
     names: Sequence[bytes] = attrs.Factory(
         lambda head: [name.lower() for name, _ in head.fields], takes_self=True
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from hyperlink import DecodedURL, EncodedURL
 
@@ -19,6 +20,9 @@ MASK = "***"
 #: ones (RFC 9562).
 _MIN_KEY = 12
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+#: Characters of a URL whose form for the log is remembered.
+_MAX_REMEMBERED = 1000
 
 
 def read_url(text: str) -> DecodedURL:
@@ -57,6 +61,11 @@ def url_for_log(url: str) -> str:
     That is its user, its query and fragment, and in its path what looks like a key: hosted MCP
     servers have one there (``/s/KEY/mcp``).
     """
+    # Those of tools come again with every call, and this is a good part of what one costs.
+    return _url_for_log(url) if len(url) > _MAX_REMEMBERED else _remembered(url)
+
+
+def _url_for_log(url: str) -> str:
     location = url.partition("?")[0].partition("#")[0]
     scheme, slashes, remainder = location.partition("//")
     if not slashes or not _SCHEME.fullmatch(scheme):
@@ -64,6 +73,9 @@ def url_for_log(url: str) -> str:
     authority, slash, path = remainder.partition("/")
     shown = "/".join(map(_segment_for_log, path.split("/")))
     return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{shown}"
+
+
+_remembered = lru_cache(maxsize=64)(_url_for_log)
 
 
 def _segment_for_log(segment: str) -> str:
