@@ -61,6 +61,11 @@ class Watchdog:
         """Do not call back, until started again."""
         self._sweep.watched.discard(self)
 
+    def end(self) -> None:
+        """Stop for good, and forget whom to call: who has a watchdog is often who it calls."""
+        self.stop()
+        self._callback = _nothing
+
     def bark(self) -> None:
         """Call back."""
         self._callback()

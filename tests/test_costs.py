@@ -285,16 +285,33 @@ def _streaming() -> Whole:
     return whole
 
 
-@pytest.mark.parametrize("name", ["chat", "one-tool loop", "three calls at once"])
-def test_nothing_is_left_for_the_garbage_collector_of(name: str) -> None:
-    whole, (request, _) = Whole(), COSTS[name]
+def _ask_once(name: str) -> Callable[[Whole], object]:
+    return lambda whole: whole.ask(COSTS[name][0])
+
+
+def _stream(whole: Whole) -> None:
+    """A stream from its beginning to its end."""
+    whole.held = True
+    whole.ask(chat(stream=True))
+    whole.say(piece(DELTAS["alike"](1)), piece(DELTAS["alike"](2)), piece(DELTAS["alike"](3)))
+    whole.say(piece(chunk({}, "stop"), b"[DONE]") + LAST)
+    whole.held = False
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [*map(_ask_once, ("chat", "one-tool loop", "three calls at once")), _stream],
+    ids=["chat", "one-tool loop", "three calls at once", "stream"],
+)
+def test_nothing_is_left_for_the_garbage_collector_of(ask: Callable[[Whole], object]) -> None:
+    whole = Whole()
     for _ in range(2):
-        whole.ask(request)
+        ask(whole)
     gc.collect()
     gc.disable()
     gc.freeze()  # what other tests have left may become garbage meanwhile
     try:
-        whole.ask(request)
+        ask(whole)
         assert gc.collect() == 0
     finally:
         gc.unfreeze()

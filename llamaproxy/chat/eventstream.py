@@ -113,7 +113,7 @@ class EventStream:
 
     def close(self) -> None:
         """Stop the comments and the back-pressure; nothing is sent after this."""
-        self._silence.stop()
+        self._silence.end()
         if self.started and self._request.channel is not None:
             self._request.unregisterProducer()
 

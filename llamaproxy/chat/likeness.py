@@ -87,13 +87,9 @@ class _Template:
 class Likeness:
     """Remembers the last event of one round, and keeps the texts of those that were like it."""
 
-    def __init__(self, reserve: Callable[[int], bool], keep: Callable[[Place, str], None]) -> None:
-        """:param reserve: takes a number of characters, and returns whether they may be kept.
-
-        :param keep: is called by :meth:`settle` with the texts since, which have been reserved.
-        """
+    def __init__(self, reserve: Callable[[int], bool]) -> None:
+        """:param reserve: takes a number of characters, and returns whether they may be kept."""
         self._reserve = reserve
-        self._keep = keep
         self._last: _Around | None = None
         self._template: _Template | None = None
         #: What could not be proven, and is not tried again.
@@ -124,12 +120,16 @@ class Likeness:
         shown = before + (behind + before).join(texts) + behind if texts else b""
         return len(texts), shown
 
-    def settle(self) -> None:
-        """Have the texts kept; to be called before anything is read that they are a part of."""
-        if self._texts and self._template:
-            text = jsontext.loads(b'"%b"' % bytes(self._texts))
-            self._texts.clear()
-            self._keep(self._template.place, text)
+    def taken(self) -> tuple[Place, str] | None:
+        """The texts that it has reserved and kept, as one, and their place; they are forgotten.
+
+        To be called before anything is read that they are a part of.
+        """
+        if not self._texts or self._template is None:
+            return None
+        text: str = jsontext.loads(b'"%b"' % bytes(self._texts))
+        self._texts.clear()
+        return self._template.place, text
 
     def learn(self, event: bytes, visible: Json | None) -> None:
         """Remember *event*, which has gone the ordinary way.

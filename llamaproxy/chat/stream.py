@@ -84,6 +84,18 @@ class _Choice:
         return closing_reason(self.finish_reason, self.calls.shown_texts)
 
 
+class _Room:
+    """So many characters that may be kept; those who keep them share it."""
+
+    def __init__(self, characters: int) -> None:
+        self._left = characters
+
+    def reserve(self, size: int) -> bool:
+        """Count *size* more characters that are kept; False if there is no room for them."""
+        self._left -= size
+        return self._left >= 0
+
+
 class RoundStream:
     """Reads the chunks of one streamed completion."""
 
@@ -95,14 +107,14 @@ class RoundStream:
         max_usage: int = _MAX_USAGE,
     ) -> None:
         """:param roles: the indices of the choices whose role has been sent; added to here."""
-        self._max_characters = max_characters
+        #: Takes a number of characters, and returns whether they may be kept.
+        self.reserve = _Room(max_characters).reserve
         self._max_usage = max_usage
         self._visibility = visibility
         self._roles = roles
         self._choices: dict[int, _Choice] = {}
         self._first_index: int | None = None
         self._ended = False
-        self._reserved = 0
         #: Its fields are those of chunks that are made here.
         self._last_chunk: Json = {}
         self.usage: Json | None = None
@@ -274,11 +286,6 @@ class RoundStream:
                 state.beside_finish, state.beside_size = beside, size
             return shown
         return shown or tokens
-
-    def reserve(self, size: int) -> bool:
-        """Count *size* more characters that are kept; False if there is no room for them."""
-        self._reserved += size
-        return self._reserved <= self._max_characters
 
 
 def _size(value: Json) -> int:

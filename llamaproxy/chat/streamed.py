@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from llamaproxy import jsontext
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.eventstream import EventStream
-from llamaproxy.chat.likeness import Likeness, Place
+from llamaproxy.chat.likeness import Likeness
 from llamaproxy.chat.messages import Completion, ToolCall
 from llamaproxy.chat.openwebui import Card, item_event
 from llamaproxy.chat.round_merging import (
@@ -69,10 +69,10 @@ class StreamedAnswer:
         self._blocks.begin_round()
         # Without server tools no round follows.
         self._held_content = HeldContent(self._last_text_only and bool(visibility.server_tools))
-        self._likeness = Likeness(self._round.reserve, self._keep)
+        self._likeness = Likeness(self._round.reserve)
         try:
             await self._completions.stream(body, self)
-            self._likeness.settle()
+            self._keep_texts()
             for held in self._round.held_chunks():
                 await self._send(held)
             completion = self._round.completion()
@@ -130,7 +130,7 @@ class StreamedAnswer:
         return count
 
     def handle(self, chunk: Json | None, event: bytes) -> None:
-        self._likeness.settle()
+        self._keep_texts()
         if chunk is not None:
             self._header.adopt(chunk)
             if self._record.first is None:
@@ -149,8 +149,11 @@ class StreamedAnswer:
         self._events.flush()
         return self._events.writable()
 
-    def _keep(self, place: Place, text: str) -> None:
-        """Keep the *text* of events that were told by their likeness."""
+    def _keep_texts(self) -> None:
+        """Keep the texts of events that were told by their likeness."""
+        if (taken := self._likeness.taken()) is None:
+            return
+        place, text = taken
         self._round.keep(place.index, place.key, text)
         if place.index == 0:
             self._join.joined(place.key, text)

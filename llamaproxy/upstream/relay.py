@@ -125,6 +125,10 @@ def body_of(response: Any, clock: IReactorTime, silence: float) -> BodyStream:
     return stream
 
 
+def _dropped(data: bytes) -> None:
+    """Nobody takes it any more."""
+
+
 @implementer(IPushProducer)
 class Relay(Protocol):
     """Delivers a response body as it comes, in the same turn of the reactor.
@@ -197,7 +201,9 @@ class Relay(Protocol):
         self.stopProducing()
 
     def _end(self, failure: Failure | None) -> None:
-        self._silence.stop()
+        # What it was given may refer to it: the garbage collector is left nothing to find.
+        self._silence.end()
+        self._deliver = _dropped
         if not self.finished.called:  # else: cancelled, or it has ended before
             self.finished.callback(failure)
 

@@ -112,6 +112,7 @@ class Response:
 
     def loseConnection(self) -> None:
         self._closed = True
+        self._body = None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.cancel()
@@ -121,8 +122,10 @@ class Response:
     def _close(self, reason: Failure) -> None:
         self.exchange = None
         self._end = reason
-        if self._body is not None and not self._closed:
-            self._body.connectionLost(reason)
+        # Each has the other: the garbage collector is left nothing to find.
+        body, self._body = self._body, None
+        if body is not None:
+            body.connectionLost(reason)
 
 
 @implementer(IAgent)

@@ -319,7 +319,7 @@ NONE = (0, b"")
 
 
 def learnt(*events: bytes) -> Likeness:
-    likeness = Likeness(lambda _: True, lambda *_: None)
+    likeness = Likeness(lambda _: True)
     for each in events:
         likeness.learn(each, orjson.loads(each))
     return likeness
@@ -369,20 +369,19 @@ def test_half_a_character_is_not_made_whole_by_the_next_event() -> None:
 )
 @example("a", "\\\\n")
 def test_texts_are_kept_as_they_were(text: str, odd: str) -> None:
-    kept: list[tuple[Place, str]] = []
     sizes: list[int] = []
 
     def reserve(size: int) -> bool:
         sizes.append(size)
         return True
 
-    likeness = Likeness(reserve, lambda *each: kept.append(each))
+    likeness = Likeness(reserve)
     for each in (write("one"), write("two")):
         likeness.learn(each, orjson.loads(each))
     for part in (text, odd):
         assert likeness.shown([write(part)], 0) == (1, b"data: " + write(part) + b"\n\n")
-    likeness.settle()
-    assert kept == [(Place(0, "content"), text + odd)]
+    assert likeness.taken() == (Place(0, "content"), text + odd)
+    assert likeness.taken() is None
     assert sizes == [len(text), len(odd)]
 
 
