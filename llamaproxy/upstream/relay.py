@@ -193,7 +193,7 @@ class Relay(Protocol):
             cast(Any, self.transport).resumeProducing()
 
     def stopProducing(self) -> None:
-        self._silence.stop()
+        self._let_go()
         cast(Any, self.transport).loseConnection()
 
     def _silent(self) -> None:
@@ -201,11 +201,17 @@ class Relay(Protocol):
         self.stopProducing()
 
     def _end(self, failure: Failure | None) -> None:
-        # What it was given may refer to it: the garbage collector is left nothing to find.
-        self._silence.end()
-        self._deliver = _dropped
+        self._let_go()
         if not self.finished.called:  # else: cancelled, or it has ended before
             self.finished.callback(failure)
+
+    def _let_go(self) -> None:
+        """Nothing is delivered, and nothing waited for, any more.
+
+        Who is called may refer to this: the garbage collector is left nothing to find.
+        """
+        self._silence.end()
+        self._deliver = _dropped
 
 
 async def read_body(response: Any, clock: IReactorTime, silence: float, limit: int) -> bytes:
