@@ -27,8 +27,8 @@ _MAX_CALLS = 1000
 #: Rounds and calls of all that have ended: one answer may have a hundred thousand.
 MAX_PARTS = 100_000
 
-#: From this status on, what the server has answered is an error too.
-_SERVER_ERROR = 500
+#: From this status on, what the server has answered is an error too; and a chat has not ended well.
+_SERVER_ERROR, _ERROR = 500, 400
 
 
 @attrs.define(eq=False, repr=False)
@@ -103,7 +103,7 @@ class Answers:
             record = event.chat.request
             if record is None:
                 continue
-            if record.ended is not None and not record.kind and record.status < _SERVER_ERROR:
+            if record.ended is not None and _is_plain(record, event.chat):
                 if room < 1:
                     self._left_out.add(record)
                     continue
@@ -220,6 +220,11 @@ class Answers:
     def _drop(self, answer: Answer) -> None:
         del self._kept[answer.key]
         self.on_drop(answer)
+
+
+def _is_plain(record: RequestRecord, chat: ChatRecord) -> bool:
+    """Whether nothing is to be looked at in a chat that has ended: no error, nobody who left."""
+    return record.status < _ERROR and not (record.kind or chat.limit or chat.failed)
 
 
 def _stage_of(record: RequestRecord) -> tuple[object, ...]:

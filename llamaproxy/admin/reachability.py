@@ -36,8 +36,7 @@ FAILURES = frozenset(
 #: Statuses with which what stands in front of a server says that it is not there.
 _GATEWAY = (502, 503, 504)
 
-#: The routes of requests that the server answers; and with what status it has said nothing.
-_ANSWERED = ("chat_completions", "passthrough")
+#: Of a request that was passed through: what the server has said nothing of.
 _NO_ANSWER = (*_GATEWAY, 499)
 
 #: Characters of an error that are kept.
@@ -81,10 +80,13 @@ class Reachability:
 
     def _request_ended(self, event: RequestEnded) -> None:
         request = event.request
+        chat = request.chat
+        if chat is not None and any(each.ended and not each.kind for each in chat.rounds):
+            self._answered()
         if request.kind:
             if request.kind in FAILURES:
                 self.failed(request.kind, request.error)
-        elif request.route in _ANSWERED and request.status not in _NO_ANSWER:
+        elif request.route == "passthrough" and request.status not in _NO_ANSWER:
             self._answered()  # by the server, whatever it says
 
     def _list_refreshed(self, event: ListRefreshed) -> None:

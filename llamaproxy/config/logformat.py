@@ -188,7 +188,7 @@ def format_text(event: LogEvent) -> str | None:
     if system:
         system = safe(str(system))
     else:
-        system = _system_of(event.get("log_namespace", "-"), event.get("log_level"))
+        system = _system_of(str(event.get("log_namespace", "-")), event.get("log_level"))
     id = _request_of(event)
     suffix = f" [{id}]" if id else ""
     prefix = "" if worker is None else f"worker {worker}: "
@@ -196,7 +196,7 @@ def format_text(event: LogEvent) -> str | None:
 
 
 @lru_cache(maxsize=256)
-def _system_of(namespace: object, level: Any) -> str:
+def _system_of(namespace: str, level: Any) -> str:
     return safe(f"{namespace}#{'-' if level is None else level.name}")
 
 

@@ -97,7 +97,9 @@ class Inflater:
             self.received = self._received
             fields = without(head.fields, _COMPRESSED)
             # A copy: the connection finds the end of the body by the one that it has read.
-            self._within.answered(attrs.evolve(head, length=None, fields=fields))
+            self._within.answered(
+                attrs.evolve(head, length=None, body_follows=False, fields=fields)
+            )
 
     def ended(self) -> None:
         if self._zlib is None:

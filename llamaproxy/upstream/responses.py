@@ -124,7 +124,7 @@ class Response:
         self._end = reason
         # Each has the other: the garbage collector is left nothing to find.
         body, self._body = self._body, None
-        if body is not None:
+        if body is not None and not self._closed:
             body.connectionLost(reason)
 
 

@@ -78,13 +78,13 @@ def test_those_that_run_are_dropped_last() -> None:
     assert kept.keys[0] == 1
 
 
-def in_one_moment(kept: Kept, count: int, kind: str = "") -> None:
+def in_one_moment(kept: Kept, count: int, kind: str = "", status: int = 200) -> None:
     """So many chats that have begun and ended before anything is heard of them."""
     chats = []
     for _ in range(count):
         request = RequestRecord("-", "-", "POST", "/v1/chat/completions", kept.clock.seconds())
         request.chat = ChatRecord(request, kept.clock.seconds)
-        request.ended, request.status, request.kind = request.began, 200, kind
+        request.ended, request.status, request.kind = request.began, status, kind
         kept.requests.append(request)
         chats.append(request.chat)
     kept.answers.began([ChatBegan(chat) for chat in chats])
@@ -95,13 +95,16 @@ def test_of_thousands_in_a_second_some_are_left_out_but_no_errors_and_not_the_la
     kept = Kept()
     in_one_moment(kept, MAX_ANSWERS)
     assert len(kept.keys) == MAX_ANSWERS and not kept.dropped  # however fast they came
-    in_one_moment(kept, 10, "upstream_broke")
+    in_one_moment(kept, 5, "upstream_broke")
+    in_one_moment(kept, 5, status=499)
     for _ in range(500):
         in_one_moment(kept, 10)
         kept.clock.advance(0.0025)
     assert 200 <= list(kept.answers.kept)[-1].key - MAX_ANSWERS - 10 < 400
+    errors = [answer for answer in kept.answers.kept if answer.record.status != 200]
+    assert len(errors) == 5, "who has left is not pushed out by what goes well"
     errors = [answer for answer in kept.answers.kept if answer.record.kind]
-    assert len(errors) == 10, "errors are not pushed out by what goes well"
+    assert len(errors) == 5, "nor are errors"
     last = kept.requests[-1]
     in_one_moment(kept, MANY - 1)  # somebody has just looked
     assert list(kept.answers.kept)[-1].record is kept.requests[-1] is not last

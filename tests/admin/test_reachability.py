@@ -17,7 +17,7 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.events import Event, ListRefreshed, Observers, RequestEnded
-from llamaproxy.records import RequestRecord
+from llamaproxy.records import ChatRecord, RequestRecord, RoundRecord
 from tests.support import pending_calls
 
 
@@ -50,9 +50,17 @@ def request_ended(kind: str) -> RequestEnded:
     return RequestEnded(record)
 
 
-def answered_chat() -> RequestEnded:
-    route = "chat_completions"
-    record = RequestRecord("r", "-", "POST", "/v1/chat/completions", 0.0, route=route, status=200)
+#: The records of requests, which those of their chats do not keep.
+_requests: list[RequestRecord] = []
+
+
+def chat_ended(*rounds: str, status: int = 200, kind: str = "") -> RequestEnded:
+    """A chat whose rounds have ended with these kinds of errors, empty for none."""
+    record = RequestRecord("r", "-", "POST", "/v1/chat/completions", 0.0, status=status, kind=kind)
+    record.route, record.chat = "chat_completions", ChatRecord(record)
+    _requests.append(record)
+    for number, each in enumerate(rounds, 1):
+        record.chat.rounds.append(RoundRecord(record.chat, number, 0.0, ended=1.0, kind=each))
     return RequestEnded(record)
 
 
@@ -91,10 +99,29 @@ def test_a_gateway_that_answers_for_the_server_says_nothing_of_it(
 def test_chats_that_are_answered_spare_the_question() -> None:
     server = Asked()
     for _ in range(100):
-        server.tell(answered_chat())
+        server.tell(chat_ended(""))
         server.reachability.wanted()
         server.clock.advance(10)
     assert server.questions == [] and server.reachability.reachable is True
+
+
+@pytest.mark.parametrize(
+    ("event", "failures"),
+    [
+        (chat_ended("", "upstream_timeout", status=504, kind="upstream_timeout"), 1),
+        (chat_ended("", "cancelled", status=499), 0),
+        (chat_ended("upstream_timeout", status=504, kind="upstream_timeout"), 2),
+        (chat_ended("cancelled", status=499), 1),
+        (chat_ended(), 1),
+    ],
+)
+def test_a_round_that_is_answered_counts_whatever_follows_it(
+    event: RequestEnded, failures: int
+) -> None:
+    server = Asked()
+    server.tell(request_ended("upstream_unavailable"))
+    server.tell(event)
+    assert server.reachability.failures == failures
 
 
 def test_many_failures_at_once_are_one_stall() -> None:
@@ -141,7 +168,7 @@ def test_an_answer_ends_it_at_once(to_a_chat: bool) -> None:
     server.fail_for(60)
     assert server.reachability.reachable is False
     if to_a_chat:
-        server.tell(answered_chat())
+        server.tell(chat_ended(""))
         if not server.questions[-1].called:
             server.questions[-1].callback(200)
     else:
