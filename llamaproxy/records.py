@@ -28,9 +28,6 @@ Outcome: TypeAlias = Literal["", "answered", "failed", "timeout", "cancelled", "
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
-#: What models usually end with: one text for the hundreds of records that are kept.
-_REASONS = {reason: reason for reason in ("stop", "length", "tool_calls", "content_filter")}
-
 
 @attrs.define(eq=False, repr=False)
 class RequestRecord:
@@ -84,7 +81,7 @@ class RequestRecord:
             tools += max(0.0, ended - max(until, call.asked))
             until = max(until, ended)
         rest = max(0.0, end - self.began - model - tools)
-        client = min(rest, chat.stalled_for(end)) if rest else 0.0
+        client = min(rest, chat.stalled_for(end))
         return Shares(model + client, tools, rest - client)
 
 
@@ -206,10 +203,8 @@ class RoundRecord(_Part):
 
     def note_answer(self, model: object, finish_reason: object, usage: object) -> None:
         """Keep what a server says of its completion, as far as it can be believed."""
-        asked = self.chat.model
-        self.model = asked if model == asked else name_of(model)
-        reason = name_of(finish_reason)
-        self.finish_reason = _REASONS.get(reason, reason)
+        self.model = name_of(model)
+        self.finish_reason = name_of(finish_reason)
         if isinstance(usage, dict):
             self.input_tokens = _count(usage.get("prompt_tokens"))
             self.output_tokens = _count(usage.get("completion_tokens"))

@@ -141,10 +141,9 @@ class AnswerMetrics:
             shares.append(request.shares(request.began))
         self._first_whole.add_all(first_whole)
         self._first_streamed.add_all(first_streamed)
-        for histogram, seconds in zip(
-            (self._model, self._tools, self._proxy), zip(*shares, strict=True), strict=False
-        ):
-            histogram.add_all(list(seconds))
+        self._model.add_all([each[0] for each in shares])
+        self._tools.add_all([each[1] for each in shares])
+        self._proxy.add_all([each[2] for each in shares])
         self._rounds.add_all([len(chat.rounds) for chat in asked])
         self._calls.add_all([len(chat.calls) for chat in asked])
 

@@ -41,7 +41,6 @@ class ProxyChannel(Protocol):
         *("site", "transport", "secure", "connected", "state"),
         *("request", "persistent", "served", "_reader", "_head", "_body", "_reading"),
         *("_pipelined", "_read_paused", "_producer", "_receive", "_half_closed_check"),
-        "_client_host",
     )
 
     def __init__(self, site: Any) -> None:
@@ -61,8 +60,6 @@ class ProxyChannel(Protocol):
         self._reading = self._read_paused = False
         self._producer: interfaces.IPushProducer | None = None
         self._half_closed_check: interfaces.IDelayedCall | None = None
-        #: The client's address once it has been asked for; empty before.
-        self._client_host: str | None = ""
 
     # --- the connection
 
@@ -184,9 +181,8 @@ class ProxyChannel(Protocol):
         Behind a load balancer that speaks the PROXY protocol (``haproxy:`` endpoints), it is known
         only when the first bytes have come.
         """
-        if self._client_host == "":
-            self._client_host = getattr(self.transport.getPeer(), "host", None)
-        return self._client_host
+        host: str | None = getattr(self.transport.getPeer(), "host", None)
+        return host
 
     @property
     def is_idle(self) -> bool:

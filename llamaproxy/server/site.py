@@ -40,12 +40,6 @@ _TELL_SECONDS = 10.0
 #: A ``traceparent`` of any version (W3C Trace Context, section 3.2).
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
 
-#: Methods and paths that come again and again: one text of each for all records of them.
-_USUAL = {
-    text.encode("ascii"): text
-    for text in ("GET", "POST", "/v1/chat/completions", "/openai/v1/chat/completions")
-}
-
 
 @implementer(IProtocolNegotiationFactory)
 class ProxySite(Factory):
@@ -164,12 +158,11 @@ class ProxySite(Factory):
         address = client or "-"
         if head is None:
             return RequestRecord(id, address, "-", "-", self.now())
-        method, path = head.line.method, head.path
         record = RequestRecord(
             id,
             address,
-            _USUAL.get(method) or method.decode("ascii"),
-            _USUAL.get(path) or path.decode("ascii"),
+            head.line.method.decode("ascii"),
+            head.path.decode("ascii"),
             self.now(),
             caller_of(head),
             trace_id(head.values(b"traceparent")),

@@ -341,4 +341,5 @@ def test_a_compressed_answer_ends_where_its_connection_says(
         wire.lose(CLOSES)
     assert (taker.body, taker.end, world.idle) == (b"hello", "ended", idle)
     assert taker.head is not None and taker.head.length is None
+    assert not taker.head.body_follows, "what has come of it may not be enough to unpack"
     assert b"Content-Encoding" not in dict(taker.head.fields)

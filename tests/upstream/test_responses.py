@@ -99,6 +99,17 @@ def test_a_reader_that_leaves_is_told_nothing_more(rest: bytes) -> None:
     assert wire.transport.aborted == (rest == b"do")
 
 
+def test_who_has_left_before_reading_is_not_told_that_it_was_all() -> None:
+    agent = Agent()
+    asking = agent.request(b"GET", b"/x")
+    [wire] = agent.world.wires
+    wire.send(HEAD + b"done.")
+    response, reader = outcome(asking), Reader()
+    response.loseConnection()
+    response.deliverBody(reader)
+    assert (reader.got, reader.end) == (b"", None)
+
+
 def test_cancelling_ends_the_request() -> None:
     agent = Agent()
     asking = agent.request(b"GET", b"/x")
