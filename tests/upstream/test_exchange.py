@@ -53,6 +53,31 @@ def test_a_request_on_an_idle_connection_makes_one_write_and_nothing_else(
     assert world.idle == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "head", "calls"),
+    [
+        (b"GET", DONE[:-5], ["answered"]),
+        (b"GET", DONE[:-4], ["answered", "received"]),
+        (b"GET", DONE, ["answered", "received", "ended"]),
+        (b"HEAD", DONE[:-5], ["answered", "ended"]),
+        (b"GET", OK + b"Content-Length: 0\r\n\r\n", ["answered", "ended"]),
+        (b"GET", CHUNKED, ["answered"]),
+        (b"GET", CHUNKED + b"5\r\n", ["answered"]),
+        (b"GET", OK + b"\r\n", ["answered"]),
+    ],
+)
+def test_a_body_is_said_to_follow_only_if_it_does(
+    method: bytes, head: bytes, calls: list[str]
+) -> None:
+    world = World()
+    taker, _ = world.ask(method, None)
+    world.wires[0].send(head)
+    assert taker.calls == calls
+    assert taker.head is not None
+    # Who believes it would hold back a head for something that does not come.
+    assert taker.head.body_follows == ("received" in calls)
+
+
 def test_a_body_is_made_once_there_is_a_connection_for_it() -> None:
     made: list[bytes] = []
 

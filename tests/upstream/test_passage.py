@@ -229,7 +229,15 @@ def test_a_request_that_cannot_be_sent_is_an_error(
     assert passing.is_over
 
 
-def test_an_answer_that_comes_in_one_turn_is_sent_with_two_writes_and_no_producer() -> None:
+@pytest.mark.parametrize("length", [None, 2])
+def test_a_head_is_not_held_back_for_a_body_that_has_not_come(length: int | None) -> None:
+    passing = Passing()
+    passing.exchange.answer(length=length)
+    assert passing.received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert passing.received.endswith(b"\r\n\r\n")
+
+
+def test_a_short_answer_needs_no_producer() -> None:
     passing = Passing()
     channel = passing.client.channel
     passing.exchange.answer(length=2, fields=((b"Content-Length", b"2"),))
