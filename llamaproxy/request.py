@@ -295,8 +295,10 @@ class ProxyRequest(Request):
         self.channel = None
         try:
             # First, so that whoever hears of the end finds that of its rounds and calls as well.
-            if self.work is not None:
-                self.work.cancel()
+            # Both refer to the request: it would be left to the garbage collector.
+            work, self.work, self.producer = self.work, None, None
+            if work is not None:
+                work.cancel()
         finally:
             self._end(101 if self.code == 101 else CUT_OFF_STATUS)
         for waiter in self.notifications:

@@ -318,6 +318,54 @@ def test_nothing_is_left_for_the_garbage_collector_of(ask: Callable[[Whole], obj
         gc.enable()
 
 
+def _passing_half(whole: Whole) -> None:
+    """The answer to what is passed through has begun."""
+    whole.client.send(PASSED)
+    [wire] = [wire for wire in whole.world.wires if wire.connection._exchange is not None]
+    wire.transport.writes.clear()
+    wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+    assert whole.client.line.value().endswith(b"half")
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda whole: whole.client.send(PASSED),
+        _passing_half,
+        lambda whole: whole.client.send(chat()),
+        lambda whole: whole.client.send(chat(stream=True)),
+        lambda whole: whole.ask(chat(stream=True)),
+    ],
+    ids=["passing, unanswered", "passing", "chat", "stream, unanswered", "stream"],
+)
+def test_a_client_that_leaves_leaves_nothing_of_ours_for_the_garbage_collector(
+    begin: Callable[[Whole], object],
+) -> None:
+    """With a request goes what its connections have buffered, which may be much."""
+    whole = Whole()
+    for _ in range(2):
+        whole.ask(PASSED)
+        whole.ask(chat())
+    whole.held = True
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        begin(whole)
+        whole.client.leave()
+        assert whole.site.connections.running == 0
+        for transport in (whole.client.line, *(wire.transport for wire in whole.world.wires)):
+            vars(transport).clear()  # a real one lets go of its protocol by itself
+        del whole.client, whole.world.wires[:], transport
+        gc.collect()
+        kinds = (type(each) for each in gc.garbage)
+        assert [kind for kind in kinds if kind.__module__.startswith("llamaproxy")] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
 # --- work must not grow with what came before
 
 

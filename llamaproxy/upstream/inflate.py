@@ -134,8 +134,9 @@ class Inflater:
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        if self.exchange is not None:
-            self.exchange.cancel()
+        exchange, self.exchange = self.exchange, None  # which refers to this
+        if exchange is not None:
+            exchange.cancel()
 
     # --- within
 

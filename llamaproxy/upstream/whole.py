@@ -94,5 +94,6 @@ class WholeAnswer(Watchdog):
 
     def _leave(self) -> None:
         self.stop()
-        if self._exchange is not None:
-            self._exchange.cancel()
+        exchange, self._exchange = self._exchange, None  # which refers to this
+        if exchange is not None:
+            exchange.cancel()
