@@ -27,8 +27,8 @@ from llamaproxy.application import Application
 from llamaproxy.config.options import Options
 from llamaproxy.events import Observers
 from llamaproxy.jsontext import Json
-from llamaproxy.records import RequestRecord
 from llamaproxy.routes import LateResource
+from llamaproxy.server.connections import Connections
 from llamaproxy.server.hosts import admin_hosts_for, open_interface
 from llamaproxy.server.limits import Limits
 from llamaproxy.server.listen import ListenService, client_url
@@ -48,23 +48,23 @@ def own_answers(
     options: Mapping[str, Any],
     app: Application,
     clock: IReactorTime,
-    stop: Callable[[RequestRecord], bool],
+    connections: Connections,
     keys: Iterator[int] | None = None,
 ) -> OwnAnswers:
     """The answers of *app*, which it watches from now on.
 
-    :param stop: ends the request of a record; whether it still ran.
+    :param connections: have the requests that are answered.
 
     :param keys: of the answers, those that they have; 1, 2, 3 and so on if there are no others.
     """
-    answers = Answers(clock, keys=keys)
+    answers = Answers(clock, connections.served, keys=keys)
     contents = None
     if options["inspect-contents"]:
         from llamaproxy.admin.contents import ContentsKept  # which few want
 
         contents = ContentsKept(answers, clock)
     url = client_url(options["listen"][0])
-    return OwnAnswers(answers, app.tool_status, contents, stop, url, app.tell)
+    return OwnAnswers(answers, app.tool_status, contents, connections.stop, url, app.tell)
 
 
 def inspector_of(

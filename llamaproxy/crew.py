@@ -143,7 +143,7 @@ def make_worker(
     if options["admin"] != "off":
         own = this_process(app, pool, figures_of_clients(options, app, site))
         its_keys = worker_keys(number, count)
-        shown = own_answers(options, app, reactor, site.connections.stop, its_keys)
+        shown = own_answers(options, app, reactor, site.connections, its_keys)
         watch_worker(services, number, own, shown, app.tell, link, reactor)
     patience = options["drain-timeout"] + STOP_SECONDS
     take = partial(take_files, options, app)

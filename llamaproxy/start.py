@@ -13,7 +13,7 @@ __all__ = ["Options", "makeService"]
 #: Objects more than there were after which the collector looks through those that are new. By its
 #: own 700 it would do that for every dozen of chats, and find that they are still being answered:
 #: a chat leaves no garbage. A request that fails may leave some hundreds of objects.
-YOUNG = 2000
+YOUNG = 10000
 
 
 def makeService(options: Options) -> IService:

@@ -88,7 +88,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         admin = partial(add_admin, services, options, sockets, app, url, lambda: listen.draining)
         if supervisor is None:
             own = this_process(app, pool, figures_of_clients(options, app, site))
-            admin(own, own_answers(options, app, sockets, site.connections.stop))
+            admin(own, own_answers(options, app, sockets, site.connections))
         else:
             watching = crew.watching_of(services, reactor, app, pool, supervisor)
             watching.reachability = admin(watching.serving, watching.shown)

@@ -129,23 +129,27 @@ class AnswerMetrics:
         first_whole: list[float] = []
         first_streamed: list[float] = []
         shares: list[Shares] = []
-        asked: list[ChatRecord] = []
+        rounds: list[float] = []
+        calls: list[float] = []
         for chat, request in chats:
             if request.first_byte is not None:
                 first = first_streamed if chat.streamed else first_whole
                 first.append(request.first_byte - request.began)
             if chat.rounds:
-                asked.append(chat)
+                rounds.append(len(chat.rounds))
+                calls.append(len(chat.calls))
             elif not chat.listing:
                 continue  # it was refused, and has waited for nobody
             shares.append(request.shares(request.began))
         self._first_whole.add_all(first_whole)
         self._first_streamed.add_all(first_streamed)
-        self._model.add_all([each[0] for each in shares])
-        self._tools.add_all([each[1] for each in shares])
-        self._proxy.add_all([each[2] for each in shares])
-        self._rounds.add_all([len(chat.rounds) for chat in asked])
-        self._calls.add_all([len(chat.calls) for chat in asked])
+        if shares:
+            model, tools, proxy = zip(*shares, strict=True)
+            self._model.add_all(list(model))
+            self._tools.add_all(list(tools))
+            self._proxy.add_all(list(proxy))
+        self._rounds.add_all(rounds)
+        self._calls.add_all(calls)
 
     def measured(self) -> Iterator[Measured]:
         statuses: Counter[tuple[str, ...]] = Counter()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import count
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
 
-from llamaproxy.events import MANY, ChatBegan, Observers, RequestEnded
+from llamaproxy.events import MANY, Observers, RequestEnded
 from llamaproxy.records import ChatRecord, RequestRecord
 
 #: Answers that are kept, and those among them that are to no chat: whoever tries out keys is not to
@@ -61,15 +61,20 @@ class Answers:
     def __init__(
         self,
         clock: IReactorTime,
+        served: Callable[[], Iterable[RequestRecord]],
         unix: Callable[[], float] = time.time,
         keys: Iterator[int] | None = None,
     ) -> None:
-        """:param unix: returns the time of day.
+        """:param served: returns the records of the requests that are being answered, in the order
+            in which they began.
+
+        :param unix: returns the time of day.
 
         :param keys: those of the answers, each larger than the one before.
         """
         self.now = clock.seconds
         self.unix = unix
+        self._served = served
         #: Is called with each answer that has changed.
         self.on_change: Callable[[Answer], None] | None = None
         #: Is called with each that is not kept any longer.
@@ -80,9 +85,9 @@ class Answers:
         self._running: dict[RequestRecord, Answer] = {}
         self._ended: deque[Answer] = deque()
         self._others: deque[Answer] = deque()
-        #: Chats that are left out, until it is heard of their end; how many more there is room for,
-        #: and since when.
-        self._left_out: set[RequestRecord] = set()
+        #: When the last began of those that have been pushed out while they ran.
+        self._pushed_out = float("-inf")
+        #: How many more chats that end well there is room for, and since when.
         self._room, self._room_at = float(MAX_ANSWERS), self.now()
         #: Rounds and calls of those that ended.
         self._parts = 0
@@ -90,46 +95,27 @@ class Answers:
 
     def listen(self, tell: Observers) -> None:
         """Hear of what *tell* tells from now on."""
-        tell.listen_later(self.began, ChatBegan)
         tell.listen_later(self.ended, RequestEnded)
         self._deliver = tell.deliver
 
-    def began(self, events: Sequence[ChatBegan]) -> None:
-        """Chats have begun; some of them may have ended as well."""
-        offset = self._offset()
-        now = self.now()
-        room = min(MAX_ANSWERS, self._room + _KEPT_PER_SECOND * (now - self._room_at))
-        for event in events:
-            record = event.chat.request
-            if record is None:
-                continue
-            if record.ended is not None and _is_plain(record, event.chat):
-                if room < 1:
-                    self._left_out.add(record)
-                    continue
-                room -= 1
-            answer = self._running[record] = self._add(record, offset)
-            if len(self._kept) > MAX_ANSWERS:
-                self._trim()
-            if self.on_change is not None:
-                self.on_change(answer)
-        self._room, self._room_at = room, now
-
     def ended(self, events: Sequence[RequestEnded]) -> None:
-        """Requests have ended."""
+        """Requests have ended; many of them have begun since this was last heard of any."""
         offset = self._offset()
         running, ended, kept = self._running, self._ended, self._kept
-        left_out = self._left_out
+        now = self.now()
+        room = min(MAX_ANSWERS, self._room + _KEPT_PER_SECOND * (now - self._room_at))
         for event in events:
             record = event.request
             chat = record.chat
             answer = running.pop(record, None)
             if answer is None:
-                if record in left_out:
-                    continue
-                if chat is None and not record.kind and record.status < _SERVER_ERROR:
-                    continue
-                # Refused at once, or pushed out while it ran.
+                if chat is None:
+                    if not record.kind and record.status < _SERVER_ERROR:
+                        continue
+                elif _is_plain(record, chat):
+                    if room < 1:
+                        continue
+                    room -= 1
                 answer = self._add(record, offset)
             if chat is not None:
                 ended.append(answer)
@@ -145,7 +131,7 @@ class Answers:
                 self._trim()
             if self.on_change is not None:
                 self.on_change(answer)
-        left_out.clear()
+        self._room, self._room_at = room, now
 
     def get(self, key: int) -> Answer | None:
         """The answer of that number, None if it is not kept."""
@@ -179,6 +165,7 @@ class Answers:
         """Hear of all that has happened, for somebody looks: of the last there is all to see."""
         self._room = max(self._room, MANY)
         self._deliver()
+        self._find_running()
 
     def note_running(self) -> None:
         """Tell of the answers that run and have come further.
@@ -192,6 +179,24 @@ class Answers:
             if stage != answer.stage:
                 answer.stage = stage
                 self.on_change(answer)
+
+    def _find_running(self) -> None:
+        """Keep the chats that run, after those that have ended before."""
+        found = [
+            record
+            for record in self._served()
+            if record.chat is not None and record.ended is None and record not in self._running
+        ]
+        if not found:
+            return
+        offset = self._offset()
+        for record in found:
+            if record.began > self._pushed_out:
+                answer = self._running[record] = self._add(record, offset)
+                if len(self._kept) > MAX_ANSWERS:
+                    self._trim()
+                if self.on_change is not None:
+                    self.on_change(answer)
 
     def _offset(self) -> float:
         """What Unix time is more than the clock's."""
@@ -210,7 +215,9 @@ class Answers:
         elif others:
             self._drop(others.popleft())
         else:
-            self._drop(self._running.pop(next(iter(self._running))))
+            oldest = next(iter(self._running))
+            self._pushed_out = max(self._pushed_out, oldest.began)
+            self._drop(self._running.pop(oldest))
 
     def _drop_ended(self) -> None:
         answer = self._ended.popleft()
@@ -224,7 +231,9 @@ class Answers:
 
 def _is_plain(record: RequestRecord, chat: ChatRecord) -> bool:
     """Whether nothing is to be looked at in a chat that has ended: no error, nobody who left."""
-    return record.status < _ERROR and not (record.kind or chat.limit or chat.failed)
+    if record.kind or record.status >= _ERROR or chat.limit:
+        return False
+    return not chat.calls or not chat.failed
 
 
 def _stage_of(record: RequestRecord) -> tuple[object, ...]:

@@ -81,8 +81,11 @@ class Reachability:
     def _request_ended(self, event: RequestEnded) -> None:
         request = event.request
         chat = request.chat
-        if chat is not None and any(each.ended and not each.kind for each in chat.rounds):
-            self._answered()
+        if chat is not None:
+            for round in chat.rounds:
+                if round.ended and not round.kind:
+                    self._answered()
+                    break
         if request.kind:
             if request.kind in FAILURES:
                 self.failed(request.kind, request.error)

@@ -17,11 +17,9 @@ from llamaproxy.admin.rows import (
 from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.events import (
     CallEnded,
-    ChatBegan,
     Event,
     ListRefreshed,
     Observers,
-    RequestEnded,
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.records import ChatRecord, RequestRecord
@@ -118,12 +116,10 @@ class OwnAnswers:
         self._opened = self.change
         self.answers.on_change = self._note
         self._tell.listen(self._note_tools, CallEnded, ListRefreshed)
-        self._tell.listen(self._note_answer, ChatBegan, RequestEnded)
 
     def close(self) -> None:
         self.answers.on_change = None
         self._tell.leave(self._note_tools)
-        self._tell.leave(self._note_answer)
         self._changed.clear()
 
     def look(self) -> None:
@@ -162,10 +158,6 @@ class OwnAnswers:
         if len(self._changed) > 2 * MAX_ANSWERS:  # the others are kept no longer
             kept = self.answers.get
             self._changed = {each for each in self._changed if kept(each.key) is each}
-        self._on_rows()
-
-    def _note_answer(self, event: Event) -> None:
-        """One begins or ends: those that are kept hear of it when they are asked."""
         self._on_rows()
 
     def _note_tools(self, event: Event) -> None:

@@ -31,7 +31,8 @@ class Connections:
         self._clock = clock
         self._idle_grace = idle_grace
         self._open: set[ProxyChannel] = set()
-        self._running: set[ProxyRequest] = set()
+        #: In the order in which they began.
+        self._running: dict[ProxyRequest, None] = {}
         self._idle_since: dict[ProxyChannel, float] = {}
         self._waiters: list[Deferred[None]] = []
         self._idle_sweep: IDelayedCall | None = None
@@ -48,10 +49,14 @@ class Connections:
         """How many requests are being served."""
         return len(self._running)
 
+    def served(self) -> list[RequestRecord]:
+        """The records of those requests, in the order in which they began."""
+        return [request.record for request in self._running]
+
     @property
     def streams(self) -> int:
         """How many streamed chats are being answered."""
-        chats = [request.record.chat for request in self._running]
+        chats = [record.chat for record in self.served()]
         return sum(chat is not None and chat.streamed for chat in chats)
 
     def opened(self, channel: ProxyChannel) -> None:
@@ -67,13 +72,13 @@ class Connections:
 
     def began(self, request: ProxyRequest) -> None:
         """*request* is being served from now on."""
-        self._running.add(request)
+        self._running[request] = None
         if self.draining:
             _close_after(request)
 
     def ended(self, request: ProxyRequest) -> None:
         """*request* has been answered, or its client has gone."""
-        self._running.discard(request)
+        self._running.pop(request, None)
 
     def when_closed(self) -> Deferred[None]:
         """Fires when no connection is open."""

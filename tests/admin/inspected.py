@@ -51,8 +51,7 @@ class Inspected(Proxy):
     def _watched(self) -> tuple[Serving, Any]:
         """Those who serve clients, and the answers that they give: this process itself."""
         serving = ThisProcess(self.metrics, self.tool_status.calls, {})
-        stop = self.front.connections.stop
-        return serving, own_answers(self.options, self.app, self.clock, stop)
+        return serving, own_answers(self.options, self.app, self.clock, self.front.connections)
 
     def stack_answers(self, *answers: Any) -> None:
         """Have the model answer so."""

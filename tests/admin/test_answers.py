@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 
 from llamaproxy.admin.answers import MAX_ANSWERS, MAX_OTHERS, MAX_PARTS, Answer, Answers
-from llamaproxy.events import MANY, ChatBegan, RequestEnded
+from llamaproxy.events import MANY, RequestEnded
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 
 
@@ -16,17 +16,18 @@ class Kept:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.answers = Answers(self.clock, lambda: 1_000_000.0 + self.clock.seconds())
+        self.requests: list[RequestRecord] = []
+        unix = lambda: 1_000_000.0 + self.clock.seconds()  # noqa: E731
+        self.answers = Answers(self.clock, lambda: self.requests, unix)
         self.changed: list[Answer] = []
         self.dropped: list[int] = []
-        self.requests: list[RequestRecord] = []
         self.answers.on_drop = lambda answer: self.dropped.append(answer.key)
 
     def begin(self) -> ChatRecord:
         request = RequestRecord("-", "-", "POST", "/v1/chat/completions", self.clock.seconds())
         self.requests.append(request)
         request.chat = ChatRecord(request, self.clock.seconds)
-        self.answers.began([ChatBegan(request.chat)])
+        self.answers.hear()
         return request.chat
 
     def end(self, chat: ChatRecord) -> None:
@@ -80,14 +81,11 @@ def test_those_that_run_are_dropped_last() -> None:
 
 def in_one_moment(kept: Kept, count: int, kind: str = "", status: int = 200) -> None:
     """So many chats that have begun and ended before anything is heard of them."""
-    chats = []
     for _ in range(count):
         request = RequestRecord("-", "-", "POST", "/v1/chat/completions", kept.clock.seconds())
         request.chat = ChatRecord(request, kept.clock.seconds)
         request.ended, request.status, request.kind = request.began, status, kind
         kept.requests.append(request)
-        chats.append(request.chat)
-    kept.answers.began([ChatBegan(chat) for chat in chats])
     kept.answers.ended([RequestEnded(request) for request in kept.requests[-count:]])
 
 

@@ -18,7 +18,7 @@ from llamaproxy.admin.contents import (
     ContentsKept,
     size_of,
 )
-from llamaproxy.events import CallEnded, ChatBegan, Contents, RequestEnded
+from llamaproxy.events import CallEnded, Contents, RequestEnded
 from llamaproxy.jsontext import Json, JsonList
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from tests.admin.inspected import Inspected
@@ -30,14 +30,15 @@ class Kept:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.answers = Answers(self.clock)
+        self.requests: list[RequestRecord] = []
+        self.answers = Answers(self.clock, lambda: self.requests)
         self.contents = ContentsKept(self.answers, self.clock)
         self.answers.on_drop = self.contents.drop
 
     def begin(self) -> ChatRecord:
         request = RequestRecord("-", "-", "POST", "/v1/chat/completions", 0.0)
         request.chat = ChatRecord(request)
-        self.answers.began([ChatBegan(request.chat)])
+        self.requests.append(request)
         return request.chat
 
     def ask(self, chat: ChatRecord, content: object, number: int = 1) -> None:
@@ -117,9 +118,11 @@ def test_what_is_kept_goes_with_its_answer() -> None:
     chat = kept.begin()
     kept.ask(chat, {"model": "m"})
     assert chat.request is not None and kept.contents.size > 0
+    chat.request.ended = 0.0
     kept.answers.ended([RequestEnded(chat.request)])
     for _ in range(500):
         kept.begin()
+    kept.answers.hear()
     assert kept.contents.size == 0
     kept.ask(chat, {"model": "m"})  # of an answer that is not kept
     kept.contents(CallEnded(CallRecord(chat, 1, 1, 0.0)))

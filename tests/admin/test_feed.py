@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.task import Clock
@@ -11,7 +12,7 @@ from llamaproxy import jsontext
 from llamaproxy.admin import shown as shown_module
 from llamaproxy.admin.answers import MAX_ANSWERS
 from llamaproxy.admin.feed import MAX_PAGES
-from llamaproxy.events import CallBegan, ChatBegan, RequestEnded, RoundBegan
+from llamaproxy.events import CallBegan, RequestEnded, RoundBegan
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from tests.admin.inspected import Inspected
 from tests.support import (
@@ -46,7 +47,7 @@ def begin(app: Inspected, number: int = 0) -> ChatRecord:
     request = RequestRecord(f"id-{number}", "::1", "POST", path, app.clock.seconds())
     _answered.append(request)
     request.chat = ChatRecord(request, app.clock.seconds)
-    app.app.tell(ChatBegan(request.chat))
+    app.front.connections.began(Mock(record=request))
     return request.chat
 
 
@@ -110,7 +111,7 @@ def test_a_running_answer_is_told_as_it_goes_on() -> None:
     app.stack_answers(nothing)
     page = app.page()
     app.chat()
-    app.advance(0)
+    app.advance(0.2)
     [[], [row]] = page.rows()
     assert (row["status"], row["total"]) == (0, None)
     assert [(each["ended"], each["kind"]) for each in row["rounds"]] == [(None, "")]
@@ -122,10 +123,11 @@ def test_changes_are_told_at_most_five_times_a_second_each_row_once(
     app = inspected()
     pages = [app.page() for _ in range(3)]
     chat = begin(app)
-    app.advance(0)
+    app.advance(0.2)
+    assert [len(page.rows()) for page in pages] == [2, 2, 2]
     counted = Counted(monkeypatch)
     for _ in range(50):
-        app.app.tell(RoundBegan(RoundRecord(chat, 1, 0.0)))
+        chat.rounds.append(RoundRecord(chat, 1, 0.0))
     assert (counted.rows, counted.texts) == (0, 0)
     app.advance(0.1)
     assert (counted.rows, counted.texts) == (0, 0)

@@ -53,7 +53,7 @@ class MemoryWorker(Inspected):
         clock: Any = self.clock
         own = this_process(self.app, UpstreamPool(clock), clients)
         keys = worker_keys(self.number, crew.count, crew.unix)
-        shown = own_answers(self.options, self.app, clock, self.front.connections.stop, keys)
+        shown = own_answers(self.options, self.app, clock, self.front.connections, keys)
         shown.answers.unix = crew.unix
         there = Link()
         self.link = Link(crew.parent)

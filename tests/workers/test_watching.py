@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet.task import Clock
 
 from llamaproxy.admin.answers import MAX_ANSWERS
 from llamaproxy.config.logformat import threshold
-from llamaproxy.events import ChatBegan
 from llamaproxy.records import ChatRecord, RequestRecord
 from llamaproxy.workers.serving import REFRESH_SECONDS
 from llamaproxy.workers.watched import number_of, worker_keys
@@ -355,7 +355,7 @@ def test_no_more_rows_are_kept_than_of_one_process_and_none_that_runs_goes_first
             request = RequestRecord(f"{number}-{each}", "::1", "POST", "/x", worker.clock.seconds())
             request.chat = ChatRecord(request, worker.clock.seconds)
             running.append(request)
-            worker.app.tell(ChatBegan(request.chat))
+            worker.front.connections.began(Mock(record=request))
     for _ in range(5):
         chat(parent.workers[0])
     page = parent.page()
