@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 from weakref import ReferenceType, ref
 
 import attrs
@@ -66,23 +66,33 @@ class RequestRecord:
         """How long it took, 0 before its end."""
         return 0.0 if self.ended is None else self.ended - self.began
 
-    def shares(self, now: float) -> Shares:
-        """For whom its chat has waited, until *now* or its end; nobody if there is none."""
+    def shares(self, now: float) -> tuple[float, float, float]:
+        """Seconds for which its chat has waited, until *now* or its end, 0 if there is none.
+
+        For the model, for tools, and for the proxy itself. To the model belongs a client that reads
+        too slowly; to the tools the list of them. Of tools that run at the same time each second
+        counts once.
+        """
         chat = self.chat
         if chat is None:
-            return Shares(0.0, 0.0, 0.0)
+            return 0.0, 0.0, 0.0
         end = now if self.ended is None else self.ended
         model = 0.0
         for round in chat.rounds:
             model += (end if round.ended is None else round.ended) - round.began
-        tools, until = chat.listed_for(end), 0.0
+        tools = chat.listing if chat.listing_since is None else chat.listed_for(end)
+        until = 0.0
         for call in chat.calls:  # in the order in which they were asked for
             ended = end if call.ended is None else call.ended
-            tools += max(0.0, ended - max(until, call.asked))
-            until = max(until, ended)
-        rest = max(0.0, end - self.began - model - tools)
-        client = min(rest, chat.stalled_for(end))
-        return Shares(model + client, tools, rest - client)
+            if ended > until:
+                tools += max(0.0, ended - max(until, call.asked))
+                until = ended
+        rest = end - self.began - model - tools
+        if rest < 0.0:
+            rest = 0.0
+        stalled = chat.stalled if chat.stalled_since is None else chat.stalled_for(end)
+        client = stalled if stalled < rest else rest
+        return model + client, tools, rest - client
 
 
 def _no_time() -> float:
@@ -150,18 +160,6 @@ class ChatRecord:
         return (
             self.stalled if self.stalled_since is None else now - self.stalled_since + self.stalled
         )
-
-
-class Shares(NamedTuple):
-    """Seconds that an answer took by what it waited for: the model, tools, and the proxy itself.
-
-    To the model belongs a client that reads too slowly; to the tools the list of them. Of tools
-    that run at the same time each second counts once.
-    """
-
-    model: float
-    tools: float
-    proxy: float
 
 
 @attrs.define(eq=False, repr=False, on_setattr=NO_OP)

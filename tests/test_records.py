@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord, Shares, name_of
+from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord, name_of
 
 
 def request_from(began: float) -> tuple[RequestRecord, ChatRecord]:
@@ -31,13 +31,13 @@ def test_tools_that_run_at_the_same_time_count_once() -> None:
     call_of(chat, 13.0, 17.0)
     round_of(chat, 17.0, 18.0)
     request.ended = 19.0
-    assert request.shares(100.0) == Shares(3.0, 4.5, 1.5)
+    assert request.shares(100.0) == (3.0, 4.5, 1.5)
 
 
 def test_what_runs_still_counts_until_now() -> None:
     request, chat = request_from(0.0)
     round_of(chat, 1.0, None)
-    assert request.shares(4.0) == Shares(3.0, 0.0, 1.0)
+    assert request.shares(4.0) == (3.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize("value", [None, 1, ["m"], {"m": 1}])

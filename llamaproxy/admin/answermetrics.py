@@ -16,7 +16,7 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.events import ConnectionsTurnedAway, LoopLimited, RequestEnded
-from llamaproxy.records import ChatRecord, RequestRecord, Shares
+from llamaproxy.records import RequestRecord
 
 #: The status of an answer that did not come to its end.
 _CUT_OFF = 499
@@ -105,7 +105,7 @@ class AnswerMetrics:
             (name, [each.status for each in those], [each.seconds for each in those])
             for name, those in by_route.items()
         ]
-        self._chats_ended([(each.chat, each) for each in requests if each.chat is not None])
+        self._chats_ended(requests)
         for name, statuses, seconds in columns:
             route = self._routes[_ROUTES.get(name, "passthrough")]
             route.statuses.update(statuses)
@@ -125,13 +125,16 @@ class AnswerMetrics:
         if (limit := _REFUSALS.get(kind)) is not None:
             self._limits[limit] += 1
 
-    def _chats_ended(self, chats: Sequence[tuple[ChatRecord, RequestRecord]]) -> None:
+    def _chats_ended(self, requests: Sequence[RequestRecord]) -> None:
         first_whole: list[float] = []
         first_streamed: list[float] = []
-        shares: list[Shares] = []
+        shares: list[tuple[float, float, float]] = []
         rounds: list[float] = []
         calls: list[float] = []
-        for chat, request in chats:
+        for request in requests:
+            chat = request.chat
+            if chat is None:
+                continue
             if request.first_byte is not None:
                 first = first_streamed if chat.streamed else first_whole
                 first.append(request.first_byte - request.began)

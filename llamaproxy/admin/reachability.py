@@ -80,17 +80,16 @@ class Reachability:
 
     def _request_ended(self, event: RequestEnded) -> None:
         request = event.request
-        chat = request.chat
-        if chat is not None:
-            for round in chat.rounds:
+        if request.chat is not None:
+            for round in request.chat.rounds:
                 if round.ended and not round.kind:
                     self._answered()
                     break
-        if request.kind:
-            if request.kind in FAILURES:
-                self.failed(request.kind, request.error)
-        elif request.route == "passthrough" and request.status not in _NO_ANSWER:
-            self._answered()  # by the server, whatever it says
+        elif request.route == "passthrough" and not request.kind:
+            if request.status not in _NO_ANSWER:
+                self._answered()  # by the server, whatever it says
+        if request.kind in FAILURES:
+            self.failed(request.kind, request.error)
 
     def _list_refreshed(self, event: ListRefreshed) -> None:
         error = event.groups_error

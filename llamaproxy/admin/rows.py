@@ -34,7 +34,7 @@ def row(
     """
     chat = record.chat or _NO_CHAT
     began = record.began
-    shares = record.shares(now)
+    model, tools, proxy = record.shares(now)
     return {
         "key": key,
         "id": record.id,
@@ -58,9 +58,9 @@ def row(
         "not_injected": chat.not_injected,
         "listing": round(chat.listed_for(now if record.ended is None else record.ended), 4),
         "shares": {
-            "model": round(shares.model, 4),
-            "tools": round(shares.tools, 4),
-            "proxy": round(shares.proxy, 4),
+            "model": round(model, 4),
+            "tools": round(tools, 4),
+            "proxy": round(proxy, 4),
         },
         "rounds": [_round(each, began) for each in chat.rounds[-rounds:]],
         "calls": [_call(each, began) for each in chat.calls[-calls:]],
