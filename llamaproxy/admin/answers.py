@@ -112,7 +112,9 @@ class Answers:
                 if chat is None:
                     if not record.kind and record.status < _SERVER_ERROR:
                         continue
-                elif _is_plain(record, chat):
+                elif not (record.kind or record.status >= _ERROR or chat.limit) and (
+                    not chat.calls or not chat.failed
+                ):  # it has ended well
                     if room < 1:
                         continue
                     room -= 1
@@ -227,13 +229,6 @@ class Answers:
     def _drop(self, answer: Answer) -> None:
         del self._kept[answer.key]
         self.on_drop(answer)
-
-
-def _is_plain(record: RequestRecord, chat: ChatRecord) -> bool:
-    """Whether nothing is to be looked at in a chat that has ended: no error, nobody who left."""
-    if record.kind or record.status >= _ERROR or chat.limit:
-        return False
-    return not chat.calls or not chat.failed
 
 
 def _stage_of(record: RequestRecord) -> tuple[object, ...]:

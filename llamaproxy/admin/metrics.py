@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ class Metrics:
         """:param now: the clock's seconds."""
         self._limits = Counter(dict.fromkeys(LIMITS, 0))
         self._answers = AnswerMetrics(self._limits)
-        self._models = ModelMetrics()
+        self._models = ModelMetrics(self._answers.failed)
         self._calls = CallMetrics(self._limits)
         self._lists = ListMetrics(now)
         self._watched: dict[Series, dict[tuple[str, ...], Callable[[], float | Histogram]]] = {}
@@ -55,7 +55,7 @@ class Metrics:
 
     def listen(self, tell: Observers) -> None:
         """Hear of what *tell* tells from now on; each kind goes to who counts it."""
-        tell.listen_later(self._rounds_ended, RoundEnded)
+        tell.listen_later(self._models.rounds_ended, RoundEnded)
         tell.listen_later(self._calls.ended, CallEnded)
         tell.listen_later(self._answers.ended, RequestEnded)
         seldom: dict[type[Event], Callable[[Any], None]] = {
@@ -104,12 +104,6 @@ class Metrics:
         yield from self._lists.measured()
         for series, values in self._watched.items():
             yield series, [(labels, value()) for labels, value in values.items()]
-
-    def _rounds_ended(self, events: Sequence[RoundEnded]) -> None:
-        for event in events:
-            if event.round.kind:
-                self._answers.failed(event.round.kind)
-        self._models.rounds_ended(events)
 
 
 def _nothing() -> None:

@@ -35,7 +35,9 @@ class _Model:
 class ModelMetrics:
     """Counts rounds by model."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[str], None]) -> None:
+        """:param failed: is called with the kind of each error."""
+        self._count_error = failed
         self._models = Named(_Model, _MOST, (names.OTHER, names.OTHER))
         #: The names that clients ask for.
         self._asked: set[str] = set()
@@ -66,7 +68,9 @@ class ModelMetrics:
             model = self._models.of(key)
             if key in self._models.kept:
                 self._asked.add(key[0])
-            model.seconds.add_all(list(map(_seconds, rounds)))
+            model.seconds.add_all(
+                [0.0 if each.ended is None else each.ended - each.began for each in rounds]
+            )
             _note_tokens(model, rounds)
         for key, rounds in streamed.items():
             _note_streams(self._models.of(key), rounds)
@@ -74,9 +78,11 @@ class ModelMetrics:
             self._failed_round(round)
 
     def _failed_round(self, round: RoundRecord) -> None:
+        self._count_error(round.kind)
         asked = round.chat.model
         name = asked if asked in self._asked else names.OTHER
-        self._failed.of((name, round.kind)).add(_seconds(round))
+        seconds = 0.0 if round.ended is None else round.ended - round.began
+        self._failed.of((name, round.kind)).add(seconds)
         if round.input_tokens is not None or round.output_tokens is not None:
             model = self._models.kept.get((asked, round.model))
             _note_tokens(model or self._models.of(self._models.other), [round])
@@ -102,10 +108,6 @@ class ModelMetrics:
             ((*_OF_ALL, *name, *more), histogram(model))
             for name, model in self._models.kept.items()
         ]
-
-
-def _seconds(round: RoundRecord) -> float:
-    return 0.0 if round.ended is None else round.ended - round.began
 
 
 def _note_tokens(model: _Model, rounds: Sequence[RoundRecord]) -> None:

@@ -28,6 +28,9 @@ _ERRORS, _SECONDS = 3, 30.0
 #: question, which goes on until there is an answer.
 _FRESH, _RETRY = 15.0, 5.0
 
+#: Seconds for which one answer is like another.
+_SAME = 0.1
+
 #: Kinds of the errors of a server that was not reached, or did not answer.
 FAILURES = frozenset(
     each.kind for each in (UpstreamUnavailable, UpstreamTls, UpstreamTimeout, UpstreamBroke)
@@ -63,6 +66,8 @@ class Reachability:
     failed_at: float = attrs.field(init=False, default=0.0)
     #: Errors since the last answer, and when the first of them was.
     failures: int = attrs.field(init=False, default=0)
+    #: When the next answer is news: of thousands in a second each would cost something.
+    _news_at: float = attrs.field(init=False, default=0.0)
     _first_failed_at: float = attrs.field(init=False, default=0.0)
     _question: Deferred[None] | None = attrs.field(init=False, default=None)
     _retry: IDelayedCall | None = attrs.field(init=False, default=None)
@@ -80,6 +85,9 @@ class Reachability:
 
     def _request_ended(self, event: RequestEnded) -> None:
         request = event.request
+        ended = request.ended
+        if ended is not None and ended < self._news_at and not request.kind:
+            return
         if request.chat is not None:
             for round in request.chat.rounds:
                 if round.ended and not round.kind:
@@ -115,6 +123,7 @@ class Reachability:
         now = self._clock.seconds()
         if not self.failures:
             self._first_failed_at = now
+        self._news_at = 0.0
         self.failures += 1
         self.kind, self.error, self.failed_at = kind, error[:_MAX_ERROR], now
         if self._retry is None and self._question is None and not self._stopped:
@@ -144,6 +153,7 @@ class Reachability:
 
     def _answered(self) -> None:
         self.answered_at = self._clock.seconds()
+        self._news_at = self.answered_at + _SAME
         self.failures = 0
         if self._retry is not None:
             self._retry.cancel()
