@@ -140,6 +140,10 @@ class Answers:
         self.hear()
         return self._kept.get(key)
 
+    def keeps(self, answer: Answer) -> bool:
+        """Whether it is kept; nothing is heard of for that."""
+        return self._kept.get(answer.key) is answer
+
     @property
     def kept(self) -> Collection[Answer]:
         """All of them, the newest last."""

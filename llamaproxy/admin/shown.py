@@ -156,8 +156,7 @@ class OwnAnswers:
     def _note(self, answer: Answer) -> None:
         self._changed.add(answer)
         if len(self._changed) > 2 * MAX_ANSWERS:  # the others are kept no longer
-            kept = self.answers.get
-            self._changed = {each for each in self._changed if kept(each.key) is each}
+            self._changed = set(filter(self.answers.keeps, self._changed))
         self._on_rows()
 
     def _note_tools(self, event: Event) -> None:
