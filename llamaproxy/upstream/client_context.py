@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from llamaproxy import jsontext
 from llamaproxy.errors import BadRequest
-from llamaproxy.heads import Fields, RequestHead
+from llamaproxy.heads import Fields, RequestHead, without
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
 from llamaproxy.tracecontext import traced
@@ -47,10 +47,10 @@ _CHAT = b"x-openwebui-chat-id"
 #: Tracing fields, which travel with everything done for a request but identify nobody.
 _TRACING = (b"traceparent", b"tracestate", b"x-request-id")
 
-_PROVIDER_DATA = (LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA)
+PROVIDER_DATA = (LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA)
 
 #: The fields of a client's chat that are not sent with it as they are.
-_CHAT_REPLACED = BODY_FIELDS | {*_PROVIDER_DATA, b"accept"}
+_CHAT_REPLACED = BODY_FIELDS | {*PROVIDER_DATA, b"accept"}
 
 
 @attrs.frozen
@@ -94,11 +94,13 @@ class ClientContext:
         """
 
         present = head.names
+        own = [name for name in present if name.startswith(b"x-llamaproxy-")]
+        replaced = _CHAT_REPLACED.union(own) if own else _CHAT_REPLACED
 
         def pick(names: Iterable[bytes]) -> NamedValues:
             return tuple([(name, tuple(head.values(name))) for name in names if name in present])
 
-        for _, values in pick(_PROVIDER_DATA):
+        for _, values in pick(PROVIDER_DATA):
             for value in values:
                 check_provider_data(value)
         key_field = ((_KEY_ID, (key_id,)),) if key_id else ()
@@ -109,14 +111,7 @@ class ClientContext:
             chat=next(iter(head.values(_CHAT)), b"").decode("latin-1").strip(),
             query=query,
             identity_names=identity_names,
-            chat_fields=tuple(
-                [
-                    field
-                    for field in chat_fields
-                    if (name := field[0].lower()) not in _CHAT_REPLACED
-                    and not name.startswith(b"x-llamaproxy-")
-                ]
-            ),
+            chat_fields=tuple(without(chat_fields, replaced)),
         )
 
     @property
@@ -142,7 +137,7 @@ class ClientContext:
 
     def chat_fields(self) -> Fields:
         """The fields to send with a chat completion: all that the client sent for it."""
-        provider_data = [pair for pair in self.credentials if pair[0] in _PROVIDER_DATA]
+        provider_data = [pair for pair in self.credentials if pair[0] in PROVIDER_DATA]
         return traced([*self._chat_fields, *_one_by_one(provider_data)])
 
     def fields(self) -> Fields:
@@ -182,7 +177,7 @@ class ClientContext:
             taken out of them, to be had from :meth:`token`.
         """
         other_credentials = tuple(
-            [pair for pair in self.credentials if pair[0] not in _PROVIDER_DATA]
+            [pair for pair in self.credentials if pair[0] not in PROVIDER_DATA]
         )
         if len(other_credentials) == len(self.credentials):
             return self
@@ -211,7 +206,7 @@ class ClientContext:
         merged: Json = {}
         servers: Json = {}
         for name, values in self.credentials:
-            for value in values if name in _PROVIDER_DATA else ():
+            for value in values if name in PROVIDER_DATA else ():
                 try:
                     value_object = jsontext.loads_anyhow(value)
                 except ValueError:
@@ -259,11 +254,9 @@ def without_mcp_headers(fields: Fields) -> Fields:
 
     :raises BadRequest: as :func:`check_provider_data`.
     """
-    if not [name for name, _ in fields if name.lower() in _PROVIDER_DATA]:
-        return fields
     remaining = []
     for name, value in fields:
-        if name.lower() in _PROVIDER_DATA:
+        if name.lower() in PROVIDER_DATA:
             check_provider_data(value)
             try:
                 value_object = jsontext.loads_anyhow(value)

@@ -22,7 +22,7 @@ from llamaproxy.heads import Fields, headers_of, without
 from llamaproxy.request import ProxyRequest
 from llamaproxy.tracecontext import TRACE_FIELDS, current_span
 from llamaproxy.upstream.bodies import Upload
-from llamaproxy.upstream.client_context import address_of, without_mcp_headers
+from llamaproxy.upstream.client_context import PROVIDER_DATA, address_of, without_mcp_headers
 from llamaproxy.upstream.dialect import Detector, ServerDialect
 from llamaproxy.upstream.exchange import Exchange, Sender
 from llamaproxy.upstream.failures import not_begun
@@ -219,12 +219,15 @@ class Passage(Watchdog):
         head = request.head
         body: Upload | None = None
         fields = forwarded_for(head, client, request.isSecure(), client in resource.trusted)
-        if head.values(b"content-length") or head.values(b"transfer-encoding"):
+        names = head.names
+        if b"content-length" in names or b"transfer-encoding" in names:
             body = Upload(request.content)  # be it an empty one
             body.progressed = self.feed
-        elif wants_websocket(head):
+        elif b"upgrade" in names and wants_websocket(head):
             fields += SWITCH
-        if dialect is None or not dialect.wants_mcp_headers(self._target.path):
+        if not names.isdisjoint(PROVIDER_DATA) and (
+            dialect is None or not dialect.wants_mcp_headers(self._target.path)
+        ):
             fields = without_mcp_headers(fields)
         if resource.secret.key:
             # An error must be readable, for the key may be in it.
