@@ -103,19 +103,22 @@ def measure(compared: Comparison, kinds: Sequence[str], rounds: int, seconds: fl
             _rest(compared, kind, rounds)
     works = [work for work in WORKS if work.key in kinds]
     with contextlib.ExitStack() as running:
-        servers = {}
+        servers: dict[str, processes.Server] = {}
         for name in compared.programs:
-            if any(name in work.names for work in works):
+            if any(name in work.names and not work.anew for work in works):
                 with compared.noted(f"{name}, all of it"):
                     servers[name] = running.enter_context(compared.start(name))
         for work in works:
-            names = [name for name in work.names if name in servers]
+            there = compared.programs if work.anew else servers
+            names = [name for name in work.names if name in there]
             print(f"{work.key}: {', '.join(names)} ...", file=sys.stderr)
             for number in range(rounds):
                 # Every other round the other way about, so that no one always follows the same.
                 for name in names if number % 2 else reversed(names):
-                    with compared.noted(f"{work.key}, {name}"):
-                        sample = work.run(servers[name], compared.upstream, seconds)
+                    with contextlib.ExitStack() as alone, compared.noted(f"{work.key}, {name}"):
+                        own = alone.enter_context(compared.start(name)) if work.anew else None
+                        server = servers[name] if own is None else own
+                        sample = work.run(server, compared.upstream, seconds)
                         compared.record(work.key, name, sample)
 
 
