@@ -17,8 +17,8 @@ from llamaproxy.records import ChatRecord, RequestRecord
 #: push out the chats.
 MAX_ANSWERS, MAX_OTHERS = 500, 100
 
-#: Chats that end well and are kept in a second, on average: a page is told of no more
-#: (:data:`llamaproxy.admin.feed.ROWS_PER_SECOND`), and to keep them all would cost each some percents.
+#: Chats that end well and are kept in a second, on average: a page is told of no more, and to keep
+#: them all would cost each some percents.
 _KEPT_PER_SECOND = 100
 
 #: Calls of one round, at most; of an answer that runs the last ones are looked at.
