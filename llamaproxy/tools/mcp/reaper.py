@@ -17,6 +17,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NoReturn
 
+#: What Python ignores, and what a shell ignores for those that it starts in the background.
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGQUIT)
+
 #: The signal with which the daemon has everything killed at once; SIGKILL would end the reaper.
 KILL = signal.SIGUSR1
 
@@ -74,8 +77,8 @@ class Reaper:
         try:
             os.setsid()
             _prctl(_PDEATHSIG, signal.SIGKILL)
-            for number in (*_SIGNALS, *_NOT_FOR_IT, signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(number, signal.SIG_DFL)  # Python ignores the last two
+            for number in (*_SIGNALS, *_NOT_FOR_IT, *_IGNORED):
+                signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             what = f"cannot be started in {self._folder}"
             os.chdir(self._folder)
