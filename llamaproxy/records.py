@@ -80,18 +80,13 @@ class RequestRecord:
         model = 0.0
         for round in chat.rounds:
             model += (end if round.ended is None else round.ended) - round.began
-        tools = chat.listing if chat.listing_since is None else chat.listed_for(end)
-        until = 0.0
+        tools, until = chat.listed_for(end), 0.0
         for call in chat.calls:  # in the order in which they were asked for
             ended = end if call.ended is None else call.ended
-            if ended > until:
-                tools += max(0.0, ended - max(until, call.asked))
-                until = ended
-        rest = end - self.began - model - tools
-        if rest < 0.0:
-            rest = 0.0
-        stalled = chat.stalled if chat.stalled_since is None else chat.stalled_for(end)
-        client = stalled if stalled < rest else rest
+            tools += max(0.0, ended - max(until, call.asked))
+            until = max(until, ended)
+        rest = max(0.0, end - self.began - model - tools)
+        client = min(rest, chat.stalled_for(end))
         return model + client, tools, rest - client
 
 
@@ -193,6 +188,11 @@ class RoundRecord(_Part):
     finish_reason: str = ""
     input_tokens: int | None = None
     output_tokens: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, 0 before its end."""
+        return 0.0 if self.ended is None else self.ended - self.began
 
     def note_first(self) -> None:
         """The first of the model's answer has come."""

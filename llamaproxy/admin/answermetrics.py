@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 
@@ -97,50 +97,22 @@ class AnswerMetrics:
 
     def ended(self, events: Sequence[RequestEnded]) -> None:
         """The columns first, then each as a whole: of what is broken nothing is counted."""
-        by_route: dict[str, tuple[list[int], list[float]]] = {}
-        failed: list[RequestRecord] = []
-        first_whole: list[float] = []
-        first_streamed: list[float] = []
-        shares: list[tuple[float, float, float]] = []
-        rounds: list[float] = []
-        calls: list[float] = []
-        for event in events:
-            request = event.request
-            began, ended = request.began, request.ended
-            columns = by_route.get(request.route)
-            if columns is None:
-                columns = by_route[request.route] = [], []
-            columns[0].append(request.status)
-            columns[1].append(0.0 if ended is None else ended - began)
-            if request.kind or request.status == _CUT_OFF:
-                failed.append(request)
-            chat = request.chat
-            if chat is None:
-                continue
-            if request.first_byte is not None:
-                first = first_streamed if chat.streamed else first_whole
-                first.append(request.first_byte - began)
-            if chat.rounds:
-                rounds.append(len(chat.rounds))
-                calls.append(len(chat.calls))
-            elif not chat.listing:
-                continue  # it was refused, and has waited for nobody
-            shares.append(request.shares(began))
-        for name, (statuses, seconds) in by_route.items():
+        requests = [event.request for event in events]
+        by_route: defaultdict[str, list[RequestRecord]] = defaultdict(list)
+        for request in requests:
+            by_route[request.route].append(request)
+        columns = [
+            (name, [each.status for each in those], [each.seconds for each in those])
+            for name, those in by_route.items()
+        ]
+        self._chats_ended(requests)
+        for name, statuses, seconds in columns:
             route = self._routes[_ROUTES.get(name, "passthrough")]
             route.statuses.update(statuses)
             route.seconds.add_all(seconds)
-        self._first_whole.add_all(first_whole)
-        self._first_streamed.add_all(first_streamed)
-        if shares:
-            model, tools, proxy = zip(*shares, strict=True)
-            self._model.add_all(list(model))
-            self._tools.add_all(list(tools))
-            self._proxy.add_all(list(proxy))
-        self._rounds.add_all(rounds)
-        self._calls.add_all(calls)
-        for request in failed:
-            self._request_failed(request)
+        for request in requests:
+            if request.kind or request.status == _CUT_OFF:
+                self._request_failed(request)
 
     def _request_failed(self, request: RequestRecord) -> None:
         kind = request.kind
@@ -152,6 +124,35 @@ class AnswerMetrics:
             self.failed(kind)
         if (limit := _REFUSALS.get(kind)) is not None:
             self._limits[limit] += 1
+
+    def _chats_ended(self, requests: Sequence[RequestRecord]) -> None:
+        first_whole: list[float] = []
+        first_streamed: list[float] = []
+        shares: list[tuple[float, float, float]] = []
+        rounds: list[float] = []
+        calls: list[float] = []
+        for request in requests:
+            chat = request.chat
+            if chat is None:
+                continue
+            if request.first_byte is not None:
+                first = first_streamed if chat.streamed else first_whole
+                first.append(request.first_byte - request.began)
+            if chat.rounds:
+                rounds.append(len(chat.rounds))
+                calls.append(len(chat.calls))
+            elif not chat.listing:
+                continue  # it was refused, and has waited for nobody
+            shares.append(request.shares(request.began))
+        self._first_whole.add_all(first_whole)
+        self._first_streamed.add_all(first_streamed)
+        if shares:
+            model, tools, proxy = zip(*shares, strict=True)
+            self._model.add_all(list(model))
+            self._tools.add_all(list(tools))
+            self._proxy.add_all(list(proxy))
+        self._rounds.add_all(rounds)
+        self._calls.add_all(calls)
 
     def measured(self) -> Iterator[Measured]:
         statuses: Counter[tuple[str, ...]] = Counter()

@@ -101,7 +101,7 @@ class Answers:
     def ended(self, events: Sequence[RequestEnded]) -> None:
         """Requests have ended; many of them have begun since this was last heard of any."""
         offset = self._offset()
-        running, ended, kept = self._running, self._ended, self._kept
+        running, ended = self._running, self._ended
         now = self.now()
         room = min(MAX_ANSWERS, self._room + _KEPT_PER_SECOND * (now - self._room_at))
         for event in events:
@@ -112,9 +112,7 @@ class Answers:
                 if chat is None:
                     if not record.kind and record.status < _SERVER_ERROR:
                         continue
-                elif not (record.kind or record.status >= _ERROR or chat.limit) and (
-                    not chat.calls or not chat.failed
-                ):  # it has ended well
+                elif _is_plain(record, chat):
                     if room < 1:
                         continue
                     room -= 1
@@ -129,10 +127,7 @@ class Answers:
                 self._others.append(answer)
                 if len(self._others) > MAX_OTHERS:
                     self._drop(self._others.popleft())
-            if len(kept) > MAX_ANSWERS:
-                self._trim()
-            if self.on_change is not None:
-                self.on_change(answer)
+            self._note(answer)
         self._room, self._room_at = room, now
 
     def get(self, key: int) -> Answer | None:
@@ -199,10 +194,14 @@ class Answers:
         for record in found:
             if record.began > self._pushed_out:
                 answer = self._running[record] = self._add(record, offset)
-                if len(self._kept) > MAX_ANSWERS:
-                    self._trim()
-                if self.on_change is not None:
-                    self.on_change(answer)
+                self._note(answer)
+
+    def _note(self, answer: Answer) -> None:
+        """One has been added, or has ended."""
+        if len(self._kept) > MAX_ANSWERS:
+            self._trim()
+        if self.on_change is not None:
+            self.on_change(answer)
 
     def _offset(self) -> float:
         """What Unix time is more than the clock's."""
@@ -233,6 +232,11 @@ class Answers:
     def _drop(self, answer: Answer) -> None:
         del self._kept[answer.key]
         self.on_drop(answer)
+
+
+def _is_plain(record: RequestRecord, chat: ChatRecord) -> bool:
+    """Whether nothing is to be looked at in a chat that has ended: no error, nobody who left."""
+    return record.status < _ERROR and not (record.kind or chat.limit or chat.failed)
 
 
 def _stage_of(record: RequestRecord) -> tuple[object, ...]:

@@ -68,9 +68,7 @@ class ModelMetrics:
             model = self._models.of(key)
             if key in self._models.kept:
                 self._asked.add(key[0])
-            model.seconds.add_all(
-                [0.0 if each.ended is None else each.ended - each.began for each in rounds]
-            )
+            model.seconds.add_all([each.seconds for each in rounds])
             _note_tokens(model, rounds)
         for key, rounds in streamed.items():
             _note_streams(self._models.of(key), rounds)
@@ -81,8 +79,7 @@ class ModelMetrics:
         self._count_error(round.kind)
         asked = round.chat.model
         name = asked if asked in self._asked else names.OTHER
-        seconds = 0.0 if round.ended is None else round.ended - round.began
-        self._failed.of((name, round.kind)).add(seconds)
+        self._failed.of((name, round.kind)).add(round.seconds)
         if round.input_tokens is not None or round.output_tokens is not None:
             model = self._models.kept.get((asked, round.model))
             _note_tokens(model or self._models.of(self._models.other), [round])

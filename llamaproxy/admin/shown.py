@@ -15,12 +15,7 @@ from llamaproxy.admin.rows import (
     row,
 )
 from llamaproxy.admin.toolstatus import ToolStatus
-from llamaproxy.events import (
-    CallEnded,
-    Event,
-    ListRefreshed,
-    Observers,
-)
+from llamaproxy.events import CallEnded, Event, ListRefreshed, Observers
 from llamaproxy.jsontext import Json
 from llamaproxy.records import ChatRecord, RequestRecord
 

@@ -223,7 +223,7 @@ class Passage(Watchdog):
         if b"content-length" in names or b"transfer-encoding" in names:
             body = Upload(request.content)  # be it an empty one
             body.progressed = self.feed
-        elif b"upgrade" in names and wants_websocket(head):
+        elif wants_websocket(head):
             fields += SWITCH
         if not names.isdisjoint(PROVIDER_DATA) and (
             dialect is None or not dialect.wants_mcp_headers(self._target.path)

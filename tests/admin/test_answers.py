@@ -17,8 +17,9 @@ class Kept:
     def __init__(self) -> None:
         self.clock = Clock()
         self.requests: list[RequestRecord] = []
-        unix = lambda: 1_000_000.0 + self.clock.seconds()  # noqa: E731
-        self.answers = Answers(self.clock, lambda: self.requests, unix)
+        self.answers = Answers(
+            self.clock, lambda: self.requests, lambda: 1_000_000.0 + self.clock.seconds()
+        )
         self.changed: list[Answer] = []
         self.dropped: list[int] = []
         self.answers.on_drop = lambda answer: self.dropped.append(answer.key)

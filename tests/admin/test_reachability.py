@@ -96,6 +96,26 @@ def test_a_gateway_that_answers_for_the_server_says_nothing_of_it(
     assert server.reachability.reachable is reachable
 
 
+def test_an_answer_like_the_last_is_no_news_but_an_error_and_what_follows_it_is() -> None:
+    server = Asked()
+
+    def ends(kind: str = "") -> float | None:
+        event = chat_ended("" if not kind else kind, kind=kind)
+        event.request.ended = server.clock.seconds()
+        server.tell(event)
+        return server.reachability.answered_at
+
+    server.clock.advance(1)
+    assert ends() == 1.0
+    server.clock.advance(0.05)
+    assert ends() == 1.0
+    ends("upstream_broke")
+    assert (server.reachability.failures, server.reachability.reachable) == (1, None)
+    assert ends() == 1.05 and server.reachability.failures == 0
+    server.clock.advance(0.2)
+    assert ends() == 1.25
+
+
 def test_chats_that_are_answered_spare_the_question() -> None:
     server = Asked()
     for _ in range(100):

@@ -115,9 +115,9 @@ def measure(compared: Comparison, kinds: Sequence[str], rounds: int, seconds: fl
             for number in range(rounds):
                 # Every other round the other way about, so that no one always follows the same.
                 for name in names if number % 2 else reversed(names):
-                    with contextlib.ExitStack() as alone, compared.noted(f"{work.key}, {name}"):
-                        own = alone.enter_context(compared.start(name)) if work.anew else None
-                        server = servers[name] if own is None else own
+                    with compared.noted(f"{work.key}, {name}"), contextlib.ExitStack() as own:
+                        new = work.anew
+                        server = own.enter_context(compared.start(name)) if new else servers[name]
                         sample = work.run(server, compared.upstream, seconds)
                         compared.record(work.key, name, sample)
 
