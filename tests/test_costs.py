@@ -6,6 +6,7 @@ A count is an upper bound of what has been reached: lower it where a change make
 from __future__ import annotations
 
 import gc
+import gzip
 import json
 import re
 import socket
@@ -49,6 +50,13 @@ def answer(body: Json) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text)
 
 
+def compressed(body: Json) -> bytes:
+    """The same, as a server answers that compresses though nobody asks for it."""
+    text = gzip.compress(json.dumps(body).encode())
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    return head % len(text) + text
+
+
 def piece(*chunks: Json | bytes) -> bytes:
     """Events in one chunk of HTTP."""
     text = b"".join(map(event, chunks))
@@ -87,6 +95,8 @@ class Whole:
         self.client = Client(door)
         #: Whether a stream is left open after its first event.
         self.held = False
+        #: Whether completions are compressed that are not streamed.
+        self.compressed = False
         #: Writes to the server.
         self.sent = 0
 
@@ -127,7 +137,8 @@ class Whole:
         calls = [call(f"tool_{number}", call_id=f"call_{number}") for number in range(count)]
         reason = "tool_calls" if calls else "stop"
         if not re.search(rb'"stream": ?true', asked):
-            return answer(completion({"content": "Noon.", "tool_calls": calls}, reason))
+            made = compressed if self.compressed else answer
+            return made(completion({"content": "Noon.", "tool_calls": calls}, reason))
         first = STREAM + piece(chunk({"role": "assistant", "content": ""}))
         if self.held:
             return first
@@ -298,10 +309,15 @@ def _stream(whole: Whole) -> None:
     whole.held = False
 
 
+def _ask_compressed(whole: Whole) -> None:
+    whole.compressed = True
+    whole.ask(chat())
+
+
 @pytest.mark.parametrize(
     "ask",
-    [*map(_ask_once, ("chat", "one-tool loop", "three calls at once")), _stream],
-    ids=["chat", "one-tool loop", "three calls at once", "stream"],
+    [*map(_ask_once, ("chat", "one-tool loop", "three calls at once")), _stream, _ask_compressed],
+    ids=["chat", "one-tool loop", "three calls at once", "stream", "chat, compressed"],
 )
 def test_nothing_is_left_for_the_garbage_collector_of(ask: Callable[[Whole], object]) -> None:
     whole = Whole()
@@ -318,13 +334,24 @@ def test_nothing_is_left_for_the_garbage_collector_of(ask: Callable[[Whole], obj
         gc.enable()
 
 
-def _passing_half(whole: Whole) -> None:
-    """The answer to what is passed through has begun."""
-    whole.client.send(PASSED)
+def _answer_half(whole: Whole, request: bytes, half: bytes) -> None:
+    """The server's answer to what a client asks has begun."""
+    whole.client.send(request)
     [wire] = [wire for wire in whole.world.wires if wire.connection._exchange is not None]
     wire.transport.writes.clear()
-    wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+    wire.send(half)
+
+
+def _passing_half(whole: Whole) -> None:
+    _answer_half(whole, PASSED, b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
     assert whole.client.line.value().endswith(b"half")
+
+
+def _stalled(whole: Whole) -> None:
+    """The client of a stream reads no more."""
+    whole.ask(chat(stream=True))
+    whole.client.channel.pauseProducing()
+    whole.say(piece(DELTAS["alike"](1)))
 
 
 @pytest.mark.parametrize(
@@ -334,9 +361,14 @@ def _passing_half(whole: Whole) -> None:
         _passing_half,
         lambda whole: whole.client.send(chat()),
         lambda whole: whole.client.send(chat(stream=True)),
+        lambda whole: _answer_half(whole, chat(), compressed(completion({"content": "No"}))[:-9]),
         lambda whole: whole.ask(chat(stream=True)),
+        _stalled,
     ],
-    ids=["passing, unanswered", "passing", "chat", "stream, unanswered", "stream"],
+    ids=[
+        *("passing, unanswered", "passing", "chat", "stream, unanswered"),
+        *("chat, compressed", "stream", "stream, not read"),
+    ],
 )
 def test_a_client_that_leaves_leaves_nothing_of_ours_for_the_garbage_collector(
     begin: Callable[[Whole], object],

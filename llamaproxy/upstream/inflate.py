@@ -19,6 +19,7 @@ from llamaproxy.heads import Fields, members, without
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
 from llamaproxy.upstream.headers import UNCOMPRESSED
+from llamaproxy.upstream.relay import drop
 from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.upstream.responses import SendingAgent
 
@@ -129,16 +130,22 @@ class Inflater:
         self._go_on()
 
     def cancel(self) -> None:
-        self._compressed = b""
-        self._over = True
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
-        exchange, self.exchange = self.exchange, None  # which refers to this
+        exchange = self.exchange
+        self._end()
         if exchange is not None:
             exchange.cancel()
 
     # --- within
+
+    def _end(self) -> None:
+        """Tell nothing any more, and let go of what refers to this."""
+        self._over = True
+        self._compressed = b""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        self.exchange = None
+        self.received = drop
 
     def _received(self, data: bytes) -> None:
         self._begun = True
@@ -179,7 +186,7 @@ class Inflater:
             if self.exchange is not None:
                 self.exchange.pause()
         if self._complete and not self._over and not self._compressed:
-            self._over = True
+            self._end()
             whole = self._zlib.eof or not self._begun
             if self._error is None and whole:
                 self._within.ended()

@@ -125,7 +125,7 @@ def body_of(response: Any, clock: IReactorTime, silence: float) -> BodyStream:
     return stream
 
 
-def _dropped(data: bytes) -> None:
+def drop(data: bytes) -> None:
     """Nobody takes it any more."""
 
 
@@ -211,7 +211,7 @@ class Relay(Protocol):
         Who is called may refer to this: the garbage collector is left nothing to find.
         """
         self._silence.end()
-        self._deliver = _dropped
+        self._deliver = drop
 
 
 async def read_body(response: Any, clock: IReactorTime, silence: float, limit: int) -> bytes:
