@@ -236,7 +236,8 @@ class Answers:
 
 def _is_plain(record: RequestRecord, chat: ChatRecord) -> bool:
     """Whether nothing is to be looked at in a chat that has ended: no error, nobody who left."""
-    return record.status < _ERROR and not (record.kind or chat.limit or chat.failed)
+    failed = chat.calls and chat.failed
+    return record.status < _ERROR and not (record.kind or chat.limit or failed)
 
 
 def _stage_of(record: RequestRecord) -> tuple[object, ...]:

@@ -5,7 +5,9 @@ A series' labels name the model only if a completion of it has succeeded: client
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, Named, Sample
@@ -15,6 +17,10 @@ from llamaproxy.records import RoundRecord
 #: Models that are named, those of which completions have succeeded first; and of failures, the
 #: models with their kinds of error.
 _MOST = 100
+
+_seconds = attrgetter("seconds")
+_input_tokens = attrgetter("input_tokens")
+_output_tokens = attrgetter("output_tokens")
 
 _OF_ALL = (names.CHAT, names.PROVIDER)
 
@@ -48,8 +54,8 @@ class ModelMetrics:
 
     def rounds_ended(self, events: Sequence[RoundEnded]) -> None:
         #: Those that succeeded, by the name that the client asked for and the server's.
-        by_model: dict[tuple[str, str], list[RoundRecord]] = {}
-        streamed: dict[tuple[str, str], list[RoundRecord]] = {}
+        by_model: defaultdict[tuple[str, str], list[RoundRecord]] = defaultdict(list)
+        streamed: defaultdict[tuple[str, str], list[RoundRecord]] = defaultdict(list)
         failed: list[RoundRecord] = []
         for event in events:
             round = event.round
@@ -58,17 +64,14 @@ class ModelMetrics:
                 continue
             chat = round.chat
             key = (chat.model, round.model)
-            rounds = by_model.get(key)
-            if rounds is None:
-                rounds = by_model[key] = []
-            rounds.append(round)
+            by_model[key].append(round)
             if chat.streamed and round.first is not None:
-                streamed.setdefault(key, []).append(round)
+                streamed[key].append(round)
         for key, rounds in by_model.items():
             model = self._models.of(key)
             if key in self._models.kept:
                 self._asked.add(key[0])
-            model.seconds.add_all([each.seconds for each in rounds])
+            model.seconds.add_all([*map(_seconds, rounds)])
             _note_tokens(model, rounds)
         for key, rounds in streamed.items():
             _note_streams(self._models.of(key), rounds)
@@ -109,8 +112,8 @@ class ModelMetrics:
 
 def _note_tokens(model: _Model, rounds: Sequence[RoundRecord]) -> None:
     """Those of *rounds* that have failed have been used as well."""
-    model.input.add_all([n for each in rounds if (n := each.input_tokens) is not None])
-    model.output.add_all([n for each in rounds if (n := each.output_tokens) is not None])
+    model.input.add_all([each for each in map(_input_tokens, rounds) if each is not None])
+    model.output.add_all([each for each in map(_output_tokens, rounds) if each is not None])
 
 
 def _note_streams(model: _Model, rounds: Sequence[RoundRecord]) -> None:
