@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from twisted.logger import LogEvent, Logger, LogLevel
@@ -71,7 +72,7 @@ def _log_call(call: CallRecord) -> None:
             "tool": call.tool,
             "group": call.group,
             "outcome": call.outcome,
-            "seconds": round(call.seconds, 6),
+            "seconds": call.seconds,
             "reason": call.reason,
             "where": where,
         },
@@ -83,11 +84,10 @@ def _log_request(request: RequestRecord) -> None:
     if threshold.hides(LogLevel.info):
         return
     more = _more_of(request)
-    extra = "".join([_TEXTS[name](value) for name, value in more.items() if name in _TEXTS])
-    seconds = round(request.seconds, 6)
+    seconds = request.seconds
     _write(
         f"{request.client} {request.method} {request.path} {request.status} {request.sent} bytes "
-        f"{seconds:.3f} s{extra}",
+        f"{seconds:.3f} s{_text_of(more)}",
         {
             "client": request.client,
             "method": request.method,
@@ -107,7 +107,7 @@ def _more_of(request: RequestRecord) -> dict[str, Any]:
     if request.route:
         fields["route"] = request.route
     if request.first_byte is not None:
-        fields["first_byte"] = round(request.first_byte - request.began, 6)
+        fields["first_byte"] = request.first_byte - request.began
     if request.who:
         fields["who"] = request.who
     if (chat := request.chat) is not None:
@@ -128,7 +128,7 @@ def _chat_fields(chat: ChatRecord) -> dict[str, Any]:
         if failed := chat.failed:
             fields["failed"] = failed
         fields["ran"] = [
-            {"tool": call.tool, "outcome": call.outcome, "seconds": round(call.seconds, 6)}
+            {"tool": call.tool, "outcome": call.outcome, "seconds": call.seconds}
             for call in chat.calls[:_MAX_CALLS]
         ]
     for direction in ("input_tokens", "output_tokens"):
@@ -140,26 +140,33 @@ def _chat_fields(chat: ChatRecord) -> dict[str, Any]:
     return fields
 
 
-def _ran(calls: list[Any]) -> str:
-    """The calls of an answer as text for people."""
-    shown = "; ".join(
-        f"{call['tool'] or 'unknown tool'} {call['outcome']} {call['seconds']:.3f} s"
-        for call in calls
-    )
-    return f", ran: {shown}"
+def _text_of(fields: dict[str, Any]) -> str:
+    """What people read of *fields*, behind the beginning of the line."""
+    if calls := fields.get("ran"):
+        fields = {**fields, "ran": "; ".join(map(_ran, calls))}
+    return _format_of(tuple(fields)) % fields
 
 
-#: What people read of a field behind the beginning of the line; of the others nothing.
-_TEXTS: dict[str, Callable[[Any], str]] = {
-    "first_byte": ", first byte: {:.3f} s".format,
+def _ran(call: Mapping[str, Any]) -> str:
+    return f"{call['tool'] or 'unknown tool'} {call['outcome']} {call['seconds']:.3f} s"
+
+
+@lru_cache(maxsize=256)
+def _format_of(names: tuple[str, ...]) -> str:
+    """What shows the fields of these *names*: one format takes a third of the time of ten."""
+    return "".join([_FORMATS.get(name, "") for name in names])
+
+
+#: What shows a field; the others are not shown.
+_FORMATS = {
+    "first_byte": ", first byte: %(first_byte).3f s",
     **{
-        name: f", {name.replace('_', ' ')}: {{}}".format
+        name: f", {name.replace('_', ' ')}: %({name})s"
         for name in (
-            *("who", "model", "tools", "rounds", "calls", "failed"),
+            *("who", "model", "tools", "rounds", "calls", "failed", "ran"),
             *("input_tokens", "output_tokens", "limit", "error", "trace"),
         )
     },
-    "ran": _ran,
 }
 
 

@@ -224,7 +224,9 @@ def format_json(event: LogEvent) -> str:
 
 def _plain(value: object) -> object:
     """*value* as JSON: what is text is safe, and what is anything else than plain is text."""
-    if value is None or isinstance(value, bool | int | float):
+    if isinstance(value, float):
+        return round(value, 6)
+    if value is None or isinstance(value, int):
         return value
     if isinstance(value, list):
         return [_plain(each) for each in value]
