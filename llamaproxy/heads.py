@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, KeysView, Sequence
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from time import time
 from typing import NamedTuple, TypeAlias
@@ -27,17 +27,22 @@ class RequestLine(NamedTuple):
 
 
 class RequestHead:
-    """A request's head: its *line*, and its *fields* as they are spelled, in their order."""
+    """A request's head: its *line*, and its *fields* as they are spelled, in their order.
+
+    *path* is the target without its query; *by_name* has the values of all fields by their names in
+    lower case.
+    """
 
     __slots__ = (
-        *("line", "fields", "_by_name"),
+        *("line", "path", "fields", "by_name"),
         *("body_length", "expects_continue", "id", "over_limit"),
     )
 
     def __init__(self, line: RequestLine, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self.line = line
+        self.path = line.target.partition(b"?")[0]
         self.fields: Fields = list(fields)
-        self._by_name: dict[bytes, list[bytes]] = {}
+        self.by_name: dict[bytes, list[bytes]] = {}
         #: Bytes of the body, None if it is chunked.
         self.body_length: int | None = 0
         #: Whether the client waits for a 100 before it sends the body.
@@ -46,7 +51,7 @@ class RequestHead:
         self.over_limit = False
         #: By which the client, the log and the upstream know the request.
         self.id = b""
-        by_name = self._by_name
+        by_name = self.by_name
         for name, value in self.fields:
             lower = name.lower()
             if lower in by_name:
@@ -57,41 +62,27 @@ class RequestHead:
     def add(self, name: bytes, value: bytes) -> None:
         """Add a field."""
         self.fields.append((name, value))
-        self._by_name.setdefault(name.lower(), []).append(value)
+        self.by_name.setdefault(name.lower(), []).append(value)
 
     def remove(self, *names: bytes) -> None:
         """Forget the fields of these *names*, which are in lower case."""
-        removed = [name for name in names if self._by_name.pop(name, None)]
+        removed = [name for name in names if self.by_name.pop(name, None)]
         if removed:
             self.fields = without(self.fields, removed)
 
     def identify(self, id: bytes) -> None:
         """Let *id* be that of the request, and the value of its only ``X-Request-Id``."""
         self.id = id
-        values = self.values(b"x-request-id")
+        values = self.by_name.get(b"x-request-id")
         if values != [id]:
             if values:
                 self.remove(b"x-request-id")
             self.add(b"X-Request-Id", id)
 
     @property
-    def names(self) -> KeysView[bytes]:
-        """The names of its fields, in lower case."""
-        return self._by_name.keys()
-
-    def values(self, name: bytes) -> Sequence[bytes]:
-        """The values of all fields of that *name*, which is in lower case."""
-        return self._by_name.get(name, ())
-
-    @property
-    def path(self) -> bytes:
-        """The target without its query."""
-        return self.line.target.partition(b"?")[0]
-
-    @property
     def origin(self) -> bytes | None:
         """The value of ``Origin``, None if there is none, or several."""
-        values = self.values(b"origin")
+        values = self.by_name.get(b"origin", ())
         return values[0] if len(values) == 1 else None
 
 

@@ -138,7 +138,7 @@ class ChatCompletions:
         return self._loop.run(body, chat.client, answer, listed or None, chat.record)
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class _Chat:
     """A chat completion request, and the record of its answer."""
 
@@ -149,7 +149,7 @@ class _Chat:
 
     def field(self, name: bytes) -> str:
         """The request's fields of that *name*, in lower case, joined (RFC 9110 section 5.3)."""
-        values = self.request.head.values(name)
+        values = self.request.head.by_name.get(name)
         return b",".join(values).decode("latin-1").strip() if values else ""
 
 

@@ -73,7 +73,7 @@ class CallSlots:
         return run
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class _Chat:
     """What stays the same in all rounds of one answer."""
 

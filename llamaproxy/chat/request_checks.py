@@ -18,11 +18,11 @@ def check_origin(head: RequestHead) -> None:
 
     :raises UnsupportedMediaType: if its ``Content-Type`` is another.
     """
-    sites = head.values(b"sec-fetch-site")
+    sites = head.by_name.get(b"sec-fetch-site", ())
     cross_origin = [site for site in sites if site.strip().lower() not in _SAME_SITE]
-    if not cross_origin and not head.values(b"origin"):
+    if not cross_origin and not head.by_name.get(b"origin"):
         return
-    types = head.values(b"content-type")
+    types = head.by_name.get(b"content-type", ())
     if [value.partition(b";")[0].strip().lower() for value in types] != [b"application/json"]:
         raise UnsupportedMediaType(
             "A web page must send its chats as 'Content-Type: application/json'."
@@ -34,6 +34,6 @@ def check_coding(head: RequestHead) -> None:
 
     :raises UnsupportedMediaType: if it has a ``Content-Encoding`` other than ``identity``.
     """
-    codings = head.values(b"content-encoding")
+    codings = head.by_name.get(b"content-encoding")
     if codings and set(members(codings)) - {b"", b"identity"}:
         raise UnsupportedMediaType("The request body is compressed, which is not understood here.")

@@ -244,7 +244,7 @@ class ProxyChannel(Protocol):
         head.over_limit = self.state.over_limit
         for check in HEAD_CHECKS:
             check(head, self.site)
-        head.identify(request_id(head.values(b"x-request-id")))
+        head.identify(request_id(head.by_name.get(b"x-request-id", ())))
         self.persistent = keeps_connection(head)
         if head.body_length == 0:
             self._serve(head, BytesIO())

@@ -34,7 +34,7 @@ def host_is_valid(head: RequestHead, rules: Rules) -> None:
 
 def host_is_served(head: RequestHead, rules: Rules) -> None:
     """421 for a host that is none of the site's; a client without a host is no browser."""
-    hosts = head.values(b"host")
+    hosts = head.by_name.get(b"host")
     if hosts and hosts[0] not in rules.hosts:
         raise RequestRefused(
             421, "This host is not served here (--allowed-hosts names those that are)."
@@ -48,7 +48,7 @@ def length_is_valid(head: RequestHead, rules: Rules) -> None:
 
 def authorization_is_single(head: RequestHead, rules: Rules) -> None:
     """400 for two Authorization fields (RFC 9110 section 11.6.2: there is one)."""
-    if len(head.values(b"authorization")) > 1:
+    if len(head.by_name.get(b"authorization", ())) > 1:
         raise RequestRefused(400, "The Authorization field is repeated.")
 
 

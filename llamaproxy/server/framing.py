@@ -123,7 +123,7 @@ def check_host(head: RequestHead) -> None:
 
     :raises RequestRefused: 400.
     """
-    hosts, line = head.values(b"host"), head.line
+    hosts, line = head.by_name.get(b"host"), head.line
     if not hosts:
         if line.minor == 0 and line.authority is None:
             return
@@ -160,7 +160,8 @@ def body_length(head: RequestHead) -> int | None:
 
     :raises RequestRefused: 400.
     """
-    lengths, codings = head.values(b"content-length"), head.values(b"transfer-encoding")
+    lengths = head.by_name.get(b"content-length")
+    codings = head.by_name.get(b"transfer-encoding")
     if codings:
         if lengths:
             raise RequestRefused(400, "Content-Length and Transfer-Encoding exclude each other.")
@@ -182,7 +183,7 @@ def expects_continue(head: RequestHead) -> bool:
 
     :raises RequestRefused: 417 for any other expectation.
     """
-    expectations = head.values(b"expect")
+    expectations = head.by_name.get(b"expect")
     # Of HTTP/1.0 it means nothing.
     if not expectations or head.line.minor == 0:
         return False
@@ -194,7 +195,7 @@ def expects_continue(head: RequestHead) -> bool:
 
 def keeps_connection(head: RequestHead) -> bool:
     """Whether another request may follow (RFC 9112 section 9.3)."""
-    minor, options = head.line.minor, head.values(b"connection")
+    minor, options = head.line.minor, head.by_name.get(b"connection")
     if not options:
         return minor == 1
     tokens = members(options)

@@ -47,7 +47,7 @@ def keys_in(head: RequestHead) -> set[bytes]:
     ``Authorization`` of another scheme than Bearer counts as a key that is nobody's.
     """
     keys = set()
-    for value in head.values(b"authorization"):
+    for value in head.by_name.get(b"authorization", ()):
         if credentials := value.strip(b" \t"):
             bearer = _BEARER.fullmatch(credentials)
             if bearer is None:
@@ -55,7 +55,7 @@ def keys_in(head: RequestHead) -> set[bytes]:
             elif bearer[1]:
                 keys.add(bearer[1])
     for name in _KEY_FIELDS:
-        for value in head.values(name):
+        for value in head.by_name.get(name, ()):
             if key := value.strip(b" \t"):
                 keys.add(key)
     return keys
@@ -67,7 +67,7 @@ def caller_of(head: RequestHead) -> str:
     Empty for a request without a key; of several, the first counts.
     """
     for name in (b"authorization", *_KEY_FIELDS):
-        for value in head.values(name):
+        for value in head.by_name.get(name, ()):
             credentials = value.strip(b" \t")
             bearer = _BEARER.fullmatch(credentials)
             key: bytes = credentials if bearer is None else bearer[1] or b""
@@ -84,7 +84,7 @@ def _is_open(head: RequestHead) -> bool:
     """Whether anybody may send this request."""
     method = head.line.method
     if method == b"OPTIONS":
-        is_open = all(map(head.values, _PREFLIGHT_FIELDS))
+        is_open = all(map(head.by_name.get, _PREFLIGHT_FIELDS))
     else:
         is_open = method in (b"GET", b"HEAD") and head.path == b"/health"
     return is_open and head.body_length == 0

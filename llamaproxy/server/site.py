@@ -110,7 +110,7 @@ class ProxySite(Factory):
         cors = Headers()
         client_ids: Sequence[bytes] = ()
         if head is not None:
-            client_ids = head.values(b"x-request-id")
+            client_ids = head.by_name.get(b"x-request-id", ())
             self.cors.apply(head.origin, cors)
         answer_id = request_id(client_ids)
         body = jsontext.dumps(error.body)
@@ -165,11 +165,11 @@ class ProxySite(Factory):
             head.path.decode("ascii"),
             self.now(),
             caller_of(head),
-            trace_id(head.values(b"traceparent")),
+            trace_id(head.by_name.get(b"traceparent", ())),
         )
         if record.trace_id:
-            record.traceparent = head.values(b"traceparent")[0].decode("latin-1")
-            record.tracestate = b",".join(head.values(b"tracestate")).decode("latin-1")
+            record.traceparent = head.by_name[b"traceparent"][0].decode("latin-1")
+            record.tracestate = b",".join(head.by_name.get(b"tracestate", ())).decode("latin-1")
         return record
 
 

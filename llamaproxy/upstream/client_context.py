@@ -11,11 +11,17 @@ from twisted.logger import Logger
 
 from llamaproxy import jsontext
 from llamaproxy.errors import BadRequest
-from llamaproxy.heads import Fields, RequestHead, without
+from llamaproxy.heads import Fields, RequestHead
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
 from llamaproxy.tracecontext import traced
-from llamaproxy.upstream.headers import BODY_FIELDS, TRUST_NOBODY, TrustedProxies, forwarded_for
+from llamaproxy.upstream.headers import (
+    BODY_FIELDS,
+    NOT_FORWARDED,
+    TRUST_NOBODY,
+    TrustedProxies,
+    forwarded_for,
+)
 
 _log = Logger()
 
@@ -49,8 +55,9 @@ _TRACING = (b"traceparent", b"tracestate", b"x-request-id")
 
 PROVIDER_DATA = (LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA)
 
-#: The fields of a client's chat that are not sent with it as they are.
-_CHAT_REPLACED = BODY_FIELDS | {*PROVIDER_DATA, b"accept"}
+#: The fields of a client's chat that are not sent with it as they are; nor are the proxy's own.
+_NOT_SENT = NOT_FORWARDED | BODY_FIELDS | {*PROVIDER_DATA, b"accept"}
+_OWN = b"x-llamaproxy-"
 
 
 @attrs.frozen
@@ -86,32 +93,29 @@ class ClientContext:
 
         :param identity_names: fields that identify callers, besides the usual ones.
 
-        :param chat_fields: those to send with chat completions, as far as they are (DESIGN: L8).
+        :param chat_fields: those to send with chat completions, but for provider data (DESIGN: L8).
 
         :param query: goes with them.
 
         :raises BadRequest: if provider data can be read in two ways.
         """
-
-        present = head.names
-        own = [name for name in present if name.startswith(b"x-llamaproxy-")]
-        replaced = _CHAT_REPLACED.union(own) if own else _CHAT_REPLACED
+        present = head.by_name
 
         def pick(names: Iterable[bytes]) -> NamedValues:
-            return tuple([(name, tuple(head.values(name))) for name in names if name in present])
+            return tuple([(name, tuple(present[name])) for name in names if name in present])
 
-        for _, values in pick(PROVIDER_DATA):
-            for value in values:
+        for name in PROVIDER_DATA:
+            for value in present.get(name, ()):
                 check_provider_data(value)
         key_field = ((_KEY_ID, (key_id,)),) if key_id else ()
         return cls(
             # An operator may name one of the usual ones: it is sent once all the same.
             key_field + pick(dict.fromkeys((*_CREDENTIALS, *identity_names))),
             pick(_TRACING),
-            chat=next(iter(head.values(_CHAT)), b"").decode("latin-1").strip(),
+            chat=next(iter(present.get(_CHAT, ())), b"").decode("latin-1").strip(),
             query=query,
             identity_names=identity_names,
-            chat_fields=tuple(without(chat_fields, replaced)),
+            chat_fields=tuple(chat_fields),
         )
 
     @property
@@ -289,7 +293,11 @@ class ClientContextReader:
         """
         client = address_of(request)
         head = request.head
-        fields = forwarded_for(head, client, request.isSecure(), client in self._trusted)
+        dropped = _NOT_SENT
+        if _OWN in b"\n".join(head.by_name):  # seldom
+            dropped = dropped.union([name for name in head.by_name if name.startswith(_OWN)])
+        trusted = client in self._trusted
+        fields = forwarded_for(head, client, request.isSecure(), trusted, dropped)
         uri: bytes = request.uri
         return ClientContext.of(
             head,

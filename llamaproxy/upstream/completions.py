@@ -43,7 +43,7 @@ class Completions:
         return ClientCompletions(self._client, self._detector, caller, on_fields)
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.define(eq=False, repr=False)
 class ClientCompletions:
     """Requests completions on behalf of one client."""
 

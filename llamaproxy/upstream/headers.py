@@ -49,7 +49,8 @@ _RESPONSE_ONLY = BODY_FIELDS | {
 
 _NOT_ANSWERED = HOP_BY_HOP | _RESPONSE_ONLY
 
-_NOT_FORWARDED = HOP_BY_HOP | _NEVER_FORWARDED | _REWRITTEN | _FORWARDED
+#: What no request is forwarded with.
+NOT_FORWARDED = HOP_BY_HOP | _NEVER_FORWARDED | _REWRITTEN | _FORWARDED
 
 
 #: Asks for an answer that can be read as it comes.
@@ -85,32 +86,38 @@ TRUST_NOBODY = TrustedProxies(())
 
 
 def forwarded_for(
-    head: RequestHead, client: str | None, secure: bool, trusted: bool = False
+    head: RequestHead,
+    client: str | None,
+    secure: bool,
+    trusted: bool = False,
+    dropped: frozenset[bytes] = NOT_FORWARDED,
 ) -> Fields:
     """The fields of a client's request that go to the upstream, and ``X-Forwarded-*``.
 
     Those have the client's address, the scheme and the host; what the client itself says there is
     replaced unless it is *trusted*. There is no ``Via`` (RFC 9110 section 7.6.3 asks for one):
     nobody reads it, and servers stop compressing for it.
+
+    :param dropped: the names of those that do not go there, at least :data:`NOT_FORWARDED`.
     """
-    dropped = _NOT_FORWARDED
-    if options := head.values(b"connection"):
+    by_name = head.by_name
+    if options := by_name.get(b"connection"):
         dropped = dropped.union(members(options))
     kept = without(head.fields, dropped)
     addresses: list[bytes] = []
     schemes: Sequence[bytes] = ()
     hosts: Sequence[bytes] = ()
     if trusted:
-        addresses += head.values(b"x-forwarded-for")
-        schemes = head.values(b"x-forwarded-proto")
-        hosts = head.values(b"x-forwarded-host")
+        addresses += by_name.get(b"x-forwarded-for", ())
+        schemes = by_name.get(b"x-forwarded-proto", ())
+        hosts = by_name.get(b"x-forwarded-host", ())
     if client is not None:
         addresses.append(client.encode("ascii", "replace"))
     if addresses:
         kept.append((b"X-Forwarded-For", b", ".join(addresses)))
     for scheme in schemes or (b"https" if secure else b"http",):
         kept.append((b"X-Forwarded-Proto", scheme))
-    for host in hosts or head.values(b"host"):
+    for host in hosts or by_name.get(b"host", ()):
         kept.append((b"X-Forwarded-Host", host))
     return kept
 

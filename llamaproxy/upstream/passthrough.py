@@ -219,13 +219,13 @@ class Passage(Watchdog):
         head = request.head
         body: Upload | None = None
         fields = forwarded_for(head, client, request.isSecure(), client in resource.trusted)
-        names = head.names
-        if b"content-length" in names or b"transfer-encoding" in names:
+        by_name = head.by_name
+        if b"content-length" in by_name or b"transfer-encoding" in by_name:
             body = Upload(request.content)  # be it an empty one
             body.progressed = self.feed
         elif wants_websocket(head):
             fields += SWITCH
-        if not names.isdisjoint(PROVIDER_DATA) and (
+        if not by_name.keys().isdisjoint(PROVIDER_DATA) and (
             dialect is None or not dialect.wants_mcp_headers(self._target.path)
         ):
             fields = without_mcp_headers(fields)
