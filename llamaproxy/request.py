@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from contextvars import Context, copy_context
 from functools import cached_property
+from traceback import clear_frames
 from typing import IO, Any, Protocol
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -153,6 +154,8 @@ class ProxyRequest(Request):
             body = await work
         except Exception as failure:
             self.fail(failure)
+            # What these frames have may be in cycles, and much: a body, a history, results.
+            clear_frames(failure.__traceback__)
             return
         if self.channel is None:
             return
@@ -161,8 +164,14 @@ class ProxyRequest(Request):
         if body != NOT_DONE_YET:
             self.finish()
 
-    def error_of(self, failure: Exception) -> ProxyError:
-        """What a client who is still there is told of *failure*; a fault of the proxy is logged."""
+    def noted(self, failure: Exception) -> ProxyError:
+        """What a client is told of *failure*, which those who watch know of from now on."""
+        error = self._error_of(failure)
+        self.note(error)
+        return error
+
+    def _error_of(self, failure: Exception) -> ProxyError:
+        """The same; a fault of the proxy is logged."""
         if isinstance(failure, ProxyError):
             return failure
         if isinstance(failure, CancelledError) and self.stopped is not None:
@@ -179,7 +188,7 @@ class ProxyRequest(Request):
         """
         if self.channel is None:
             return
-        error = self.error_of(failure)
+        error = self._error_of(failure)
         if not self.startedWriting:
             self.write(error_response(self, error))
             self.finish()

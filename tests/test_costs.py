@@ -14,6 +14,7 @@ import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import orjson
 import pytest
 from hyperlink import DecodedURL
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from llamaproxy.application import assemble
@@ -112,9 +115,14 @@ class Whole:
 
     def say(self, *reads: bytes) -> None:
         """More of the stream that is open."""
-        [wire] = [wire for wire in self.world.wires if wire.connection._exchange is not None]
         for read in reads:
-            wire.send(read)
+            self.busy.send(read)
+
+    @property
+    def busy(self) -> Wire:
+        """The only connection to the server that has a request."""
+        [wire] = [wire for wire in self.world.wires if wire.connection._exchange is not None]
+        return wire
 
     def _answered(self, wire: Wire) -> bool:
         asked, writes = wire.transport.sent, wire.transport.writes
@@ -314,15 +322,67 @@ def _ask_compressed(whole: Whole) -> None:
     whole.ask(chat())
 
 
+REFUSAL = b'{"error": {"message": "No."}}'
+
+
+def _refused(whole: Whole, **more: Any) -> None:
+    """The server does not take what it is asked."""
+    _answer_half(
+        whole,
+        chat(**more),
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (len(REFUSAL), REFUSAL),
+    )
+    assert whole.client.line.value().startswith(b"HTTP/1.1 400 ")
+
+
+def _server_dies(whole: Whole, **more: Any) -> None:
+    """The connection to the server is lost before it has answered."""
+    whole.client.send(chat(**more))
+    _lose(whole)
+    assert b'"upstream_broke"' in whole.client.line.value()
+
+
+def _server_dies_in_a_stream(whole: Whole) -> None:
+    whole.held = True
+    whole.ask(chat(stream=True))
+    _lose(whole)
+    assert b'"upstream_broke"' in whole.client.line.value()
+    whole.held = False
+
+
+def _lose(whole: Whole) -> None:
+    wire = whole.busy
+    wire.transport.writes.clear()
+    wire.connection.connectionLost(Failure(ConnectionLost()))
+
+
 @pytest.mark.parametrize(
     "ask",
-    [*map(_ask_once, ("chat", "one-tool loop", "three calls at once")), _stream, _ask_compressed],
-    ids=["chat", "one-tool loop", "three calls at once", "stream", "chat, compressed"],
+    [
+        *map(_ask_once, ("chat", "one-tool loop", "three calls at once")),
+        *(_stream, _ask_compressed, _refused, partial(_refused, stream=True)),
+        *(_server_dies, partial(_server_dies, stream=True), _server_dies_in_a_stream),
+    ],
+    ids=[
+        *("chat", "one-tool loop", "three calls at once", "stream", "chat, compressed"),
+        *(
+            "chat, refused",
+            "stream, refused",
+            "chat, broken",
+            "stream, unanswered",
+            "stream, broken",
+        ),
+    ],
 )
 def test_nothing_is_left_for_the_garbage_collector_of(ask: Callable[[Whole], object]) -> None:
+    """What a failing chat leaves has its body: some megabytes each, where objects are counted."""
     whole = Whole()
+    whole.ask(chat())
     for _ in range(2):
+        whole.client.line.clear()
         ask(whole)
+    whole.client.line.clear()
     gc.collect()
     gc.disable()
     gc.freeze()  # what other tests have left may become garbage meanwhile
@@ -337,7 +397,7 @@ def test_nothing_is_left_for_the_garbage_collector_of(ask: Callable[[Whole], obj
 def _answer_half(whole: Whole, request: bytes, half: bytes) -> None:
     """The server's answer to what a client asks has begun."""
     whole.client.send(request)
-    [wire] = [wire for wire in whole.world.wires if wire.connection._exchange is not None]
+    wire = whole.busy
     wire.transport.writes.clear()
     wire.send(half)
 
@@ -392,6 +452,29 @@ def test_a_client_that_leaves_leaves_nothing_of_ours_for_the_garbage_collector(
         gc.collect()
         kinds = (type(each) for each in gc.garbage)
         assert [kind for kind in kinds if kind.__module__.startswith("llamaproxy")] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+def test_the_body_of_a_client_that_leaves_while_a_tool_runs_is_not_left_for_it() -> None:
+    """Cancelling leaves cycles of Twisted's, with what the frames have in which it was raised."""
+    whole = Whole()
+    whole.ask(chat("[calls 1]"))
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        whole.client.send(chat("[calls 1] MARK"))
+        assert whole.busy.transport.sent.count(b"MARK") == 1
+        whole._answered(whole.busy)
+        assert b"/tool-runtime/invoke" in whole.busy.transport.sent
+        whole.client.leave()
+        gc.collect()
+        kept = [each for held in gc.garbage for each in gc.get_referents(held)]
+        texts = [each for each in kept if isinstance(each, str | bytes)]
+        assert [text for text in texts if "MARK" in str(text)] == []
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

@@ -122,9 +122,7 @@ class ChatCompletions:
         except Exception as failure:
             if request.channel is None or not events.started:
                 raise
-            error = request.error_of(failure)
-            request.note(error)
-            await answer.fail(error)
+            await answer.fail(request.noted(failure))
         finally:
             events.close()
 

@@ -72,8 +72,11 @@ class ClientCompletions:
         try:
             return await self._ask_at(dialect, ask, body)
         except UpstreamRefused as error:
-            dialect = await self._moved_to(dialect, error)
-            return await self._ask_at(dialect, ask, body)
+            # The server has not acted on a request for a path that it does not serve (any more).
+            elsewhere = await self._moved_from(dialect) if error.missing_route else None
+            if elsewhere is None:
+                raise
+            return await self._ask_at(elsewhere, ask, body)
         except UpstreamUnavailable:
             self._detector.forget()
             raise
@@ -83,19 +86,11 @@ class ClientCompletions:
         upload = LateUpload(lambda: jsontext.dumps(body))
         return ask(_path(dialect), caller, upload, self._on_fields)
 
-    async def _moved_to(self, previous: ServerDialect, error: UpstreamRefused) -> ServerDialect:
-        """The dialect of the upstream now, if *error* means that the path is not served (any more).
-
-        The server has not acted on the request then.
-
-        :raises UpstreamRefused: *error*, if it means something else.
-        """
-        if error.missing_route:
-            self._detector.forget()
-            current = await self._detector.generation()
-            if _path(current) != _path(previous):
-                return current
-        raise error
+    async def _moved_from(self, previous: ServerDialect) -> ServerDialect | None:
+        """The dialect of the upstream now; None if that asks at the path of the *previous* one."""
+        self._detector.forget()
+        current = await self._detector.generation()
+        return None if _path(current) == _path(previous) else current
 
 
 def _path(generation: ServerDialect) -> str:

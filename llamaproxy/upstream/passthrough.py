@@ -300,8 +300,7 @@ class Passage(Watchdog):
         if self._tunnel is None:
             self._request.fail(error)
         elif self._request.channel is not None:  # else: the client has left
-            error = self._request.error_of(error)
-            self._request.note(error)
+            self._request.noted(error)
             self._tunnel.close()
 
     # --- limits and cancelling

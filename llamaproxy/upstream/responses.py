@@ -73,6 +73,7 @@ class Response:
         if self.begun.called:
             self._close(Failure(error))
         else:
+            self.exchange = None
             self.begun.errback(error)
 
     # --- for the reader
