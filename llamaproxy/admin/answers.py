@@ -51,11 +51,12 @@ class Answers:
     """A listener that keeps every chat, and other requests that have ended with an error.
 
     Of more than :data:`MAX_ANSWERS` chats at once some are left out that have begun and ended well
-    between two hearings, so that those with errors are not pushed out by thousands in a second.
-    Over that number the one that ended first goes, or the oldest if all of them run; over
-    :data:`MAX_PARTS` those that ended first, but for the last one. Those that run are looked at
-    by :meth:`note_running`, while somebody asks for :attr:`on_change`. It hears of them later, and
-    has heard of all before it says anything.
+    between two hearings: each of thousands in a second would cost something. Over that number the
+    one goes that ended first, of those that went well or of those that did not, whichever there
+    are more of, or the oldest if all of them run; over :data:`MAX_PARTS` as many as it takes. So
+    errors are not pushed out by what goes well. Those that run are looked at by
+    :meth:`note_running`, while somebody asks for :attr:`on_change`. It hears of them later, and has
+    heard of all before it says anything.
     """
 
     def __init__(
@@ -81,9 +82,11 @@ class Answers:
         self.on_drop: Callable[[Answer], None] = _nothing
         self._keys = count(1) if keys is None else keys
         self._kept: dict[int, Answer] = {}
-        #: In the order in which they began, and those that ended in that in which they ended.
+        #: In the order in which they were found; and those that ended in that in which they ended:
+        #: chats that went well, others, and what was no chat.
         self._running: dict[RequestRecord, Answer] = {}
-        self._ended: deque[Answer] = deque()
+        self._well: deque[Answer] = deque()
+        self._badly: deque[Answer] = deque()
         self._others: deque[Answer] = deque()
         #: When the last began of those that have been pushed out while they ran.
         self._pushed_out = float("-inf")
@@ -101,32 +104,32 @@ class Answers:
     def ended(self, events: Sequence[RequestEnded]) -> None:
         """Requests have ended; many of them have begun since this was last heard of any."""
         offset = self._offset()
-        running, ended = self._running, self._ended
+        running = self._running
         now = self.now()
         room = min(MAX_ANSWERS, self._room + _KEPT_PER_SECOND * (now - self._room_at))
         for event in events:
             record = event.request
             chat = record.chat
+            well = chat is not None and _went_well(record, chat)
             answer = running.pop(record, None)
             if answer is None:
-                if chat is None:
-                    if not record.kind and record.status < _SERVER_ERROR:
-                        continue
-                elif _is_plain(record, chat):
+                if well:
                     if room < 1:
                         continue
                     room -= 1
+                elif chat is None and not record.kind and record.status < _SERVER_ERROR:
+                    continue
                 answer = self._add(record, offset)
             if chat is not None:
-                ended.append(answer)
                 answer.parts = len(chat.rounds) + len(chat.calls)
                 self._parts += answer.parts
-                while self._parts > MAX_PARTS and len(ended) > 1:
-                    self._drop_ended()
+                while self._parts > MAX_PARTS and (self._well or self._badly):
+                    self._drop_first(self._well, self._badly)
+                (self._well if well else self._badly).append(answer)
             else:
                 self._others.append(answer)
                 if len(self._others) > MAX_OTHERS:
-                    self._drop(self._others.popleft())
+                    self._drop_first(self._others)
             self._note(answer)
         self._room, self._room_at = room, now
 
@@ -141,7 +144,7 @@ class Answers:
 
     @property
     def kept(self) -> Collection[Answer]:
-        """All of them, the newest last."""
+        """All of them, those last that were found last: at their end, if nobody looked before."""
         self.hear()
         return self._kept.values()
 
@@ -157,10 +160,13 @@ class Answers:
 
     def answer_to(self, chat: ChatRecord | None) -> Answer | None:
         """The answer to *chat*, None unless it is kept and runs."""
-        if chat is None or chat.request is None:
+        request = None if chat is None else chat.request
+        if request is None:
             return None
-        self.hear()
-        return self._running.get(chat.request)
+        answer = self._running.get(request)
+        if answer is None and request.ended is None:
+            answer = self._found(request, self._offset())
+        return answer
 
     def hear(self) -> None:
         """Hear of all that has happened, for somebody looks: of the last there is all to see."""
@@ -192,9 +198,15 @@ class Answers:
             return
         offset = self._offset()
         for record in found:
-            if record.began > self._pushed_out:
-                answer = self._running[record] = self._add(record, offset)
-                self._note(answer)
+            self._found(record, offset)
+
+    def _found(self, record: RequestRecord, offset: float) -> Answer | None:
+        """Keep a chat that runs; None if it has been pushed out before."""
+        if record.began <= self._pushed_out:
+            return None
+        answer = self._running[record] = self._add(record, offset)
+        self._note(answer)
+        return self._running.get(record)
 
     def _note(self, answer: Answer) -> None:
         """One has been added, or has ended."""
@@ -214,18 +226,16 @@ class Answers:
 
     def _trim(self) -> None:
         """Drop one: there are too many."""
-        ended, others = self._ended, self._others
-        if ended and not (others and others[0].key < ended[0].key):
-            self._drop_ended()
-        elif others:
-            self._drop(others.popleft())
+        if self._well or self._badly or self._others:
+            self._drop_first(self._well, self._badly, self._others)
         else:
             oldest = next(iter(self._running))
             self._pushed_out = max(self._pushed_out, oldest.began)
             self._drop(self._running.pop(oldest))
 
-    def _drop_ended(self) -> None:
-        answer = self._ended.popleft()
+    def _drop_first(self, *ended: deque[Answer]) -> None:
+        """Drop the first of those of which there are most."""
+        answer = max(ended, key=len).popleft()
         self._parts -= answer.parts
         self._drop(answer)
 
@@ -234,8 +244,8 @@ class Answers:
         self.on_drop(answer)
 
 
-def _is_plain(record: RequestRecord, chat: ChatRecord) -> bool:
-    """Whether nothing is to be looked at in a chat that has ended: no error, nobody who left."""
+def _went_well(record: RequestRecord, chat: ChatRecord) -> bool:
+    """Whether a chat has ended without an error, and nobody has left."""
     failed = chat.calls and chat.failed
     return record.status < _ERROR and not (record.kind or chat.limit or failed)
 

@@ -42,7 +42,7 @@ _FAILURE_SECONDS, _ANSWER_SECONDS = 1.0, 10.0
 def worker_keys(number: int, count: int, unix: Callable[[], float] = time.time) -> Iterator[int]:
     """Keys for the answers of the worker *number* of so many, which no other one gives.
 
-    They tell whose they are, grow with the time at which answers began, whoever gives them, and
+    They tell whose they are, grow with the time at which they are given, whoever gives them, and
     are not given again by who comes in its place.
     """
     milliseconds = 0

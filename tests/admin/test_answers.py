@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from twisted.internet.task import Clock
 
 from llamaproxy.admin.answers import MAX_ANSWERS, MAX_OTHERS, MAX_PARTS, Answer, Answers
@@ -109,6 +110,20 @@ def test_of_thousands_in_a_second_some_are_left_out_but_no_errors_and_not_the_la
     assert list(kept.answers.kept)[-1].record is kept.requests[-1] is not last
 
 
+def test_errors_are_not_pushed_out_while_somebody_looks() -> None:
+    kept = Kept()
+    in_one_moment(kept, 5, "upstream_broke")
+    kept.other("invalid_api_key")
+    for _ in range(3 * MAX_ANSWERS):
+        kept.end(kept.begin())  # each is seen
+        kept.clock.advance(0.001)
+    assert len(kept.keys) == MAX_ANSWERS and kept.keys[:6] == [1, 2, 3, 4, 5, 6]
+    in_one_moment(kept, 3 * MAX_ANSWERS, "upstream_broke")
+    well = [answer for answer in kept.answers.kept if not answer.record.kind]
+    assert len(well) == (MAX_ANSWERS - 1) // 2, "nor what goes well by errors"
+    assert list(kept.answers.kept)[-1].record is kept.requests[-1]
+
+
 def test_if_all_of_them_run_the_oldest_is_dropped_and_its_end_is_shown() -> None:
     kept = Kept()
     chats = [kept.begin() for _ in range(MAX_ANSWERS + 1)]
@@ -118,6 +133,18 @@ def test_if_all_of_them_run_the_oldest_is_dropped_and_its_end_is_shown() -> None
     kept.end(chats[1])
     kept.end(chats[2])
     assert len(kept.keys) == MAX_ANSWERS == len(set(kept.keys))
+
+
+def test_the_answer_to_one_chat_is_found_without_going_through_all_that_run() -> None:
+    answers = Answers(Clock(), lambda: pytest.fail("all that run are gone through"))
+    request = RequestRecord("-", "-", "POST", "/v1/chat/completions", 0.0)
+    request.chat = chat = ChatRecord(request)
+    answer = answers.answer_to(chat)
+    assert answer is not None and answer.record is request
+    assert answers.answer_to(chat) is answer
+    request.ended = 1.0
+    answers.ended([RequestEnded(request)])
+    assert answers.answer_to(chat) is answers.answer_to(None) is None
 
 
 def test_of_answers_with_very_many_calls_fewer_are_kept() -> None:

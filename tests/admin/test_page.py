@@ -147,6 +147,17 @@ def test_one_row_an_answer_the_newest_first(page: Page, fake: FakeInspector) -> 
     assert second.locator(".model").inner_text() == "ollama/llama3.2:3b"
 
 
+def test_what_began_first_is_below_whenever_it_was_found(page: Page, fake: FakeInspector) -> None:
+    now = time.time()
+    fake.rows(row_of(1, model="quick", at=now - 5), row_of(2, model="slow", at=now - 60))
+    arrive(page, fake)
+    assert page.locator("#rows .model").all_inner_texts() == ["quick", "slow"]
+    fake.rows(row_of(3, model="slower", at=now - 70), row_of(4, model="last", at=now))
+    names = ["last", "quick", "slow", "slower"]
+    sees(page.locator("#rows .model").nth(3), "slower")
+    assert page.locator("#rows .model").all_inner_texts() == names
+
+
 def test_what_changes_is_seen_at_once(page: Page, fake: FakeInspector) -> None:
     running = row_of(1, status=0, total=None, first_byte=None, at=time.time() - 100)
     fake.rows(running)

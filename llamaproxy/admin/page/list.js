@@ -1,6 +1,7 @@
 // The live list: one row an answer, newest first. Only rows that have changed are touched.
 
 import { dot, fill, foreign, h, setAttribute, setText } from "./dom.js";
+import { byAge } from "./store.js";
 import * as words from "./words.js";
 
 /** Dots that one row shows. */
@@ -42,7 +43,7 @@ export class List {
     for (const key of all ? new Set([...this.#items.keys(), ...this.#store.rows.keys()]) : keys) {
       const row = this.#store.rows.get(key);
       if (row === undefined) this.#remove(key);
-      else (this.#items.get(key) ?? this.#add(key)).show(row, this.#filters.admits(row));
+      else (this.#items.get(key) ?? this.#add(row)).show(row, this.#filters.admits(row));
     }
     this.tick();
   }
@@ -112,12 +113,14 @@ export class List {
     setAttribute(this.#box, "aria-activedescendant", element?.id ?? null);
   }
 
-  #add(key) {
-    const item = new Item(key);
-    this.#items.set(key, item);
-    if (key === this.#opened) item.mark("aria-selected", "true");
+  #add(row) {
+    const item = new Item(row);
+    this.#items.set(row.key, item);
+    if (row.key === this.#opened) item.mark("aria-selected", "true");
     let below = this.#box.firstElementChild; // newer ones are few
-    while (below !== null && Number(below.dataset.key) > key) below = below.nextElementSibling;
+    while (below !== null && this.#items.get(Number(below.dataset.key)).isNewer(row)) {
+      below = below.nextElementSibling;
+    }
     this.#box.insertBefore(item.element, below);
     return item;
   }
@@ -134,7 +137,9 @@ class Item {
   running = false;
   #dots = "";
 
-  constructor(key) {
+  constructor({ key, at }) {
+    this.key = key;
+    this.at = at;
     this.time = h("span", { class: "time" });
     this.model = foreign("", "model");
     this.total = h("span", { class: "total" });
@@ -156,6 +161,11 @@ class Item {
       this.first,
       this.spoken,
     );
+  }
+
+  /** Whether it stands above that of *row*, which may have been found later, but began before. */
+  isNewer(row) {
+    return byAge(this, row) > 0;
   }
 
   mark(name, value) {

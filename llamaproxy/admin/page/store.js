@@ -4,6 +4,9 @@
 const MAX_ROWS = 500;
 const MAX_CHANGED = 2000;
 
+/** For sorting: the oldest first. A key says when an answer was found, which may be at its end. */
+export const byAge = (a, b) => a.at - b.at || a.key - b.key;
+
 export class Store {
   rows = new Map();
   tools = null;
@@ -37,7 +40,7 @@ export class Store {
   newest(id) {
     let found;
     for (const row of this.rows.values()) {
-      if (row.id === id && (found === undefined || row.key > found.key)) found = row;
+      if (row.id === id && (found === undefined || byAge(row, found) > 0)) found = row;
     }
     return found;
   }
@@ -79,7 +82,7 @@ export class Store {
 
   #shorten() {
     const oldest = [...this.rows.values()].sort(
-      (a, b) => (a.status === 0) - (b.status === 0) || a.key - b.key,
+      (a, b) => (a.status === 0) - (b.status === 0) || byAge(a, b),
     );
     for (const row of oldest.slice(0, this.rows.size - MAX_ROWS)) this.#drop(row.key);
   }
