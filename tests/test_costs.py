@@ -36,6 +36,7 @@ from llamaproxy.upstream.responses import SendingAgent
 from tests.server.door import Client
 from tests.support import call, chunk, completion, event, tool
 from tests.test_sockets import Wires, on_sockets, reactor, wires
+from tests.test_tunnel import SWITCH, SWITCHED
 from tests.upstream.wires import Wire, World
 
 __all__ = ["wires"]
@@ -424,10 +425,11 @@ def _stalled(whole: Whole) -> None:
         lambda whole: _answer_half(whole, chat(), compressed(completion({"content": "No"}))[:-9]),
         lambda whole: whole.ask(chat(stream=True)),
         _stalled,
+        lambda whole: _answer_half(whole, SWITCH, SWITCHED),
     ],
     ids=[
         *("passing, unanswered", "passing", "chat", "stream, unanswered"),
-        *("chat, compressed", "stream", "stream, not read"),
+        *("chat, compressed", "stream", "stream, not read", "tunnel"),
     ],
 )
 def test_a_client_that_leaves_leaves_nothing_of_ours_for_the_garbage_collector(

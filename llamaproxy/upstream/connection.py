@@ -132,7 +132,7 @@ class UpstreamConnection(protocol.Protocol):
 
     def abort(self) -> None:
         """Close the connection, whatever is under way."""
-        self._exchange = None
+        self._exchange = self._head = None  # that of a tunnel refers to this
         self._closed = True
         self._transport.abortConnection()
 
@@ -190,9 +190,9 @@ class UpstreamConnection(protocol.Protocol):
         if handshake is not None:
             handshake.errback(reason)
         exchange, self._exchange = self._exchange, None
+        head, self._head = self._head, None
         if exchange is None:
             return
-        head = self._head
         if head is not None and head.until_close and reason.check(ConnectionDone):
             exchange.left()
             exchange.taker.ended()

@@ -27,7 +27,7 @@ from llamaproxy.upstream.dialect import Detector, ServerDialect
 from llamaproxy.upstream.exchange import Exchange, Sender
 from llamaproxy.upstream.failures import not_begun
 from llamaproxy.upstream.headers import TRUST_NOBODY, UNCOMPRESSED, TrustedProxies, forwarded_for
-from llamaproxy.upstream.relay import SILENT
+from llamaproxy.upstream.relay import SILENT, drop
 from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.upstream.secrets import Masker, Secret
 from llamaproxy.upstream.tunnel import SWITCH, Tunnel, wants_websocket
@@ -281,12 +281,12 @@ class Passage(Watchdog):
 
     def ended(self) -> None:
         """The answer is complete."""
-        self._end()
+        tunnel = self._end()
         request = self._request
         if request.channel is None:
             return
-        if self._tunnel is not None:
-            self._tunnel.close()
+        if tunnel is not None:
+            tunnel.close()
             return
         if self._masker is not None:
             request.write(self._masker.finish())
@@ -294,14 +294,14 @@ class Passage(Watchdog):
 
     def failed(self, error: Exception) -> None:
         """There is no answer, or no end of it."""
-        self._end()
+        tunnel = self._end()
         if isinstance(error, ProxyError):
             error.where = error.where or self._resource.url.decode("ascii")
-        if self._tunnel is None:
+        if tunnel is None:
             self._request.fail(error)
         elif self._request.channel is not None:  # else: the client has left
             self._request.noted(error)
-            self._tunnel.close()
+            tunnel.close()
 
     # --- limits and cancelling
 
@@ -326,13 +326,17 @@ class Passage(Watchdog):
         if exchange is not None:
             exchange.cancel()
 
-    def _end(self) -> None:
+    def _end(self) -> Tunnel | None:
+        """Nothing more comes; the tunnel, if there was one, which refers to this."""
+        tunnel, self._tunnel = self._tunnel, None
         self._over = True
+        self._deliver = drop
         self.stop()
         self._exchange = self._detecting = None
         if self._registered and self._request.channel is not None:
             self._registered = False
             self._request.unregisterProducer()
+        return tunnel
 
     # --- for the client's connection
 
