@@ -43,6 +43,18 @@ async def within(seconds: float, clock: IReactorTime, work: Coroutine[Any, Any, 
         limit.stop()
 
 
+def let_go_of_frames(error: BaseException | None) -> None:
+    """Let *error*, with which all is over, and those before it keep no frames.
+
+    An error that has gone through a coroutine of a Deferred is in a cycle of Twisted's: it would
+    keep until the garbage collector comes what all of those frames have, such as a chat's body. To
+    clear the frames would end others' coroutines that wait, for an error may be shared.
+    """
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__context__
+
+
 class SharedCall(Generic[T]):
     """Runs a coroutine once for all who ask while it runs.
 

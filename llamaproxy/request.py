@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from contextvars import Context, copy_context
 from functools import cached_property
-from traceback import clear_frames
 from typing import IO, Any, Protocol
 from urllib.parse import parse_qs, unquote_to_bytes
 
@@ -18,6 +17,7 @@ from twisted.web.http import NO_BODY_CODES
 from twisted.web.http_headers import Headers
 from twisted.web.server import NOT_DONE_YET, Request, version
 
+from llamaproxy.deferreds import let_go_of_frames
 from llamaproxy.errors import ProxyError, error_response
 from llamaproxy.events import request_id
 from llamaproxy.heads import Fields, RequestHead, answer_head, date, fields_of, headers_of, without
@@ -154,8 +154,7 @@ class ProxyRequest(Request):
             body = await work
         except Exception as failure:
             self.fail(failure)
-            # What these frames have may be in cycles, and much: a body, a history, results.
-            clear_frames(failure.__traceback__)
+            let_go_of_frames(failure)
             return
         if self.channel is None:
             return
@@ -168,6 +167,7 @@ class ProxyRequest(Request):
         """What a client is told of *failure*, which those who watch know of from now on."""
         error = self._error_of(failure)
         self.note(error)
+        let_go_of_frames(failure)
         return error
 
     def _error_of(self, failure: Exception) -> ProxyError:

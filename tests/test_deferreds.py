@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Callable
+
 import pytest
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.task import Clock, deferLater
 
-from llamaproxy.deferreds import Semaphore, SharedCall, all_of, within
+from llamaproxy.deferreds import Semaphore, SharedCall, all_of, let_go_of_frames, within
 from tests.support import outcome, pending_calls
 
 
@@ -296,3 +300,60 @@ def test_work_that_asks_for_itself_is_not_begun_twice() -> None:
 
     shared.start(work)
     assert begun == [1] and not shared.running
+
+
+def test_to_let_go_of_frames_ends_nobody_who_still_handles_the_same_error() -> None:
+    """Whoever cleared them instead would end the coroutines whose frames they are."""
+    shared: SharedCall[str] = SharedCall()
+    work = Work()
+    told: list[Deferred[None]] = [Deferred(), Deferred()]
+
+    async def handle(number: int) -> str:
+        try:
+            return await shared.result(work)
+        except ValueError as error:
+            await told[number]
+            let_go_of_frames(error)
+            return str(error)
+
+    handled = [Deferred.fromCoroutine(handle(number)) for number in range(2)]
+    work.ended.errback(ValueError("shared"))
+    for number in range(2):
+        told[number].callback(None)
+        assert outcome(handled[number]) == "shared"
+
+
+@pytest.mark.parametrize("let_go", [let_go_of_frames, None])
+def test_what_frames_had_is_free_when_they_are_let_go_of(
+    let_go: Callable[[BaseException], None] | None,
+) -> None:
+    class Body:
+        """What is much."""
+
+    async def wait() -> None:
+        await answered
+
+    async def work() -> None:
+        body = Body()
+        bodies.append(weakref.ref(body))
+        await Deferred.fromCoroutine(wait())
+
+    async def handle() -> None:
+        try:
+            await work()
+        except ValueError:
+            try:
+                raise KeyError
+            except KeyError as later:
+                if let_go is not None:
+                    let_go(later)
+
+    bodies: list[weakref.ref[Body]] = []
+    answered: Deferred[None] = Deferred()
+    gc.disable()
+    try:
+        Deferred.fromCoroutine(handle())
+        answered.errback(ValueError())
+        assert [each() is None for each in bodies] == [let_go is not None]
+    finally:
+        gc.enable()
