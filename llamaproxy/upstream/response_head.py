@@ -66,6 +66,8 @@ class ResponseHead:
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of all end-to-end fields of that *name*, which is in lower case."""
+        if name not in self.names:
+            return []
         return [value for each, value in self.fields if each.lower() == name]
 
     @property
@@ -207,12 +209,13 @@ def _sorted_out(
 
     *names* are theirs in lower case.
     """
+    if HOP_BY_HOP.isdisjoint(names):  # as most often
+        lengths = [fields[at][1] for at, name in enumerate(names) if name in _LENGTHS]
+        return fields, {b"content-length": lengths} if lengths else {}, set()
     looked_at: dict[bytes, list[bytes]] = {}
     for name, (_, value) in zip(names, fields, strict=True):
         if name in _LOOKED_AT:
             looked_at.setdefault(name, []).append(value)
-    if not looked_at.keys() - _LENGTHS:
-        return fields, looked_at, set()
     options = set(members(looked_at.get(b"connection", ())))
     dropped = HOP_BY_HOP | options - _LENGTHS
     kept = [field for name, field in zip(names, fields, strict=True) if name not in dropped]
