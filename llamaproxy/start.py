@@ -12,9 +12,10 @@ __all__ = ["Options", "makeService"]
 
 #: Objects more than there were after which the collector looks through those that are new. By its
 #: own 700 it would do that for every dozen of chats, and find that they are still being answered:
-#: a chat leaves no garbage, nor does one that fails, nor a client that leaves. A call that is
-#: cancelled leaves some hundreds of objects of Twisted's, but none of the chat's body. So many are
-#: those of the chats of 150 clients.
+#: a chat leaves no garbage, nor does one that the server refuses or breaks off, nor a client that
+#: leaves. A server that cannot be reached, or a coroutine that is cancelled (a call's, or the
+#: question what the server is), leaves up to some hundreds of objects in cycles of Twisted's, but
+#: no body. So many are those of the chats of 150 clients.
 YOUNG = 10000
 
 

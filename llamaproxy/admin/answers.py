@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import count
+from math import inf
+from operator import attrgetter
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -53,7 +55,7 @@ class Answers:
     Of more than :data:`MAX_ANSWERS` chats at once some are left out that have begun and ended well
     between two hearings: each of thousands in a second would cost something. Over that number the
     one goes that ended first, of those that went well or of those that did not, whichever there
-    are more of, or the oldest if all of them run; over :data:`MAX_PARTS` as many as it takes. So
+    are more of, or the oldest if all of them run; over :data:`MAX_PARTS` those that ended first. So
     errors are not pushed out by what goes well. Those that run are looked at by
     :meth:`note_running`, while somebody asks for :attr:`on_change`. It hears of them later, and has
     heard of all before it says anything.
@@ -124,7 +126,8 @@ class Answers:
                 answer.parts = len(chat.rounds) + len(chat.calls)
                 self._parts += answer.parts
                 while self._parts > MAX_PARTS and (self._well or self._badly):
-                    self._drop_first(self._well, self._badly)
+                    # Not where there are most: one alone may have nearly all of the parts.
+                    self._drop_first(min(self._well, self._badly, key=_first_ended))
                 (self._well if well else self._badly).append(answer)
             else:
                 self._others.append(answer)
@@ -196,6 +199,9 @@ class Answers:
         ]
         if not found:
             return
+        if len(found) > MAX_ANSWERS:  # they would be pushed out one by one
+            self._pushed_out = max(self._pushed_out, found[-MAX_ANSWERS - 1].began)
+            found = found[-MAX_ANSWERS:]
         offset = self._offset()
         for record in found:
             self._found(record, offset)
@@ -227,21 +233,28 @@ class Answers:
     def _trim(self) -> None:
         """Drop one: there are too many."""
         if self._well or self._badly or self._others:
-            self._drop_first(self._well, self._badly, self._others)
+            self._drop_first(max(self._well, self._badly, self._others, key=len))
         else:
-            oldest = next(iter(self._running))
+            oldest = min(self._running, key=_began)
             self._pushed_out = max(self._pushed_out, oldest.began)
             self._drop(self._running.pop(oldest))
 
-    def _drop_first(self, *ended: deque[Answer]) -> None:
-        """Drop the first of those of which there are most."""
-        answer = max(ended, key=len).popleft()
+    def _drop_first(self, ended: deque[Answer]) -> None:
+        answer = ended.popleft()
         self._parts -= answer.parts
         self._drop(answer)
 
     def _drop(self, answer: Answer) -> None:
         del self._kept[answer.key]
         self.on_drop(answer)
+
+
+_began = attrgetter("began")
+
+
+def _first_ended(ended: deque[Answer]) -> float:
+    """When the first of them ended, after all others if there is none."""
+    return (ended[0].record.ended or 0.0) if ended else inf
 
 
 def _went_well(record: RequestRecord, chat: ChatRecord) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from twisted.logger import Logger
 from llamaproxy import jsontext
 from llamaproxy.admin.answers import MAX_ANSWERS
 from llamaproxy.admin.feed import ROWS_INTERVAL, ROWS_PER_SECOND, TOOLS_INTERVAL
+from llamaproxy.admin.rows import BADLY, RUNS, WELL
 from llamaproxy.errors import ProxyError
 from llamaproxy.events import CallEnded, Event, ListRefreshed, Observers
 from llamaproxy.jsontext import Json, JsonList
@@ -44,7 +46,7 @@ class _Row:
     """A row as its worker has made it; *worker* is None if that is gone."""
 
     worker: Any
-    runs: bool
+    state: int
     text: bytes
     change: int
 
@@ -178,16 +180,26 @@ class WorkersShown:
             if key not in kept:
                 del self._rows[key]
                 self._note_rows()
-        for (key, runs), text in zip(answer["told"], answer["rows"].split(b"\n"), strict=False):
-            self._rows[key] = _Row(worker, runs, text, self.change + 1)
+        for (key, state), text in zip(answer["told"], answer["rows"].split(b"\n"), strict=False):
+            self._rows[key] = _Row(worker, state, text, self.change + 1)
             self._note_rows()
-        if (too_many := len(self._rows) - MAX_ANSWERS) > 0:
-            for key in sorted(self._rows, key=lambda key: (self._rows[key].runs, key))[:too_many]:
-                del self._rows[key]
+        self._shorten()
         told.change = answer["change"]
         told.due += max(0.0, len(answer["told"]) / ROWS_PER_SECOND - ROWS_INTERVAL)
         if answer["calls"] != told.calls:
             told.calls, self._calls_changed = answer["calls"], True
+
+    def _shorten(self) -> None:
+        """Keep no more than one process does, and of them what that would."""
+        too_many = len(self._rows) - MAX_ANSWERS
+        if too_many <= 0:
+            return
+        keys: dict[int, deque[int]] = {RUNS: deque(), WELL: deque(), BADLY: deque()}
+        for key, row in sorted(self._rows.items()):
+            keys[row.state].append(key)
+        for _ in range(too_many):
+            ended = max(keys[WELL], keys[BADLY], key=len)
+            del self._rows[(ended or keys[RUNS]).popleft()]
 
     async def _ask_for_calls(self) -> None:
         await self._serving.refresh()
@@ -202,8 +214,8 @@ class WorkersShown:
         for row in self._rows.values():
             if row.worker is worker:
                 row.worker = None
-                if row.runs:
-                    row.runs, row.change = False, self.change + 1
+                if row.state == RUNS:
+                    row.state, row.change = BADLY, self.change + 1
                     row.text = _ended_with_worker(row.text, self._unix())
                     self._note_rows()
         self._begin_if_all_have_answered()

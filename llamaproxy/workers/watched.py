@@ -15,6 +15,7 @@ from llamaproxy.admin import names
 from llamaproxy.admin.looplag import LoopLag
 from llamaproxy.admin.processes import cpu_seconds, most_files, open_files, resident_bytes
 from llamaproxy.admin.reachability import FAILURES
+from llamaproxy.admin.rows import state_of
 from llamaproxy.admin.serving import ThisProcess
 from llamaproxy.admin.shown import Shown
 from llamaproxy.config.logformat import threshold
@@ -105,7 +106,7 @@ class WatchedWorker(amp.CommandLocator):
         return {
             "change": shown.change,
             "keys": sorted(shown.keys),
-            "told": [[row["key"], row["status"] == 0] for row in rows],
+            "told": [[row["key"], state_of(row)] for row in rows],
             "rows": b"\n".join(map(jsontext.dumps_strictly, rows)),
             "calls": self._own.calls.heard,
         }

@@ -147,6 +147,36 @@ def test_the_answer_to_one_chat_is_found_without_going_through_all_that_run() ->
     assert answers.answer_to(chat) is answers.answer_to(None) is None
 
 
+def test_who_is_found_first_is_not_the_oldest() -> None:
+    """Contents tell of one chat, and nobody has looked at the others yet."""
+    kept = Kept()
+    for _ in range(MAX_ANSWERS + 100):
+        kept.clock.advance(1)
+        request = RequestRecord("-", "-", "POST", "/v1/chat/completions", kept.clock.seconds())
+        request.chat = ChatRecord(request, kept.clock.seconds)
+        kept.requests.append(request)
+    newest = kept.answers.answer_to(kept.requests[-1].chat)
+    assert newest is not None
+    running = [answer.record for answer in kept.answers.running]
+    assert sorted(running, key=lambda each: each.began) == kept.requests[-MAX_ANSWERS:]
+    assert newest in kept.answers.running
+
+
+def test_one_with_nearly_all_the_parts_goes_when_it_ended_first() -> None:
+    kept = Kept()
+    huge = kept.begin()
+    huge.calls += [CallRecord(huge, 1, 1, 0.0)] * (MAX_PARTS - 1)
+    assert huge.request is not None
+    huge.request.kind = "upstream_broke"
+    kept.end(huge)
+    for _ in range(MAX_ANSWERS):
+        kept.clock.advance(1)
+        chat = kept.begin()
+        chat.rounds.append(RoundRecord(chat, 1, 0.0))
+        kept.end(chat)
+    assert len(kept.keys) == MAX_ANSWERS and 1 not in kept.keys
+
+
 def test_of_answers_with_very_many_calls_fewer_are_kept() -> None:
     kept = Kept()
     running, small = kept.begin(), kept.begin()

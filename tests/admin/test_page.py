@@ -156,6 +156,11 @@ def test_what_began_first_is_below_whenever_it_was_found(page: Page, fake: FakeI
     names = ["last", "quick", "slow", "slower"]
     sees(page.locator("#rows .model").nth(3), "slower")
     assert page.locator("#rows .model").all_inner_texts() == names
+    # A daemon that has started anew gives the same keys to others.
+    fake.kept = {1: row_of(1, model="first", at=now + 1), 2: row_of(2, model="second", at=now + 2)}
+    fake.break_feeds()
+    sees(page.locator("#row-2"), "second")
+    assert page.locator("#rows .model").all_inner_texts() == ["second", "first"]
 
 
 def test_what_changes_is_seen_at_once(page: Page, fake: FakeInspector) -> None:

@@ -365,6 +365,24 @@ def test_no_more_rows_are_kept_than_of_one_process_and_none_that_runs_goes_first
     assert all(row["status"] == 0 for row in rows.values())
 
 
+def test_errors_of_workers_are_not_pushed_out_by_what_goes_well() -> None:
+    parent = Parent()
+    page = parent.page()
+    for worker in parent.workers:
+        worker.answers(answer({"detail": "no"}, 500))
+        worker.chat()
+    later(parent, 1)
+    for _ in range(MAX_ANSWERS // 2 + 5):
+        for worker in parent.workers:
+            worker.answers(saying("Noon.", usage=USAGE))
+            worker.chat()
+        later(parent, 0.2)
+    later(parent, 5)
+    rows = shown(page)
+    assert len(rows) == MAX_ANSWERS
+    assert [row["status"] for row in rows.values()].count(500) == len(parent.workers)
+
+
 def test_an_answer_is_asked_for_where_it_is_given() -> None:
     parent = Parent(contents=True)
     exchanges = {worker.number: chat(worker) for worker in parent.workers}

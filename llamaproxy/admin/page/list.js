@@ -42,8 +42,9 @@ export class List {
   update({ keys, all }) {
     for (const key of all ? new Set([...this.#items.keys(), ...this.#store.rows.keys()]) : keys) {
       const row = this.#store.rows.get(key);
-      if (row === undefined) this.#remove(key);
-      else (this.#items.get(key) ?? this.#add(row)).show(row, this.#filters.admits(row));
+      // A daemon that has started anew gives the same keys to others.
+      if (row === undefined || this.#items.get(key)?.at !== row.at) this.#remove(key);
+      if (row !== undefined) (this.#items.get(key) ?? this.#add(row)).show(row, this.#filters.admits(row));
     }
     this.tick();
   }
