@@ -365,6 +365,12 @@ class Chunks:
 _ENOUGH = 12
 
 
+def logged(log: Path) -> list[Json]:
+    """The lines of JSON in a *log* that is still written: the last may be half a one."""
+    lines = log.read_text("utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
 def outcome(waited: Deferred[T]) -> T:
     """What *waited* has come to by now: its result, or its exception."""
     results: list[T | Failure] = []

@@ -13,7 +13,8 @@ import socket
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,31 @@ def _streaming() -> Whole:
     return whole
 
 
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """What other tests have left may become garbage meanwhile: it is not looked at."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@contextmanager
+def garbage() -> Iterator[list[object]]:
+    """What the garbage collector finds, in the end, of what is done in the block."""
+    found: list[object] = []
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield found
+        gc.collect()
+        found += gc.garbage
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
 def _ask_once(name: str) -> Callable[[Whole], object]:
     return lambda whole: whole.ask(COSTS[name][0])
 
@@ -358,6 +384,7 @@ def _lose(whole: Whole) -> None:
     wire.connection.connectionLost(Failure(ConnectionLost()))
 
 
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(
     "ask",
     [
@@ -384,15 +411,9 @@ def test_nothing_is_left_for_the_garbage_collector_of(ask: Callable[[Whole], obj
         whole.client.line.clear()
         ask(whole)
     whole.client.line.clear()
-    gc.collect()
-    gc.disable()
-    gc.freeze()  # what other tests have left may become garbage meanwhile
-    try:
+    with garbage() as found:
         ask(whole)
-        assert gc.collect() == 0
-    finally:
-        gc.unfreeze()
-        gc.enable()
+    assert found == []
 
 
 def _answer_half(whole: Whole, request: bytes, half: bytes) -> None:
@@ -415,6 +436,7 @@ def _stalled(whole: Whole) -> None:
     whole.say(piece(DELTAS["alike"](1)))
 
 
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(
     "begin",
     [
@@ -436,53 +458,36 @@ def test_a_client_that_leaves_leaves_nothing_of_ours_for_the_garbage_collector(
     begin: Callable[[Whole], object],
 ) -> None:
     """With a request goes what its connections have buffered, which may be much."""
-    gc.freeze()  # what other tests have left may become garbage meanwhile
     whole = Whole()
     for _ in range(2):
         whole.ask(PASSED)
         whole.ask(chat())
     whole.held = True
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    with garbage() as found:
         begin(whole)
         whole.client.leave()
         assert whole.site.connections.running == 0
         for transport in (whole.client.line, *(wire.transport for wire in whole.world.wires)):
             vars(transport).clear()  # a real one lets go of its protocol by itself
         del whole.client, whole.world.wires[:], transport
-        gc.collect()
-        kinds = (type(each) for each in gc.garbage)
-        assert [kind for kind in kinds if kind.__module__.startswith("llamaproxy")] == []
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.unfreeze()
-        gc.enable()
+    kinds = (type(each) for each in found)
+    assert [kind for kind in kinds if kind.__module__.startswith("llamaproxy")] == []
 
 
+@pytest.mark.usefixtures("alone")
 def test_the_body_of_a_client_that_leaves_while_a_tool_runs_is_not_left_for_it() -> None:
     """Cancelling leaves cycles of Twisted's, with what the frames have in which it was raised."""
     whole = Whole()
     whole.ask(chat("[calls 1]"))
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
+    with garbage() as found:
         whole.client.send(chat("[calls 1] MARK"))
         assert whole.busy.transport.sent.count(b"MARK") == 1
         whole._answered(whole.busy)
         assert b"/tool-runtime/invoke" in whole.busy.transport.sent
         whole.client.leave()
-        gc.collect()
-        kept = [each for held in gc.garbage for each in gc.get_referents(held)]
-        texts = [each for each in kept if isinstance(each, str | bytes)]
-        assert [text for text in texts if "MARK" in str(text)] == []
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
+    kept = [each for held in found for each in gc.get_referents(held)]
+    texts = [each for each in kept if isinstance(each, str | bytes)]
+    assert [text for text in texts if "MARK" in str(text)] == []
 
 
 # --- work must not grow with what came before

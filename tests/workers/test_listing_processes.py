@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import completion, tool
+from tests.support import completion, logged, tool
 from tests.test_twistd import Daemon, question
 
 #: Chats until all workers have served one, at most: the kernel has each connection go to either.
@@ -96,9 +96,10 @@ def offered(port: int) -> str:
 
 def serving(log: Path) -> set[int]:
     """The workers that have served a chat, by the daemon's log."""
-    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines() if "{" in line]
     return {
-        line["worker"] for line in lines if "worker" in line and "chat/completions" in str(line)
+        line["worker"]
+        for line in logged(log)
+        if "worker" in line and "chat/completions" in str(line)
     }
 
 

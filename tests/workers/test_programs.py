@@ -22,6 +22,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp.messages import RpcError
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.workers.programs import ProgramCalls, ProgramsOfParent
+from tests.support import logged
 from tests.test_twistd import Daemon
 from tests.workers.test_link import linked
 
@@ -192,9 +193,11 @@ def test_programs_are_started_once_for_all_workers_and_changed_on_sighup(
         workers: set[int] = set()
         for _ in range(200):
             assert place()["pid"] == pid
-            lines = daemon.log.read_text("utf-8").split("\n")[:-1]  # the last may be half a one
-            entries = [json.loads(line) for line in lines if line.startswith("{")]
-            workers = {each["worker"] for each in entries if "worker" in each and "calls" in each}
+            workers = {
+                each["worker"]
+                for each in logged(daemon.log)
+                if "worker" in each and "calls" in each
+            }
             if len(workers) == 2:
                 break
         assert workers == {1, 2} and programs() == {pid}
