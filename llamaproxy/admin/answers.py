@@ -33,9 +33,13 @@ MAX_PARTS = 100_000
 _SERVER_ERROR, _ERROR = 500, 400
 
 
+#: What has become of an answer: it runs; all went well; something is to be looked at.
+RUNS, WELL, BADLY = range(3)
+
+
 @attrs.define(eq=False, repr=False)
 class Answer:
-    """One answer: its number, when it began in Unix seconds, and its record.
+    """One answer: its number, when it began in Unix seconds, its record, and its *state*.
 
     *change* is the number of the last change that pages have been told of, and *stage* how far it
     had come then, while it runs. *parts* are its rounds and calls when it ended.
@@ -44,6 +48,7 @@ class Answer:
     key: int
     at: float
     record: RequestRecord
+    state: int = RUNS
     change: int = 0
     stage: tuple[object, ...] = ()
     parts: int = 0
@@ -122,6 +127,7 @@ class Answers:
                 elif chat is None and not record.kind and record.status < _SERVER_ERROR:
                     continue
                 answer = self._add(record, offset)
+            answer.state = WELL if well else BADLY
             if chat is not None:
                 answer.parts = len(chat.rounds) + len(chat.calls)
                 self._parts += answer.parts

@@ -16,9 +16,6 @@ _MAX_PATH = 500
 
 _NO_CHAT = ChatRecord()
 
-#: What has become of an answer: it runs; all went well; something is to be looked at.
-RUNS, WELL, BADLY = range(3)
-
 
 def row(
     key: int,
@@ -68,14 +65,6 @@ def row(
         "rounds": [_round(each, began) for each in chat.rounds[-rounds:]],
         "calls": [_call(each, began) for each in chat.calls[-calls:]],
     }
-
-
-def state_of(row: Json) -> int:
-    """One of the states above, of a *row*."""
-    if row["status"] == 0:
-        return RUNS
-    failed = any(call["outcome"] not in ("answered", "cancelled") for call in row["calls"])
-    return BADLY if row["status"] >= 400 or row["kind"] or row["limit"] or failed else WELL
 
 
 def _round(record: RoundRecord, began: float) -> Json:

@@ -104,6 +104,11 @@ class OwnAnswers:
     def keys(self) -> frozenset[int]:
         return self.answers.keys
 
+    @property
+    def states(self) -> dict[int, int]:
+        """What has become of the answers, by their keys."""
+        return {answer.key: answer.state for answer in self.answers.kept}
+
     def open(self, rows: Callable[[], None], tools: Callable[[], None]) -> None:
         self.answers.hear()
         self._on_rows, self._on_tools = rows, tools

@@ -209,13 +209,12 @@ def _sorted_out(
 
     *names* are theirs in lower case.
     """
-    if HOP_BY_HOP.isdisjoint(names):  # as most often
-        lengths = [fields[at][1] for at, name in enumerate(names) if name in _LENGTHS]
-        return fields, {b"content-length": lengths} if lengths else {}, set()
     looked_at: dict[bytes, list[bytes]] = {}
     for name, (_, value) in zip(names, fields, strict=True):
         if name in _LOOKED_AT:
             looked_at.setdefault(name, []).append(value)
+    if HOP_BY_HOP.isdisjoint(looked_at):
+        return fields, looked_at, set()
     options = set(members(looked_at.get(b"connection", ())))
     dropped = HOP_BY_HOP | options - _LENGTHS
     kept = [field for name, field in zip(names, fields, strict=True) if name not in dropped]

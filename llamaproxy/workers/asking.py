@@ -21,8 +21,8 @@ class Rows(amp.Command):
     """The rows of the page that have changed after the worker's *change*, -1 for all.
 
     *rows* are texts of JSON, one a line; *told* has the key and the state of each
-    (:func:`llamaproxy.admin.rows.state_of`); *keys* are all that are kept. *calls* counts the calls
-    of tools that have ended.
+    (:class:`llamaproxy.admin.answers.Answer`); *keys* are all that are kept. *calls* counts the
+    calls of tools that have ended.
     """
 
     arguments: ClassVar[Any] = ((b"change", amp.Integer()),)

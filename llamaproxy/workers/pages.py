@@ -13,9 +13,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from llamaproxy import jsontext
-from llamaproxy.admin.answers import MAX_ANSWERS
+from llamaproxy.admin.answers import BADLY, MAX_ANSWERS, RUNS, WELL
 from llamaproxy.admin.feed import ROWS_INTERVAL, ROWS_PER_SECOND, TOOLS_INTERVAL
-from llamaproxy.admin.rows import BADLY, RUNS, WELL
 from llamaproxy.errors import ProxyError
 from llamaproxy.events import CallEnded, Event, ListRefreshed, Observers
 from llamaproxy.jsontext import Json, JsonList

@@ -15,9 +15,8 @@ from llamaproxy.admin import names
 from llamaproxy.admin.looplag import LoopLag
 from llamaproxy.admin.processes import cpu_seconds, most_files, open_files, resident_bytes
 from llamaproxy.admin.reachability import FAILURES
-from llamaproxy.admin.rows import state_of
 from llamaproxy.admin.serving import ThisProcess
-from llamaproxy.admin.shown import Shown
+from llamaproxy.admin.shown import OwnAnswers
 from llamaproxy.config.logformat import threshold
 from llamaproxy.events import Event, RequestEnded
 from llamaproxy.jsontext import Json
@@ -61,7 +60,7 @@ class WatchedWorker(amp.CommandLocator):
     """Answers out of what this process knows anyway."""
 
     def __init__(
-        self, number: int, own: ThisProcess, shown: Shown, lag: LoopLag, clock: IReactorTime
+        self, number: int, own: ThisProcess, shown: OwnAnswers, lag: LoopLag, clock: IReactorTime
     ) -> None:
         amp.CommandLocator.__init__(self)
         self._own = own
@@ -103,10 +102,11 @@ class WatchedWorker(amp.CommandLocator):
         shown.look()
         shown.settle()
         rows, _ = shown.rows_since(change)
+        states = shown.states
         return {
             "change": shown.change,
             "keys": sorted(shown.keys),
-            "told": [[row["key"], state_of(row)] for row in rows],
+            "told": [[row["key"], states[row["key"]]] for row in rows],
             "rows": b"\n".join(map(jsontext.dumps_strictly, rows)),
             "calls": self._own.calls.heard,
         }

@@ -11,7 +11,7 @@ from twisted.protocols import amp
 from llamaproxy.admin.looplag import LoopLag
 from llamaproxy.admin.reachability import Reachability
 from llamaproxy.admin.serving import ThisProcess
-from llamaproxy.admin.shown import Shown
+from llamaproxy.admin.shown import OwnAnswers
 from llamaproxy.events import Observers
 from llamaproxy.jsontext import Json
 from llamaproxy.workers.asking import Crew, ServerFailed
@@ -45,7 +45,7 @@ def watch_worker(
     services: MultiService,
     number: int,
     own: ThisProcess,
-    shown: Shown,
+    shown: OwnAnswers,
     tell: Observers,
     link: Link,
     clock: Any,
