@@ -98,8 +98,7 @@ class ToolStatus:
                 for name, error in event.failures.items():
                     self._note_failed(name, error, event.shared)
                 if event.groups_error is None:
-                    everything = self._group(_ALL_GROUPS)
-                    everything.error = everything.problem = None
+                    self._note_answered(_ALL_GROUPS, event.shared)
                 else:
                     self._note_failed(_ALL_GROUPS, event.groups_error, event.shared)
                 if event.groups or event.groups_error is None:
@@ -234,14 +233,19 @@ class ToolStatus:
             self._release(self._groups.pop(name))
 
     def _note_listed(self, name: str, listed: GroupListed, shared: bool) -> None:
-        group = self._group(name)
-        if group.error is not None and not shared and self._is_due(group, ""):
-            self._log.info("the tools of {group} can be listed again", group=name)
-        group.error = group.problem = None
+        group = self._note_answered(name, shared)
         group.listed_at = self._clock.seconds()
         group.names = listed.names[:_MAX_NAMES]
         group.endpoint, group.instructions = listed.endpoint, listed.instructions
         self._hold(group, listed)
+
+    def _note_answered(self, name: str, shared: bool) -> _Group:
+        group = self._group(name)
+        if group.error is not None and not shared and self._is_due(group, ""):
+            of_group = f" of {name}" if name else ""
+            self._log.info("the tools{of_group} can be listed again", of_group=of_group, group=name)
+        group.error = group.problem = None
+        return group
 
     def _hold(self, group: _Group, listed: GroupListed) -> None:
         """Keep the definitions *listed*, and let those go that were listed first."""

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from llamaproxy.deferreds import SharedCall
-from llamaproxy.errors import ProxyError
+from llamaproxy.deferreds import SharedCall, within
+from llamaproxy.errors import ProxyError, UpstreamTimeout
 from llamaproxy.events import ListsStale, Tell, tell_nobody
 from llamaproxy.tools.cached_list import CachedList, refreshed_event
 from llamaproxy.tools.failure_memory import FailureMemory, is_timeout
@@ -33,8 +33,8 @@ _CHANGE_INTERVAL = 10.0
 #: Callers whose lists are then fetched, the latest; those of others are only stale.
 _MAX_RECENT = 16
 
-#: Seconds that a first listing is given beyond what its groups are.
-_GRACE_SECONDS = 0.5
+#: Seconds after which a first chat goes on, whatever the source does.
+_FIRST_LIMIT = FIRST_WAIT_SECONDS + 0.5
 
 #: Bytes of all lists that are kept; of those of callers who have not come for the longest time, no
 #: more are.
@@ -92,18 +92,19 @@ class CallerLists:
         The first chat of a caller waits for about :data:`FIRST_WAIT_SECONDS`, and is offered
         nothing if nothing has been listed by then (DESIGN: L22, T3).
         """
-        cached = self._cached(_key(caller))
+        key = _key(caller)
+        cached = self._cached(key)
         if self._fresh_for(cached):
             return cached.offer
-        if cached.listed is not None:
+        if self._goes_on(key, cached):
             self._start_refresh(caller, self._others)
             return cached.offer
-        listing = Deferred.fromCoroutine(self._refreshed(caller, self._first))
         try:
-            # The source itself gives up on what is slow; this is for all of it.
-            listing.addTimeout(FIRST_WAIT_SECONDS + _GRACE_SECONDS, self._clock)
-            return (await listing).offer
+            # The source itself gives up on what is slow; this is for what does not.
+            listing = self._refreshed(caller, self._first)
+            return (await within(_FIRST_LIMIT, self._clock, listing)).offer
         except TimeoutError:
+            self._note_late(cached)
             return cached.offer
 
     async def refreshed(self, caller: ClientContext) -> Offer:
@@ -118,16 +119,16 @@ class CallerLists:
         """
         key = _key(caller)
         cached = self._cached(key)
-        awaited = limits.anew or (limits.patient and key in self._refreshes)
-        if awaited or not self._fresh_for(cached):
-            cached = await self._refreshed(
-                caller,
-                _everything_anew
-                if limits.anew
-                else self._others
-                if limits.patient
-                else self._first,
-            )
+        if limits.anew:
+            cached = await self._refreshed(caller, _everything_anew)
+        elif limits.patient:
+            if key in self._refreshes or not self._fresh_for(cached):
+                cached = await self._refreshed(caller, self._others)
+        elif not self._fresh_for(cached):
+            if self._goes_on(key, cached):
+                self._start_refresh(caller, self._others)
+            else:
+                cached = await self._refreshed(caller, self._first)
         return cached.listing(self._fresh_for(cached))
 
     def changed(self) -> None:
@@ -168,6 +169,10 @@ class CallerLists:
             return 0.0
         return max(0.0, cached.stale_at - self._clock.seconds())
 
+    def _goes_on(self, key: bytes, cached: CachedList) -> bool:
+        """Whether a chat does not wait for a list: it has an old one, or others wait in vain."""
+        return cached.listed is not None or (cached.awaited and key in self._refreshes)
+
     def _cached(self, key: bytes) -> CachedList:
         cached = self._lists.setdefault(key, CachedList())
         self._lists.move_to_end(key)
@@ -181,7 +186,8 @@ class CallerLists:
 
     def _first(self) -> ListLimits:
         """For a chat that waits."""
-        return ListLimits(FIRST_WAIT_SECONDS, self._failures.down())
+        until = self._clock.seconds() + FIRST_WAIT_SECONDS
+        return ListLimits(FIRST_WAIT_SECONDS, self._failures.down(), until=until)
 
     def _others(self) -> ListLimits:
         """For a list that is there already."""
@@ -241,7 +247,18 @@ class CallerLists:
         self._tell(refreshed_event(len(self._lists), listing, cached.listed, now - started))
         if not limits.patient and any(map(is_timeout, listing.new_errors(limits.down))):
             # What was too slow for a first chat may be there for the next.
+            cached.awaited = True
             self._clock.callLater(0, self._start_refresh, caller.for_listing(), _everything)
+
+    def _note_late(self, cached: CachedList) -> None:
+        """A chat goes on without the list that it has waited for, which is still under way."""
+        if cached.awaited:
+            return
+        cached.awaited = True
+        error = UpstreamTimeout(f"The tools were not listed within {_FIRST_LIMIT:g} s.")
+        cached.partial = listing = Listing({}, groups_error=error)
+        self._failures.note(listing, ListLimits())
+        self._tell(refreshed_event(len(self._lists), listing, None, _FIRST_LIMIT))
 
     async def _listing(self, caller: ClientContext, limits: ListLimits) -> Listing:
         """The listing of the source; a failure as a whole is its *groups_error*."""

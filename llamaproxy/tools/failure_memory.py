@@ -81,8 +81,9 @@ class FailureMemory:
         for group, error in listing.failures.items():
             if isinstance(error, _SERVER_FAILURES) and error is not limits.down.get(group):
                 self._entries[group] = _Entry(error, now, now + _DOWN_SECONDS)
-        if listing.groups_error is None:
-            self._entries.pop("", None)
-        elif is_timeout(listing.groups_error) and listing.groups_error is not limits.down.get(""):
+        failure = listing.groups_error
+        if failure is None or not is_timeout(failure):
             # A server that refuses at once costs a first chat no time.
-            self._entries[""] = _Entry(listing.groups_error, now, now + _DOWN_SECONDS)
+            self._entries.pop("", None)
+        elif failure is not limits.down.get(""):
+            self._entries[""] = _Entry(failure, now, now + _DOWN_SECONDS)

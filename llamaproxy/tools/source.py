@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -16,7 +17,7 @@ from llamaproxy.upstream.dialect import Detector
 
 T = TypeVar("T")
 
-#: Seconds that a first chat waits for the slowest group, and that a listing in the background takes
+#: Seconds that a first chat waits for the slowest group, and that each has in the background
 #: (DESIGN: T3).
 FIRST_WAIT_SECONDS, LISTING_SECONDS = 5.0, 30.0
 
@@ -54,7 +55,7 @@ class Listing:
 
 @attrs.frozen(eq=False, repr=False)
 class ListLimits:
-    """How long a listing may take: *seconds* for each group.
+    """How long a listing may take: *seconds* for each group, and *until* then, in clock seconds.
 
     The groups that are *down* have failed for other callers just now and are not listed; ``""``
     among them stands for the list of the groups. What others have listed before will not do if it
@@ -64,6 +65,11 @@ class ListLimits:
     seconds: float = LISTING_SECONDS
     down: Mapping[str, ProxyError] = attrs.Factory(dict)
     anew: bool = False
+    until: float = math.inf
+
+    def at_most(self, share: float, now: float) -> float:
+        """Seconds for a step that begins *now* and may take that *share* of a group's time."""
+        return max(0.0, min(share * self.seconds, self.until - now))
 
     @property
     def patient(self) -> bool:
@@ -133,7 +139,7 @@ class DetectedSource:
         """
         if "" in limits.down:
             raise limits.down[""]
-        generation = await self._detector.confirmed()
+        generation = await self._detector.confirmed(limits.until)
         if self._detector.trouble is not None and self._pinned != "tool-runtime":
             raise self._detector.trouble
         runs_tools = generation.tool_runtime and self._pinned != "mcp"

@@ -17,6 +17,7 @@ from llamaproxy.errors import (
     ToolUnknown,
     UpstreamBroke,
     UpstreamRefused,
+    UpstreamTimeout,
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
@@ -61,7 +62,7 @@ class ToolRuntime:
             return await self._group_by_group(caller, await self._groups(caller, limits), limits)
         entries, groups = await all_of(
             [
-                _or_error(self._tools(caller, None, 0.5 * limits.seconds)),
+                _or_error(self._tools(caller, None, self._seconds(0.5, limits))),
                 _or_error(self._groups(caller, limits)),
             ]
         )
@@ -95,9 +96,13 @@ class ToolRuntime:
         content = answer.get("content")
         return result_of(content or answer.get("error_message") if failed else content, failed)
 
+    def _seconds(self, share: float, limits: ListLimits) -> float:
+        """For a request that is made now."""
+        return limits.at_most(share, self._client.clock.seconds())
+
     async def _groups(self, caller: ClientContext, limits: ListLimits) -> list[Json]:
         answer = await self._client.ask(
-            "GET", "/v1/toolgroups", caller, timeout=0.2 * limits.seconds
+            "GET", "/v1/toolgroups", caller, timeout=self._seconds(0.2, limits)
         )
         groups = [group for group in _entries(answer) if isinstance(group.get("identifier"), str)]
         return groups[:MAX_GROUPS]
@@ -117,11 +122,12 @@ class ToolRuntime:
     ) -> list[Json] | ProxyError:
         if group["identifier"] in limits.down:
             return limits.down[group["identifier"]]
+        seconds = self._seconds(0.3, limits)
+        if not seconds:
+            return UpstreamTimeout("It was not asked for: others took all of the time.")
         url = _mcp_url(group)
         token = caller.token(url) if url else None
-        return await _or_error(
-            self._tools(caller, group["identifier"], 0.3 * limits.seconds, token)
-        )
+        return await _or_error(self._tools(caller, group["identifier"], seconds, token))
 
     async def _group_by_group(
         self, caller: ClientContext, groups: list[Json], limits: ListLimits

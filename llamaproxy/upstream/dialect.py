@@ -6,13 +6,15 @@ The table is that of docs/upstreams.md: measured on Llama Stack 0.2.12 to 0.7.3 
 
 from __future__ import annotations
 
+import math
 import re
 from typing import ClassVar
 
 import attrs
+from twisted.internet.defer import TimeoutError
 from twisted.logger import Logger
 
-from llamaproxy.deferreds import SharedCall
+from llamaproxy.deferreds import SharedCall, within
 from llamaproxy.errors import (
     ProxyError,
     UpstreamBroke,
@@ -26,6 +28,7 @@ from llamaproxy.upstream.client_context import (
     OGX_PROVIDER_DATA,
     ClientContext,
 )
+from llamaproxy.upstream.failures import not_begun
 
 #: Seconds for ``GET /v1/version``: a busy server has been seen to stall for 11 s.
 DETECTION_TIMEOUT = 15.0
@@ -184,12 +187,21 @@ class Detector:
             return self.detected
         return await self._detection.result(self._detect)
 
-    async def confirmed(self) -> ServerDialect:
+    async def confirmed(self, until: float = math.inf) -> ServerDialect:
         """The same, detected anew, while others go on with what was detected before.
+
+        :param until: clock seconds after which it is not waited for, though it goes on.
 
         :raises ProxyError: as :meth:`generation`.
         """
-        return await self._detection.result(self._detect)
+        detection = self._detection.result(self._detect)
+        seconds = until - self._client.clock.seconds()
+        if seconds >= DETECTION_TIMEOUT:  # which is its own limit
+            return await detection
+        try:
+            return await within(max(0.0, seconds), self._client.clock, detection)
+        except TimeoutError:
+            raise not_begun(seconds) from None
 
     async def answers(self) -> int:
         """The status with which the upstream answers just now, whatever it is.

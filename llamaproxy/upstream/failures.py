@@ -32,7 +32,7 @@ def connecting_error(failure: Failure) -> ProxyError:
 
 def not_begun(seconds: float) -> UpstreamTimeout:
     """The error of an answer whose head has not come within *seconds*."""
-    return UpstreamTimeout(f"Llama Stack did not begin to answer within {seconds:g} s.")
+    return UpstreamTimeout(f"Llama Stack did not begin to answer within {round(seconds, 1):g} s.")
 
 
 async def response_within(request: Deferred[Any], clock: IReactorTime, seconds: float) -> Any:

@@ -14,6 +14,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer
 from zope.interface import implementer
 
+from llamaproxy.errors import ProxyError, UpstreamTimeout
 from llamaproxy.heads import Fields, without
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
@@ -53,9 +54,10 @@ class AgentForTreq(WholeAnswer):
     ) -> None:
         """:param fields: of the request, all of them: treq copies its own twice.
 
-        :param seconds: to the head, and of silence after it; *limit*: bytes of the body.
+        :param seconds: for all of it; *limit*: bytes of the body.
         """
         WholeAnswer.__init__(self, clock, seconds, limit)
+        self._in_all = seconds
         self._agent = agent
         self._fields = fields
         #: The head and the body, once treq has been answered.
@@ -72,6 +74,14 @@ class AgentForTreq(WholeAnswer):
         body = cast("Upload | None", bodyProducer)
         self.collect(self._agent.send(method, uri, self._fields, body, self))
         return self.collected.addCallback(self._collected)
+
+    def feed(self) -> None:
+        """What trickles has no more time."""
+
+    def _late(self) -> ProxyError:
+        return UpstreamTimeout(
+            f"Llama Stack did not end its answer within {round(self._in_all, 1):g} s."
+        )
 
     def _collected(self, answer: tuple[ResponseHead, bytes]) -> _Answered:
         self.answer = answer

@@ -60,7 +60,7 @@ class WholeAnswer(Watchdog):
         if not 200 <= head.status < 300:
             self._limit = MAX_ERROR_BYTES
         if head.status >= 400:
-            self._seconds = min(self._seconds, ERROR_TIMEOUT)
+            self._seconds = min(self.due - self._now(), ERROR_TIMEOUT)
             self.start()
         self._on_head(head)
 
@@ -89,8 +89,11 @@ class WholeAnswer(Watchdog):
 
     def bark(self) -> None:
         self._leave()
-        began = self._head is not None
-        self.failed(UpstreamTimeout(SILENT) if began else not_begun(self._seconds))
+        self.failed(not_begun(self._seconds) if self._head is None else self._late())
+
+    def _late(self) -> ProxyError:
+        """The error of an answer that has begun, and has not ended in time."""
+        return UpstreamTimeout(SILENT)
 
     def _leave(self) -> None:
         self.stop()

@@ -35,7 +35,7 @@ from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.tools.source import Listing, ListLimits
+from llamaproxy.tools.source import BACKGROUND, Listing, ListLimits
 from llamaproxy.upstream.client_context import ClientContext
 from tests.support import head_with, outcome, pending_calls
 
@@ -657,8 +657,40 @@ def test_a_first_chat_waits_five_seconds_and_goes_on() -> None:
     assert not pending.called
     catalogued.clock.advance(0.1)
     assert outcome(pending).tools == {}
+    assert catalogued.counted(LISTING_FAILURES) == 1, "it is never silent (DESIGN: L22)"
+    assert "within 5.5 s" in catalogued.status.as_json()["tools"]["error"]
+    assert catalogued.names() == [], "later ones wait for nothing"
     catalogued.source.listings[0].callback(listing("ping"))
     assert catalogued.names() == ["ping"]
+    assert catalogued.status.as_json()["tools"]["error"] is None
+    assert catalogued.counted(LISTING_FAILURES) == 1
+
+
+def test_no_chat_waits_while_a_server_is_asked_with_patience_that_was_too_slow() -> None:
+    """DESIGN: T3."""
+    catalogued = Catalogued()
+    pending = catalogued.ask()
+    catalogued.clock.advance(5)
+    catalogued.source.listings[0].errback(UpstreamTimeout("slow"))
+    assert outcome(pending).tools == {}
+    catalogued.clock.advance(0)
+    assert [limits.patient for limits in catalogued.source.limits] == [False, True]
+    catalogued.clock.advance(6)
+    assert catalogued.names() == []
+    assert catalogued.names(caller("other")) == []
+    catalogued.source.listings[1].callback(listing("ping"))
+    assert catalogued.names() == ["ping"]
+
+
+def test_a_first_chat_leaves_a_listing_no_more_than_five_seconds() -> None:
+    catalogued = Catalogued()
+    catalogued.clock.advance(100)
+    catalogued.ask()
+    [limits] = catalogued.source.limits
+    assert limits.at_most(0.8, 100) == 4
+    assert limits.at_most(0.8, 103) == 2
+    assert limits.at_most(0.8, 106) == 0
+    assert BACKGROUND.at_most(0.8, 10**9) == 24
 
 
 def test_what_was_too_slow_for_a_first_chat_is_there_for_a_later_one() -> None:

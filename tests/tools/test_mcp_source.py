@@ -13,7 +13,14 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.web.resource import Resource
 
-from llamaproxy.errors import McpBroke, ProxyError, ToolFailed, ToolUnknown, UpstreamBroke
+from llamaproxy.errors import (
+    McpBroke,
+    ProxyError,
+    ToolFailed,
+    ToolUnknown,
+    UpstreamBroke,
+    UpstreamTimeout,
+)
 from llamaproxy.heads import headers_of
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition
@@ -44,6 +51,7 @@ from tests.support import (
     answer,
     hang_up,
     head_with,
+    nothing,
     outcome,
     recorded,
     tool,
@@ -486,6 +494,86 @@ def test_a_server_that_was_replaced_is_noticed_with_the_next_list() -> None:
     world.stack.on("GET /v1/version", answer({"version": "0.6.1"}))
     world.stack.on("GET /v1/tools", answer({"data": [tool("clock")]}))
     assert list(world.list().groups) == ["mcp::main"]
+
+
+# --- a first chat waits five seconds for all of it (DESIGN: T3)
+
+
+def first_listing(world: World, *waits: float) -> Listing:
+    """What a first chat is offered, *waits* seconds after it came; nobody waits for longer."""
+    limits = ListLimits(5, until=world.upstream.clock.seconds() + 5)
+    waited = world.talk.begin(world.source.list_tools(ClientContext(), limits))
+    world.settle()
+    for seconds in waits:
+        world.upstream.clock.advance(seconds)
+        world.settle()
+    listing: Listing = world.upstream.result(waited)
+    return listing
+
+
+def test_a_server_that_stalls_does_not_cost_a_first_chat_the_operators_tools() -> None:
+    """It has been seen to stall for 11 s after an error."""
+    world = World()
+    world.stack.on("GET /v1/version", nothing)
+    world.source = UnionSource(world.named, world.detected)
+    listing = first_listing(world, 5)
+    assert list(listing.groups) == ["two"]
+    assert isinstance(listing.groups_error, UpstreamTimeout)
+    assert "within 5 s" in str(listing.groups_error)
+
+
+def test_connectors_that_come_late_leave_less_time_for_their_tools() -> None:
+    world = World()
+    world.stack.on("GET /v1beta/connectors", nothing)
+    world.two.handlers["tools/list"] = never
+    limits = ListLimits(5, until=5)
+    waited = world.talk.begin(world.source.list_tools(ClientContext(), limits))
+    world.settle()
+    world.upstream.clock.advance(3)
+    data = [{"connector_id": "one", "url": ONE}, {"connector_id": "two", "url": TWO}]
+    answer({"data": data})(world.stack.open[0])
+    world.settle()
+    world.upstream.clock.advance(2)
+    world.settle()
+    listing: Listing = world.upstream.result(waited)
+    assert list(listing.groups) == ["one"]
+    assert "within 2 s" in str(listing.failures["two"])
+
+
+def test_connectors_have_as_long_as_there_is_where_nobody_waits() -> None:
+    world = World()
+    world.stack.on("GET /v1beta/connectors", nothing)
+    waited = world.talk.begin(world.source.list_tools(ClientContext()))
+    world.settle()
+    world.upstream.clock.advance(11)
+    answer({"data": [{"connector_id": "one", "url": ONE}]})(world.stack.open[0])
+    world.settle()
+    assert list(world.upstream.result(waited).groups) == ["one"]
+
+
+def test_a_list_that_trickles_is_given_no_more_time() -> None:
+    world = World()
+    world.stack.on("GET /v1beta/connectors", nothing)
+    waited = world.talk.begin(world.source.list_tools(ClientContext()))
+    world.settle()
+    for _ in range(24):
+        world.stack.open[0].write(b" ")
+        world.settle()
+        world.upstream.clock.advance(1)
+    world.settle()
+    with pytest.raises(UpstreamTimeout, match="within 24 s"):
+        world.upstream.result(waited)
+
+
+def test_many_silent_servers_do_not_cost_a_first_chat_the_others() -> None:
+    """Those that are not asked in time are missing too, and the log says so."""
+    world = World()
+    world.one.handlers["tools/list"] = never
+    world.connect(two=TWO, **{f"silent{number}": f"{ONE}/{number}" for number in range(40)})
+    listing = first_listing(world, 4.5, 0.5)
+    assert list(listing.groups) == ["two"]
+    assert len(listing.failures) == 40
+    assert "not asked" in str(listing.failures["silent39"])
 
 
 # --- tokens for the tool-runtime API

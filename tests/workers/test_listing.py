@@ -329,6 +329,39 @@ def test_workers_do_not_ask_what_the_server_is_for_each_listing() -> None:
     assert asked <= 5 + 4, "the parent for each listing, each worker once"
 
 
+def test_a_workers_first_chat_has_the_parents_old_list_while_the_server_stalls() -> None:
+    """DESIGN: T2."""
+    several = Several(2, ttl=60)
+    several.offered(0)
+    several.advance(61)
+    several.stack.on(TOOLS, nothing)
+    assert several.offered(1) == ["ping"]
+    assert several.offered(0) == ["ping"]
+
+
+def test_a_server_that_stalls_is_waited_for_once_by_all_workers_together(log: list[str]) -> None:
+    """DESIGN: T3, L22."""
+    several = Several(2)
+    everybody(several)
+    several.stack.on(VERSION, nothing)
+    waiting = several.chat(0, "his")
+    several.advance(4.9)
+    assert not waiting.answered
+    several.advance(0.1)
+    assert waiting.status == 200
+    assert everybody(several, "his") == everybody(several, "hers") == [[], []]
+    lines = [line for line in log if "cannot be listed" in line]
+    assert lines == [
+        "the tools cannot be listed: "
+        "upstream_timeout (Llama Stack did not begin to answer within 5 s.)"
+    ]
+    several.stack.on(VERSION, answer({"version": "0.6.1"}))
+    answer({"version": "0.6.1"})(several.stack.open[0])
+    several.advance(0)
+    assert everybody(several, "his") == everybody(several, "hers") == [["ping"], ["ping"]]
+    assert "the tools can be listed again" in log
+
+
 def settled_in_slices(several: Several) -> None:
     """A first chat's listing, of which the parent takes in a slice at a time."""
     several.chat(0)

@@ -9,6 +9,7 @@ import attrs
 
 from llamaproxy.tools.mcp.http import Fields
 from llamaproxy.tools.mcp.programs import ProgramServer
+from llamaproxy.tools.source import BACKGROUND, ListLimits
 from llamaproxy.upstream.client_context import ClientContext
 
 
@@ -54,7 +55,9 @@ class ConfiguredServers:
         self._servers = servers
         self._on_programs([each.program for each in servers.values() if each.program is not None])
 
-    async def named(self, caller: ClientContext) -> Mapping[str, str]:
+    async def named(
+        self, caller: ClientContext, limits: ListLimits = BACKGROUND
+    ) -> Mapping[str, str]:
         return {name: server.endpoint for name, server in self._servers.items()}
 
     def fields(self, name: str, endpoint: str) -> Fields:

@@ -48,14 +48,13 @@ _log = Logger()
 #: The fewest characters of a header value that is treated as a secret.
 _MIN_SECRET = 6
 
-#: Seconds for the list of the MCP servers that an upstream knows.
-_CONNECTORS_TIMEOUT = 4.0
-
 
 class McpServers(Protocol):
     """Knows which MCP servers there are."""
 
-    async def named(self, caller: ClientContext) -> Mapping[str, str]:
+    async def named(
+        self, caller: ClientContext, limits: ListLimits = BACKGROUND
+    ) -> Mapping[str, str]:
         """Their URLs, or what stands for one, by name.
 
         :raises ProxyError: if they cannot be listed.
@@ -87,14 +86,15 @@ class Connectors:
     _client: LlamaStackClient
     _detector: Detector
 
-    async def named(self, caller: ClientContext) -> Mapping[str, str]:
+    async def named(
+        self, caller: ClientContext, limits: ListLimits = BACKGROUND
+    ) -> Mapping[str, str]:
         generation = await self._detector.generation()
         upstream_caller = generation.context_for(caller)
         for path in generation.connectors:
             try:
-                answer = await self._client.ask(
-                    "GET", path, upstream_caller, timeout=_CONNECTORS_TIMEOUT
-                )
+                seconds = limits.at_most(0.8, self._client.clock.seconds())
+                answer = await self._client.ask("GET", path, upstream_caller, timeout=seconds)
             except UpstreamRefused as error:
                 if error.missing_route:
                     continue
@@ -151,7 +151,7 @@ class McpSource:
     _log: ClassVar[Logger] = Logger()
 
     async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
-        urls = dict(islice((await self._servers.named(caller)).items(), MAX_GROUPS))
+        urls = dict(islice((await self._servers.named(caller, limits)).items(), MAX_GROUPS))
         groups: dict[str, list[ToolDefinition]] = {}
         failures: dict[str, ProxyError] = {}
         outcomes = await all_of(
@@ -211,7 +211,9 @@ class McpSource:
     ) -> list[ToolDefinition] | ProxyError:
         if name in limits.down:
             return limits.down[name]
-        seconds = 0.9 * limits.seconds
+        seconds = limits.at_most(0.9, self._clock.seconds())
+        if not seconds:
+            return _at(url, McpTimeout("It was not asked: others took all of the time."))
         try:
             session = self._sessions.session(url, self._fields(name, url, caller), caller)
             listing = Deferred.fromCoroutine(self._definitions(session, name, url, caller))
@@ -220,7 +222,8 @@ class McpSource:
         except CancelledError:
             raise
         except TimeoutError:
-            return _at(url, McpTimeout(f"The MCP server did not answer within {seconds:g} s."))
+            waited = f"{round(seconds, 1):g} s"
+            return _at(url, McpTimeout(f"The MCP server did not answer within {waited}."))
         except ProxyError as error:
             if isinstance(error, RpcError):
                 error = McpBroke(f"The MCP server answered with error {error.rpc_code}.")
