@@ -202,6 +202,7 @@ class Observers:
         #: run, or to them.
         self._later: dict[type[Event], list[Callable[[Sequence[Any]], None]]] = {}
         self._put_off: dict[type[Event], list[Event]] = {}
+        self._ended: list[Event] = []
         self.failures = 0
 
     def listen(self, listener: Callable[[Event], None], *kinds: type[Event]) -> None:
@@ -217,7 +218,7 @@ class Observers:
         records of their parts.
         """
         if not self._later:
-            self._put_off[RequestEnded] = []
+            self._put_off[RequestEnded] = self._ended
             self._listeners[RequestEnded].append(self._end)
         if kind not in self._put_off:
             self._put_off = {kind: [], **self._put_off}
@@ -249,7 +250,7 @@ class Observers:
                 self._note_failure()
 
     def _end(self, event: Event) -> None:
-        ended = self._put_off[RequestEnded]
+        ended = self._ended
         ended.append(event)
         if len(ended) >= MANY:
             self.deliver()

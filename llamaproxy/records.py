@@ -76,17 +76,24 @@ class RequestRecord:
         chat = self.chat
         if chat is None:
             return 0.0, 0.0, 0.0
-        end = now if self.ended is None else self.ended
-        model = 0.0
+        # For every chat that ends, so no more calls than there must be.
+        ended = self.ended
+        end = now if ended is None else ended
+        model = until = 0.0
         for round in chat.rounds:
-            model += (end if round.ended is None else round.ended) - round.began
-        tools, until = chat.listed_for(end), 0.0
+            ended = round.ended
+            model += (end if ended is None else ended) - round.began
+        tools = chat.listing if chat.listing_since is None else chat.listed_for(end)
         for call in chat.calls:  # in the order in which they were asked for
             ended = end if call.ended is None else call.ended
             tools += max(0.0, ended - max(until, call.asked))
             until = max(until, ended)
-        rest = max(0.0, end - self.began - model - tools)
-        client = min(rest, chat.stalled_for(end))
+        rest = end - self.began - model - tools
+        if rest <= 0.0:
+            return model, tools, 0.0
+        client = chat.stalled if chat.stalled_since is None else chat.stalled_for(end)
+        if client > rest:
+            client = rest
         return model + client, tools, rest - client
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
-from operator import attrgetter
 
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, by_label
@@ -46,14 +45,6 @@ LIMITS = ("rounds", "repetition", "tool_time", *dict.fromkeys(_REFUSALS.values()
 
 #: Routes by the endpoint's name.
 _ROUTES = {"chat_completions": "chat", "health": "health", "": "refused"}
-
-
-# A column of many records: what is of C takes a third of the time.
-_request = attrgetter("request")
-_route_and_status = attrgetter("route", "status")
-_chat = attrgetter("chat")
-_rounds = attrgetter("rounds")
-_calls = attrgetter("calls")
 
 
 class _Route:
@@ -106,20 +97,24 @@ class AnswerMetrics:
 
     def ended(self, events: Sequence[RequestEnded]) -> None:
         """The columns first, then each as a whole: of what is broken nothing is counted."""
-        requests = [*map(_request, events)]
-        statuses = Counter(map(_route_and_status, requests))
-        seconds = {
-            name: [each.seconds for each in requests if each.route == name]
-            for name in {name for name, _ in statuses}
-        }
-        self._chats_ended([each for each in requests if each.chat is not None])
-        for (name, status), count in statuses.items():
-            self._route(name).statuses[status] += count
-        for name, values in seconds.items():
-            self._route(name).seconds.add_all(values)
-        for request in requests:
-            if request.kind or request.status == _CUT_OFF:
-                self._request_failed(request)
+        seconds: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        failed: list[RequestRecord] = []
+        chats: list[tuple[RequestRecord, ChatRecord]] = []
+        for event in events:
+            request = event.request
+            began, ended, status = request.began, request.ended, request.status
+            seconds[request.route, status].append(0.0 if ended is None else ended - began)
+            if request.kind or status == _CUT_OFF:
+                failed.append(request)
+            if request.chat is not None:
+                chats.append((request, request.chat))
+        self._chats_ended(chats)
+        for (name, status), values in seconds.items():
+            route = self._route(name)
+            route.statuses[status] += len(values)
+            route.seconds.add_all(values)
+        for request in failed:
+            self._request_failed(request)
 
     def _route(self, name: str) -> _Route:
         return self._routes[_ROUTES.get(name, "passthrough")]
@@ -135,19 +130,22 @@ class AnswerMetrics:
         if (limit := _REFUSALS.get(kind)) is not None:
             self._limits[limit] += 1
 
-    def _chats_ended(self, requests: Sequence[RequestRecord]) -> None:
-        """Those of *requests*, each of which is one for a chat."""
-        chats: list[ChatRecord] = [*map(_chat, requests)]
-        asked = [chat for chat in chats if chat.rounds]
+    def _chats_ended(self, ended: Sequence[tuple[RequestRecord, ChatRecord]]) -> None:
         first_whole: list[float] = []
         first_streamed: list[float] = []
         shares: list[tuple[float, float, float]] = []
-        for request, chat in zip(requests, chats, strict=True):
-            if request.first_byte is not None:
-                first = first_streamed if chat.streamed else first_whole
-                first.append(request.first_byte - request.began)
-            if chat.rounds or chat.listing:  # else: it was refused, and has waited for nobody
-                shares.append(request.shares(request.began))
+        rounds: list[float] = []
+        calls: list[float] = []
+        for request, chat in ended:
+            first = request.first_byte
+            if first is not None:
+                (first_streamed if chat.streamed else first_whole).append(first - request.began)
+            if chat.rounds:
+                rounds.append(len(chat.rounds))
+                calls.append(len(chat.calls))
+                shares.append(request.shares(0.0))
+            elif chat.listing:  # else: it was refused, and has waited for nobody
+                shares.append(request.shares(0.0))
         self._first_whole.add_all(first_whole)
         self._first_streamed.add_all(first_streamed)
         if shares:
@@ -155,8 +153,8 @@ class AnswerMetrics:
             self._model.add_all(list(model))
             self._tools.add_all(list(tools))
             self._proxy.add_all(list(proxy))
-        self._rounds.add_all([*map(len, map(_rounds, asked))])
-        self._calls.add_all([*map(len, map(_calls, asked))])
+        self._rounds.add_all(rounds)
+        self._calls.add_all(calls)
 
     def measured(self) -> Iterator[Measured]:
         statuses: Counter[tuple[str, ...]] = Counter()

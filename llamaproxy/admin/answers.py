@@ -117,7 +117,11 @@ class Answers:
         for event in events:
             record = event.request
             chat = record.chat
-            well = chat is not None and _went_well(record, chat)
+            well = (
+                chat is not None
+                and record.status < _ERROR
+                and not (record.kind or chat.limit or (chat.calls and chat.failed))
+            )
             answer = running.pop(record, None)
             if answer is None:
                 if well:
@@ -261,12 +265,6 @@ _began = attrgetter("began")
 def _first_ended(ended: deque[Answer]) -> float:
     """When the first of them ended, after all others if there is none."""
     return (ended[0].record.ended or 0.0) if ended else inf
-
-
-def _went_well(record: RequestRecord, chat: ChatRecord) -> bool:
-    """Whether a chat has ended without an error, and nobody has left."""
-    failed = chat.calls and chat.failed
-    return record.status < _ERROR and not (record.kind or chat.limit or failed)
 
 
 def _stage_of(record: RequestRecord) -> tuple[object, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from operator import attrgetter
 
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, Named, Sample
@@ -17,10 +16,6 @@ from llamaproxy.records import RoundRecord
 #: Models that are named, those of which completions have succeeded first; and of failures, the
 #: models with their kinds of error.
 _MOST = 100
-
-_seconds = attrgetter("seconds")
-_input_tokens = attrgetter("input_tokens")
-_output_tokens = attrgetter("output_tokens")
 
 _OF_ALL = (names.CHAT, names.PROVIDER)
 
@@ -71,7 +66,9 @@ class ModelMetrics:
             model = self._models.of(key)
             if key in self._models.kept:
                 self._asked.add(key[0])
-            model.seconds.add_all([*map(_seconds, rounds)])
+            model.seconds.add_all(
+                [0.0 if each.ended is None else each.ended - each.began for each in rounds]
+            )
             _note_tokens(model, rounds)
         for key, rounds in streamed.items():
             _note_streams(self._models.of(key), rounds)
@@ -112,8 +109,8 @@ class ModelMetrics:
 
 def _note_tokens(model: _Model, rounds: Sequence[RoundRecord]) -> None:
     """Those of *rounds* that have failed have been used as well."""
-    model.input.add_all([each for each in map(_input_tokens, rounds) if each is not None])
-    model.output.add_all([each for each in map(_output_tokens, rounds) if each is not None])
+    model.input.add_all([each.input_tokens for each in rounds if each.input_tokens is not None])
+    model.output.add_all([each.output_tokens for each in rounds if each.output_tokens is not None])
 
 
 def _note_streams(model: _Model, rounds: Sequence[RoundRecord]) -> None:

@@ -30,15 +30,17 @@ class Histogram:
 
     def add_all(self, values: list[float]) -> None:
         """Add them, which are then in another order."""
+        if not values:
+            return
         values.sort()
-        below, every = 0, len(values)
-        for bucket, bound in enumerate(self.bounds):
-            if below == every:
-                break
-            up_to = bisect_right(values, bound, below)
-            self.counts[bucket] += up_to - below
+        bounds, counts = self.bounds, self.counts
+        last = bisect_left(bounds, values[-1])
+        below = 0
+        for bucket in range(bisect_left(bounds, values[0]), last):
+            up_to = bisect_right(values, bounds[bucket], below)
+            counts[bucket] += up_to - below
             below = up_to
-        self.counts[-1] += every - below
+        counts[last] += len(values) - below
         self.total += sum(values)
 
 
