@@ -79,6 +79,10 @@ class RequestHead:
                 self.remove(b"x-request-id")
             self.add(b"X-Request-Id", id)
 
+    def let_go(self) -> None:
+        """Forget all fields: the answer has begun, and may last."""
+        self.fields, self.by_name = [], {}
+
     @property
     def origin(self) -> bytes | None:
         """The value of ``Origin``, None if there is none, or several."""

@@ -251,6 +251,7 @@ class ProxyRequest(Request):
         if not has_length and not self._bodiless and line.minor:
             self.chunked = 1
             added.append((b"Transfer-Encoding", b"chunked"))
+            self.head.let_go()  # a stream would keep them to its end
         self._framed = bool(has_length or self.chunked)
         self._unsent = answer_head(line.minor, status, phrase, [*fields, *added])
         if not body_follows:

@@ -196,6 +196,21 @@ def test_a_request_that_ends_because_another_is_cut_short_is_no_trouble() -> Non
     assert door.site.connections.running == 0
 
 
+def test_a_stream_does_not_keep_the_fields_that_it_was_asked_for_in() -> None:
+    begun: list[ProxyRequest] = []
+
+    async def stream(request: ProxyRequest) -> None:
+        assert request.head.fields and request.head.by_name
+        request.write(b"one")
+        begun.append(request)
+        await Deferred()
+
+    asking(stream)
+    [request] = begun
+    assert request.head.fields == [] and request.head.by_name == {}
+    assert request.head.id and request.head.line.target == b"/"
+
+
 def test_who_is_told_of_a_request_is_told_as_that_request() -> None:
     """So that what he logs has its id, and what he counts has all that is known of it."""
     told: list[tuple[str, str, int]] = []
