@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from llamaproxy.errors import ProxyError
 from llamaproxy.watchdog import Watchdog
 
 _log = Logger()
@@ -89,7 +90,8 @@ class SharedCall(Generic[T]):
     def _done(self, outcome: T | Failure) -> None:
         self.running = False
         waiting, self._waiting = self._waiting, []
-        if isinstance(outcome, Failure) and not waiting and not outcome.check(CancelledError):
+        expected = isinstance(outcome, Failure) and outcome.check(CancelledError, ProxyError)
+        if isinstance(outcome, Failure) and not waiting and not expected:
             _log.failure("work that nobody waits for failed", outcome)
         for waiter in waiting:
             if isinstance(outcome, Failure):

@@ -18,8 +18,7 @@ _EMPTY_OFFER = Offer()
 class CachedList:
     """What one caller's credentials can see, and until when that is fresh, in clock seconds.
 
-    *changes*: how many changes of the source it has taken in; *awaited*: whether a chat has waited
-    for it in vain.
+    *changes*: how many changes of the source it has taken in.
     """
 
     listed: ListedTools | None = None
@@ -27,7 +26,6 @@ class CachedList:
     partial: Listing | None = None
     changes: int = 0
     stale_at: float = 0.0
-    awaited: bool = False
 
     @property
     def offer(self) -> Offer:

@@ -19,7 +19,6 @@ from llamaproxy.tools.cached_list import CachedList, refreshed_event
 from llamaproxy.tools.failure_memory import FailureMemory, is_timeout
 from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.source import (
-    BACKGROUND,
     FIRST_WAIT_SECONDS,
     Listing,
     ListLimits,
@@ -33,28 +32,23 @@ _CHANGE_INTERVAL = 10.0
 #: Callers whose lists are then fetched, the latest; those of others are only stale.
 _MAX_RECENT = 16
 
-#: Seconds after which a first chat goes on, whatever the source does.
+#: Seconds after which a first chat goes on, whatever the source does; where it runs in another
+#: process, that is told a little earlier.
 _FIRST_LIMIT = FIRST_WAIT_SECONDS + 0.5
+_FIRST_LIMIT_ELSEWHERE = FIRST_WAIT_SECONDS + 0.25
 
 #: Bytes of all lists that are kept; of those of callers who have not come for the longest time, no
 #: more are.
 _MAX_HELD = 256 * 1024 * 1024
 
-#: The limits of a listing that is not to be one of before.
-_ANEW = ListLimits(anew=True)
-
 #: The limits of a listing, asked for when it begins.
 _Limits = Callable[[], ListLimits]
 
 
-def _everything() -> ListLimits:
-    """All groups are listed, with patience, whether they are down or not."""
-    return BACKGROUND
+class _Refresh(SharedCall[CachedList]):
+    """A listing under way; it is *late* when a chat has waited for it, or its like, in vain."""
 
-
-def _everything_anew() -> ListLimits:
-    """The same, and what was listed before will not do."""
-    return _ANEW
+    late = False
 
 
 @attrs.define(eq=False, repr=False)
@@ -73,7 +67,7 @@ class CallerLists:
     #: By digests of credentials, the latest last.
     _lists: OrderedDict[bytes, CachedList] = attrs.field(init=False, factory=OrderedDict)
     #: The listings under way.
-    _refreshes: dict[bytes, SharedCall[CachedList]] = attrs.field(init=False, factory=dict)
+    _refreshes: dict[bytes, _Refresh] = attrs.field(init=False, factory=dict)
     #: The callers listed last, whose lists are fetched when something has changed.
     _recent: OrderedDict[bytes, ClientContext] = attrs.field(init=False, factory=OrderedDict)
     _failures: FailureMemory = attrs.field(init=False)
@@ -94,22 +88,13 @@ class CallerLists:
         """
         key = _key(caller)
         cached = self._cached(key)
-        if self._fresh_for(cached):
-            return cached.offer
-        if self._goes_on(key, cached):
-            self._start_refresh(caller, self._others)
-            return cached.offer
-        try:
-            # The source itself gives up on what is slow; this is for what does not.
-            listing = self._refreshed(caller, self._first)
-            return (await within(_FIRST_LIMIT, self._clock, listing)).offer
-        except TimeoutError:
-            self._note_late(cached)
-            return cached.offer
+        if not self._fresh_for(cached):
+            cached = await self._for_a_chat(caller, key, cached, _FIRST_LIMIT)
+        return cached.offer
 
     async def refreshed(self, caller: ClientContext) -> Offer:
         """All tools that *caller* can see, listed now, or by the listing that is under way."""
-        return (await self._refreshed(caller, _everything_anew)).offer
+        return (await self._refreshed(caller, self._everything_anew)).offer
 
     async def listing(self, caller: ClientContext, limits: ListLimits) -> Listing:
         """What the last listing for *caller* came to, for another process that offers the same.
@@ -120,15 +105,12 @@ class CallerLists:
         key = _key(caller)
         cached = self._cached(key)
         if limits.anew:
-            cached = await self._refreshed(caller, _everything_anew)
+            cached = await self._refreshed(caller, self._everything_anew)
         elif limits.patient:
             if key in self._refreshes or not self._fresh_for(cached):
                 cached = await self._refreshed(caller, self._others)
         elif not self._fresh_for(cached):
-            if self._goes_on(key, cached):
-                self._start_refresh(caller, self._others)
-            else:
-                cached = await self._refreshed(caller, self._first)
+            cached = await self._for_a_chat(caller, key, cached, _FIRST_LIMIT_ELSEWHERE)
         return cached.listing(self._fresh_for(cached))
 
     def changed(self) -> None:
@@ -138,7 +120,7 @@ class CallerLists:
         previous, self._changed_at = self._changed_at, now
         if now - previous >= _CHANGE_INTERVAL:
             for caller in list(self._recent.values()):
-                self._start_refresh(caller, _everything)
+                self._start_refresh(caller, self._everything)
         self._tell(ListsStale())
 
     def reconfigured(self) -> None:
@@ -169,9 +151,24 @@ class CallerLists:
             return 0.0
         return max(0.0, cached.stale_at - self._clock.seconds())
 
-    def _goes_on(self, key: bytes, cached: CachedList) -> bool:
-        """Whether a chat does not wait for a list: it has an old one, or others wait in vain."""
-        return cached.listed is not None or (cached.awaited and key in self._refreshes)
+    async def _for_a_chat(
+        self, caller: ClientContext, key: bytes, cached: CachedList, seconds: float
+    ) -> CachedList:
+        """The list for a chat, which waits for so many *seconds* at most.
+
+        Not at all if there is an old one, or if another has waited in vain for the listing that is
+        under way.
+        """
+        refresh = self._refreshes.get(key)
+        if cached.listed is not None or (refresh is not None and refresh.late):
+            self._start_refresh(caller, self._others)
+            return cached
+        try:
+            # The source itself gives up on what is slow; this is for all of it.
+            return await within(seconds, self._clock, self._refreshed(caller, self._first))
+        except TimeoutError:
+            self._note_late(key, cached, seconds)
+            return cached
 
     def _cached(self, key: bytes) -> CachedList:
         cached = self._lists.setdefault(key, CachedList())
@@ -187,11 +184,20 @@ class CallerLists:
     def _first(self) -> ListLimits:
         """For a chat that waits."""
         until = self._clock.seconds() + FIRST_WAIT_SECONDS
-        return ListLimits(FIRST_WAIT_SECONDS, self._failures.down(), until=until)
+        down, suspects = self._failures.down(), self._failures.suspects
+        return ListLimits(FIRST_WAIT_SECONDS, down, until=until, suspects=suspects)
 
     def _others(self) -> ListLimits:
         """For a list that is there already."""
-        return ListLimits(down=self._failures.down())
+        return ListLimits(down=self._failures.down(), suspects=self._failures.suspects)
+
+    def _everything(self) -> ListLimits:
+        """All groups are listed, with patience, whether they are down or not."""
+        return ListLimits(suspects=self._failures.suspects)
+
+    def _everything_anew(self) -> ListLimits:
+        """The same, and what was listed before will not do."""
+        return ListLimits(anew=True, suspects=self._failures.suspects)
 
     async def _refreshed(self, caller: ClientContext, limits: _Limits) -> CachedList:
         key = _key(caller)
@@ -202,8 +208,8 @@ class CallerLists:
             key = _key(caller)
             self._refresh_of(key).start(lambda: self._refresh(key, caller, limits))
 
-    def _refresh_of(self, key: bytes) -> SharedCall[CachedList]:
-        return self._refreshes.setdefault(key, SharedCall())
+    def _refresh_of(self, key: bytes) -> _Refresh:
+        return self._refreshes.setdefault(key, _Refresh())
 
     async def _refresh(self, key: bytes, caller: ClientContext, limits: _Limits) -> CachedList:
         cached = self._cached(key)
@@ -234,7 +240,8 @@ class CallerLists:
             self._failures.note(listing, limits)
             # The longer a failure takes, the less often it should be met.
             cached.stale_at = now + (self._ttl if listing.groups_error is None else now - started)
-        else:  # who has made it remembers its failures
+        else:  # who has made it remembers its failures, but for that to answer
+            self._failures.forget("")
             cached.stale_at = now + listing.fresh_for
         if groups or listing.groups_error is None:
             cached.listed = self._offers.of(groups)
@@ -247,18 +254,24 @@ class CallerLists:
         self._tell(refreshed_event(len(self._lists), listing, cached.listed, now - started))
         if not limits.patient and any(map(is_timeout, listing.new_errors(limits.down))):
             # What was too slow for a first chat may be there for the next.
-            cached.awaited = True
-            self._clock.callLater(0, self._start_refresh, caller.for_listing(), _everything)
+            self._clock.callLater(0, self._follow_up, caller.for_listing())
 
-    def _note_late(self, cached: CachedList) -> None:
+    def _follow_up(self, caller: ClientContext) -> None:
+        """List all with patience, after a chat has waited for some of it in vain."""
+        refresh = self._refresh_of(_key(caller))
+        if not refresh.running:
+            refresh.late = True
+        self._start_refresh(caller, self._everything)
+
+    def _note_late(self, key: bytes, cached: CachedList, seconds: float) -> None:
         """A chat goes on without the list that it has waited for, which is still under way."""
-        if cached.awaited:
+        refresh = self._refreshes.get(key)
+        if refresh is None or refresh.late:
             return
-        cached.awaited = True
-        error = UpstreamTimeout(f"The tools were not listed within {_FIRST_LIMIT:g} s.")
+        refresh.late = True
+        error = UpstreamTimeout(f"The tools were not listed within {seconds:g} s.")
         cached.partial = listing = Listing({}, groups_error=error)
-        self._failures.note(listing, ListLimits())
-        self._tell(refreshed_event(len(self._lists), listing, None, _FIRST_LIMIT))
+        self._tell(refreshed_event(len(self._lists), listing, None, seconds))
 
     async def _listing(self, caller: ClientContext, limits: ListLimits) -> Listing:
         """The listing of the source; a failure as a whole is its *groups_error*."""

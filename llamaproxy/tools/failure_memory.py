@@ -66,6 +66,15 @@ class FailureMemory:
                 entry.until = now + _DOWN_SECONDS
         return down
 
+    @property
+    def suspects(self) -> dict[str, ProxyError]:
+        """The groups that have failed, whether they are to be listed now or not."""
+        return {group: entry.error for group, entry in self._entries.items()}
+
+    def forget(self, group: str) -> None:
+        """The failure of that *group* is over."""
+        self._entries.pop(group, None)
+
     def clear(self) -> None:
         """Forget them all: what could not be listed may be another server now."""
         self._entries.clear()

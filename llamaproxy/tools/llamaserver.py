@@ -48,8 +48,7 @@ class LlamaServerTools:
 
     async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         try:
-            seconds = limits.at_most(0.9, self._client.clock.seconds())
-            answer = await self._client.ask_any("GET", _PATH, caller, timeout=seconds)
+            answer = await self._client.ask_any("GET", _PATH, caller, timeout=0.9 * limits.seconds)
         except ProxyError as error:
             status = error.status if isinstance(error, UpstreamRefused) else None
             # While it loads its model, it answers 503 to everything.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -55,21 +55,31 @@ class Listing:
 
 @attrs.frozen(eq=False, repr=False)
 class ListLimits:
-    """How long a listing may take: *seconds* for each group, and *until* then, in clock seconds.
+    """How long a listing may take: *seconds* for each group.
 
-    The groups that are *down* have failed for other callers just now and are not listed; ``""``
-    among them stands for the list of the groups. What others have listed before will not do if it
-    is to be listed *anew*.
+    Which groups there are is to be known by *until*, in clock seconds. The groups that are *down*
+    have failed for other callers just now and are not listed; ``""`` among them stands for the list
+    of the groups. What others have listed before will not do if it is to be listed *anew*. The
+    *suspects* have failed before, and may again: they are listed last, and by *until* if at all.
     """
 
     seconds: float = LISTING_SECONDS
     down: Mapping[str, ProxyError] = attrs.Factory(dict)
     anew: bool = False
     until: float = math.inf
+    suspects: Mapping[str, ProxyError] = attrs.Factory(dict)
 
-    def at_most(self, share: float, now: float) -> float:
-        """Seconds for a step that begins *now* and may take that *share* of a group's time."""
+    def in_order(self, groups: Iterable[str]) -> list[str]:
+        """*groups* as they are to be listed: there are places for so many at a time."""
+        return sorted(groups, key=lambda group: group in self.suspects)
+
+    def seconds_for(self, share: float, now: float) -> float:
+        """How long a step before the groups may take that begins *now*: so much of their time."""
         return max(0.0, min(share * self.seconds, self.until - now))
+
+    def seconds_for_group(self, group: str, share: float, now: float) -> float:
+        """The same of a step for one *group*; nothing if it is not to be listed any more."""
+        return self.seconds_for(share, now) if group in self.suspects else share * self.seconds
 
     @property
     def patient(self) -> bool:

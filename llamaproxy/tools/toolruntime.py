@@ -17,7 +17,6 @@ from llamaproxy.errors import (
     ToolUnknown,
     UpstreamBroke,
     UpstreamRefused,
-    UpstreamTimeout,
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
@@ -60,9 +59,10 @@ class ToolRuntime:
         if caller.has_tokens:
             # 0.4 to 0.6 take a token for one group at a time.
             return await self._group_by_group(caller, await self._groups(caller, limits), limits)
+        now = self._client.clock.seconds()
         entries, groups = await all_of(
             [
-                _or_error(self._tools(caller, None, self._seconds(0.5, limits))),
+                _or_error(self._tools(caller, None, limits.seconds_for(0.5, now))),
                 _or_error(self._groups(caller, limits)),
             ]
         )
@@ -96,14 +96,9 @@ class ToolRuntime:
         content = answer.get("content")
         return result_of(content or answer.get("error_message") if failed else content, failed)
 
-    def _seconds(self, share: float, limits: ListLimits) -> float:
-        """For a request that is made now."""
-        return limits.at_most(share, self._client.clock.seconds())
-
     async def _groups(self, caller: ClientContext, limits: ListLimits) -> list[Json]:
-        answer = await self._client.ask(
-            "GET", "/v1/toolgroups", caller, timeout=self._seconds(0.2, limits)
-        )
+        seconds = limits.seconds_for(0.2, self._client.clock.seconds())
+        answer = await self._client.ask("GET", "/v1/toolgroups", caller, timeout=seconds)
         groups = [group for group in _entries(answer) if isinstance(group.get("identifier"), str)]
         return groups[:MAX_GROUPS]
 
@@ -122,22 +117,26 @@ class ToolRuntime:
     ) -> list[Json] | ProxyError:
         if group["identifier"] in limits.down:
             return limits.down[group["identifier"]]
-        seconds = self._seconds(0.3, limits)
+        name = group["identifier"]
+        seconds = limits.seconds_for_group(name, 0.3, self._client.clock.seconds())
         if not seconds:
-            return UpstreamTimeout("It was not asked for: others took all of the time.")
+            return limits.suspects[name]
         url = _mcp_url(group)
         token = caller.token(url) if url else None
-        return await _or_error(self._tools(caller, group["identifier"], seconds, token))
+        return await _or_error(self._tools(caller, name, seconds, token))
 
     async def _group_by_group(
         self, caller: ClientContext, groups: list[Json], limits: ListLimits
     ) -> Listing:
-        names = [group["identifier"] for group in groups]
-        listings = [self._group(caller, group, limits) for group in groups]
+        by_name = {group["identifier"]: group for group in groups}
+        names = limits.in_order(by_name)
+        listings = [self._group(caller, by_name[name], limits) for name in names]
+        outcomes = await all_of(listings, MAX_CONCURRENT_LISTINGS)
+        outcome_by_name = dict(zip(names, outcomes, strict=True))
         entries: list[Json] = []
         failures: dict[str, ProxyError] = {}
-        outcomes = await all_of(listings, MAX_CONCURRENT_LISTINGS)
-        for name, outcome in zip(names, outcomes, strict=True):
+        for name in by_name:
+            outcome = outcome_by_name[name]
             if isinstance(outcome, ProxyError):
                 failures[name] = outcome
             else:

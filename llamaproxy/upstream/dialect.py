@@ -178,28 +178,25 @@ class Detector:
     _detection: SharedCall[ServerDialect] = attrs.Factory(SharedCall)
     _log: ClassVar[Logger] = Logger()
 
-    async def generation(self) -> ServerDialect:
+    async def generation(self, until: float = math.inf) -> ServerDialect:
         """The upstream's generation.
 
-        :raises ProxyError: if the upstream gives no answer at all.
+        :param until: clock seconds after which it is not waited for, though it is still detected.
+
+        :raises ProxyError: if the upstream gives no answer at all, or none by then.
         """
         if self.detected is not None:
             return self.detected
-        return await self._detection.result(self._detect)
+        return await self.confirmed(until)
 
     async def confirmed(self, until: float = math.inf) -> ServerDialect:
-        """The same, detected anew, while others go on with what was detected before.
-
-        :param until: clock seconds after which it is not waited for, though it goes on.
-
-        :raises ProxyError: as :meth:`generation`.
-        """
+        """The same, detected anew, while others go on with what was detected before."""
         detection = self._detection.result(self._detect)
-        seconds = until - self._client.clock.seconds()
+        seconds = max(0.0, until - self._client.clock.seconds())
         if seconds >= DETECTION_TIMEOUT:  # which is its own limit
             return await detection
         try:
-            return await within(max(0.0, seconds), self._client.clock, detection)
+            return await within(seconds, self._client.clock, detection)
         except TimeoutError:
             raise not_begun(seconds) from None
 

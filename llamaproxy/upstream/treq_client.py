@@ -21,6 +21,7 @@ from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
 from llamaproxy.upstream.response_head import ResponseHead
 from llamaproxy.upstream.responses import SendingAgent
 from llamaproxy.upstream.whole import WholeAnswer
+from llamaproxy.watchdog import Watchdog
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -58,6 +59,7 @@ class AgentForTreq(WholeAnswer):
         """
         WholeAnswer.__init__(self, clock, seconds, limit)
         self._in_all = seconds
+        Watchdog.feed(self)
         self._agent = agent
         self._fields = fields
         #: The head and the body, once treq has been answered.

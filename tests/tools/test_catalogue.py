@@ -682,15 +682,42 @@ def test_no_chat_waits_while_a_server_is_asked_with_patience_that_was_too_slow()
     assert catalogued.names() == ["ping"]
 
 
+def test_all_who_wait_for_a_listing_have_it_though_the_one_before_was_too_slow() -> None:
+    """DESIGN: T2. To wait in vain is over when the listing is."""
+    catalogued = Catalogued()
+    catalogued.ask()
+    catalogued.clock.advance(5)
+    catalogued.source.listings[0].errback(UpstreamTimeout("slow"))
+    catalogued.clock.advance(0)
+    catalogued.source.listings[1].errback(UpstreamUnavailable("refused"))
+    catalogued.clock.advance(60)
+    waiting = [catalogued.ask() for _ in range(3)]
+    catalogued.source.listings[2].callback(listing("ping"))
+    assert [list(outcome(each).tools) for each in waiting] == [["ping"]] * 3
+
+
+def test_each_listing_that_is_too_slow_is_told_of_once() -> None:
+    """DESIGN: L22."""
+    catalogued = Catalogued()
+    for count in (1, 2):
+        waiting = [catalogued.ask() for _ in range(3)]
+        catalogued.clock.advance(5.5)
+        assert [outcome(each).tools for each in waiting] == [{}] * 3
+        assert catalogued.counted(LISTING_FAILURES) == 2 * count - 1
+        catalogued.source.listings[-1].errback(UpstreamUnavailable("refused"))
+        assert catalogued.counted(LISTING_FAILURES) == 2 * count
+        catalogued.clock.advance(3600)
+
+
 def test_a_first_chat_leaves_a_listing_no_more_than_five_seconds() -> None:
     catalogued = Catalogued()
     catalogued.clock.advance(100)
     catalogued.ask()
     [limits] = catalogued.source.limits
-    assert limits.at_most(0.8, 100) == 4
-    assert limits.at_most(0.8, 103) == 2
-    assert limits.at_most(0.8, 106) == 0
-    assert BACKGROUND.at_most(0.8, 10**9) == 24
+    assert limits.seconds_for(0.8, 100) == 4
+    assert limits.seconds_for(0.8, 103) == 2
+    assert limits.seconds_for(0.8, 106) == 0
+    assert BACKGROUND.seconds_for(0.8, 10**9) == 24
 
 
 def test_what_was_too_slow_for_a_first_chat_is_there_for_a_later_one() -> None:

@@ -15,6 +15,7 @@ from twisted.web.resource import Resource
 
 from llamaproxy.errors import (
     McpBroke,
+    McpTimeout,
     ProxyError,
     ToolFailed,
     ToolUnknown,
@@ -522,22 +523,43 @@ def test_a_server_that_stalls_does_not_cost_a_first_chat_the_operators_tools() -
     assert "within 5 s" in str(listing.groups_error)
 
 
-def test_connectors_that_come_late_leave_less_time_for_their_tools() -> None:
+def test_connectors_that_come_late_do_not_cost_a_first_chat_the_operators_tools() -> None:
     world = World()
+    world.stack.on("GET /v1/version", nothing)
     world.stack.on("GET /v1beta/connectors", nothing)
-    world.two.handlers["tools/list"] = never
+    world.source = UnionSource(world.named, world.detected)
     limits = ListLimits(5, until=5)
     waited = world.talk.begin(world.source.list_tools(ClientContext(), limits))
     world.settle()
     world.upstream.clock.advance(3)
-    data = [{"connector_id": "one", "url": ONE}, {"connector_id": "two", "url": TWO}]
-    answer({"data": data})(world.stack.open[0])
+    answer({"version": "0.7.3"})(world.stack.open[0])
     world.settle()
     world.upstream.clock.advance(2)
     world.settle()
     listing: Listing = world.upstream.result(waited)
-    assert list(listing.groups) == ["one"]
-    assert "within 2 s" in str(listing.failures["two"])
+    assert list(listing.groups) == ["two"]
+    assert "within 2 s" in str(listing.groups_error)
+
+
+def test_a_server_that_is_detected_twice_does_not_take_twice_as_long() -> None:
+    """It does not say what it is just now, so its connectors are those of what it was."""
+    world = World()
+    world.connect(one=ONE)
+    assert list(world.list().groups) == ["one"]
+    world.upstream.detector.forget()
+    world.stack.on("GET /v1/version", nothing)
+    world.source = UnionSource(world.named, world.detected)
+    limits = ListLimits(5, until=5)
+    waited = world.talk.begin(world.source.list_tools(ClientContext(), limits))
+    world.settle()
+    world.upstream.clock.advance(3)
+    answer(b"<html>Bad Gateway", 502)(world.stack.open[-1])
+    world.settle()
+    world.upstream.clock.advance(2)
+    world.settle()
+    listing: Listing = world.upstream.result(waited)
+    assert list(listing.groups) == ["two"]
+    assert isinstance(listing.groups_error, UpstreamTimeout)
 
 
 def test_connectors_have_as_long_as_there_is_where_nobody_waits() -> None:
@@ -549,6 +571,24 @@ def test_connectors_have_as_long_as_there_is_where_nobody_waits() -> None:
     answer({"data": [{"connector_id": "one", "url": ONE}]})(world.stack.open[0])
     world.settle()
     assert list(world.upstream.result(waited).groups) == ["one"]
+
+
+def test_what_has_failed_before_is_listed_last_and_takes_no_more_than_there_is() -> None:
+    """DESIGN: T3. Sixteen that hang would take all places."""
+    world = World()
+    world.one.handlers["tools/list"] = never
+    suspects: dict[str, ProxyError] = {f"hangs{n:02}": McpTimeout(str(n)) for n in range(20)}
+    world.connect(**{name: f"{ONE}/{name}" for name in suspects}, two=TWO, zz=f"{TWO}/zz")
+    limits = ListLimits(5, until=5, suspects=suspects)
+    waited = world.talk.begin(world.source.list_tools(ClientContext(), limits))
+    world.settle()
+    assert len(world.two.received("tools/list")) == 2
+    for seconds in (4.5, 0.5):
+        world.upstream.clock.advance(seconds)
+        world.settle()
+    listing: Listing = world.upstream.result(waited)
+    assert list(listing.groups) == ["two", "zz"]
+    assert list(listing.failures) == list(suspects)
 
 
 def test_a_list_that_trickles_is_given_no_more_time() -> None:
@@ -563,17 +603,6 @@ def test_a_list_that_trickles_is_given_no_more_time() -> None:
     world.settle()
     with pytest.raises(UpstreamTimeout, match="within 24 s"):
         world.upstream.result(waited)
-
-
-def test_many_silent_servers_do_not_cost_a_first_chat_the_others() -> None:
-    """Those that are not asked in time are missing too, and the log says so."""
-    world = World()
-    world.one.handlers["tools/list"] = never
-    world.connect(two=TWO, **{f"silent{number}": f"{ONE}/{number}" for number in range(40)})
-    listing = first_listing(world, 4.5, 0.5)
-    assert list(listing.groups) == ["two"]
-    assert len(listing.failures) == 40
-    assert "not asked" in str(listing.failures["silent39"])
 
 
 # --- tokens for the tool-runtime API

@@ -89,11 +89,11 @@ class Connectors:
     async def named(
         self, caller: ClientContext, limits: ListLimits = BACKGROUND
     ) -> Mapping[str, str]:
-        generation = await self._detector.generation()
+        generation = await self._detector.generation(limits.until)
         upstream_caller = generation.context_for(caller)
         for path in generation.connectors:
             try:
-                seconds = limits.at_most(0.8, self._client.clock.seconds())
+                seconds = limits.seconds_for(0.8, self._client.clock.seconds())
                 answer = await self._client.ask("GET", path, upstream_caller, timeout=seconds)
             except UpstreamRefused as error:
                 if error.missing_route:
@@ -154,11 +154,14 @@ class McpSource:
         urls = dict(islice((await self._servers.named(caller, limits)).items(), MAX_GROUPS))
         groups: dict[str, list[ToolDefinition]] = {}
         failures: dict[str, ProxyError] = {}
+        names = limits.in_order(urls)
         outcomes = await all_of(
-            [self._group(name, url, caller, limits) for name, url in urls.items()],
+            [self._group(name, urls[name], caller, limits) for name in names],
             MAX_CONCURRENT_LISTINGS,
         )
-        for name, outcome in zip(urls, outcomes, strict=True):
+        outcome_by_name = dict(zip(names, outcomes, strict=True))
+        for name in urls:
+            outcome = outcome_by_name[name]
             if isinstance(outcome, ProxyError):
                 failures[name] = outcome
             else:
@@ -211,9 +214,9 @@ class McpSource:
     ) -> list[ToolDefinition] | ProxyError:
         if name in limits.down:
             return limits.down[name]
-        seconds = limits.at_most(0.9, self._clock.seconds())
+        seconds = limits.seconds_for_group(name, 0.9, self._clock.seconds())
         if not seconds:
-            return _at(url, McpTimeout("It was not asked: others took all of the time."))
+            return limits.suspects[name]
         try:
             session = self._sessions.session(url, self._fields(name, url, caller), caller)
             listing = Deferred.fromCoroutine(self._definitions(session, name, url, caller))
@@ -222,8 +225,7 @@ class McpSource:
         except CancelledError:
             raise
         except TimeoutError:
-            waited = f"{round(seconds, 1):g} s"
-            return _at(url, McpTimeout(f"The MCP server did not answer within {waited}."))
+            return _at(url, McpTimeout(f"The MCP server did not answer within {seconds:.3g} s."))
         except ProxyError as error:
             if isinstance(error, RpcError):
                 error = McpBroke(f"The MCP server answered with error {error.rpc_code}.")
