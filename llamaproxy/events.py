@@ -130,7 +130,7 @@ class ListRefreshed:
     *groups* are those that have answered, *failures* the errors of others; *groups_error* is that
     of the list of the groups, None if that has come. *left_out* are tools that are not offered for
     want of room, as ``group/name``. If it is *shared*, another process has listed them, for all,
-    and has told of that.
+    and has told of that. If it is *late*, a chat has waited in vain, and they are still listed.
     """
 
     callers: int
@@ -140,6 +140,7 @@ class ListRefreshed:
     left_out: tuple[str, ...] = ()
     seconds: float = 0.0
     shared: bool = False
+    late: bool = False
 
 
 @attrs.define(eq=False, repr=False)

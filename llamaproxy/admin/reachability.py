@@ -101,7 +101,8 @@ class Reachability:
 
     def _list_refreshed(self, event: ListRefreshed) -> None:
         error = event.groups_error
-        if error is not None and error.kind in FAILURES:
+        # One that is late may be so for a tool server.
+        if error is not None and error.kind in FAILURES and not event.late:
             self.failed(error.kind, error.logged)
 
     @property

@@ -55,6 +55,8 @@ class _Group:
     failing_since: float = 0.0
     #: The error in words.
     problem: Problem | None = None
+    #: Whether this process has logged that, so that it also says when it is over.
+    own_error: bool = False
     #: When each line of the log about it was last written.
     logged_at: dict[str, float] = attrs.Factory(dict)
 
@@ -241,7 +243,8 @@ class ToolStatus:
 
     def _note_answered(self, name: str, shared: bool) -> _Group:
         group = self._group(name)
-        if group.error is not None and not shared and self._is_due(group, ""):
+        own = group.own_error or not shared
+        if group.error is not None and own and self._is_due(group, ""):
             of_group = f" of {name}" if name else ""
             self._log.info("the tools{of_group} can be listed again", of_group=of_group, group=name)
         group.error = group.problem = None
@@ -273,6 +276,8 @@ class ToolStatus:
             )
         if group.error is None:
             group.failing_since = now
+            group.own_error = False
+        group.own_error |= not shared
         group.error, group.error_at, group.problem = reason, now, group_problem(name, error)
 
     def _note_left_out(self, left_out: tuple[str, ...], shared: bool) -> None:

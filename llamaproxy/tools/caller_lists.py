@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from llamaproxy.deferreds import SharedCall, within
+from llamaproxy.deferreds import SharedCall, let_go_of_frames, within
 from llamaproxy.errors import ProxyError, UpstreamTimeout
 from llamaproxy.events import ListsStale, Tell, tell_nobody
 from llamaproxy.tools.cached_list import CachedList, refreshed_event
@@ -46,9 +46,9 @@ _Limits = Callable[[], ListLimits]
 
 
 class _Refresh(SharedCall[CachedList]):
-    """A listing under way; it is *late* when a chat has waited for it, or its like, in vain."""
+    """A listing under way; *late* is what a chat has come to that has waited in vain."""
 
-    late = False
+    late: Listing | None = None
 
 
 @attrs.define(eq=False, repr=False)
@@ -160,7 +160,9 @@ class CallerLists:
         under way.
         """
         refresh = self._refreshes.get(key)
-        if cached.listed is not None or (refresh is not None and refresh.late):
+        late = None if refresh is None else refresh.late
+        if cached.listed is not None or late is not None:
+            cached.partial = cached.partial or late  # it may have been forgotten meanwhile
             self._start_refresh(caller, self._others)
             return cached
         try:
@@ -252,26 +254,33 @@ class CallerLists:
             answered = {name: cached.groups[name] for name in listing.groups}
             cached.partial = attrs.evolve(listing, groups=answered, kept={})
         self._tell(refreshed_event(len(self._lists), listing, cached.listed, now - started))
-        if not limits.patient and any(map(is_timeout, listing.new_errors(limits.down))):
-            # What was too slow for a first chat may be there for the next.
+        missing = listing.new_errors(limits.down)
+        skipped = any(error in limits.suspects.values() for error in missing)
+        if not limits.patient and (skipped or any(map(is_timeout, missing))):
+            # What was too slow for a first chat, or for which there was no time, may be there for
+            # the next.
             self._clock.callLater(0, self._follow_up, caller.for_listing())
 
     def _follow_up(self, caller: ClientContext) -> None:
         """List all with patience, after a chat has waited for some of it in vain."""
-        refresh = self._refresh_of(_key(caller))
-        if not refresh.running:
-            refresh.late = True
+        if self._stopped:
+            return
+        key = _key(caller)
+        refresh, cached = self._refresh_of(key), self._cached(key)
+        if not refresh.running and cached.partial is not None:
+            refresh.late = cached.partial
         self._start_refresh(caller, self._everything)
 
     def _note_late(self, key: bytes, cached: CachedList, seconds: float) -> None:
         """A chat goes on without the list that it has waited for, which is still under way."""
         refresh = self._refreshes.get(key)
-        if refresh is None or refresh.late:
+        if refresh is None or refresh.late is not None:
             return
-        refresh.late = True
         error = UpstreamTimeout(f"The tools were not listed within {seconds:g} s.")
-        cached.partial = listing = Listing({}, groups_error=error)
-        self._tell(refreshed_event(len(self._lists), listing, None, seconds))
+        cached.partial = refresh.late = Listing({}, groups_error=error)
+        event = refreshed_event(len(self._lists), refresh.late, None, seconds)
+        event.late = True
+        self._tell(event)
 
     async def _listing(self, caller: ClientContext, limits: ListLimits) -> Listing:
         """The listing of the source; a failure as a whole is its *groups_error*."""
@@ -280,6 +289,7 @@ class CallerLists:
         except CancelledError:
             raise
         except ProxyError as error:
+            let_go_of_frames(error)  # it is kept, and may be raised again for others
             return Listing({}, groups_error=error)
         except Exception:
             self._log.failure("listing the tools broke")

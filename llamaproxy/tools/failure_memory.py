@@ -82,17 +82,17 @@ class FailureMemory:
     def note(self, listing: Listing, limits: ListLimits) -> None:
         """Take up the failures of a *listing* that was made with *limits*.
 
-        Groups that *limits* had as down were not asked: their time is not extended.
+        Groups with the failure that they had before were not asked: their time is not extended.
         """
         now = self._clock.seconds()
         for group in listing.groups:
             self._entries.pop(group, None)
         for group, error in listing.failures.items():
-            if isinstance(error, _SERVER_FAILURES) and error is not limits.down.get(group):
+            is_new = limits.is_new(group, error)
+            if is_new and isinstance(error, _SERVER_FAILURES):
                 self._entries[group] = _Entry(error, now, now + _DOWN_SECONDS)
-        failure = listing.groups_error
-        if failure is None or not is_timeout(failure):
-            # A server that refuses at once costs a first chat no time.
+        if listing.groups_error is None:
             self._entries.pop("", None)
-        elif failure is not limits.down.get(""):
-            self._entries[""] = _Entry(failure, now, now + _DOWN_SECONDS)
+        elif is_timeout(listing.groups_error) and listing.groups_error is not limits.down.get(""):
+            # A server that refuses at once costs a first chat no time.
+            self._entries[""] = _Entry(listing.groups_error, now, now + _DOWN_SECONDS)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from llamaproxy.deferreds import all_of
+from llamaproxy.deferreds import all_of, let_go_of_frames
 from llamaproxy.errors import ProxyError, ToolUnknown, UpstreamUnavailable
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.results import ToolResult
@@ -69,9 +69,13 @@ class ListLimits:
     until: float = math.inf
     suspects: Mapping[str, ProxyError] = attrs.Factory(dict)
 
-    def in_order(self, groups: Iterable[str]) -> list[str]:
-        """*groups* as they are to be listed: there are places for so many at a time."""
-        return sorted(groups, key=lambda group: group in self.suspects)
+    def is_new(self, group: str, error: ProxyError) -> bool:
+        """Whether the *group* was asked, and has failed now: else it has the error of before."""
+        return error is not self.down.get(group) and error is not self.suspects.get(group)
+
+    def in_order(self, groups: Sequence[str]) -> list[int]:
+        """The places of *groups* in the order in which they are to be listed, so many at a time."""
+        return sorted(range(len(groups)), key=lambda place: groups[place] in self.suspects)
 
     def seconds_for(self, share: float, now: float) -> float:
         """How long a step before the groups may take that begins *now*: so much of their time."""
@@ -215,6 +219,7 @@ class UnionSource:
         try:
             return await source.list_tools(caller, limits)
         except ProxyError as error:
+            let_go_of_frames(error)  # it is kept, and may be raised again for others
             return Listing({}, groups_error=error)
 
 

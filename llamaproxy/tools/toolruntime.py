@@ -9,7 +9,7 @@ import attrs
 from twisted.logger import Logger
 
 from llamaproxy import jsontext
-from llamaproxy.deferreds import all_of
+from llamaproxy.deferreds import all_of, let_go_of_frames
 from llamaproxy.errors import (
     GroupMissing,
     ProxyError,
@@ -128,17 +128,15 @@ class ToolRuntime:
     async def _group_by_group(
         self, caller: ClientContext, groups: list[Json], limits: ListLimits
     ) -> Listing:
-        by_name = {group["identifier"]: group for group in groups}
-        names = limits.in_order(by_name)
-        listings = [self._group(caller, by_name[name], limits) for name in names]
-        outcomes = await all_of(listings, MAX_CONCURRENT_LISTINGS)
-        outcome_by_name = dict(zip(names, outcomes, strict=True))
+        order = limits.in_order([group["identifier"] for group in groups])
+        listings = [self._group(caller, groups[place], limits) for place in order]
+        outcomes = dict(zip(order, await all_of(listings, MAX_CONCURRENT_LISTINGS), strict=True))
         entries: list[Json] = []
         failures: dict[str, ProxyError] = {}
-        for name in by_name:
-            outcome = outcome_by_name[name]
+        for place, group in enumerate(groups):
+            outcome = outcomes[place]
             if isinstance(outcome, ProxyError):
-                failures[name] = outcome
+                failures[group["identifier"]] = outcome
             else:
                 entries += outcome
         return Listing(await self._grouped(entries), _missing(groups, entries) | failures)
@@ -219,6 +217,7 @@ async def _or_error(work: Coroutine[Any, Any, list[Json]]) -> list[Json] | Proxy
     try:
         return await work
     except ProxyError as error:
+        let_go_of_frames(error)  # it is kept
         return error
 
 

@@ -290,6 +290,39 @@ def test_a_failure_that_is_believed_is_not_believed_for_longer_by_each_caller() 
         catalogued.clock.advance(1)
 
 
+def test_a_failure_that_is_remembered_keeps_no_frames() -> None:
+    """It is raised for each caller, and would grow by each."""
+    catalogued = Catalogued()
+    catalogued.ask(caller("first"))
+    error = UpstreamTimeout("slow")
+    catalogued.source.listings[0].errback(error)
+    for number in range(3):
+        assert catalogued.names(caller(str(number))) == []
+        assert catalogued.source.limits[-1].down[""] is error
+    assert error.__traceback__ is None
+
+
+def test_what_there_was_no_time_for_is_listed_with_patience() -> None:
+    """A suspect that is healthy again."""
+    catalogued = Catalogued()
+    refused: dict[str, ProxyError] = {"x": McpUnavailable("refused")}
+    catalogued.ask(caller("first"))
+    catalogued.source.listings[0].callback(Listing({"g": [tool("ping")]}, refused))
+    catalogued.clock.advance(31)
+    pending = catalogued.ask(caller("second"))
+    assert catalogued.source.limits[-1].down == {}
+    assert dict(catalogued.source.limits[-1].suspects) == refused
+    catalogued.source.listings[-1].callback(Listing({"g": [tool("ping")]}, refused))  # not asked
+    assert list(outcome(pending).tools) == ["ping"]
+    catalogued.clock.advance(0)
+    assert catalogued.source.limits[-1].patient
+    healthy = Listing({"g": [tool("ping")], "x": [tool("back", "x")]})
+    catalogued.source.listings[-1].callback(healthy)
+    assert catalogued.names(caller("second")) == ["ping", "back"]
+    catalogued.ask(caller("third"))
+    assert catalogued.source.limits[-1].suspects == {}
+
+
 def test_one_asks_again_for_all_whether_a_slow_server_answers() -> None:
     """However many callers there are, and whether their lists are new or to be refreshed."""
     catalogued = Catalogued(ttl=5)

@@ -362,6 +362,20 @@ def test_a_server_that_stalls_is_waited_for_once_by_all_workers_together(log: li
     assert "the tools can be listed again" in log
 
 
+def test_a_worker_says_when_what_it_has_missed_is_there_again(log: list[str]) -> None:
+    """DESIGN: L22."""
+    several = Several(1)
+    several.carrying = False
+    waiting = several.chat(0)
+    several.advance(5.5)
+    assert waiting.status == 200
+    assert any("were not listed within 5.5 s" in line for line in log)
+    several.carrying = True
+    several.advance(0)
+    assert several.offered(0) == ["ping"]
+    assert "the tools can be listed again" in log
+
+
 def settled_in_slices(several: Several) -> None:
     """A first chat's listing, of which the parent takes in a slice at a time."""
     several.chat(0)

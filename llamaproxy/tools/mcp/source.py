@@ -12,7 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from llamaproxy.deferreds import all_of
+from llamaproxy.deferreds import all_of, let_go_of_frames
 from llamaproxy.errors import (
     McpBroke,
     McpTimeout,
@@ -154,14 +154,12 @@ class McpSource:
         urls = dict(islice((await self._servers.named(caller, limits)).items(), MAX_GROUPS))
         groups: dict[str, list[ToolDefinition]] = {}
         failures: dict[str, ProxyError] = {}
-        names = limits.in_order(urls)
-        outcomes = await all_of(
-            [self._group(name, urls[name], caller, limits) for name in names],
-            MAX_CONCURRENT_LISTINGS,
-        )
-        outcome_by_name = dict(zip(names, outcomes, strict=True))
-        for name in urls:
-            outcome = outcome_by_name[name]
+        names = list(urls)
+        order = limits.in_order(names)
+        listings = [self._group(names[n], urls[names[n]], caller, limits) for n in order]
+        outcomes = dict(zip(order, await all_of(listings, MAX_CONCURRENT_LISTINGS), strict=True))
+        for place, name in enumerate(names):
+            outcome = outcomes[place]
             if isinstance(outcome, ProxyError):
                 failures[name] = outcome
             else:
@@ -258,6 +256,7 @@ def _redacted(text: str, fields: Fields) -> str:
 def _at(url: str, error: ProxyError) -> ProxyError:
     """*error*, saying which server it was."""
     error.where = error.where or url_for_log(url)
+    let_go_of_frames(error)  # it is kept
     return error
 
 
