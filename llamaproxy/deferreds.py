@@ -18,6 +18,9 @@ _log = Logger()
 
 T = TypeVar("T")
 
+#: What work may come to without being broken.
+_NO_FAULTS = (CancelledError, ProxyError)
+
 
 async def within(seconds: float, clock: IReactorTime, work: Coroutine[Any, Any, T]) -> T:
     """What *work* returns or raises; it is cancelled when it has not ended after so many *seconds*.
@@ -90,8 +93,7 @@ class SharedCall(Generic[T]):
     def _done(self, outcome: T | Failure) -> None:
         self.running = False
         waiting, self._waiting = self._waiting, []
-        expected = isinstance(outcome, Failure) and outcome.check(CancelledError, ProxyError)
-        if isinstance(outcome, Failure) and not waiting and not expected:
+        if isinstance(outcome, Failure) and not waiting and not outcome.check(*_NO_FAULTS):
             _log.failure("work that nobody waits for failed", outcome)
         for waiter in waiting:
             if isinstance(outcome, Failure):

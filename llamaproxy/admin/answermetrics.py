@@ -102,9 +102,8 @@ class AnswerMetrics:
         chats: list[tuple[RequestRecord, ChatRecord]] = []
         for event in events:
             request = event.request
-            began, ended, status = request.began, request.ended, request.status
-            seconds[request.route, status].append(0.0 if ended is None else ended - began)
-            if request.kind or status == _CUT_OFF:
+            seconds[request.route, request.status].append(request.seconds)
+            if request.kind or request.status == _CUT_OFF:
                 failed.append(request)
             if request.chat is not None:
                 chats.append((request, request.chat))
@@ -143,9 +142,8 @@ class AnswerMetrics:
             if chat.rounds:
                 rounds.append(len(chat.rounds))
                 calls.append(len(chat.calls))
-                shares.append(request.shares(0.0))
-            elif chat.listing:  # else: it was refused, and has waited for nobody
-                shares.append(request.shares(0.0))
+            if chat.rounds or chat.listing:  # else: it was refused, and has waited for nobody
+                shares.append(request.shares(request.began))
         self._first_whole.add_all(first_whole)
         self._first_streamed.add_all(first_streamed)
         if shares:

@@ -66,9 +66,7 @@ class ModelMetrics:
             model = self._models.of(key)
             if key in self._models.kept:
                 self._asked.add(key[0])
-            model.seconds.add_all(
-                [0.0 if each.ended is None else each.ended - each.began for each in rounds]
-            )
+            model.seconds.add_all([each.seconds for each in rounds])
             _note_tokens(model, rounds)
         for key, rounds in streamed.items():
             _note_streams(self._models.of(key), rounds)

@@ -45,9 +45,16 @@ class CachedList:
 
 
 def refreshed_event(
-    callers: int, listing: Listing, listed: ListedTools | None, seconds: float
+    callers: int,
+    listing: Listing,
+    listed: ListedTools | None,
+    seconds: float,
+    late: bool = False,
 ) -> ListRefreshed:
-    """The event of a *listing* of which *listed* is offered, where *callers* have a list each."""
+    """The event of a *listing* of which *listed* is offered, where *callers* have a list each.
+
+    :param late: whether it is still under way.
+    """
     offered: dict[str, dict[str, ToolDefinition]] = {group: {} for group in listing.groups}
     left_out: tuple[ToolDefinition, ...] = ()
     entries: dict[str, bytes] = {}
@@ -74,4 +81,5 @@ def refreshed_event(
         left_out_names,
         seconds,
         shared=listing.fresh_for is not None,
+        late=late,
     )

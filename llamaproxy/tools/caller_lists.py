@@ -254,9 +254,11 @@ class CallerLists:
             answered = {name: cached.groups[name] for name in listing.groups}
             cached.partial = attrs.evolve(listing, groups=answered, kept={})
         self._tell(refreshed_event(len(self._lists), listing, cached.listed, now - started))
-        missing = listing.new_errors(limits.down)
-        skipped = any(error in limits.suspects.values() for error in missing)
-        if not limits.patient and (skipped or any(map(is_timeout, missing))):
+        if not limits.patient and any(
+            error is not limits.down.get(group)
+            and (is_timeout(error) or not limits.is_new(group, error))
+            for group, error in listing.errors
+        ):
             # What was too slow for a first chat, or for which there was no time, may be there for
             # the next.
             self._clock.callLater(0, self._follow_up, caller.for_listing())
@@ -278,22 +280,22 @@ class CallerLists:
             return
         error = UpstreamTimeout(f"The tools were not listed within {seconds:g} s.")
         cached.partial = refresh.late = Listing({}, groups_error=error)
-        event = refreshed_event(len(self._lists), refresh.late, None, seconds)
-        event.late = True
-        self._tell(event)
+        self._tell(refreshed_event(len(self._lists), refresh.late, None, seconds, late=True))
 
     async def _listing(self, caller: ClientContext, limits: ListLimits) -> Listing:
         """The listing of the source; a failure as a whole is its *groups_error*."""
         try:
-            return await self._source.list_tools(caller, limits)
+            listing = await self._source.list_tools(caller, limits)
         except CancelledError:
             raise
         except ProxyError as error:
-            let_go_of_frames(error)  # it is kept, and may be raised again for others
-            return Listing({}, groups_error=error)
+            listing = Listing({}, groups_error=error)
         except Exception:
             self._log.failure("listing the tools broke")
-            return Listing({}, groups_error=ProxyError())
+            listing = Listing({}, groups_error=ProxyError())
+        for _, failure in listing.errors:
+            let_go_of_frames(failure)  # it is kept, and may be raised again for others
+        return listing
 
 
 def _key(caller: ClientContext) -> bytes:

@@ -88,11 +88,10 @@ class FailureMemory:
         for group in listing.groups:
             self._entries.pop(group, None)
         for group, error in listing.failures.items():
-            is_new = limits.is_new(group, error)
-            if is_new and isinstance(error, _SERVER_FAILURES):
+            if isinstance(error, _SERVER_FAILURES) and limits.is_new(group, error):
                 self._entries[group] = _Entry(error, now, now + _DOWN_SECONDS)
         if listing.groups_error is None:
             self._entries.pop("", None)
-        elif is_timeout(listing.groups_error) and listing.groups_error is not limits.down.get(""):
+        elif is_timeout(listing.groups_error) and limits.is_new("", listing.groups_error):
             # A server that refuses at once costs a first chat no time.
             self._entries[""] = _Entry(listing.groups_error, now, now + _DOWN_SECONDS)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from llamaproxy.deferreds import all_of, let_go_of_frames
+from llamaproxy.deferreds import all_of
 from llamaproxy.errors import ProxyError, ToolUnknown, UpstreamUnavailable
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.results import ToolResult
@@ -46,11 +46,11 @@ class Listing:
     kept: dict[str, list[ToolDefinition]] = attrs.Factory(dict)
     fresh_for: float | None = None
 
-    def new_errors(self, down: Mapping[str, ProxyError]) -> list[ProxyError]:
-        """All failures but those in *down*, whose groups were not listed."""
+    @property
+    def errors(self) -> list[tuple[str, ProxyError]]:
+        """All failures by group; ``""`` stands for the list of the groups."""
         groups_failure = [] if self.groups_error is None else [("", self.groups_error)]
-        failures = [*self.failures.items(), *groups_failure]
-        return [error for group, error in failures if error is not down.get(group)]
+        return [*self.failures.items(), *groups_failure]
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -73,10 +73,6 @@ class ListLimits:
         """Whether the *group* was asked, and has failed now: else it has the error of before."""
         return error is not self.down.get(group) and error is not self.suspects.get(group)
 
-    def in_order(self, groups: Sequence[str]) -> list[int]:
-        """The places of *groups* in the order in which they are to be listed, so many at a time."""
-        return sorted(range(len(groups)), key=lambda place: groups[place] in self.suspects)
-
     def seconds_for(self, share: float, now: float) -> float:
         """How long a step before the groups may take that begins *now*: so much of their time."""
         return max(0.0, min(share * self.seconds, self.until - now))
@@ -93,6 +89,19 @@ class ListLimits:
 
 #: The limits of a listing in the background.
 BACKGROUND = ListLimits()
+
+
+async def each_listed(
+    names: Sequence[str], list_one: Callable[[int], Coroutine[Any, Any, T]], limits: ListLimits
+) -> list[T]:
+    """What *list_one* comes to for the place of each group among *names*, in their order.
+
+    So many are listed at a time, the suspects last.
+    """
+    turns = sorted(range(len(names)), key=lambda place: names[place] in limits.suspects)
+    outcomes = await all_of(map(list_one, turns), MAX_CONCURRENT_LISTINGS)
+    by_place = dict(zip(turns, outcomes, strict=True))
+    return [by_place[place] for place in range(len(names))]
 
 
 class ToolSource(Protocol):
@@ -219,7 +228,6 @@ class UnionSource:
         try:
             return await source.list_tools(caller, limits)
         except ProxyError as error:
-            let_go_of_frames(error)  # it is kept, and may be raised again for others
             return Listing({}, groups_error=error)
 
 

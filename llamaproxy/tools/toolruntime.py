@@ -9,7 +9,7 @@ import attrs
 from twisted.logger import Logger
 
 from llamaproxy import jsontext
-from llamaproxy.deferreds import all_of, let_go_of_frames
+from llamaproxy.deferreds import all_of
 from llamaproxy.errors import (
     GroupMissing,
     ProxyError,
@@ -24,10 +24,10 @@ from llamaproxy.tools.results import ToolResult, result_of
 from llamaproxy.tools.schemas import UnfitTool
 from llamaproxy.tools.source import (
     BACKGROUND,
-    MAX_CONCURRENT_LISTINGS,
     MAX_GROUPS,
     Listing,
     ListLimits,
+    each_listed,
 )
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContext
@@ -115,9 +115,9 @@ class ToolRuntime:
     async def _group(
         self, caller: ClientContext, group: Json, limits: ListLimits
     ) -> list[Json] | ProxyError:
-        if group["identifier"] in limits.down:
-            return limits.down[group["identifier"]]
         name = group["identifier"]
+        if name in limits.down:
+            return limits.down[name]
         seconds = limits.seconds_for_group(name, 0.3, self._client.clock.seconds())
         if not seconds:
             return limits.suspects[name]
@@ -128,15 +128,15 @@ class ToolRuntime:
     async def _group_by_group(
         self, caller: ClientContext, groups: list[Json], limits: ListLimits
     ) -> Listing:
-        order = limits.in_order([group["identifier"] for group in groups])
-        listings = [self._group(caller, groups[place], limits) for place in order]
-        outcomes = dict(zip(order, await all_of(listings, MAX_CONCURRENT_LISTINGS), strict=True))
+        names = [group["identifier"] for group in groups]
+        outcomes = await each_listed(
+            names, lambda place: self._group(caller, groups[place], limits), limits
+        )
         entries: list[Json] = []
         failures: dict[str, ProxyError] = {}
-        for place, group in enumerate(groups):
-            outcome = outcomes[place]
+        for name, outcome in zip(names, outcomes, strict=True):
             if isinstance(outcome, ProxyError):
-                failures[group["identifier"]] = outcome
+                failures[name] = outcome
             else:
                 entries += outcome
         return Listing(await self._grouped(entries), _missing(groups, entries) | failures)
@@ -217,7 +217,6 @@ async def _or_error(work: Coroutine[Any, Any, list[Json]]) -> list[Json] | Proxy
     try:
         return await work
     except ProxyError as error:
-        let_go_of_frames(error)  # it is kept
         return error
 
 

@@ -500,13 +500,16 @@ def test_a_server_that_was_replaced_is_noticed_with_the_next_list() -> None:
 # --- a first chat waits five seconds for all of it (DESIGN: T3)
 
 
-def first_listing(world: World, *waits: float) -> Listing:
-    """What a first chat is offered, *waits* seconds after it came; nobody waits for longer."""
-    limits = ListLimits(5, until=world.upstream.clock.seconds() + 5)
-    waited = world.talk.begin(world.source.list_tools(ClientContext(), limits))
+def first_listing(world: World, *steps: float | Answer, **limits: Any) -> Listing:
+    """What a first chat is offered in the end; *steps* are seconds that pass, and late answers."""
+    limited = ListLimits(5, until=world.upstream.clock.seconds() + 5, **limits)
+    waited = world.talk.begin(world.source.list_tools(ClientContext(), limited))
     world.settle()
-    for seconds in waits:
-        world.upstream.clock.advance(seconds)
+    for step in steps:
+        if callable(step):
+            step(world.stack.open[-1])
+        else:
+            world.upstream.clock.advance(step)
         world.settle()
     listing: Listing = world.upstream.result(waited)
     return listing
@@ -528,15 +531,7 @@ def test_connectors_that_come_late_do_not_cost_a_first_chat_the_operators_tools(
     world.stack.on("GET /v1/version", nothing)
     world.stack.on("GET /v1beta/connectors", nothing)
     world.source = UnionSource(world.named, world.detected)
-    limits = ListLimits(5, until=5)
-    waited = world.talk.begin(world.source.list_tools(ClientContext(), limits))
-    world.settle()
-    world.upstream.clock.advance(3)
-    answer({"version": "0.7.3"})(world.stack.open[0])
-    world.settle()
-    world.upstream.clock.advance(2)
-    world.settle()
-    listing: Listing = world.upstream.result(waited)
+    listing = first_listing(world, 3, answer({"version": "0.7.3"}), 2)
     assert list(listing.groups) == ["two"]
     assert "within 2 s" in str(listing.groups_error)
 
@@ -549,15 +544,7 @@ def test_a_server_that_is_detected_twice_does_not_take_twice_as_long() -> None:
     world.upstream.detector.forget()
     world.stack.on("GET /v1/version", nothing)
     world.source = UnionSource(world.named, world.detected)
-    limits = ListLimits(5, until=5)
-    waited = world.talk.begin(world.source.list_tools(ClientContext(), limits))
-    world.settle()
-    world.upstream.clock.advance(3)
-    answer(b"<html>Bad Gateway", 502)(world.stack.open[-1])
-    world.settle()
-    world.upstream.clock.advance(2)
-    world.settle()
-    listing: Listing = world.upstream.result(waited)
+    listing = first_listing(world, 3, answer(b"<html>Bad Gateway", 502), 2)
     assert list(listing.groups) == ["two"]
     assert isinstance(listing.groups_error, UpstreamTimeout)
 

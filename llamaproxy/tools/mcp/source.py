@@ -12,7 +12,6 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from llamaproxy.deferreds import all_of, let_go_of_frames
 from llamaproxy.errors import (
     McpBroke,
     McpTimeout,
@@ -32,11 +31,11 @@ from llamaproxy.tools.results import ToolResult, result_of
 from llamaproxy.tools.schemas import UnfitTool
 from llamaproxy.tools.source import (
     BACKGROUND,
-    MAX_CONCURRENT_LISTINGS,
     MAX_GROUPS,
     PROXY_CALLED,
     Listing,
     ListLimits,
+    each_listed,
 )
 from llamaproxy.upstream.client import LlamaStackClient
 from llamaproxy.upstream.client_context import ClientContext
@@ -155,11 +154,12 @@ class McpSource:
         groups: dict[str, list[ToolDefinition]] = {}
         failures: dict[str, ProxyError] = {}
         names = list(urls)
-        order = limits.in_order(names)
-        listings = [self._group(names[n], urls[names[n]], caller, limits) for n in order]
-        outcomes = dict(zip(order, await all_of(listings, MAX_CONCURRENT_LISTINGS), strict=True))
-        for place, name in enumerate(names):
-            outcome = outcomes[place]
+        outcomes = await each_listed(
+            names,
+            lambda place: self._group(names[place], urls[names[place]], caller, limits),
+            limits,
+        )
+        for name, outcome in zip(names, outcomes, strict=True):
             if isinstance(outcome, ProxyError):
                 failures[name] = outcome
             else:
@@ -256,7 +256,6 @@ def _redacted(text: str, fields: Fields) -> str:
 def _at(url: str, error: ProxyError) -> ProxyError:
     """*error*, saying which server it was."""
     error.where = error.where or url_for_log(url)
-    let_go_of_frames(error)  # it is kept
     return error
 
 
