@@ -149,6 +149,28 @@ def test_what_a_page_costs_does_not_grow_with_the_number_of_chats(
     assert counted.rows <= 10 * 100 + MAX_ANSWERS
 
 
+def test_while_no_rows_are_due_the_answers_that_run_are_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = inspected()
+    page = app.page()
+    chat = begin(app)
+    for number in range(1, 100):
+        end(app, begin(app, number))
+    app.advance(0.2)
+    told = len(page.rows())
+    look = Mock(wraps=app.shown.look)
+    monkeypatch.setattr(app.shown, "look", look)
+    chat.rounds.append(RoundRecord(chat, 1, 0.0))
+    for _ in range(3):  # a hundred rows have been told, and no more are for a second
+        app.advance(0.2)
+    assert (look.call_count, len(page.rows())) == (0, told)
+    for _ in range(2):
+        app.advance(0.2)
+    assert (look.call_count, len(page.rows())) == (2, told + 1)
+    assert page.rows()[-1][-1]["rounds"][0]["began"] == 0.0
+
+
 def test_what_a_page_is_told_at_first_is_bounded() -> None:
     app = inspected()
     for number in range(MAX_ANSWERS):
