@@ -11,7 +11,7 @@ that of the request, and none of them is left to the garbage collector.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 from weakref import ReferenceType, ref
@@ -77,17 +77,13 @@ class RequestRecord:
         if chat is None:
             return 0.0, 0.0, 0.0
         # For every chat that ends, so no more calls than there must be.
-        ended = self.ended
-        end = now if ended is None else ended
-        model = until = 0.0
+        end = now if self.ended is None else self.ended
+        model = 0.0
         for round in chat.rounds:
-            ended = round.ended
-            model += (end if ended is None else ended) - round.began
+            model += (end if round.ended is None else round.ended) - round.began
         tools = chat.listing if chat.listing_since is None else chat.listed_for(end)
-        for call in chat.calls:  # in the order in which they were asked for
-            ended = end if call.ended is None else call.ended
-            tools += max(0.0, ended - max(until, call.asked))
-            until = max(until, ended)
+        if chat.calls:
+            tools += chat.called_for(end)
         rest = end - self.began - model - tools
         if rest <= 0.0:
             return model, tools, 0.0
@@ -156,6 +152,15 @@ class ChatRecord:
     def listed_for(self, now: float) -> float:
         """Seconds for which it has waited for the list of tools, until *now* if it still does."""
         return self.listing if self.listing_since is None else now - self.listing_since
+
+    def called_for(self, now: float) -> float:
+        """The same of calls, of which several may run at the same time."""
+        seconds = until = 0.0
+        for call in self.calls:  # in the order in which they were asked for
+            ended = now if call.ended is None else call.ended
+            seconds += max(0.0, ended - max(until, call.asked))
+            until = max(until, ended)
+        return seconds
 
     def stalled_for(self, now: float) -> float:
         """The same of the client, which was to read."""
@@ -246,6 +251,11 @@ class CallRecord(_Part):
         if self.began is None or self.ended is None:
             return 0.0
         return self.ended - self.began
+
+
+def durations(records: Iterable[RequestRecord | RoundRecord]) -> list[float]:
+    """How long each of them took, as its ``seconds`` say, in a third of the time."""
+    return [0.0 if each.ended is None else each.ended - each.began for each in records]
 
 
 def name_of(value: object) -> str:

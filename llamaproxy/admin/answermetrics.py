@@ -16,7 +16,7 @@ from llamaproxy.errors import (
     UpstreamUnavailable,
 )
 from llamaproxy.events import ConnectionsTurnedAway, LoopLimited, RequestEnded
-from llamaproxy.records import ChatRecord, RequestRecord
+from llamaproxy.records import ChatRecord, RequestRecord, durations
 
 #: The status of an answer that did not come to its end.
 _CUT_OFF = 499
@@ -97,21 +97,21 @@ class AnswerMetrics:
 
     def ended(self, events: Sequence[RequestEnded]) -> None:
         """The columns first, then each as a whole: of what is broken nothing is counted."""
-        seconds: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        outcomes: defaultdict[tuple[str, int], list[RequestRecord]] = defaultdict(list)
         failed: list[RequestRecord] = []
         chats: list[tuple[RequestRecord, ChatRecord]] = []
         for event in events:
             request = event.request
-            seconds[request.route, request.status].append(request.seconds)
+            outcomes[request.route, request.status].append(request)
             if request.kind or request.status == _CUT_OFF:
                 failed.append(request)
-            if request.chat is not None:
-                chats.append((request, request.chat))
+            if (chat := request.chat) is not None:
+                chats.append((request, chat))
         self._chats_ended(chats)
-        for (name, status), values in seconds.items():
+        for (name, status), requests in outcomes.items():
             route = self._route(name)
-            route.statuses[status] += len(values)
-            route.seconds.add_all(values)
+            route.seconds.add_all(durations(requests))
+            route.statuses[status] += len(requests)
         for request in failed:
             self._request_failed(request)
 

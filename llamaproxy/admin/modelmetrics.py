@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, Named, Sample
 from llamaproxy.events import RoundEnded
-from llamaproxy.records import RoundRecord
+from llamaproxy.records import RoundRecord, durations
 
 #: Models that are named, those of which completions have succeeded first; and of failures, the
 #: models with their kinds of error.
@@ -66,7 +66,7 @@ class ModelMetrics:
             model = self._models.of(key)
             if key in self._models.kept:
                 self._asked.add(key[0])
-            model.seconds.add_all([each.seconds for each in rounds])
+            model.seconds.add_all(durations(rounds))
             _note_tokens(model, rounds)
         for key, rounds in streamed.items():
             _note_streams(self._models.of(key), rounds)
