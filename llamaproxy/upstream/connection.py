@@ -33,6 +33,11 @@ _PREFIX = b"HTTP/1."
 #: Looks at what has come, and neither takes it nor waits for it.
 _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
+#: Bytes that are read at a time: as many as Twisted reads, and of a body that comes faster nearly
+#: twice as many, which takes a quarter less CPU. More would be memory that is mapped anew for each
+#: read (glibc's M_MMAP_THRESHOLD is 128 kB), and more than is sent in a turn of the reactor.
+READ_BYTES, MOST_READ_BYTES = 64 * 1024, 124 * 1024
+
 #: llhttp refuses it; until a head is complete, it is looked for here.
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 
@@ -82,6 +87,8 @@ class UpstreamConnection(protocol.Protocol):
         self._interim_bytes = 0
         self._head: ResponseHead | None = None
         self._body_left = 0
+        #: Whether it reads MOST_READ_BYTES.
+        self._reads_more = False
         #: Whether the server has answered before it had the whole request.
         self._early = False
         #: Whether it is closed, or is being closed.
@@ -264,6 +271,9 @@ class UpstreamConnection(protocol.Protocol):
 
     def _read_body(self, exchange: Carried, head: ResponseHead, data: bytes) -> None:
         wrong = ""
+        if len(data) == READ_BYTES and not self._reads_more:  # there is more already
+            self._reads_more = True
+            self._tcp.bufferSize = MOST_READ_BYTES
         if head.chunks is not None:
             body, wrong = head.chunks.feed(data)
             complete, exact = head.chunks.complete, head.chunks.ends_exactly
@@ -281,6 +291,9 @@ class UpstreamConnection(protocol.Protocol):
             self._refuse(exchange, wrong)
         elif complete:
             self._exchange = None
+            if self._reads_more:
+                self._reads_more = False
+                self._tcp.bufferSize = READ_BYTES
             exchange.left()
             if exchange.paused:
                 self.resume()

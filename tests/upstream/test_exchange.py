@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from io import BytesIO
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
 
 from llamaproxy.errors import BadRequest, UpstreamBroke, UpstreamUnavailable
 from llamaproxy.upstream.bodies import PIECE_BYTES, BytesUpload, LateUpload, Upload
+from llamaproxy.upstream.connection import MOST_READ_BYTES, READ_BYTES
 from llamaproxy.upstream.pool import IDLE_TIMEOUT, MAX_IDLE, SWEEP_SECONDS
 from llamaproxy.upstream.response_head import MAX_HEAD, ResponseHead
 from tests.upstream.wires import CLOSES, RESETS, Taker, World
@@ -134,6 +137,31 @@ def test_the_bytes_of_one_read_are_one_call_however_many_chunks_they_are() -> No
     world.wires[0].send(CHUNKED)
     world.wires[0].send(b"1\r\nx\r\n" * 1000)
     assert (taker.calls, taker.body) == (["answered", "received"], b"x" * 1000)
+
+
+@pytest.mark.parametrize("head", [OK + b"Content-Length: 131077\r\n\r\n", CHUNKED])
+def test_more_is_read_at_once_of_a_body_that_comes_faster_than_it_is_read(head: bytes) -> None:
+    world = World()
+    taker, _ = world.ask()
+    [wire] = world.wires
+    wire.send(head)
+    if head is CHUNKED:
+        wire.send(b"20005\r\n")
+    read: Any = wire.transport
+    wire.send(b"x" * (READ_BYTES - 1))
+    assert getattr(read, "bufferSize", READ_BYTES) == READ_BYTES
+    wire.send(b"x" * READ_BYTES)
+    assert read.bufferSize == MOST_READ_BYTES
+    wire.send(b"x" * 6)
+    if head is CHUNKED:
+        wire.send(b"\r\n0\r\n\r\n")
+    assert (taker.end, len(taker.body), world.idle) == ("ended", 131077, 1)
+    assert read.bufferSize == READ_BYTES, "whose connection is idle may be asked for little"
+
+
+def test_what_is_read_at_once_is_what_twisted_reads_and_no_mapping_of_its_own() -> None:
+    assert READ_BYTES == FileDescriptor.bufferSize
+    assert sys.getsizeof(b"") + MOST_READ_BYTES < 128 * 1024
 
 
 def test_a_head_that_comes_byte_by_byte_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
