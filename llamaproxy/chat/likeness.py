@@ -25,7 +25,14 @@ from llamaproxy.jsontext import Json
 from llamaproxy.upstream.sse import encode_event
 
 #: The inside of a JSON string, not empty, as :func:`jsontext.dumps` would spell it.
-_PLAIN = re.compile(rb'(?:[^\x00-\x1f"\\]++|\\["\\bfnrt])++').fullmatch
+_PLAIN_TEXT = rb'(?:[^\x00-\x1f"\\]++|\\["\\bfnrt])++'
+_PLAIN = re.compile(_PLAIN_TEXT).fullmatch
+
+#: The same of many, with a line end between each two.
+_ALL_PLAIN = re.compile(rb"(?:%b)(?:\n(?:%b))*+" % (_PLAIN_TEXT, _PLAIN_TEXT)).fullmatch
+
+#: So many events are looked at at once: no more, for that may be in vain.
+_BLOCK = 24
 
 #: The inside of any JSON string (RFC 8259 section 7).
 _STRING = re.compile(rb'(?:[^\x00-\x1f"\\]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+').fullmatch
@@ -61,10 +68,20 @@ class _Around(NamedTuple):
 
     def insides(self, events: Sequence[bytes], first: int) -> list[bytes]:
         """The plain texts inside of *events*, up to the first that has none."""
+        texts = self._each(events, first, first + 1)
+        if len(events) - first > 1 and texts:
+            at = first + 1
+            while len(events) - at >= _BLOCK and (block := self._block(events[at : at + _BLOCK])):
+                texts += block
+                at += _BLOCK
+            texts += self._each(events, at, len(events))
+        return texts
+
+    def _each(self, events: Sequence[bytes], first: int, end: int) -> list[bytes]:
         before, behind = self.before, self.behind
         start, stop = len(before), -len(behind)
         texts = []
-        for number in range(first, len(events)):
+        for number in range(first, end):
             event = events[number]
             if not (event.startswith(before) and event.endswith(behind)):
                 break
@@ -73,6 +90,17 @@ class _Around(NamedTuple):
                 break
             texts.append(text)
         return texts
+
+    def _block(self, events: Sequence[bytes]) -> list[bytes]:
+        """The plain texts inside of all of a block of *events*, in a third of the time; or none."""
+        before, behind = self.before, self.behind
+        start, stop = len(before), -len(behind)
+        texts = [event[start:stop] for event in events]
+        together = b"\n".join(texts)
+        # What is there is the same if the texts are put between these bytes again.
+        if before + (behind + b"\n" + before).join(texts) + behind != b"\n".join(events):
+            return []
+        return texts if _ALL_PLAIN(together) and together.count(b"\n") == _BLOCK - 1 else []
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -538,6 +538,49 @@ def _calls_of(work: Callable[[], None]) -> int:
     return counter.calls
 
 
+def odd(text: bytes) -> bytes:
+    """An event whose text stands there as it is."""
+    return write("MIDDLE").replace(b"MIDDLE", text)
+
+
+_ODD = [
+    *(
+        odd(text)
+        for text in (b"", b'"', b"\\", b"a\\", b"\\u0041", b"\n", b"a\nb", b"\xff", b"\xc3")
+    ),
+    *(odd(b"")[:cut] for cut in (0, 1, 30, -1, -2, -30)),
+    odd(b"")[1:],
+    b"[DONE]",
+    write("x", refusal="no"),
+    write("before") + b"\n" + write("behind"),
+]
+
+
+@settings(max_examples=300)
+@example([[write("a")] * 30, [odd(b"a\nb")], [write("b")] * 30])
+@example([[write("a")] * 30, [write("x").replace(b"c1", b"c2")], [write("b")] * 30])
+@example([[write("a")] * 30, [write("x").replace(b"null", b"true")], [write("b")] * 30])
+@given(
+    st.lists(
+        st.one_of(
+            st.lists(st.text(min_size=1).map(write), min_size=1, max_size=60),
+            st.lists(st.sampled_from(_ODD), max_size=2),
+        ),
+        max_size=4,
+    )
+)
+def test_many_at_once_are_told_as_one_by_one(runs: list[list[bytes]]) -> None:
+    events = [event for run in runs for event in run]
+    likeness = learnt(write("one"), write("two"))
+    count, shown = likeness.shown(events, 0) if events else NONE
+    alone = learnt(write("one"), write("two"))
+    told = (alone.shown([event], 0) for event in events)
+    each = list(itertools.takewhile(lambda one: one[0], told))
+
+    assert (count, shown) == (len(each), b"".join(text for _, text in each))
+    assert likeness.taken() == alone.taken()
+
+
 def test_events_of_another_spelling_cost_no_more_the_more_of_them_are_read_at_once() -> None:
     class Looked(list[bytes]):
         """Counts how often an event is looked at."""
