@@ -92,9 +92,21 @@ class _Message:
     def __init__(self) -> None:
         self.phrase = b""
         self.fields: Fields = []
-        self.parts: list[bytes] = []
         self.complete = False
         self.begun = 0
+        self._parts: list[bytes] = []
+        #: How many of them are this message's, once it is complete: nobody has asked for another.
+        self._own: int | None = None
+        #: A call of a function in Python for each chunk would take longer than to parse it.
+        self.on_body = self._parts.append
+
+    def take_body(self) -> list[bytes]:
+        """The parts of the body that have come since it was called last."""
+        parts = self._parts[: self._own]
+        self._parts.clear()
+        if self._own is not None:
+            self._own = 0
+        return parts
 
     def on_message_begin(self) -> None:
         self.begun += 1
@@ -105,12 +117,9 @@ class _Message:
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields.append((name, value.rstrip(b" \t")))
 
-    def on_body(self, body: bytes) -> None:
-        if not self.complete:  # else: another message, for which nobody has asked
-            self.parts.append(body)
-
     def on_message_complete(self) -> None:
-        self.complete = True
+        if not self.complete:
+            self.complete, self._own = True, len(self._parts)
 
 
 class Chunks:
@@ -144,7 +153,7 @@ class Chunks:
         except (HttpParserError, HttpParserUpgrade):
             # Behind the end, it is what shall not be there.
             wrong = "" if message.complete else "is not chunked as it says"
-        parts, message.parts = message.parts, []
+        parts = message.take_body()
         self._tail = (self._tail + data[-len(_LAST_CHUNK) :])[-len(_LAST_CHUNK) :]
         self._bodiless_bytes = 0 if parts else self._bodiless_bytes + len(data)
         if self._bodiless_bytes > MAX_HEAD:
