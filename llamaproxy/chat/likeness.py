@@ -68,20 +68,12 @@ class _Around(NamedTuple):
 
     def insides(self, events: Sequence[bytes], first: int) -> list[bytes]:
         """The plain texts inside of *events*, up to the first that has none."""
-        texts = self._each(events, first, first + 1)
-        if len(events) - first > 1 and texts:
-            at = first + 1
-            while len(events) - at >= _BLOCK and (block := self._block(events[at : at + _BLOCK])):
-                texts += block
-                at += _BLOCK
-            texts += self._each(events, at, len(events))
-        return texts
-
-    def _each(self, events: Sequence[bytes], first: int, end: int) -> list[bytes]:
+        if len(events) - first > _BLOCK:
+            return self._insides_of_many(events, first)
         before, behind = self.before, self.behind
         start, stop = len(before), -len(behind)
         texts = []
-        for number in range(first, end):
+        for number in range(first, len(events)):
             event = events[number]
             if not (event.startswith(before) and event.endswith(behind)):
                 break
@@ -89,6 +81,17 @@ class _Around(NamedTuple):
             if not _PLAIN(text):
                 break
             texts.append(text)
+        return texts
+
+    def _insides_of_many(self, events: Sequence[bytes], first: int) -> list[bytes]:
+        at = first + 1
+        # If not even the first is plain, no block is looked at in vain.
+        texts = self.insides([events[first]], 0)
+        if texts:
+            while len(events) - at >= _BLOCK and (block := self._block(events[at : at + _BLOCK])):
+                texts += block
+                at += _BLOCK
+            texts += self.insides(events[at : at + _BLOCK], 0)
         return texts
 
     def _block(self, events: Sequence[bytes]) -> list[bytes]:

@@ -94,19 +94,11 @@ class _Message:
         self.fields: Fields = []
         self.complete = False
         self.begun = 0
-        self._parts: list[bytes] = []
-        #: How many of them are this message's, once it is complete: nobody has asked for another.
-        self._own: int | None = None
+        self.parts: list[bytes] = []
+        #: How many of the parts are this message's when it is complete: nobody asked for another.
+        self.own = 0
         #: A call of a function in Python for each chunk would take longer than to parse it.
-        self.on_body = self._parts.append
-
-    def take_body(self) -> list[bytes]:
-        """The parts of the body that have come since it was called last."""
-        parts = self._parts[: self._own]
-        self._parts.clear()
-        if self._own is not None:
-            self._own = 0
-        return parts
+        self.on_body = self.parts.append
 
     def on_message_begin(self) -> None:
         self.begun += 1
@@ -119,7 +111,7 @@ class _Message:
 
     def on_message_complete(self) -> None:
         if not self.complete:
-            self.complete, self._own = True, len(self._parts)
+            self.complete, self.own = True, len(self.parts)
 
 
 class Chunks:
@@ -153,7 +145,11 @@ class Chunks:
         except (HttpParserError, HttpParserUpgrade):
             # Behind the end, it is what shall not be there.
             wrong = "" if message.complete else "is not chunked as it says"
-        parts = message.take_body()
+        parts = message.parts[:]
+        message.parts.clear()
+        if message.complete:
+            del parts[message.own :]
+            message.own = 0
         self._tail = (self._tail + data[-len(_LAST_CHUNK) :])[-len(_LAST_CHUNK) :]
         self._bodiless_bytes = 0 if parts else self._bodiless_bytes + len(data)
         if self._bodiless_bytes > MAX_HEAD:
