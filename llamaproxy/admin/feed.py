@@ -209,10 +209,8 @@ class Feed(Service):
 
     def _beat(self) -> None:
         self._beat_call = self._clock.callLater(_BEAT, self._beat)
-        # What is seen earlier than that would be seen in vain: at the next beat it has changed.
-        soon = self._rows_due <= self._clock.seconds() + _BEAT
-        if soon and not all(page.paused for page in self._pages):
-            self._shown.look()
+        if not all(page.paused for page in self._pages):
+            self._shown.look(self._rows_due <= self._clock.seconds() + _BEAT)
         self._beats += 1
         if self._beats % _BEATS_PER_COMMENT == 0:
             for page in list(self._pages):

@@ -47,8 +47,11 @@ class Shown(Protocol):
     def close(self) -> None:
         """Nobody looks any more."""
 
-    def look(self) -> None:
-        """See how far the answers that run have come."""
+    def look(self, is_told_soon: bool) -> None:
+        """See how far the answers that run have come.
+
+        :param is_told_soon: whether readers are told of it before the next look.
+        """
 
     def settle(self) -> None:
         """Give what has changed since the last time a number."""
@@ -122,8 +125,9 @@ class OwnAnswers:
         self._tell.leave(self._note_tools)
         self._changed.clear()
 
-    def look(self) -> None:
-        self.answers.note_running()
+    def look(self, is_told_soon: bool) -> None:
+        if is_told_soon:  # else it would be in vain: by then it has changed
+            self.answers.note_running()
 
     def settle(self) -> None:
         self.answers.hear()

@@ -107,7 +107,7 @@ class WorkersShown:
         self._told = {worker: _Told() for worker in self._crew.workers if worker.ready}
         self._first = self._clock.callLater(_FIRST_SECONDS, self._begin)
         self._begin_if_all_have_answered()
-        self.look()
+        self.look(is_told_soon=True)
 
     def close(self) -> None:
         self._is_open = False
@@ -119,7 +119,7 @@ class WorkersShown:
         self._rows = {key: row for key, row in self._rows.items() if row.worker is None}
         self.change = -1
 
-    def look(self) -> None:
+    def look(self, is_told_soon: bool) -> None:
         now = self._clock.seconds()
         for worker, told in list(self._told.items()):
             if not told.is_asked and now >= told.due:

@@ -12,6 +12,8 @@ from twisted.protocols import amp
 
 from llamaproxy import jsontext
 from llamaproxy.admin import names
+from llamaproxy.admin.answers import MAX_ANSWERS
+from llamaproxy.admin.feed import ROWS_PER_SECOND
 from llamaproxy.admin.looplag import LoopLag
 from llamaproxy.admin.processes import cpu_seconds, most_files, open_files, resident_bytes
 from llamaproxy.admin.reachability import FAILURES
@@ -32,8 +34,9 @@ from llamaproxy.workers.asking import (
 from llamaproxy.workers.link import Link
 from llamaproxy.workers.totals import as_json
 
-#: Seconds without a question for rows after which nobody looks at them any more.
-_LOOKED_SECONDS = 5.0
+#: Seconds without a question for rows after which nobody looks at them any more. After as many rows
+#: as are kept the next question comes after a third of that.
+_LOOKED_SECONDS = 3 * MAX_ANSWERS / ROWS_PER_SECOND
 
 #: Seconds between two failures that the parent is told of, and for its answer.
 _FAILURE_SECONDS, _ANSWER_SECONDS = 1.0, 10.0
@@ -99,7 +102,7 @@ class WatchedWorker(amp.CommandLocator):
             self._is_open = True
             shown.open(_nothing, _nothing)
         self._looked.start()
-        shown.look()
+        shown.look(is_told_soon=True)
         shown.settle()
         rows, _ = shown.rows_since(change)
         states = shown.states

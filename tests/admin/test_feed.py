@@ -159,8 +159,8 @@ def test_while_no_rows_are_due_the_answers_that_run_are_not_looked_at(
         end(app, begin(app, number))
     app.advance(0.2)
     told = len(page.rows())
-    look = Mock(wraps=app.shown.look)
-    monkeypatch.setattr(app.shown, "look", look)
+    look = Mock(wraps=app.shown.answers.note_running)
+    monkeypatch.setattr(app.shown.answers, "note_running", look)
     chat.rounds.append(RoundRecord(chat, 1, 0.0))
     for _ in range(3):  # a hundred rows have been told, and no more are for a second
         app.advance(0.2)

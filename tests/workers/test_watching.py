@@ -307,11 +307,27 @@ def test_rows_are_asked_for_while_a_page_is_open_and_reads() -> None:
     assert parent.crew.asked.count("Rows") > asked
     page.leave()
     asked = parent.crew.asked.count("Rows")
-    later(parent, 8)
+    later(parent, 16)
     assert parent.crew.asked.count("Rows") == asked
     assert all(worker.shown.answers.on_change is None for worker in parent.workers)
     parent.reachability.stop()
     assert not [each for each in pending_calls(parent.clock) if "orker" in repr(each)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_is_told_again_however_many_rows_there_are(workers: int) -> None:
+    parent = Parent(workers)
+    for number in range(MAX_ANSWERS):
+        chat(parent.workers[number % workers])
+        parent.advance(0.02)
+    page = parent.page()
+    later(parent, 1)
+    told = len(page.rows())
+    later(parent, 30)
+    assert len(page.rows()) == told
+    chat(parent.workers[0])
+    later(parent, 0.6)
+    assert [len(rows) for rows in page.rows()[told:]] == [1]
 
 
 def test_a_page_that_reads_again_gets_what_has_happened_since() -> None:
@@ -319,12 +335,12 @@ def test_a_page_that_reads_again_gets_what_has_happened_since() -> None:
     page = parent.page()
     later(parent, 1)
     page.channel.pauseProducing()
-    for _ in range(40):  # longer than workers believe that somebody looks
+    for _ in range(100):  # longer than workers believe that somebody looks
         later(parent, 0.2)
         chat(parent.workers[0])
     page.channel.resumeProducing()
     later(parent, 2)
-    assert len(shown(page)) == 40
+    assert len(shown(page)) == 100
 
 
 def test_a_worker_that_is_slow_holds_up_no_other_and_is_asked_once() -> None:
