@@ -29,6 +29,9 @@ from llamaproxy.upstream.client_context import ClientContext
 #: Seconds between two changes that are acted on at once.
 _CHANGE_INTERVAL = 10.0
 
+#: Seconds for which a list is fresh that lacks the groups of a server that does not say them.
+_FAILING_SECONDS = 5.0
+
 #: Callers whose lists are then fetched, the latest; those of others are only stale.
 _MAX_RECENT = 16
 
@@ -68,6 +71,8 @@ class CallerLists:
     _lists: OrderedDict[bytes, CachedList] = attrs.field(init=False, factory=OrderedDict)
     #: The listings under way.
     _refreshes: dict[bytes, _Refresh] = attrs.field(init=False, factory=dict)
+    #: Of whom all is about to be listed again, with patience.
+    _follow_ups: set[bytes] = attrs.field(init=False, factory=set)
     #: The callers listed last, whose lists are fetched when something has changed.
     _recent: OrderedDict[bytes, ClientContext] = attrs.field(init=False, factory=OrderedDict)
     _failures: FailureMemory = attrs.field(init=False)
@@ -111,7 +116,9 @@ class CallerLists:
                 cached = await self._refreshed(caller, self._others)
         elif not self._fresh_for(cached):
             cached = await self._for_a_chat(caller, key, cached, _FIRST_LIMIT_ELSEWHERE)
-        return cached.listing(self._fresh_for(cached))
+        # They cannot see of an error that it is of before, and nobody was asked.
+        is_asked_again = key in self._refreshes or key in self._follow_ups
+        return cached.listing(0.0 if is_asked_again else self._fresh_for(cached))
 
     def changed(self) -> None:
         """Make all lists stale, and fetch those of recent callers, though not all the time."""
@@ -240,8 +247,7 @@ class CallerLists:
         cached.changes = changes
         if listing.fresh_for is None:
             self._failures.note(listing, limits)
-            # The longer a failure takes, the less often it should be met.
-            cached.stale_at = now + (self._ttl if listing.groups_error is None else now - started)
+            cached.stale_at = now + self._seconds_until_stale(listing, now - started)
         else:  # who has made it remembers its failures, but for that to answer
             self._failures.forget("")
             cached.stale_at = now + listing.fresh_for
@@ -261,13 +267,23 @@ class CallerLists:
         ):
             # What was too slow for a first chat, or for which there was no time, may be there for
             # the next.
+            self._follow_ups.add(_key(caller))
             self._clock.callLater(0, self._follow_up, caller.for_listing())
+
+    def _seconds_until_stale(self, listing: Listing, took: float) -> float:
+        """For how long a *listing* is fresh that took so many seconds."""
+        if listing.groups_error is None:
+            return self._ttl
+        # The longer a failure takes, the less often it should be met. It may last: what can be
+        # listed beside it is not to be asked at every chat.
+        return max(took, min(self._ttl, _FAILING_SECONDS)) if listing.groups else took
 
     def _follow_up(self, caller: ClientContext) -> None:
         """List all with patience, after a chat has waited for some of it in vain."""
         if self._stopped:
             return
         key = _key(caller)
+        self._follow_ups.discard(key)
         refresh, cached = self._refresh_of(key), self._cached(key)
         if not refresh.running and cached.partial is not None:
             refresh.late = cached.partial

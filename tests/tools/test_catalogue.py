@@ -24,6 +24,7 @@ from llamaproxy.errors import (
     ProxyError,
     ToolFailed,
     ToolUnknown,
+    UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
@@ -35,7 +36,7 @@ from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.tools.source import BACKGROUND, Listing, ListLimits
+from llamaproxy.tools.source import BACKGROUND, FIRST_WAIT_SECONDS, Listing, ListLimits
 from llamaproxy.upstream.client_context import ClientContext
 from tests.support import head_with, outcome, pending_calls
 
@@ -263,6 +264,8 @@ def test_groups_outlive_a_failure_to_learn_which_there_are() -> None:
     catalogued.source.listings[1].callback(named)
     assert catalogued.names() == ["x", "z"]
     assert "refused" in catalogued.status.as_json()["tools"]["error"]
+    catalogued.clock.advance(5)
+    catalogued.names()
     catalogued.source.listings[2].callback(Listing({"named": [tool("z", "named")]}))
     assert catalogued.names() == ["z"]
     assert catalogued.status.as_json()["tools"]["error"] is None
@@ -321,6 +324,39 @@ def test_what_there_was_no_time_for_is_listed_with_patience() -> None:
     assert catalogued.names(caller("second")) == ["ping", "back"]
     catalogued.ask(caller("third"))
     assert catalogued.source.limits[-1].suspects == {}
+
+
+def test_what_there_was_no_time_for_is_asked_for_again_by_other_processes() -> None:
+    """They are told errors by their words, and cannot see that nobody was asked."""
+    catalogued = Catalogued()
+    refused: dict[str, ProxyError] = {"x": McpUnavailable("refused")}
+    catalogued.ask(caller("first"))
+    catalogued.source.listings[0].callback(Listing({"g": [tool("ping")]}, refused))
+    catalogued.clock.advance(31)
+    limits = ListLimits(FIRST_WAIT_SECONDS)
+    pending = Deferred.fromCoroutine(catalogued.catalogue.listing(caller("second"), limits))
+    catalogued.source.listings[-1].callback(Listing({"g": [tool("ping")]}, refused))  # not asked
+    assert outcome(pending).fresh_for == 0
+    catalogued.clock.advance(0)
+    catalogued.source.listings[-1].callback(Listing({"g": [], "x": [tool("back", "x")]}))
+    told = outcome(Deferred.fromCoroutine(catalogued.catalogue.listing(caller("second"), limits)))
+    assert (list(told.groups), told.fresh_for) == (["g", "x"], 60)
+
+
+def test_what_could_be_listed_is_not_listed_at_every_chat_while_the_server_fails() -> None:
+    """OGX 1.0.4 never lists its connectors; MCP servers of the operator's stand beside it."""
+    catalogued = Catalogued(ttl=60)
+    failed = UpstreamRefused(500)
+    catalogued.ask()
+    catalogued.source.listings[0].callback(Listing({"g": [tool("ping")]}, groups_error=failed))
+    for _ in range(49):
+        catalogued.clock.advance(0.1)
+        assert catalogued.names() == ["ping"]
+    assert len(catalogued.source.listings) == 1
+    catalogued.clock.advance(0.2)
+    catalogued.names()
+    catalogued.source.listings[1].callback(Listing({"g": [tool("ping")], "a": [tool("a", "a")]}))
+    assert catalogued.names() == ["a", "ping"]
 
 
 def test_one_asks_again_for_all_whether_a_slow_server_answers() -> None:
