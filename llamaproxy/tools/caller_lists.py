@@ -240,9 +240,9 @@ class CallerLists:
         now = self._clock.seconds()
         previous_groups = {**cached.groups, **listing.kept}
         groups = dict(listing.groups)
-        for group in previous_groups if listing.groups_error is not None else listing.failures:
-            if group in previous_groups:  # DESIGN: T2, T3
-                groups.setdefault(group, previous_groups[group])
+        for group, tools in previous_groups.items():
+            if listing.keeps(group, tools):  # DESIGN: T2, T3
+                groups.setdefault(group, tools)
         # What has changed meanwhile may be missing in it.
         cached.changes = changes
         if listing.fresh_for is None:

@@ -36,7 +36,7 @@ from llamaproxy.tools.catalogue import Catalogue
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.offers import Offer, Offers
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.tools.source import BACKGROUND, FIRST_WAIT_SECONDS, Listing, ListLimits
+from llamaproxy.tools.source import BACKGROUND, CONFIGURED, FIRST_WAIT_SECONDS, Listing, ListLimits
 from llamaproxy.upstream.client_context import ClientContext
 from tests.support import head_with, outcome, pending_calls
 
@@ -46,8 +46,8 @@ def caller(token: str = "", request_id: str = "1") -> ClientContext:
     return ClientContext.of(head_with({**credentials, "X-Request-Id": [request_id]}))
 
 
-def tool(name: str, group: str = "g") -> ToolDefinition:
-    return ToolDefinition(group, name, f"The {name} tool.", {"type": "object"})
+def tool(name: str, group: str = "g", **more: Any) -> ToolDefinition:
+    return ToolDefinition(group, name, f"The {name} tool.", {"type": "object"}, **more)
 
 
 def listing(*names: str, **failures: str) -> Listing:
@@ -269,6 +269,29 @@ def test_groups_outlive_a_failure_to_learn_which_there_are() -> None:
     catalogued.source.listings[2].callback(Listing({"named": [tool("z", "named")]}))
     assert catalogued.names() == ["z"]
     assert catalogued.status.as_json()["tools"]["error"] is None
+
+
+def test_a_server_that_the_operator_removes_is_gone_while_llama_stack_cannot_be_listed() -> None:
+    """OGX 1.0.4 never lists its connectors."""
+    stack = [tool("stack", "stack")]
+    one, two = ([tool(name, name, origin=CONFIGURED)] for name in ("one", "two"))
+    refused, broken = UpstreamRefused(500), McpBroke("401")
+    known: dict[str, Any] = {"groups_error": refused, "known_origins": (CONFIGURED,)}
+    catalogued = Catalogued(ttl=60)
+    pending = catalogued.ask()
+    catalogued.source.listings[0].callback(Listing({"stack": stack, "one": one, "two": two}))
+    assert list(outcome(pending).tools) == ["one", "stack", "two"]
+    steps: list[tuple[Any, Any, list[str]]] = [
+        ({"one": one, "two": two}, {}, ["one", "stack", "two"]),
+        ({"one": one}, {"two": broken}, ["one", "stack", "two"]),
+        ({"one": one}, {}, ["one", "stack"]),
+        ({}, {}, ["stack"]),
+    ]
+    for number, (groups, failures, names) in enumerate(steps, 1):
+        catalogued.clock.advance(60)
+        catalogued.names()
+        catalogued.source.listings[number].callback(Listing(groups, failures, **known))
+        assert catalogued.names() == names
 
 
 def test_a_first_chat_has_what_can_be_listed_while_the_rest_is_down() -> None:
