@@ -461,7 +461,11 @@ def test_a_group_of_the_operators_is_never_the_servers_of_that_name() -> None:
     upstream = Listing({"b": works, "d": works}, {"a": other, "c": other, "e": other})
     union = UnionSource(Fixed(named), Fixed(upstream))
     listing = outcome(Deferred.fromCoroutine(union.list_tools(ClientContext())))
-    assert listing == Listing({"d": works, "a": works}, {"e": other, "b": fails, "c": fails})
+    assert listing == Listing(
+        {"d": works, "a": works},
+        {"e": other, "b": fails, "c": fails},
+        known_origins=(CONFIGURED,),
+    )
 
 
 @pytest.mark.parametrize("broken", [hang_up, answer({"detail": "no"}, 500)])
