@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import attrs
@@ -67,7 +66,7 @@ class _Around(NamedTuple):
         return None
 
     def insides(self, events: Sequence[bytes], first: int) -> list[bytes]:
-        """The plain texts inside of *events*, up to the first that has none."""
+        """The plain texts inside of *events*, all UTF-8, up to the first that has none."""
         if len(events) - first > _BLOCK:
             return self._insides_of_many(events, first)
         before, behind = self.before, self.behind
@@ -78,7 +77,7 @@ class _Around(NamedTuple):
             if not (event.startswith(before) and event.endswith(behind)):
                 break
             text = event[start:stop]
-            if not _PLAIN(text):
+            if not (_PLAIN(text) and (text.isascii() or _is_utf8(text))):
                 break
             texts.append(text)
         return texts
@@ -103,7 +102,9 @@ class _Around(NamedTuple):
         # What is there is the same if the texts are put between these bytes again.
         if before + (behind + b"\n" + before).join(texts) + behind != b"\n".join(events):
             return []
-        return texts if _ALL_PLAIN(together) and together.count(b"\n") == _BLOCK - 1 else []
+        plain = _ALL_PLAIN(together) and together.count(b"\n") == _BLOCK - 1
+        # Half a character is not made whole by the next text: there is a line end between.
+        return texts if plain and (together.isascii() or _is_utf8(together)) else []
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -138,17 +139,13 @@ class Likeness:
         if template is None or not texts:
             return 0, b""
         text = b"".join(texts)
-        size = len(text)
-        if not text.isascii():
-            texts = _decodable(texts)
-            text = b"".join(texts)
-            size = len(text.decode())
+        size = len(text) if text.isascii() else len(text.decode())
         if b"\\" in text:
             size -= text.count(b"\\") - text.count(b"\\\\")
         if size and self._reserve(size):
             self._texts += text
         before, behind = template.shown.before, template.shown.behind
-        shown = before + (behind + before).join(texts) + behind if texts else b""
+        shown = before + (behind + before).join(texts) + behind
         return len(texts), shown
 
     def taken(self) -> tuple[Place, str] | None:
@@ -179,14 +176,12 @@ class Likeness:
         self._last, self._template = around, template
 
 
-def _decodable(texts: list[bytes]) -> list[bytes]:
-    """The *texts* that are UTF-8, up to the first that is not."""
+def _is_utf8(text: bytes) -> bool:
     try:
-        b" ".join(texts).decode()  # the blank keeps half a character from being made whole
-    except UnicodeDecodeError as error:
-        ends = accumulate(len(text) + 1 for text in texts)
-        return texts[: sum(1 for end in ends if end <= error.start)]
-    return texts
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _place_in(visible: Json) -> Place | None:

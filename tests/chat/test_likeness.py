@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
+from llamaproxy import jsontext
 from llamaproxy.chat import calls
 from llamaproxy.chat.calls import CallVisibility
 from llamaproxy.chat.eventstream import EventStream
@@ -598,3 +599,30 @@ def test_events_of_another_spelling_cost_no_more_the_more_of_them_are_read_at_on
         assert likeness.shown(events, number) == NONE
         likeness.learn(escaped, orjson.loads(escaped))
     assert events.looks == len(events)
+
+
+@pytest.mark.parametrize("spelled", [b"\\u003cb>", b"\xff", b"\xe2\x82"])
+@pytest.mark.parametrize("others", [[], [write("plain")]])
+def test_nor_do_those_that_are_no_utf_8_or_stand_among_plain_ones(
+    others: list[bytes], spelled: bytes
+) -> None:
+    class Looked(list[bytes]):
+        """Counts how often an event, or a block of them, is looked at."""
+
+        looks = 0
+
+        def __getitem__(self, number: Any) -> Any:
+            self.looks += 1
+            return list.__getitem__(self, number)
+
+    likeness, event = learnt(write("one"), write("two")), odd(spelled)
+    events = Looked([*others, event] * 1000)
+    at = told = 0
+    while at < len(events):
+        count, _ = likeness.shown(events, at)
+        told += count
+        if count == 0:
+            likeness.learn(event, jsontext.loads_anyhow(event))
+        at += count or 1
+    assert told == 1000 * len(others)
+    assert events.looks <= 2 * len(events)
