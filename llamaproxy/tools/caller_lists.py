@@ -251,7 +251,7 @@ class CallerLists:
         else:  # who has made it remembers its failures, but for that to answer
             self._failures.forget("")
             cached.stale_at = now + listing.fresh_for
-        if groups or listing.groups_error is None:
+        if groups or listing.groups_error is None or cached.listed is not None:
             cached.listed = self._offers.of(groups)
             self._make_room()
         cached.partial = None

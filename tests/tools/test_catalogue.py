@@ -294,6 +294,19 @@ def test_a_server_that_the_operator_removes_is_gone_while_llama_stack_cannot_be_
         assert catalogued.names() == names
 
 
+def test_so_is_the_last_one_though_nothing_else_is_left() -> None:
+    named = Listing({"one": [tool("one", "one", origin=CONFIGURED)]})
+    catalogued = Catalogued(ttl=60)
+    pending = catalogued.ask()
+    catalogued.source.listings[0].callback(named)
+    assert list(outcome(pending).tools) == ["one"]
+    catalogued.clock.advance(60)
+    catalogued.names()
+    failed = Listing({}, groups_error=UpstreamRefused(500), known_origins=(CONFIGURED,))
+    catalogued.source.listings[1].callback(failed)
+    assert catalogued.names() == []
+
+
 def test_a_first_chat_has_what_can_be_listed_while_the_rest_is_down() -> None:
     catalogued = Catalogued()
     pending = catalogued.ask(caller("first"))
@@ -328,13 +341,19 @@ def test_a_failure_that_is_remembered_keeps_no_frames() -> None:
     assert error.__traceback__ is None
 
 
-def test_what_there_was_no_time_for_is_listed_with_patience() -> None:
-    """A suspect that is healthy again."""
+def suspecting() -> tuple[Catalogued, dict[str, ProxyError]]:
+    """A catalogue for which the group ``x`` has failed a while ago, and with what."""
     catalogued = Catalogued()
     refused: dict[str, ProxyError] = {"x": McpUnavailable("refused")}
     catalogued.ask(caller("first"))
     catalogued.source.listings[0].callback(Listing({"g": [tool("ping")]}, refused))
     catalogued.clock.advance(31)
+    return catalogued, refused
+
+
+def test_what_there_was_no_time_for_is_listed_with_patience() -> None:
+    """A suspect that is healthy again."""
+    catalogued, refused = suspecting()
     pending = catalogued.ask(caller("second"))
     assert catalogued.source.limits[-1].down == {}
     assert dict(catalogued.source.limits[-1].suspects) == refused
@@ -351,11 +370,7 @@ def test_what_there_was_no_time_for_is_listed_with_patience() -> None:
 
 def test_what_there_was_no_time_for_is_asked_for_again_by_other_processes() -> None:
     """They are told errors by their words, and cannot see that nobody was asked."""
-    catalogued = Catalogued()
-    refused: dict[str, ProxyError] = {"x": McpUnavailable("refused")}
-    catalogued.ask(caller("first"))
-    catalogued.source.listings[0].callback(Listing({"g": [tool("ping")]}, refused))
-    catalogued.clock.advance(31)
+    catalogued, refused = suspecting()
     limits = ListLimits(FIRST_WAIT_SECONDS)
     pending = Deferred.fromCoroutine(catalogued.catalogue.listing(caller("second"), limits))
     catalogued.source.listings[-1].callback(Listing({"g": [tool("ping")]}, refused))  # not asked
