@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 
 from llamaproxy.deferreds import all_of
-from llamaproxy.errors import ProxyError, ToolUnknown, UpstreamUnavailable
+from llamaproxy.errors import ProxyError, ToolUnknown, UpstreamTimeout, UpstreamUnavailable
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.results import ToolResult
 from llamaproxy.upstream.client_context import ClientContext
@@ -62,14 +62,18 @@ class Listing:
         return [*self.failures.items(), *groups_failure]
 
 
+#: That of a group for which a first chat had no time; it is never raised.
+_NOT_ASKED = UpstreamTimeout("There was no time left to ask for its tools.")
+
+
 @attrs.frozen(eq=False, repr=False)
 class ListLimits:
-    """How long a listing may take: *seconds* for each group.
+    """How long a listing may take: *seconds* for each group, and until *until* for all of them.
 
-    Which groups there are is to be known by *until*, in clock seconds. The groups that are *down*
-    have failed for other callers just now and are not listed; ``""`` among them stands for the list
-    of the groups. What others have listed before will not do if it is to be listed *anew*. The
-    *suspects* have failed before, and may again: they are listed last, and by *until* if at all.
+    That is in clock seconds; a group that is not asked by then is not asked. The groups that are
+    *down* have failed for other callers just now and are not listed; ``""`` among them stands for
+    the list of the groups. What others have listed before will not do if it is to be listed *anew*.
+    The *suspects* have failed before, and may again: they are listed last.
     """
 
     seconds: float = LISTING_SECONDS
@@ -79,16 +83,17 @@ class ListLimits:
     suspects: Mapping[str, ProxyError] = attrs.Factory(dict)
 
     def is_new(self, group: str, error: ProxyError) -> bool:
-        """Whether the *group* was asked, and has failed now: else it has the error of before."""
-        return error is not self.down.get(group) and error is not self.suspects.get(group)
+        """Whether the *group* was asked, and has failed now."""
+        before = self.down.get(group), self.suspects.get(group), _NOT_ASKED
+        return all(error is not each for each in before)
 
     def seconds_for(self, share: float, now: float) -> float:
-        """How long a step before the groups may take that begins *now*: so much of their time."""
+        """How long a step may take that begins *now*: so much of a group's time; 0 for none."""
         return max(0.0, min(share * self.seconds, self.until - now))
 
-    def seconds_for_group(self, group: str, share: float, now: float) -> float:
-        """The same of a step for one *group*; nothing if it is not to be listed any more."""
-        return self.seconds_for(share, now) if group in self.suspects else share * self.seconds
+    def not_asked(self, group: str) -> ProxyError:
+        """The error of a *group* for which there was no time: that of before, if it has one."""
+        return self.suspects.get(group, _NOT_ASKED)
 
     @property
     def patient(self) -> bool:

@@ -118,9 +118,9 @@ class ToolRuntime:
         name = group["identifier"]
         if name in limits.down:
             return limits.down[name]
-        seconds = limits.seconds_for_group(name, 0.3, self._client.clock.seconds())
+        seconds = limits.seconds_for(0.3, self._client.clock.seconds())
         if not seconds:
-            return limits.suspects[name]
+            return limits.not_asked(name)
         url = _mcp_url(group)
         token = caller.token(url) if url else None
         return await _or_error(self._tools(caller, name, seconds, token))

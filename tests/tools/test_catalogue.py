@@ -368,6 +368,19 @@ def test_what_there_was_no_time_for_is_listed_with_patience() -> None:
     assert catalogued.source.limits[-1].suspects == {}
 
 
+def test_what_there_was_no_time_for_has_not_failed() -> None:
+    """A group that nobody has ever asked: the first chats of others still ask it."""
+    catalogued = Catalogued()
+    pending = catalogued.ask(caller("first"))
+    not_asked = {"x": catalogued.source.limits[-1].not_asked("x")}
+    catalogued.source.listings[-1].callback(Listing({"g": [tool("ping")]}, not_asked))
+    assert list(outcome(pending).tools) == ["ping"]
+    catalogued.clock.advance(0)
+    assert catalogued.source.limits[-1].patient
+    catalogued.ask(caller("second"))
+    assert catalogued.source.limits[-1].down == catalogued.source.limits[-1].suspects == {}
+
+
 def test_what_there_was_no_time_for_is_asked_for_again_by_other_processes() -> None:
     """They are told errors by their words, and cannot see that nobody was asked."""
     catalogued, refused = suspecting()

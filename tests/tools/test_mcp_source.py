@@ -582,6 +582,32 @@ def test_what_has_failed_before_is_listed_last_and_takes_no_more_than_there_is()
     assert list(listing.failures) == list(suspects)
 
 
+def test_a_server_that_is_slow_to_say_what_it_is_leaves_its_groups_less_time() -> None:
+    """Else one that hangs would cost a first chat all the others."""
+    world = World()
+    world.one.handlers["tools/list"] = never
+    world.stack.on("GET /v1/version", nothing)
+    world.connect(one=ONE, two=TWO)
+    listing = first_listing(world, 2, answer({"version": "0.7.3"}), 3)
+    assert list(listing.groups) == ["two"]
+    assert "within 3 s" in str(listing.failures["one"])
+
+
+@pytest.mark.parametrize(("hang", "asked"), [(20, True), (32, False)])
+def test_more_that_hang_than_are_listed_at_a_time_cost_a_first_chat_no_more_than_there_is(
+    hang: int, asked: bool
+) -> None:
+    world = World()
+    world.one.handlers["tools/list"] = never
+    hanging = [f"hangs{n:02}" for n in range(hang)]
+    world.connect(**{name: f"{ONE}/{name}" for name in hanging}, two=TWO)
+    listing = first_listing(world, 4.5, 0.5)
+    assert list(listing.groups) == (["two"] if asked else [])
+    assert list(listing.failures) == (hanging if asked else [*hanging, "two"])
+    if not asked:
+        assert "no time left" in str(listing.failures["two"])
+
+
 def test_a_list_that_trickles_is_given_no_more_time() -> None:
     world = World()
     world.stack.on("GET /v1beta/connectors", nothing)

@@ -212,9 +212,9 @@ class McpSource:
     ) -> list[ToolDefinition] | ProxyError:
         if name in limits.down:
             return limits.down[name]
-        seconds = limits.seconds_for_group(name, 0.9, self._clock.seconds())
+        seconds = limits.seconds_for(0.9, self._clock.seconds())
         if not seconds:
-            return limits.suspects[name]
+            return limits.not_asked(name)
         try:
             session = self._sessions.session(url, self._fields(name, url, caller), caller)
             listing = Deferred.fromCoroutine(self._definitions(session, name, url, caller))
