@@ -289,4 +289,5 @@ def _tool_source(
     source = DetectedSource(detector, ToolRuntime(client), connectors, pinned, plain)
     if not options["mcp-server"] and options["mcp-config"] is None:
         return source
-    return UnionSource(McpSource(configured, sessions, clock, CONFIGURED), source)
+    named = McpSource(configured, sessions, clock, CONFIGURED)
+    return UnionSource(named, source, configured.names)

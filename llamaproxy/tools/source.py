@@ -210,17 +210,21 @@ class UnionSource:
     """The tools of the MCP servers that the operator names, and the upstream's beside them.
 
     Implements :class:`ToolSource`. The upstream's failures do not affect the MCP servers; of two
-    groups of one name, that of the operator counts, even when it cannot be listed.
+    groups of one name, that of the operator counts, even when it cannot be listed. *names* returns
+    the names of the operator's.
     """
 
     _named: ToolSource
     _upstream: ToolSource
+    _names: Callable[[], Collection[str]]
 
     async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
+        # The operator may have named a server because llamaproxy cannot reach the upstream's.
+        down = {**limits.down, **dict.fromkeys(self._names(), _NOT_ASKED)}
         named, upstream = await all_of(
             [
                 self._named.list_tools(caller, limits),
-                self._listing_of(self._upstream, caller, limits),
+                self._listing_of(self._upstream, caller, attrs.evolve(limits, down=down)),
             ]
         )
         taken = named.groups.keys() | named.failures.keys()

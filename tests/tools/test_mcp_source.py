@@ -106,9 +106,9 @@ class World:
         self.detected = DetectedSource(
             detector, ToolRuntime(client), mcp, options.get("pinned", "auto")
         )
-        self.named = McpSource(
-            ConfiguredServers({"two": ConfiguredServer(TWO)}), pool, self.upstream.clock, CONFIGURED
-        )
+        configured = ConfiguredServers({"two": ConfiguredServer(TWO)})
+        named = McpSource(configured, pool, self.upstream.clock, CONFIGURED)
+        self.union = UnionSource(named, self.detected, configured.names)
         self.source: ToolSource = self.detected
 
     def connect(self, route: str = "/v1beta/connectors", **urls: str) -> None:
@@ -322,7 +322,7 @@ def test_a_server_that_does_not_say_what_it_is_has_tools_that_are_not_known(
     with pytest.raises(ProxyError) as raised:
         world.list()
     assert raised.value is world.upstream.detector.trouble
-    world.source = UnionSource(world.named, world.detected)
+    world.source = world.union
     listing = world.list()
     assert list(listing.groups) == ["two"] and listing.groups_error is not None
     world.stack.on("GET /v1/version", answer({"version": "0.7.3"}))
@@ -432,7 +432,7 @@ def test_servers_named_by_hand_come_beside_the_servers_own() -> None:
     world = World("0.6.1")
     world.stack.on("GET /v1/tools", answer({"data": [tool("clock"), tool("odd", "two")]}))
     world.stack.on(INVOKE, tool_result("noon"))
-    world.source = UnionSource(world.named, world.detected)
+    world.source = world.union
     listing = world.list()
     assert sorted(listing.groups) == ["mcp::main", "two"]
     assert [t.name for t in listing.groups["two"]] == ["ping", "pong"]
@@ -459,7 +459,7 @@ def test_a_group_of_the_operators_is_never_the_servers_of_that_name() -> None:
     fails, other = McpBroke("fails"), McpBroke("fails too")
     named = Listing({"a": works}, {"b": fails, "c": fails})
     upstream = Listing({"b": works, "d": works}, {"a": other, "c": other, "e": other})
-    union = UnionSource(Fixed(named), Fixed(upstream))
+    union = UnionSource(Fixed(named), Fixed(upstream), lambda: "abc")
     listing = outcome(Deferred.fromCoroutine(union.list_tools(ClientContext())))
     assert listing == Listing(
         {"d": works, "a": works},
@@ -468,11 +468,23 @@ def test_a_group_of_the_operators_is_never_the_servers_of_that_name() -> None:
     )
 
 
+def test_a_group_with_the_name_of_the_operators_is_not_even_asked() -> None:
+    """It may hang, and nobody is to wait for it: that may be why the operator has named another."""
+    world = World()
+    world.one.handlers["tools/list"] = never
+    world.connect(two=ONE)
+    world.source = world.union
+    listing = first_listing(world)
+    assert [each.endpoint for each in listing.groups["two"]] == [TWO, TWO]
+    assert listing.failures == {}
+    assert not world.one.received("initialize")
+
+
 @pytest.mark.parametrize("broken", [hang_up, answer({"detail": "no"}, 500)])
 def test_one_half_that_fails_does_not_cost_the_other(broken: Answer) -> None:
     world = World()
     world.stack.on("GET /v1beta/connectors", broken)
-    world.source = UnionSource(world.named, world.detected)
+    world.source = world.union
     listing = world.list()
     assert list(listing.groups) == ["two"]
     assert listing.failures == {} and listing.groups_error is not None
@@ -523,7 +535,7 @@ def test_a_server_that_stalls_does_not_cost_a_first_chat_the_operators_tools() -
     """It has been seen to stall for 11 s after an error."""
     world = World()
     world.stack.on("GET /v1/version", nothing)
-    world.source = UnionSource(world.named, world.detected)
+    world.source = world.union
     listing = first_listing(world, 5)
     assert list(listing.groups) == ["two"]
     assert isinstance(listing.groups_error, UpstreamTimeout)
@@ -534,7 +546,7 @@ def test_connectors_that_come_late_do_not_cost_a_first_chat_the_operators_tools(
     world = World()
     world.stack.on("GET /v1/version", nothing)
     world.stack.on("GET /v1beta/connectors", nothing)
-    world.source = UnionSource(world.named, world.detected)
+    world.source = world.union
     listing = first_listing(world, 3, answer({"version": "0.7.3"}), 2)
     assert list(listing.groups) == ["two"]
     assert "within 2 s" in str(listing.groups_error)
@@ -547,7 +559,7 @@ def test_a_server_that_is_detected_twice_does_not_take_twice_as_long() -> None:
     assert list(world.list().groups) == ["one"]
     world.upstream.detector.forget()
     world.stack.on("GET /v1/version", nothing)
-    world.source = UnionSource(world.named, world.detected)
+    world.source = world.union
     listing = first_listing(world, 3, answer(b"<html>Bad Gateway", 502), 2)
     assert list(listing.groups) == ["two"]
     assert isinstance(listing.groups_error, UpstreamTimeout)

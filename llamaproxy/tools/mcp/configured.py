@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 
 import attrs
@@ -54,6 +54,10 @@ class ConfiguredServers:
         """Have *servers* from now on."""
         self._servers = servers
         self._on_programs([each.program for each in servers.values() if each.program is not None])
+
+    def names(self) -> Collection[str]:
+        """Those of the servers."""
+        return self._servers.keys()
 
     async def named(
         self, caller: ClientContext, limits: ListLimits = BACKGROUND
