@@ -89,13 +89,13 @@ class Reachability:
         if ended is not None and ended < self._news_at and not request.kind:
             return
         if request.chat is not None:
-            for round in request.chat.rounds:
-                if round.ended and not round.kind:
-                    self._answered()
+            for round in reversed(request.chat.rounds):
+                if round.ended is not None and not round.kind:
+                    self._answered(round.ended)  # a tool may have run for long since
                     break
         elif request.route == "passthrough" and not request.kind:
             if request.status not in _NO_ANSWER:
-                self._answered()  # by the server, whatever it says
+                self._answered(self._clock.seconds())  # by the server, whatever it says
         if request.kind in FAILURES:
             self.failed(request.kind, request.error)
 
@@ -152,8 +152,10 @@ class Reachability:
     def _ago(self, time: float | None) -> float | None:
         return None if time is None else round(self._clock.seconds() - time, 1)
 
-    def _answered(self) -> None:
-        self.answered_at = self._clock.seconds()
+    def _answered(self, at: float) -> None:
+        if at < (self.failed_at if self.failures else self.answered_at or 0.0):
+            return  # there is later news
+        self.answered_at = at
         self._news_at = self.answered_at + _SAME
         self.failures = 0
         if self._retry is not None:
@@ -187,6 +189,6 @@ class Reachability:
         finally:
             self._question = None
         if failure is None:
-            self._answered()
+            self._answered(self._clock.seconds())
         else:
             self.failed(failure.kind, failure.logged)

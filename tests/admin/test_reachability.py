@@ -54,13 +54,13 @@ def request_ended(kind: str) -> RequestEnded:
 _requests: list[RequestRecord] = []
 
 
-def chat_ended(*rounds: str, status: int = 200, kind: str = "") -> RequestEnded:
-    """A chat whose rounds have ended with these kinds of errors, empty for none."""
+def chat_ended(*rounds: str, status: int = 200, kind: str = "", at: float = 1.0) -> RequestEnded:
+    """A chat whose rounds have ended with these kinds of errors, empty for none, *at* that time."""
     record = RequestRecord("r", "-", "POST", "/v1/chat/completions", 0.0, status=status, kind=kind)
     record.route, record.chat = "chat_completions", ChatRecord(record)
     _requests.append(record)
     for number, each in enumerate(rounds, 1):
-        record.chat.rounds.append(RoundRecord(record.chat, number, 0.0, ended=1.0, kind=each))
+        record.chat.rounds.append(RoundRecord(record.chat, number, 0.0, ended=at, kind=each))
     return RequestEnded(record)
 
 
@@ -100,7 +100,7 @@ def test_an_answer_like_the_last_is_no_news_but_an_error_and_what_follows_it_is(
     server = Asked()
 
     def ends(kind: str = "") -> float | None:
-        event = chat_ended("" if not kind else kind, kind=kind)
+        event = chat_ended(kind, kind=kind, at=server.clock.seconds())
         event.request.ended = server.clock.seconds()
         server.tell(event)
         return server.reachability.answered_at
@@ -119,7 +119,7 @@ def test_an_answer_like_the_last_is_no_news_but_an_error_and_what_follows_it_is(
 def test_chats_that_are_answered_spare_the_question() -> None:
     server = Asked()
     for _ in range(100):
-        server.tell(chat_ended(""))
+        server.tell(chat_ended("", at=server.clock.seconds()))
         server.reachability.wanted()
         server.clock.advance(10)
     assert server.questions == [] and server.reachability.reachable is True
@@ -142,6 +142,32 @@ def test_a_round_that_is_answered_counts_whatever_follows_it(
     server.tell(request_ended("upstream_unavailable"))
     server.tell(event)
     assert server.reachability.failures == failures
+
+
+@pytest.mark.parametrize("kind", ["", "upstream_unavailable"])
+def test_an_answer_of_before_the_errors_is_no_news(kind: str) -> None:
+    """A chat whose tool has run for long since; its client leaves, or its next round fails."""
+    server = Asked()
+    server.clock.advance(3)
+    server.tell(request_ended("upstream_unavailable"))
+    server.fail_for(40)
+    assert server.reachability.reachable is False
+    failures = server.reachability.failures
+    rounds = ["", kind] if kind else [""]
+    event = chat_ended(*rounds, status=502 if kind else 499, kind=kind)
+    event.request.ended = server.clock.seconds()
+    server.tell(event)
+    assert server.reachability.reachable is False
+    assert server.reachability.failures == failures + bool(kind)
+    assert server.reachability.as_json()["answered_seconds_ago"] is None
+    assert pending_calls(server.clock) or not server.questions[-1].called
+
+
+def test_an_answer_is_as_old_as_it_is() -> None:
+    server = Asked()
+    server.clock.advance(10)
+    server.tell(chat_ended(""))
+    assert server.reachability.as_json()["answered_seconds_ago"] == 9.0
 
 
 def test_many_failures_at_once_are_one_stall() -> None:
