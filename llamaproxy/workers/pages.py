@@ -237,6 +237,8 @@ class WorkersShown:
         """What is known now is what pages are told at first."""
         self._first = None
         self.change, self._has_changed = 0, False
+        for row in self._rows.values():  # those of workers that are gone have been counted before
+            row.change = 0
         self._on_rows()
 
     def _start(self, work: Any) -> None:

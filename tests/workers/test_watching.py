@@ -483,6 +483,24 @@ def test_rows_of_a_worker_that_is_gone_end_and_are_not_lost() -> None:
     assert set(shown(page)) > {done, calls, asks} and len(shown(page)) == 4
 
 
+def test_rows_of_a_worker_that_is_gone_are_told_to_a_later_page_once() -> None:
+    parent = Parent(2)
+    page = parent.page()
+    later(parent, 1)
+    for _ in range(5):
+        chat(parent.workers[0])
+        later(parent, 0.6)
+    parent.crew.kill(parent.workers[0])
+    page.leave()
+    page = parent.page()
+    later(parent, 1)
+    told = len(page.rows())
+    for _ in range(3):
+        chat(parent.workers[1])
+        later(parent, 0.6)
+    assert [len(rows) for rows in page.rows()[told:]] == [1, 1, 1]
+
+
 def test_a_worker_that_comes_while_a_page_is_open_is_shown() -> None:
     parent = Parent()
     page = parent.page()
