@@ -129,15 +129,16 @@ class ListRefreshed:
 
     *groups* are those that have answered, *failures* the errors of others; *groups_error* is that
     of the list of the groups, None if that has come. *left_out* are tools that are not offered for
-    want of room, as ``group/name``. If it is *shared*, another process has listed them, for all,
-    and has told of that. If it is *late*, a chat has waited in vain, and they are still listed.
+    want of room, as ``group/name``, None if there is no list of tools yet. If it is *shared*,
+    another process has listed them, for all, and has told of that. If it is *late*, a chat has
+    waited in vain, and they are still listed.
     """
 
     callers: int
     groups: Mapping[str, GroupListed]
     failures: Mapping[str, ProxyError]
     groups_error: ProxyError | None = None
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] | None = None
     seconds: float = 0.0
     shared: bool = False
     late: bool = False

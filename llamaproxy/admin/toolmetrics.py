@@ -99,11 +99,12 @@ class ListMetrics:
             return
         now = self._refreshed_at = self._now()
         self._unknown = event.groups_error is not None
+        if event.left_out is not None:
+            self._left_out = len(event.left_out)
         self._failures += len(event.failures) + self._unknown
         self._seconds.add(event.seconds)
         if event.groups or not self._unknown:
             self._listed_at = now
-            self._left_out = len(event.left_out)
             whole = not (event.failures or self._unknown)
             self._lists["complete" if whole else "partial"] += 1
         else:

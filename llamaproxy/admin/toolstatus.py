@@ -103,7 +103,7 @@ class ToolStatus:
                     self._note_answered(_ALL_GROUPS, event.shared)
                 else:
                     self._note_failed(_ALL_GROUPS, event.groups_error, event.shared)
-                if event.groups or event.groups_error is None:
+                if event.left_out is not None:
                     self._note_left_out(event.left_out, event.shared)
                 self._forget_some()
 

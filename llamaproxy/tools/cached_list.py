@@ -56,10 +56,11 @@ def refreshed_event(
     :param late: whether it is still under way.
     """
     offered: dict[str, dict[str, ToolDefinition]] = {group: {} for group in listing.groups}
-    left_out: tuple[ToolDefinition, ...] = ()
+    left_out: tuple[str, ...] | None = None
     entries: dict[str, bytes] = {}
     if listed is not None:
-        left_out, entries = listed.left_out, listed.offer.entries
+        left_out = tuple(f"{tool.group}/{tool.name}" for tool in listed.left_out)
+        entries = listed.offer.entries
         for name, tool in listed.offer.tools.items():
             offered.setdefault(tool.group, {})[name] = tool
     groups = {
@@ -72,13 +73,12 @@ def refreshed_event(
         )
         for group, tools in listing.groups.items()
     }
-    left_out_names = tuple(f"{tool.group}/{tool.name}" for tool in left_out)
     return ListRefreshed(
         callers,
         groups,
         listing.failures,
         listing.groups_error,
-        left_out_names,
+        left_out,
         seconds,
         shared=listing.fresh_for is not None,
         late=late,

@@ -161,6 +161,9 @@ def test_tools_without_room_are_advised_on() -> None:
     [advice] = admin.status()["advice"]
     assert advice["problem"] == "left_out"
     assert advice["what"].startswith("2000 tools are not offered") and len(advice["what"]) < 700
+    admin.tools(ListRefreshed(1, {}, {}, UpstreamTimeout("slow"), ()))
+    assert [each["problem"] for each in admin.status()["advice"]] == ["groups_failed"]
+    assert admin.status()["tools"]["left_out"] == []
 
 
 def test_the_status_says_what_is_known_of_server_and_tools() -> None:

@@ -404,6 +404,16 @@ def test_a_group_that_was_removed_is_not_missing_for_ever() -> None:
     assert counted.value("llamaproxy_tool_group_missing", group="removed") is None
 
 
+def test_what_was_left_out_is_what_the_list_says_that_there_is() -> None:
+    """It may be empty now, for the operator has removed the last server of his."""
+    counted = Counted()
+    counted.tell(listed("a"))
+    counted.tell(ListRefreshed(1, {}, {}, UpstreamTimeout(), late=True))
+    assert counted.value("llamaproxy_tools_left_out") == 1
+    counted.tell(ListRefreshed(1, {}, {}, UpstreamTimeout(), ()))
+    assert counted.value("llamaproxy_tools_left_out") == 0
+
+
 def test_lists_are_counted_by_outcome_and_have_an_age() -> None:
     counted = Counted()
     assert counted.value("llamaproxy_tool_list_age_seconds") is None

@@ -295,16 +295,18 @@ def test_a_server_that_the_operator_removes_is_gone_while_llama_stack_cannot_be_
 
 
 def test_so_is_the_last_one_though_nothing_else_is_left() -> None:
-    named = Listing({"one": [tool("one", "one", origin=CONFIGURED)]})
-    catalogued = Catalogued(ttl=60)
+    tools = [tool(name, "one", origin=CONFIGURED) for name in ("one", "two")]
+    catalogued = Catalogued(ttl=60, offers=Offers(1, 10**9))
     pending = catalogued.ask()
-    catalogued.source.listings[0].callback(named)
+    catalogued.source.listings[0].callback(Listing({"one": tools}))
     assert list(outcome(pending).tools) == ["one"]
+    assert catalogued.status.as_json()["tools"]["left_out"] == ["one/two"]
     catalogued.clock.advance(60)
     catalogued.names()
     failed = Listing({}, groups_error=UpstreamRefused(500), known_origins=(CONFIGURED,))
     catalogued.source.listings[1].callback(failed)
     assert catalogued.names() == []
+    assert catalogued.status.as_json()["tools"]["left_out"] == []
 
 
 def test_a_first_chat_has_what_can_be_listed_while_the_rest_is_down() -> None:
