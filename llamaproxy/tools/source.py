@@ -34,8 +34,8 @@ PROXY_CALLED, CONFIGURED = "mcp", "configured"
 class Listing:
     """The tools of each group that could be listed, and why the others could not.
 
-    *groups_error* is the failure to list the groups themselves, None if they could be listed. Of
-    tools with one of the *known_origins* all groups are there nevertheless, or among the failures.
+    *groups_error* is the failure to list the groups themselves, None if they could be listed. The
+    names of the operator's are known nevertheless: *configured*, None if there is nothing of his.
 
     A listing that was made for others too (:meth:`CallerLists.listing`) is fresh for no more than
     *fresh_for* seconds, and has *kept* what those groups had before that could not be listed now.
@@ -46,14 +46,15 @@ class Listing:
     groups_error: ProxyError | None = None
     kept: dict[str, list[ToolDefinition]] = attrs.Factory(dict)
     fresh_for: float | None = None
-    known_origins: Collection[str] = ()
+    configured: Collection[str] | None = None
 
     def keeps(self, group: str, tools: Sequence[ToolDefinition]) -> bool:
         """Whether *group* still has the *tools* that it had before, for it could not be listed."""
-        if group in self.failures:
-            return True
-        known = tools and all(tool.origin in self.known_origins for tool in tools)
-        return self.groups_error is not None and not known
+        if self.configured is not None:
+            was_configured = any(tool.origin == CONFIGURED for tool in tools)
+            if was_configured != (group in self.configured):
+                return False  # they were those of another group of that name, or it is removed
+        return group in self.failures or self.groups_error is not None
 
     @property
     def errors(self) -> list[tuple[str, ProxyError]]:
@@ -232,7 +233,7 @@ class UnionSource:
             {**_without(taken, upstream.groups), **named.groups},
             {**_without(taken, upstream.failures), **named.failures},
             upstream.groups_error,
-            known_origins=(CONFIGURED,),
+            configured=taken,
         )
 
     async def invoke(

@@ -54,7 +54,7 @@ def listing_bytes(listing: Listing, limit: int) -> bytes:
         "failures": [(name, error_json(error)) for name, error in failures.items()],
         "groups_error": None if listing.groups_error is None else error_json(listing.groups_error),
         "fresh_for": listing.fresh_for,
-        "known_origins": list(listing.known_origins),
+        "configured": None if listing.configured is None else list(listing.configured),
     }
     return b"\n".join([jsontext.dumps(head), *lines])
 
@@ -73,7 +73,7 @@ def listing_of(text: bytes) -> Listing:
             failures={name: error_of(error) for name, error in head["failures"]},
             groups_error=None if head["groups_error"] is None else error_of(head["groups_error"]),
             fresh_for=head["fresh_for"],
-            known_origins=tuple(head["known_origins"]),
+            configured=head["configured"],
         )
     except (KeyError, TypeError, StopIteration) as error:
         raise ValueError("this is no listing") from error

@@ -276,7 +276,6 @@ def test_a_server_that_the_operator_removes_is_gone_while_llama_stack_cannot_be_
     stack = [tool("stack", "stack")]
     one, two = ([tool(name, name, origin=CONFIGURED)] for name in ("one", "two"))
     refused, broken = UpstreamRefused(500), McpBroke("401")
-    known: dict[str, Any] = {"groups_error": refused, "known_origins": (CONFIGURED,)}
     catalogued = Catalogued(ttl=60)
     pending = catalogued.ask()
     catalogued.source.listings[0].callback(Listing({"stack": stack, "one": one, "two": two}))
@@ -290,7 +289,8 @@ def test_a_server_that_the_operator_removes_is_gone_while_llama_stack_cannot_be_
     for number, (groups, failures, names) in enumerate(steps, 1):
         catalogued.clock.advance(60)
         catalogued.names()
-        catalogued.source.listings[number].callback(Listing(groups, failures, **known))
+        listing = Listing(groups, failures, refused, configured=[*groups, *failures])
+        catalogued.source.listings[number].callback(listing)
         assert catalogued.names() == names
 
 
@@ -303,10 +303,31 @@ def test_so_is_the_last_one_though_nothing_else_is_left() -> None:
     assert catalogued.status.as_json()["tools"]["left_out"] == ["one/two"]
     catalogued.clock.advance(60)
     catalogued.names()
-    failed = Listing({}, groups_error=UpstreamRefused(500), known_origins=(CONFIGURED,))
+    failed = Listing({}, groups_error=UpstreamRefused(500), configured=())
     catalogued.source.listings[1].callback(failed)
     assert catalogued.names() == []
     assert catalogued.status.as_json()["tools"]["left_out"] == []
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_what_one_group_had_is_not_kept_for_another_of_its_name(removed: bool) -> None:
+    """The operator removes a server, or names one, and Llama Stack has a group of that name."""
+    origins = ["", CONFIGURED]
+    configured: list[list[str]] = [[], ["x"]]
+    if removed:
+        origins.reverse()
+        configured.reverse()
+    catalogued = Catalogued(ttl=60)
+    pending = catalogued.ask()
+    listed = Listing({"x": [tool("one", "x", origin=origins[0])]}, configured=configured[0])
+    catalogued.source.listings[0].callback(listed)
+    assert list(outcome(pending).tools) == ["one"]
+    for names in (configured[0], configured[1]):
+        catalogued.clock.advance(60)
+        catalogued.names()
+        failed = Listing({}, {"x": McpBroke("401")}, configured=names)
+        catalogued.source.listings[-1].callback(failed)
+        assert catalogued.names() == (["one"] if names == configured[0] else [])
 
 
 def test_a_first_chat_has_what_can_be_listed_while_the_rest_is_down() -> None:

@@ -464,7 +464,7 @@ def test_a_group_of_the_operators_is_never_the_servers_of_that_name() -> None:
     assert listing == Listing(
         {"d": works, "a": works},
         {"e": other, "b": fails, "c": fails},
-        known_origins=(CONFIGURED,),
+        configured={"a", "b", "c"},
     )
 
 

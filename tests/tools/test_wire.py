@@ -28,7 +28,7 @@ from llamaproxy.tools.failure_memory import is_timeout
 from llamaproxy.tools.instructions import ToolGroup, instructions_of
 from llamaproxy.tools.mcp.http import HttpRefused, StreamInterrupted
 from llamaproxy.tools.mcp.messages import RpcError
-from llamaproxy.tools.source import CONFIGURED, Listing
+from llamaproxy.tools.source import Listing
 from llamaproxy.tools.wire import listing_bytes, listing_of
 
 LIMIT = 10**6
@@ -110,10 +110,10 @@ def test_a_listing_arrives_as_it_was(
     kept: dict[str, list[ToolDefinition]],
     fresh_for: float | None,
 ) -> None:
-    listing = Listing(groups, failures, groups_error, kept, fresh_for, (CONFIGURED,))
+    listing = Listing(groups, failures, groups_error, kept, fresh_for, ["mine"])
     arrived = carried(listing)
     assert (arrived.groups, arrived.kept) == (groups, kept)
-    assert arrived.known_origins == (CONFIGURED,)
+    assert arrived.configured == ["mine"]
     assert [*arrived.groups, *arrived.kept] == [*groups, *kept], "in their order"
     assert repr(arrived.groups) == repr(groups), "1 is not 1.0, nor True"
     assert arrived.fresh_for == fresh_for
