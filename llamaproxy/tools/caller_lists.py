@@ -78,6 +78,8 @@ class CallerLists:
     _failures: FailureMemory = attrs.field(init=False)
     _changes: int = attrs.field(init=False, default=0)
     _changed_at: float = attrs.field(init=False, default=-_CHANGE_INTERVAL)
+    #: How often the operator has changed the source.
+    _configurations: int = attrs.field(init=False, default=0)
     _stopped: bool = attrs.field(init=False, default=False)
     _log: ClassVar[Logger] = Logger()
 
@@ -132,6 +134,7 @@ class CallerLists:
 
     def reconfigured(self) -> None:
         """The same, at once, whatever has failed before: the operator has changed the source."""
+        self._configurations += 1
         self._failures.clear()
         self._changed_at = -_CHANGE_INTERVAL
         self.changed()
@@ -236,7 +239,9 @@ class CallerLists:
         self, cached: CachedList, caller: ClientContext, limits: ListLimits
     ) -> None:
         started, changes = self._clock.seconds(), self._changes
+        configurations = self._configurations
         listing = await self._listing(caller, limits)
+        is_outdated = configurations != self._configurations
         now = self._clock.seconds()
         previous_groups = {**cached.groups, **listing.kept}
         groups = dict(listing.groups)
@@ -246,7 +251,8 @@ class CallerLists:
         # What has changed meanwhile may be missing in it.
         cached.changes = changes
         if listing.fresh_for is None:
-            self._failures.note(listing, limits)
+            if not is_outdated:  # else: they may be another server's
+                self._failures.note(listing, limits)
             cached.stale_at = now + self._seconds_until_stale(listing, now - started)
         else:  # who has made it remembers its failures, but for that to answer
             self._failures.forget("")
@@ -260,13 +266,14 @@ class CallerLists:
             answered = {name: cached.groups[name] for name in listing.groups}
             cached.partial = attrs.evolve(listing, groups=answered, kept={})
         self._tell(refreshed_event(len(self._lists), listing, cached.listed, now - started))
-        if not limits.patient and any(
+        # What was too slow for a first chat, or for which there was no time, may be there for the
+        # next.
+        is_hasty = not limits.patient and any(
             error is not limits.down.get(group)
             and (is_timeout(error) or not limits.is_new(group, error))
             for group, error in listing.errors
-        ):
-            # What was too slow for a first chat, or for which there was no time, may be there for
-            # the next.
+        )
+        if is_outdated or is_hasty:
             self._follow_ups.add(_key(caller))
             self._clock.callLater(0, self._follow_up, caller.for_listing())
 

@@ -503,6 +503,26 @@ def test_what_the_operator_has_changed_is_not_down_any_more() -> None:
     assert list(catalogued.source.limits[-1].down) == ["slow"]
 
 
+def test_what_the_operator_has_changed_while_a_list_is_fetched_is_listed_when_it_has_ended() -> (
+    None
+):
+    """What it says is of servers that there may not be any more, and so are its failures."""
+    catalogued = Catalogued(ttl=600)
+    pending = catalogued.ask(caller("first"))
+    catalogued.catalogue.reconfigured()
+    old = Listing({"removed": [tool("old", "removed")]}, {"moved": McpTimeout("it hangs")})
+    catalogued.source.listings[0].callback(old)
+    assert list(outcome(pending).tools) == ["old"]
+    catalogued.clock.advance(0)
+    assert len(catalogued.source.limits) == 2 and catalogued.source.limits[1].patient
+    catalogued.ask(caller("second"))
+    assert catalogued.source.limits[2].down == {}
+    catalogued.source.listings[1].callback(Listing({"moved": [tool("new", "moved")]}))
+    catalogued.clock.advance(0)
+    assert catalogued.names(caller("first")) == ["new"]
+    assert len(catalogued.source.listings) == 3
+
+
 def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:
     """DESIGN: T4."""
     catalogued = Catalogued()
