@@ -273,7 +273,8 @@ class CallerLists:
             and (is_timeout(error) or not limits.is_new(group, error))
             for group, error in listing.errors
         )
-        if is_outdated or is_hasty:
+        # Of an old source: who has a list does not wait for the next, and others list themselves.
+        if cached.listed is not None if is_outdated else is_hasty:
             self._follow_ups.add(_key(caller))
             self._clock.callLater(0, self._follow_up, caller.for_listing())
 

@@ -14,7 +14,14 @@ import attrs
 from twisted.logger import Logger
 
 from llamaproxy import jsontext
-from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke, UpstreamRefused
+from llamaproxy.errors import (
+    ProxyError,
+    ToolFailed,
+    ToolUnknown,
+    UpstreamBroke,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
 from llamaproxy.tools.results import ToolResult, result_of
@@ -47,9 +54,13 @@ class LlamaServerTools:
     _known: bool = False
 
     async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
+        if GROUP in limits.down:
+            return Listing({}, {GROUP: limits.down[GROUP]})
         try:
             answer = await self._client.ask_any("GET", _PATH, caller, timeout=0.9 * limits.seconds)
         except ProxyError as error:
+            if isinstance(error, UpstreamTimeout) and not limits.patient:
+                raise  # it may be one that is slow: with more time, that will be known
             status = error.status if isinstance(error, UpstreamRefused) else None
             # While it loads its model, it answers 503 to everything.
             if status == 503 or (self._known and status != 404):

@@ -63,18 +63,21 @@ class Listing:
         return [*self.failures.items(), *groups_failure]
 
 
-#: That of a group for which a first chat had no time; it is never raised.
-_NOT_ASKED = UpstreamTimeout("There was no time left to ask for its tools.")
+#: Seconds after which a group that has not answered has failed; sooner, it may be healthy.
+_TELLING_SECONDS = 1.0
+
+#: The error of a group for which a first chat had no time, or too little; it is never raised.
+_NO_TIME = UpstreamTimeout("There was too little time to list its tools.")
 
 
 @attrs.frozen(eq=False, repr=False)
 class ListLimits:
     """How long a listing may take: *seconds* for each group, and until *until* for all of them.
 
-    That is in clock seconds; a group that is not asked by then is not asked. The groups that are
-    *down* have failed for other callers just now and are not listed; ``""`` among them stands for
-    the list of the groups. What others have listed before will not do if it is to be listed *anew*.
-    The *suspects* have failed before, and may again: they are listed last.
+    That is in clock seconds. The groups that are *down* have failed for other callers just now and
+    are not listed; ``""`` among them stands for the list of the groups. What others have listed
+    before will not do if it is to be listed *anew*. The *suspects* have failed before, and may
+    again: they are listed last.
     """
 
     seconds: float = LISTING_SECONDS
@@ -84,17 +87,26 @@ class ListLimits:
     suspects: Mapping[str, ProxyError] = attrs.Factory(dict)
 
     def is_new(self, group: str, error: ProxyError) -> bool:
-        """Whether the *group* was asked, and has failed now."""
-        before = self.down.get(group), self.suspects.get(group), _NOT_ASKED
+        """Whether the *group* was asked, with time to answer, and has failed now."""
+        before = self.down.get(group), self.suspects.get(group), _NO_TIME
         return all(error is not each for each in before)
 
     def seconds_for(self, share: float, now: float) -> float:
         """How long a step may take that begins *now*: so much of a group's time; 0 for none."""
         return max(0.0, min(share * self.seconds, self.until - now))
 
-    def not_asked(self, group: str) -> ProxyError:
-        """The error of a *group* for which there was no time: that of before, if it has one."""
-        return self.suspects.get(group, _NOT_ASKED)
+    def late(self, group: str, seconds: float, error: ProxyError | None = None) -> ProxyError:
+        """The error of a *group* that has not answered within so many *seconds*: *error*.
+
+        If that was too little time, or none at all, it is that of before, if it has one.
+        """
+        if error is not None and seconds >= _TELLING_SECONDS:
+            return error
+        return self.suspects.get(group, _NO_TIME)
+
+    def at(self, now: float) -> ListLimits:
+        """The limits *now*: what is left of the time is for all steps that follow."""
+        return attrs.evolve(self, seconds=min(self.seconds, max(0.0, self.until - now)))
 
     @property
     def patient(self) -> bool:
@@ -178,6 +190,7 @@ class DetectedSource:
         if "" in limits.down:
             raise limits.down[""]
         generation = await self._detector.confirmed(limits.until)
+        limits = limits.at(self._detector.seconds())
         if self._detector.trouble is not None and self._pinned != "tool-runtime":
             raise self._detector.trouble
         runs_tools = generation.tool_runtime and self._pinned != "mcp"
@@ -221,7 +234,7 @@ class UnionSource:
 
     async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         # The operator may have named a server because llamaproxy cannot reach the upstream's.
-        down = {**limits.down, **dict.fromkeys(self._names(), _NOT_ASKED)}
+        down = {**limits.down, **dict.fromkeys(self._names(), _NO_TIME)}
         named, upstream = await all_of(
             [
                 self._named.list_tools(caller, limits),

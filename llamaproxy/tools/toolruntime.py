@@ -17,6 +17,7 @@ from llamaproxy.errors import (
     ToolUnknown,
     UpstreamBroke,
     UpstreamRefused,
+    UpstreamTimeout,
 )
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition, definition, in_slices
@@ -120,10 +121,13 @@ class ToolRuntime:
             return limits.down[name]
         seconds = limits.seconds_for(0.3, self._client.clock.seconds())
         if not seconds:
-            return limits.not_asked(name)
+            return limits.late(name, seconds)
         url = _mcp_url(group)
         token = caller.token(url) if url else None
-        return await _or_error(self._tools(caller, name, seconds, token))
+        outcome = await _or_error(self._tools(caller, name, seconds, token))
+        if isinstance(outcome, UpstreamTimeout):
+            return limits.late(name, seconds, outcome)
+        return outcome
 
     async def _group_by_group(
         self, caller: ClientContext, groups: list[Json], limits: ListLimits

@@ -200,6 +200,10 @@ class Detector:
         except TimeoutError:
             raise not_begun(seconds) from None
 
+    def seconds(self) -> float:
+        """The time on the clock."""
+        return self._client.clock.seconds()
+
     async def answers(self) -> int:
         """The status with which the upstream answers just now, whatever it is.
 

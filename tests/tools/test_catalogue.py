@@ -395,7 +395,7 @@ def test_what_there_was_no_time_for_has_not_failed() -> None:
     """A group that nobody has ever asked: the first chats of others still ask it."""
     catalogued = Catalogued()
     pending = catalogued.ask(caller("first"))
-    not_asked = {"x": catalogued.source.limits[-1].not_asked("x")}
+    not_asked = {"x": catalogued.source.limits[-1].late("x", 0)}
     catalogued.source.listings[-1].callback(Listing({"g": [tool("ping")]}, not_asked))
     assert list(outcome(pending).tools) == ["ping"]
     catalogued.clock.advance(0)
@@ -521,6 +521,18 @@ def test_what_the_operator_has_changed_while_a_list_is_fetched_is_listed_when_it
     catalogued.clock.advance(0)
     assert catalogued.names(caller("first")) == ["new"]
     assert len(catalogued.source.listings) == 3
+
+
+def test_who_has_no_list_yet_waits_for_that_of_the_new_source() -> None:
+    catalogued = Catalogued(ttl=600)
+    catalogued.ask()
+    catalogued.catalogue.reconfigured()
+    catalogued.source.listings[0].callback(Listing({}, groups_error=UpstreamRefused(500)))
+    catalogued.clock.advance(0)
+    pending = catalogued.ask()
+    assert not pending.called and not catalogued.source.limits[-1].patient
+    catalogued.source.listings[-1].callback(listing("new"))
+    assert list(outcome(pending).tools) == ["new"]
 
 
 def test_lists_are_kept_apart_by_credentials_and_by_nothing_else() -> None:

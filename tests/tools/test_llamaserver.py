@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown
+from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamTimeout
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.llamaserver import GROUP, LLAMA_SERVER, LlamaServerTools
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.tools.source import DetectedSource, Listing, NoTools
+from llamaproxy.tools.source import DetectedSource, Listing, ListLimits, NoTools
 from llamaproxy.tools.toolruntime import ToolRuntime
 from llamaproxy.upstream.client_context import ClientContext
-from tests.support import Answer, FakeStack, Upstream, answer, hang_up, head_with
+from tests.support import Answer, FakeStack, Upstream, answer, hang_up, head_with, nothing
 
 RECORDED = Path(__file__).parent.parent / "fixtures" / "llama-server" / "tools.json"
 ENTRIES: list[Json] = json.loads(RECORDED.read_text("utf-8"))
@@ -134,6 +134,24 @@ def test_one_that_is_known_and_does_not_answer_is_an_error() -> None:
     world = World(answer(ENTRIES), NOT_FOUND)
     world.list()
     assert world.list() == Listing({})
+
+
+def test_that_one_is_slow_does_not_say_that_it_has_no_tools() -> None:
+    """A first chat has no time to find out; with more, it is taken for another plain server."""
+    world = World(nothing)
+    first = world.source.list_tools(SOMEBODY, ListLimits(5, until=5))
+    with pytest.raises(UpstreamTimeout, match=r"within 4\.5 s"):
+        world.upstream.result(first, after=4.5)
+    listing = world.upstream.result(world.source.list_tools(SOMEBODY), after=27)
+    assert listing == Listing({})
+
+
+def test_it_is_not_asked_while_it_is_down() -> None:
+    world = World()
+    down: dict[str, ProxyError] = {GROUP: UpstreamTimeout("slow")}
+    listing = world.upstream.result(world.source.list_tools(SOMEBODY, ListLimits(down=down)))
+    assert listing == Listing({}, down)
+    assert world.stack.asked_for("GET /tools") == []
 
 
 def test_a_pinned_source_is_not_asked_for_them() -> None:

@@ -214,7 +214,7 @@ class McpSource:
             return limits.down[name]
         seconds = limits.seconds_for(0.9, self._clock.seconds())
         if not seconds:
-            return limits.not_asked(name)
+            return limits.late(name, seconds)
         try:
             session = self._sessions.session(url, self._fields(name, url, caller), caller)
             listing = Deferred.fromCoroutine(self._definitions(session, name, url, caller))
@@ -223,7 +223,8 @@ class McpSource:
         except CancelledError:
             raise
         except TimeoutError:
-            return _at(url, McpTimeout(f"The MCP server did not answer within {seconds:.3g} s."))
+            slow = McpTimeout(f"The MCP server did not answer within {seconds:.3g} s.")
+            return limits.late(name, seconds, _at(url, slow))
         except ProxyError as error:
             if isinstance(error, RpcError):
                 error = McpBroke(f"The MCP server answered with error {error.rpc_code}.")
