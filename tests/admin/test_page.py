@@ -188,6 +188,29 @@ def test_time_of_what_runs_counts_on(page: Page, fake: FakeInspector) -> None:
     )
 
 
+@pytest.mark.parametrize("part", ["tools", "model"])
+def test_where_the_time_goes_counts_on_for_what_runs(
+    page: Page, fake: FakeInspector, part: str
+) -> None:
+    """A row comes when something begins or ends; a slow tool would be the model's fault else."""
+    call = call_of(1, 1, "clock", 2.0, began=2.0, ended=2.1 if part == "model" else None)
+    rounds = [round_of(1, 0.1, 2.0), *([round_of(2, 2.1)] if part == "model" else [])]
+    shares = {"model": 1.9, "tools": 0.1, "proxy": 0.1}
+    at = time.time() - 20
+    parts = {"rounds": rounds, "calls": [call], "shares": shares}
+    fake.rows(row_of(1, status=0, total=None, first_byte=None, at=at, **parts))
+    arrive(page, fake)
+    rows(page).click()
+    expected = "model 9 % · tools 90 % · proxy 1 %" if part == "tools" else "model 99 %"
+    line = answer(page).locator(".share-line")
+    assert line.inner_text().startswith(expected)
+    note = answer(page).locator(".shares + .note")
+    before = note.inner_text()
+    page.wait_for_function(
+        "before => document.querySelector('.shares + .note').textContent !== before", arg=before
+    )
+
+
 def test_an_answer_is_explained(page: Page, fake: FakeInspector) -> None:
     fake.rows(
         chat(

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { copy } from "./clipboard.js";
 import { contentsOf } from "./contents.js";
 import { dot, fill, foreign, h, icon, setAttribute, setText } from "./dom.js";
-import { facts, notices, offeredTools, sharesOf, story } from "./explain.js";
+import { facts, notices, offeredTools, sharesAt, sharesOf, story } from "./explain.js";
 import { Waterfall } from "./waterfall.js";
 import * as words from "./words.js";
 
@@ -82,6 +82,7 @@ export class Answer {
     if (this.row === null || this.row.status !== 0) return;
     const elapsed = this.#store.elapsed(this.row);
     this.#parts.waterfall.show(this.row, elapsed);
+    this.#drawShares(elapsed);
     setText(this.#parts.lasted, words.rowWords(this.row, elapsed));
   }
 
@@ -162,13 +163,18 @@ export class Answer {
     this.#draw("notices", () => notices(row), row.kind, row.error, row.status, row.limit,
       row.not_injected, row.offered, row.rounds.length > 0);
     this.#draw("story", () => story(row), row);
-    this.#draw("shares", () => sharesOf(row), row.shares);
+    this.#drawShares(elapsed);
     parts.waterfall.show(row, elapsed);
     this.#draw("offered", () => offeredTools(row, this.#detail), row.offered, row.not_injected,
       this.#detail?.offered_tools, this.#detail?.withheld);
     this.#draw("contents", () => contentsOf(row, this.#detail), this.#detail?.contents,
       this.#detail === null, row.calls.length);
     this.#draw("facts", () => facts(row, this.#actions.showChat), row);
+  }
+
+  #drawShares(elapsed) {
+    const shares = sharesAt(this.row, elapsed);
+    this.#draw("shares", () => sharesOf(this.row, shares), shares, this.row.total === null);
   }
 
   /** Fill the part *name* anew if any of what it shows has changed; what has the focus keeps it. */

@@ -94,10 +94,21 @@ export function notices(row) {
   return found;
 }
 
-/** For whom it waited, as words and as a bar. */
-export function sharesOf(row) {
+/** Seconds for the model, for tools and in the proxy itself: of what runs, until now. */
+export function sharesAt(row, elapsed) {
+  const { model, tools, proxy } = row.shares;
+  const more = elapsed - model - tools - proxy;
+  if (row.total !== null || more <= 0) return row.shares;
+  // Since the row was made, nothing has begun and nothing ended in it.
+  const calls = row.calls.some((call) => call.ended === null);
+  if (calls || (row.rounds.length === 0 && row.listing > 0)) return { model, tools: tools + more, proxy };
+  return row.rounds.length ? { model: model + more, tools, proxy } : row.shares;
+}
+
+/** For whom it waited, as words and as a bar: *shares* are the seconds. */
+export function sharesOf(row, shares) {
   const parts = ["model", "tools", "proxy"];
-  const shown = words.percents(parts.map((part) => row.shares[part]));
+  const shown = words.percents(parts.map((part) => shares[part]));
   if (shown === null) return [h("p", { class: "note" }, row.total === null ? "Not known yet." : "Known only of a chat that has waited.")];
   const bar = h("div", { class: "shares", "aria-hidden": "true" });
   parts.forEach((part, i) => {
@@ -109,7 +120,7 @@ export function sharesOf(row) {
     h("p", { class: "share-line" }, parts.map((part, i) => [
       i ? " · " : null, h("span", { class: "share-name" }, h("span", { class: `swatch ${part}` }), `${part} ${shown[i]} %`)])),
     bar,
-    h("p", { class: "note" }, among(parts.map((part) => `${words.seconds(row.shares[part])} ${part === "proxy" ? "in the proxy itself" : part === "model" ? "for the model" : "for tools"}`)), "."),
+    h("p", { class: "note" }, among(parts.map((part) => `${words.seconds(shares[part])} ${part === "proxy" ? "in the proxy itself" : part === "model" ? "for the model" : "for tools"}`)), "."),
   ];
 }
 
