@@ -137,7 +137,7 @@ class AnswerMetrics:
         calls: list[float] = []
         for request, chat in ended:
             first = request.first_byte
-            if first is not None:
+            if first is not None and chat.rounds:  # else: the server was not even asked
                 (first_streamed if chat.streamed else first_whole).append(first - request.began)
             if chat.rounds:
                 rounds.append(len(chat.rounds))

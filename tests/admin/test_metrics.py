@@ -241,6 +241,7 @@ def test_a_chat_that_was_refused_has_waited_for_nobody() -> None:
     counted = Counted()
     counted.tell(ended(chat()))
     assert counted.value("llamaproxy_chat_part_seconds_count", part="model") == 0
+    assert counted.value("llamaproxy_chat_first_byte_seconds_count", streamed="no") == 0
     assert counted.value("llamaproxy_requests_total", route="chat", status="200") == 1
 
 
