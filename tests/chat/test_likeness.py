@@ -582,16 +582,17 @@ def test_many_at_once_are_told_as_one_by_one(runs: list[list[bytes]]) -> None:
     assert likeness.taken() == alone.taken()
 
 
+class Looked(list[bytes]):
+    """Counts how often an event, or a block of them, is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, number: Any) -> Any:
+        self.looks += 1
+        return list.__getitem__(self, number)
+
+
 def test_events_of_another_spelling_cost_no_more_the_more_of_them_are_read_at_once() -> None:
-    class Looked(list[bytes]):
-        """Counts how often an event is looked at."""
-
-        looks = 0
-
-        def __getitem__(self, number: Any) -> Any:
-            self.looks += 1
-            return list.__getitem__(self, number)
-
     likeness = learnt(write("one"), write("two"))
     escaped = write("MIDDLE").replace(b"MIDDLE", b"\\u003cb>")
     events = Looked([escaped] * 1000)
@@ -606,15 +607,6 @@ def test_events_of_another_spelling_cost_no_more_the_more_of_them_are_read_at_on
 def test_nor_do_those_that_are_no_utf_8_or_stand_among_plain_ones(
     others: list[bytes], spelled: bytes
 ) -> None:
-    class Looked(list[bytes]):
-        """Counts how often an event, or a block of them, is looked at."""
-
-        looks = 0
-
-        def __getitem__(self, number: Any) -> Any:
-            self.looks += 1
-            return list.__getitem__(self, number)
-
     likeness, event = learnt(write("one"), write("two")), odd(spelled)
     events = Looked([*others, event] * 1000)
     at = told = 0

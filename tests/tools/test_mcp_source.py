@@ -598,28 +598,29 @@ def test_what_has_failed_before_is_listed_last_and_takes_no_more_than_there_is()
     assert list(listing.failures) == list(suspects)
 
 
-def test_a_server_that_is_slow_to_say_what_it_is_leaves_its_groups_less_time() -> None:
-    """Else one that hangs would cost a first chat all the others."""
+def failure_beside_a_healthy_group(stall: float, left: float) -> ProxyError:
+    """That of one that hangs; the server needs *stall* seconds to say what it is."""
     world = World()
     world.one.handlers["tools/list"] = never
     world.stack.on("GET /v1/version", nothing)
     world.connect(one=ONE, two=TWO)
-    listing = first_listing(world, 2, answer({"version": "0.7.3"}), 2.7)
+    listing = first_listing(world, stall, answer({"version": "0.7.3"}), left)
     assert list(listing.groups) == ["two"]
-    assert "within 2.7 s" in str(listing.failures["one"])
-    assert LIMITS.is_new("one", listing.failures["one"])
+    return listing.failures["one"]
+
+
+def test_a_server_that_is_slow_to_say_what_it_is_leaves_its_groups_less_time() -> None:
+    """Else one that hangs would cost a first chat all the others."""
+    failure = failure_beside_a_healthy_group(2, 2.7)
+    assert "within 2.7 s" in str(failure)
+    assert LIMITS.is_new("one", failure)
 
 
 def test_a_group_that_had_too_little_time_has_not_failed() -> None:
     """It may be healthy: the chats of others still ask it."""
-    world = World()
-    world.one.handlers["tools/list"] = never
-    world.stack.on("GET /v1/version", nothing)
-    world.connect(one=ONE, two=TWO)
-    listing = first_listing(world, 4, answer({"version": "0.7.3"}), 0.9)
-    assert list(listing.groups) == ["two"]
-    assert "too little time" in str(listing.failures["one"])
-    assert not LIMITS.is_new("one", listing.failures["one"])
+    failure = failure_beside_a_healthy_group(4, 0.9)
+    assert "too little time" in str(failure)
+    assert not LIMITS.is_new("one", failure)
 
 
 def test_what_is_left_of_the_time_is_for_all_steps_of_the_tool_runtime_api() -> None:
