@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred
@@ -46,9 +46,68 @@ _NO_ANSWER = (*_GATEWAY, 499)
 _MAX_ERROR = 500
 
 
+class Hearing(Protocol):
+    """Who is told what is heard of the server; times are seconds on the clock."""
+
+    def answered(self, at: float) -> None:
+        """The server has answered, whatever it has said."""
+
+    def failed(self, at: float, kind: str, error: str) -> None:
+        """It has not been reached, or has not answered, with an error of that *kind*."""
+
+
+class ServerNews:
+    """A listener that finds in what has happened what it says of the server."""
+
+    def __init__(self, clock: IReactorTime, hearing: Hearing) -> None:
+        self._clock = clock
+        self._hearing = hearing
+        #: When the next answer is news: of thousands in a second each would cost something.
+        self._news_at = 0.0
+
+    def listen(self, tell: Observers, *kinds: type[Event]) -> None:
+        """Hear of what *tell* tells from now on, of these *kinds* of events."""
+        hear: dict[type[Event], Callable[[Any], None]] = {
+            ListRefreshed: self._list_refreshed,
+            RequestEnded: self._request_ended,
+        }
+        for kind in kinds:  # each goes to who looks at it
+            tell.listen(hear[kind], kind)
+
+    def _request_ended(self, event: RequestEnded) -> None:
+        request = event.request
+        ended = request.ended
+        if ended is not None and ended < self._news_at and not request.kind:
+            return
+        if request.chat is not None:
+            for round in reversed(request.chat.rounds):
+                if round.ended is not None and not round.kind:
+                    self._answered(round.ended)  # a tool may have run for long since
+                    break
+        elif request.route == "passthrough" and not request.kind:
+            if request.status not in _NO_ANSWER:
+                self._answered(self._clock.seconds())  # by the server, whatever it says
+        if request.kind in FAILURES:
+            self._failed(request.kind, request.error)
+
+    def _list_refreshed(self, event: ListRefreshed) -> None:
+        error = event.groups_error
+        # One that is late may be so for a tool server.
+        if error is not None and error.kind in FAILURES and not event.late:
+            self._failed(error.kind, error.logged)
+
+    def _answered(self, at: float) -> None:
+        self._news_at = at + _SAME
+        self._hearing.answered(at)
+
+    def _failed(self, kind: str, error: str) -> None:
+        self._news_at = 0.0
+        self._hearing.failed(self._clock.seconds(), kind, error)
+
+
 @attrs.define(eq=False, repr=False)
 class Reachability:
-    """A listener that knows whether the server answers; times are seconds on the clock.
+    """What knows whether the server answers; times are seconds on the clock.
 
     *ask* asks the server something cheap within a limit of its own, and returns the status of the
     answer, whatever that is, or raises a ProxyError if there is none. It is used when somebody
@@ -66,8 +125,6 @@ class Reachability:
     failed_at: float = attrs.field(init=False, default=0.0)
     #: Errors since the last answer, and when the first of them was.
     failures: int = attrs.field(init=False, default=0)
-    #: When the next answer is news: of thousands in a second each would cost something.
-    _news_at: float = attrs.field(init=False, default=0.0)
     _first_failed_at: float = attrs.field(init=False, default=0.0)
     _question: Deferred[None] | None = attrs.field(init=False, default=None)
     _retry: IDelayedCall | None = attrs.field(init=False, default=None)
@@ -75,35 +132,8 @@ class Reachability:
     _log: ClassVar[Logger] = Logger()
 
     def listen(self, tell: Observers) -> None:
-        """Hear of what *tell* tells from now on; each kind goes to who looks at it."""
-        hear: dict[type[Event], Callable[[Any], None]] = {
-            ListRefreshed: self._list_refreshed,
-            RequestEnded: self._request_ended,
-        }
-        for kind, listener in hear.items():
-            tell.listen(listener, kind)
-
-    def _request_ended(self, event: RequestEnded) -> None:
-        request = event.request
-        ended = request.ended
-        if ended is not None and ended < self._news_at and not request.kind:
-            return
-        if request.chat is not None:
-            for round in reversed(request.chat.rounds):
-                if round.ended is not None and not round.kind:
-                    self._answered(round.ended)  # a tool may have run for long since
-                    break
-        elif request.route == "passthrough" and not request.kind:
-            if request.status not in _NO_ANSWER:
-                self._answered(self._clock.seconds())  # by the server, whatever it says
-        if request.kind in FAILURES:
-            self.failed(request.kind, request.error)
-
-    def _list_refreshed(self, event: ListRefreshed) -> None:
-        error = event.groups_error
-        # One that is late may be so for a tool server.
-        if error is not None and error.kind in FAILURES and not event.late:
-            self.failed(error.kind, error.logged)
+        """Hear of what *tell* tells from now on."""
+        ServerNews(self._clock, self).listen(tell, RequestEnded, ListRefreshed)
 
     @property
     def reachable(self) -> bool | None:
@@ -119,14 +149,22 @@ class Reachability:
         if known_at is None or self._clock.seconds() - known_at >= _FRESH:
             self._start_question()
 
-    def failed(self, kind: str, error: str) -> None:
-        """The server has not been reached, or has not answered, with an error of that *kind*."""
-        now = self._clock.seconds()
-        if not self.failures:
-            self._first_failed_at = now
-        self._news_at = 0.0
+    def answered(self, at: float) -> None:
+        if at < (self.failed_at if self.failures else self.answered_at or 0.0):
+            return  # there is later news
+        self.answered_at = at
+        self.failures = 0
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    def failed(self, at: float, kind: str, error: str) -> None:
+        if at >= self.failed_at:
+            self.kind, self.error, self.failed_at = kind, error[:_MAX_ERROR], at
+        if self.answered_at is not None and at < self.answered_at:
+            return  # there is later news
+        self._first_failed_at = min(at, self._first_failed_at) if self.failures else at
         self.failures += 1
-        self.kind, self.error, self.failed_at = kind, error[:_MAX_ERROR], now
         if self._retry is None and self._question is None and not self._stopped:
             self._retry = self._clock.callLater(_RETRY, self._ask_again)
 
@@ -151,16 +189,6 @@ class Reachability:
 
     def _ago(self, time: float | None) -> float | None:
         return None if time is None else round(self._clock.seconds() - time, 1)
-
-    def _answered(self, at: float) -> None:
-        if at < (self.failed_at if self.failures else self.answered_at or 0.0):
-            return  # there is later news
-        self.answered_at = at
-        self._news_at = self.answered_at + _SAME
-        self.failures = 0
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
 
     def _ask_again(self) -> None:
         self._retry = None
@@ -188,7 +216,8 @@ class Reachability:
             return
         finally:
             self._question = None
+        now = self._clock.seconds()
         if failure is None:
-            self._answered(self._clock.seconds())
+            self.answered(now)
         else:
-            self.failed(failure.kind, failure.logged)
+            self.failed(now, failure.kind, failure.logged)

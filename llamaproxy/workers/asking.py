@@ -55,10 +55,14 @@ class SetLogLevel(amp.Command):
     arguments: ClassVar[Any] = ((b"level", amp.Unicode()),)
 
 
-class ServerFailed(amp.Command):
-    """To the parent: the server has failed, with an error of that *kind*."""
+class ServerHeard(amp.Command):
+    """To the parent: what has been heard of the server, the oldest first.
 
-    arguments: ClassVar[Any] = ((b"kind", amp.Unicode()), (b"error", LongJson()))
+    Each of *news* is how many seconds ago it was, and the kind and the words of an error, which are
+    empty for an answer.
+    """
+
+    arguments: ClassVar[Any] = ((b"news", LongJson()),)
 
 
 class Worker(Protocol):

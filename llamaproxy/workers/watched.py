@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.protocols import amp
 
 from llamaproxy import jsontext
@@ -16,18 +17,18 @@ from llamaproxy.admin.answers import MAX_ANSWERS
 from llamaproxy.admin.feed import ROWS_PER_SECOND
 from llamaproxy.admin.looplag import LoopLag
 from llamaproxy.admin.processes import cpu_seconds, most_files, open_files, resident_bytes
-from llamaproxy.admin.reachability import FAILURES
+from llamaproxy.admin.reachability import ServerNews
 from llamaproxy.admin.serving import ThisProcess
 from llamaproxy.admin.shown import OwnAnswers
 from llamaproxy.config.logformat import threshold
-from llamaproxy.events import Event, RequestEnded
+from llamaproxy.events import Observers, RequestEnded
 from llamaproxy.jsontext import Json
 from llamaproxy.watchdog import Watchdog
 from llamaproxy.workers.asking import (
     Detail,
     Figures,
     Rows,
-    ServerFailed,
+    ServerHeard,
     SetLogLevel,
     StopAnswer,
 )
@@ -38,8 +39,8 @@ from llamaproxy.workers.totals import as_json
 #: as are kept the next question comes after a third of that.
 _LOOKED_SECONDS = 3 * MAX_ANSWERS / ROWS_PER_SECOND
 
-#: Seconds between two failures that the parent is told of, and for its answer.
-_FAILURE_SECONDS, _ANSWER_SECONDS = 1.0, 10.0
+#: Seconds between two times at which the parent is told of the server, and for its answer.
+_NEWS_SECONDS, _ANSWER_SECONDS = 1.0, 10.0
 
 
 def worker_keys(number: int, count: int, unix: Callable[[], float] = time.time) -> Iterator[int]:
@@ -142,29 +143,56 @@ class WatchedWorker(amp.CommandLocator):
         return {}
 
 
-class FailuresTold:
-    """A listener that tells the parent when the server fails, though not all the time."""
+class NewsTold(Service):
+    """Tells the parent what is heard of the server here, though not all the time.
 
-    hears: ClassVar = (RequestEnded,)
+    Of a second that is the last answer, and the last failure. Listings are the parent's own.
+    """
 
     def __init__(self, link: Link, clock: IReactorTime) -> None:
         self._link = link
         self._clock = clock
-        self._next = 0.0
+        self._answered: tuple[float, str, str] | None = None
+        self._failed: tuple[float, str, str] | None = None
+        self._due = 0.0
+        self._call: IDelayedCall | None = None
 
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, RequestEnded) and event.request.kind in FAILURES:
-            now = self._clock.seconds()
-            if now >= self._next:
-                self._next = now + _FAILURE_SECONDS
-                Deferred.fromCoroutine(self._tell(event.request.kind, event.request.error))
+    def listen(self, tell: Observers) -> None:
+        """Hear of what *tell* tells from now on."""
+        ServerNews(self._clock, self).listen(tell, RequestEnded)
 
-    async def _tell(self, kind: str, error: str) -> None:
-        telling: Any = self._link.ask(
-            self._clock, _ANSWER_SECONDS, ServerFailed, kind=kind, error=error
-        )
+    def answered(self, at: float) -> None:
+        news = (at, "", "")
+        self._answered = max(self._answered or news, news)  # a tool may have run since
+        self._tell_soon()
+
+    def failed(self, at: float, kind: str, error: str) -> None:
+        self._failed = (at, kind, error)
+        self._tell_soon()
+
+    def stopService(self) -> None:
+        Service.stopService(self)
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    def _tell_soon(self) -> None:
+        if self._call is None:
+            seconds = max(0.0, self._due - self._clock.seconds())
+            self._call = self._clock.callLater(seconds, self._tell)
+
+    def _tell(self) -> None:
+        self._call = None
+        now = self._clock.seconds()
+        self._due = now + _NEWS_SECONDS
+        heard = sorted(news for news in (self._answered, self._failed) if news is not None)
+        self._answered = self._failed = None
+        news = [[max(0.0, now - at), kind, error] for at, kind, error in heard]
+        Deferred.fromCoroutine(self._ask(news))
+
+    async def _ask(self, news: list[Any]) -> None:
         try:
-            await telling
+            await self._link.ask(self._clock, _ANSWER_SECONDS, ServerHeard, news=news)
         except Exception:
             pass  # the parent asks the server itself
 

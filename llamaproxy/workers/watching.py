@@ -14,16 +14,16 @@ from llamaproxy.admin.serving import ThisProcess
 from llamaproxy.admin.shown import OwnAnswers
 from llamaproxy.events import Observers
 from llamaproxy.jsontext import Json
-from llamaproxy.workers.asking import Crew, ServerFailed
+from llamaproxy.workers.asking import Crew, ServerHeard
 from llamaproxy.workers.link import Link
 from llamaproxy.workers.pages import WorkersShown
 from llamaproxy.workers.serving import WorkersServing
-from llamaproxy.workers.watched import FailuresTold, WatchedWorker
+from llamaproxy.workers.watched import NewsTold, WatchedWorker
 
 
 class Watching(amp.CommandLocator):
-    """The parent's end: those who serve clients, the answers that they give, and the server's
-    failures that they meet.
+    """The parent's end: those who serve clients, the answers that they give, and what they hear of
+    the server.
     """
 
     def __init__(self, crew: Crew, own: ThisProcess, tell: Observers, clock: IReactorTime) -> None:
@@ -31,13 +31,19 @@ class Watching(amp.CommandLocator):
         amp.CommandLocator.__init__(self)
         self.serving = WorkersServing(crew, own, clock)
         self.shown = WorkersShown(crew, self.serving, tell, clock)
-        #: Hears of failures of the server.
+        self._clock = clock
+        #: Is told what workers hear of the server.
         self.reachability: Reachability | None = None
 
-    @ServerFailed.responder
-    def server_failed(self, kind: str, error: str) -> Json:
+    @ServerHeard.responder
+    def server_heard(self, news: list[tuple[float, str, str]]) -> Json:
         if self.reachability is not None:
-            self.reachability.failed(kind, error)
+            now = self._clock.seconds()
+            for ago, kind, error in news:
+                if kind:
+                    self.reachability.failed(now - ago, kind, error)
+                else:
+                    self.reachability.answered(now - ago)
         return {}
 
 
@@ -53,6 +59,7 @@ def watch_worker(
     """The worker's end: have the worker *number* answer what the parent asks by *link*."""
     lag = LoopLag(clock)
     services.addService(lag)
-    failures = FailuresTold(link, clock)
-    tell.listen(failures, *failures.hears)
+    news = NewsTold(link, clock)
+    news.listen(tell)
+    services.addService(news)
     link.answer_with(WatchedWorker(number, own, shown, lag, clock))

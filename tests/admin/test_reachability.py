@@ -54,7 +54,7 @@ def request_ended(kind: str) -> RequestEnded:
 _requests: list[RequestRecord] = []
 
 
-def chat_ended(*rounds: str, status: int = 200, kind: str = "", at: float = 1.0) -> RequestEnded:
+def chat_ended(*rounds: str, status: int = 200, kind: str = "", at: float = 0.0) -> RequestEnded:
     """A chat whose rounds have ended with these kinds of errors, empty for none, *at* that time."""
     record = RequestRecord("r", "-", "POST", "/v1/chat/completions", 0.0, status=status, kind=kind)
     record.route, record.chat = "chat_completions", ChatRecord(record)
@@ -166,7 +166,7 @@ def test_an_answer_of_before_the_errors_is_no_news(kind: str) -> None:
 def test_an_answer_is_as_old_as_it_is() -> None:
     server = Asked()
     server.clock.advance(10)
-    server.tell(chat_ended(""))
+    server.tell(chat_ended("", at=1.0))
     assert server.reachability.as_json()["answered_seconds_ago"] == 9.0
 
 
@@ -214,9 +214,7 @@ def test_an_answer_ends_it_at_once(to_a_chat: bool) -> None:
     server.fail_for(60)
     assert server.reachability.reachable is False
     if to_a_chat:
-        server.tell(chat_ended(""))
-        if not server.questions[-1].called:
-            server.questions[-1].callback(200)
+        server.tell(chat_ended("", at=server.clock.seconds()))
     else:
         server.questions[-1].callback(401)
     assert server.reachability.reachable is True

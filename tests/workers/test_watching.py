@@ -241,6 +241,55 @@ def test_the_parent_hears_when_a_worker_meets_a_server_that_fails() -> None:
     assert parent.status()["upstream"]["errors_in_a_row"] == 1, "it is told once a second"
 
 
+def test_the_parent_hears_when_a_worker_is_answered() -> None:
+    """What stands in front of the server may answer chats, and not the parent's own question."""
+    parent = Parent()
+    parent.stack.on("GET /v1/version", hangs_up)
+    first, second = parent.workers
+    for _ in range(40):
+        chat(first)
+        parent.get("/ready")
+        parent.advance(2)
+    upstream = parent.status()["upstream"]
+    assert len(parent.stack.asked_for("GET /v1/version")) > 1
+    assert upstream["answered_seconds_ago"] <= 4 and upstream["last_error"]
+    assert parent.get("/ready").status == 200
+
+    first.stack.on("POST /v1/chat/completions", hangs_up)
+    for _ in range(20):
+        first.chat()
+        chat(second)
+        parent.advance(2)
+    assert parent.get("/ready").status == 200, "the other one is answered"
+    for _ in range(20):
+        first.chat()
+        parent.advance(2)
+    assert parent.get("/ready").status == 503
+
+
+def test_news_of_the_server_comes_in_order_and_once_a_second() -> None:
+    parent = Parent()
+    reachability = parent.watching.reachability = Mock()
+    worker = parent.workers[0]
+    for _ in range(10):
+        chat(worker)
+        parent.advance(0.125)
+        worker.answers(hangs_up)
+        worker.chat()
+        parent.advance(0.125)
+    parent.advance(5)
+    heard = [(name, at, *error[:1]) for name, (at, *error), _ in reachability.method_calls]
+    assert heard == [
+        ("answered", 0.0),
+        ("failed", 0.875, "upstream_broke"),
+        ("answered", 1.0),
+        ("failed", 1.875, "upstream_broke"),
+        ("answered", 2.0),
+        ("answered", 2.25),
+        ("failed", 2.375, "upstream_broke"),
+    ]
+
+
 def hangs_up(request: Any) -> None:
     request.loseConnection()
 
