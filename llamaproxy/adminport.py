@@ -74,8 +74,12 @@ def inspector_of(
     clock: IReactorTime,
     shown: Shown,
     serving: Serving,
+    draining: Callable[[], bool],
 ) -> Inspector:
-    """What the page of the admin port asks; it shows the answers *shown*."""
+    """What the page of the admin port asks; it shows the answers *shown*.
+
+    :param draining: returns whether the daemon is stopping.
+    """
     clients = client_url(options["listen"][0])
 
     def hello() -> Json:
@@ -93,7 +97,11 @@ def inspector_of(
     def tools() -> Json:
         return app.tool_status.tools_as_json(serving.calls)
 
-    return Inspector(shown, Feed(shown, tools, hello, clock), Trials(app.catalogue, clock).run)
+    def drain() -> Json | None:
+        return {"seconds": options["drain-timeout"]} if draining() else None
+
+    feed = Feed(shown, tools, hello, drain, clock)
+    return Inspector(shown, feed, Trials(app.catalogue, clock).run)
 
 
 def this_process(
@@ -152,7 +160,7 @@ def add_admin(
         )
     reachability = Reachability(reactor, app.detector.answers)
     reachability.listen(app.tell)
-    inspector = inspector_of(options, app, url, reactor, shown, serving)
+    inspector = inspector_of(options, app, url, reactor, shown, serving, draining)
     status = Status(
         url=url.to_text(),
         clock=reactor,

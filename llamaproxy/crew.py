@@ -139,12 +139,12 @@ def make_worker(
         site.limits.connections,
     )
     listen = ListenService(sockets, endpoints, site, options["drain-timeout"])
-    services.addService(listen)
     if options["admin"] != "off":
         own = this_process(app, pool, figures_of_clients(options, app, site))
         its_keys = worker_keys(number, count)
         shown = own_answers(options, app, reactor, site.connections, its_keys)
         watch_worker(services, number, own, shown, app.tell, link, reactor)
+    services.addService(listen)  # the last to start and the first to stop
     patience = options["drain-timeout"] + STOP_SECONDS
     take = partial(take_files, options, app)
     life = WorkerLife(reactor, services, listen.stop_now, take, patience)

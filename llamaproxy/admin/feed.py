@@ -69,7 +69,7 @@ class Feed(Service):
 
     What has changed is made into text once for all pages, however often it has. A page that does
     not read is told nothing, and how things stand when it reads again. As a service it sends the
-    pages away when it is stopped.
+    pages away when it is stopped, after they have been told how the last answers ended.
     """
 
     def __init__(
@@ -77,12 +77,17 @@ class Feed(Service):
         shown: Shown,
         tools: Callable[[], Json],
         hello: Callable[[], Json],
+        draining: Callable[[], Json | None],
         clock: IReactorTime,
     ) -> None:
-        """:param tools: returns what a page is told of the tools; *hello* the same at first."""
+        """:param tools: returns what a page is told of the tools; *hello* the same at first.
+
+        :param draining: the same of the daemon's end when that has begun; None before.
+        """
         self._shown = shown
         self._tools = tools
         self._hello = hello
+        self._draining = draining
         self._clock = clock
         self._pages: dict[Page, None] = {}
         self._tools_version = 0
@@ -92,6 +97,7 @@ class Feed(Service):
         self._tools_call: IDelayedCall | None = None
         self._beat_call: IDelayedCall | None = None
         self._beats = 0
+        self._drain: Json | None = None
         self._stopped = False
 
     def open(self, request: ProxyRequest) -> None:
@@ -117,6 +123,8 @@ class Feed(Service):
         if self._shown.change >= 0:
             self._tell_rows(page, {})
         self._tell_tools(page, {})
+        if self._drain is not None:
+            request.write(_event(b"draining", self._drain))
 
     def leave(self, page: Page) -> None:
         """*page* is told nothing any more."""
@@ -137,6 +145,13 @@ class Feed(Service):
         """The daemon stops: it does not wait for pages."""
         Service.stopService(self)
         self._stopped = True
+        for call in (self._rows_call, self._tools_call):
+            if call is not None:
+                call.cancel()
+        if self._pages:
+            self._flush_rows()
+            self._flush_tools()
+        self._rows_call = self._tools_call = None
         for page in list(self._pages):
             self.leave(page)
         return None
@@ -211,6 +226,10 @@ class Feed(Service):
         self._beat_call = self._clock.callLater(_BEAT, self._beat)
         if not all(page.paused for page in self._pages):
             self._shown.look(self._rows_due <= self._clock.seconds() + _BEAT)
+        if self._drain is None and (drain := self._draining()) is not None:
+            self._drain = drain
+            for page in list(self._pages):
+                page.request.write(_event(b"draining", drain))
         self._beats += 1
         if self._beats % _BEATS_PER_COMMENT == 0:
             for page in list(self._pages):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.protocols import amp
 
@@ -38,6 +38,9 @@ from llamaproxy.workers.totals import as_json
 #: Seconds without a question for rows after which nobody looks at them any more. After as many rows
 #: as are kept the next question comes after a third of that.
 _LOOKED_SECONDS = 3 * MAX_ANSWERS / ROWS_PER_SECOND
+
+#: Seconds for which a process that ends waits for the last question for rows.
+_LAST_SECONDS = 1.0
 
 #: Seconds between two times at which the parent is told of the server, and for its answer.
 _NEWS_SECONDS, _ANSWER_SECONDS = 1.0, 10.0
@@ -72,6 +75,7 @@ class WatchedWorker(amp.CommandLocator):
         self._lag = lag
         self._looked = Watchdog(clock, _LOOKED_SECONDS, self._close)
         self._is_open = False
+        self.last_look = LastLook(clock, lambda: self._is_open)
         watch, name = own.metrics.watch, str(number)
         watch(names.LOOP_LAG, lambda: lag.seconds)
         watch(names.WORKER_LAG, lambda: lag.largest, name)
@@ -98,6 +102,7 @@ class WatchedWorker(amp.CommandLocator):
         return Deferred.fromCoroutine(self._rows(change))
 
     async def _rows(self, change: int) -> Json:
+        self.last_look.asked()
         shown = self._shown
         if not self._is_open:
             self._is_open = True
@@ -141,6 +146,31 @@ class WatchedWorker(amp.CommandLocator):
     def set_log_level(self, level: str) -> Json:
         threshold.level = level
         return {}
+
+
+class LastLook(Service):
+    """Lets who looks at answers see how the last of them end, before the process does."""
+
+    def __init__(self, clock: IReactorTime, is_looked_at: Callable[[], bool]) -> None:
+        self._clock = clock
+        self._is_looked_at = is_looked_at
+        self._questions_left = 0
+        self._seen: Deferred[None] | None = None
+
+    def asked(self) -> None:
+        """There is one more question for rows."""
+        self._questions_left -= 1
+        if self._seen is not None and self._questions_left == 0:
+            self._seen.callback(None)
+
+    def stopService(self) -> Deferred[None] | None:
+        Service.stopService(self)
+        if not self._is_looked_at():
+            return None
+        # The second one is asked when the answer to the first has come.
+        self._questions_left, self._seen = 2, Deferred()
+        self._seen.addTimeout(_LAST_SECONDS, self._clock)
+        return self._seen.addErrback(lambda failure: failure.trap(TimeoutError) and None)
 
 
 class NewsTold(Service):

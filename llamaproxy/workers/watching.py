@@ -56,10 +56,15 @@ def watch_worker(
     link: Link,
     clock: Any,
 ) -> None:
-    """The worker's end: have the worker *number* answer what the parent asks by *link*."""
+    """The worker's end: have the worker *number* answer what the parent asks by *link*.
+
+    :param services: stop what serves clients before they stop these.
+    """
     lag = LoopLag(clock)
     services.addService(lag)
     news = NewsTold(link, clock)
     news.listen(tell)
     services.addService(news)
-    link.answer_with(WatchedWorker(number, own, shown, lag, clock))
+    watched = WatchedWorker(number, own, shown, lag, clock)
+    services.addService(watched.last_look)
+    link.answer_with(watched)

@@ -30,8 +30,10 @@ class Inspected(Proxy):
         self.options = Options({})
         self.options.parseOptions(["--inspect-contents"] if contents else [])
         serving, self.shown = self._watched()
+        self.draining = False
+        draining = lambda: self.draining  # noqa: E731
         self.inspector = inspector_of(
-            self.options, self.app, self.url, self.clock, self.shown, serving
+            self.options, self.app, self.url, self.clock, self.shown, serving, draining
         )
         self.reachability = Reachability(self.clock, self.app.detector.answers)
         status = Status(
@@ -39,7 +41,7 @@ class Inspected(Proxy):
             clock=self.clock,
             tools=self.tool_status,
             reachability=self.reachability,
-            draining=lambda: False,
+            draining=draining,
             dialect=lambda: _dialect_shown(self.app.detector.detected),
             serving=serving,
             trouble=lambda: self.app.detector.trouble,

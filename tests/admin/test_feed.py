@@ -295,6 +295,25 @@ def test_a_page_of_another_origin_gets_no_feed() -> None:
     assert app.page(b"Sec-Fetch-Site: same-origin").rows() == [[]]
 
 
+def test_a_page_is_told_that_the_daemon_stops_and_how_the_last_answers_end() -> None:
+    app = inspected()
+    app.stack_answers(nothing)
+    page = app.page()
+    app.chat()
+    app.advance(0.2)
+    app.draining = True
+    app.advance(0.2)
+    app.advance(5)
+    assert [data for name, data in page.events() if name == "draining"] == [{"seconds": 30}]
+    late = app.page()
+    assert late.events()[-1] == ("draining", {"seconds": 30})
+    app.front.connections.cut_short()
+    app.inspector.feed.stopService()
+    for each in (page, late):
+        assert each.rows()[-1][0]["kind"] == "shutting_down" and each.ended
+    assert not [call for call in pending_calls(app.clock) if "feed" in repr(call)]
+
+
 def test_a_feed_ends_when_the_daemon_stops() -> None:
     app = inspected()
     stalled, page = app.page(), app.page()

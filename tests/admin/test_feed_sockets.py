@@ -45,6 +45,10 @@ async def test_a_page_sees_a_chat_stops_it_and_holds_up_nothing(wires: Wires) ->
     assert head.startswith(b"HTTP/1.1 403 ") and b"X-Should-Retry: false" in head
     assert json.loads(body)["error"]["code"] == "stopped"
     await page.reads(b'"kind":"stopped"')
+    cut = await wires.chat(clients)
+    await page.reads(b'"key":2,')
     # Neither for a page, nor until one reads.
     await services.stopService()
-    assert (await page.end()).endswith(b"\r\n0\r\n\r\n")
+    assert b"shutting_down" in await cut.end()
+    shown = await page.end()
+    assert b'"kind":"shutting_down"' in shown and shown.endswith(b"\r\n0\r\n\r\n")

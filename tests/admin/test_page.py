@@ -640,6 +640,27 @@ def test_a_feed_that_breaks_is_told_and_followed_anew(page: Page, fake: FakeInsp
     assert fake.asked("/feed") == 2
 
 
+def test_a_daemon_that_stops_says_so_and_one_that_is_back_does_not(
+    page: Page, fake: FakeInspector
+) -> None:
+    fake.rows(row_of(1, status=0, total=None))
+    arrive(page, fake)
+    banner = page.locator("#banner")
+    banner.wait_for(state="hidden")
+    with fake._lock:
+        fake._tell("draining", {"seconds": 30})
+    sees(banner, "is stopping")
+    sees(banner, "up to 30 s")
+    page.evaluate(
+        "window.words = []; new MutationObserver(() => words.push("
+        "document.querySelector('#banner').textContent)).observe("
+        "document.querySelector('#banner'), {childList: true})"
+    )
+    fake.break_feeds()
+    banner.wait_for(state="hidden")
+    assert page.evaluate("words[0]").startswith("llamaproxy has stopped.")
+
+
 def test_a_feed_that_is_refused_is_asked_for_again(browser: Browser, fake: FakeInspector) -> None:
     page = opened(browser)  # whose console tells of the refusal
     page.clock.install()

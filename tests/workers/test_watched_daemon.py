@@ -72,20 +72,32 @@ class Feed:
         self.connection.request("GET", "/feed")
         self.response = self.connection.getresponse()
         self.rows: dict[int, Any] = {}
+        self.events: set[bytes] = set()
+        self._name = b""
 
     def read_until(self, condition: Any) -> None:
         """Read on until *condition* holds of the rows."""
-        name = b""
         while not condition(list(self.rows.values())):
-            line = self.response.readline()
-            assert line, "the feed has ended"
-            if line.startswith(b"event: "):
-                name = line[7:].strip()
-            elif line.startswith(b"data: ") and name == b"rows":
-                self.rows |= {row["key"]: row for row in json.loads(line[6:])["rows"]}
-            elif line.startswith(b"data: ") and name == b"gone":
-                for key in json.loads(line[6:])["keys"]:
-                    del self.rows[key]
+            assert self._read_line(), "the feed has ended"
+
+    def read_all(self) -> None:
+        """Read on until the feed ends."""
+        while self._read_line():
+            pass
+
+    def _read_line(self) -> bool:
+        """Whether there was one more."""
+        line = self.response.readline()
+        name = self._name
+        if line.startswith(b"event: "):
+            self._name = line[7:].strip()
+            self.events.add(self._name)
+        elif line.startswith(b"data: ") and name == b"rows":
+            self.rows |= {row["key"]: row for row in json.loads(line[6:])["rows"]}
+        elif line.startswith(b"data: ") and name == b"gone":
+            for key in json.loads(line[6:])["keys"]:
+                del self.rows[key]
+        return bool(line)
 
 
 @pytest.fixture
@@ -156,6 +168,23 @@ def test_a_page_shows_all_workers_stops_where_it_runs_and_ends_what_is_killed(
     for stream in streams:
         stream.connection.close()
     feed.connection.close()
+
+
+def test_a_page_is_told_of_the_drain_and_how_the_last_answers_ended(tmp_path: Path) -> None:
+    admin = free_port()
+    drain = ("--drain-timeout", "1", "--admin", f"tcp:{admin}:interface=127.0.0.1")
+    with workers(tmp_path / "log", *drain) as daemon:
+        feed = Feed(Watched(daemon, admin))
+        streams = daemon.streams(ENDLESS)
+        feed.read_until(lambda rows: len(rows) == len(streams))
+        daemon.send(signal.SIGTERM)
+        feed.read_all()
+        assert b"draining" in feed.events
+        ends = {(row["status"], row["kind"]) for row in feed.rows.values()}
+        assert ends == {(200, "shutting_down")}
+        for stream in streams:
+            assert b"shutting_down" in stream.end()
+        daemon.ended()
 
 
 def test_the_level_of_the_log_is_that_of_workers_too(watched: Watched) -> None:

@@ -152,14 +152,22 @@ function showHello() {
 }
 
 function showConnection() {
-  const { connection } = store;
+  const { connection, draining } = store;
   setAttribute(byId("feed"), "data-state", connection);
   setText(byId("feed"), { connecting: "connecting", live: "live", lost: "lost" }[connection]);
   document.body.classList.toggle("stale", connection === "lost");
   const banner = byId("banner");
-  banner.hidden = connection !== "lost";
-  setText(banner, connection === "lost"
-    ? "The connection to llamaproxy has broken off. What is shown is what was known then; the page connects again by itself." : "");
+  banner.hidden = connection !== "lost" && draining === null;
+  setText(banner, bannerWords(connection, draining));
+}
+
+function bannerWords(connection, draining) {
+  if (connection === "lost") {
+    const what = draining === null ? "The connection to llamaproxy has broken off." : "llamaproxy has stopped.";
+    return `${what} What is shown is what was known then; the page connects again by itself.`;
+  }
+  if (draining === null) return "";
+  return `llamaproxy is stopping: it takes no new chats, and waits up to ${words.number(draining.seconds)} s for those that run.`;
 }
 
 // ---- errors, spoken

@@ -1,6 +1,6 @@
 // The one connection over which everything comes.
 
-const EVENTS = ["hello", "rows", "gone", "tools"];
+const EVENTS = ["hello", "rows", "gone", "tools", "draining"];
 
 /** Milliseconds until a feed that was refused is asked for again; of one that broke off the
  *  browser takes care. */

@@ -13,6 +13,8 @@ export class Store {
   hello = null;
   /** "connecting", "live" or "lost" */
   connection = "connecting";
+  /** {seconds} that the daemon gives what runs, once it has begun to stop; else null */
+  draining = null;
   #offset = 0;
   #replacing = false;
   #changed = new Set();
@@ -54,6 +56,7 @@ export class Store {
   hear(event, body) {
     if (event === "hello") {
       this.hello = body;
+      this.draining = null;
       this.#offset = body.time - Date.now() / 1000;
       this.#replacing = true; // by the rows that follow: until then the old ones stay
       this.connectionIs("live");
@@ -63,6 +66,9 @@ export class Store {
     else if (event === "tools") {
       this.tools = body;
       this.#note("tools");
+    } else if (event === "draining") {
+      this.draining = body;
+      this.#note("connection");
     }
   }
 
