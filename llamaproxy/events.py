@@ -7,7 +7,7 @@ together. What is known of a request, a round or a call stands in its record
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args
 
@@ -131,7 +131,9 @@ class ListRefreshed:
     of the list of the groups, None if that has come. *left_out* are tools that are not offered for
     want of room, as ``group/name``, None if there is no list of tools yet. If it is *shared*,
     another process has listed them, for all, and has told of that. If it is *late*, a chat has
-    waited in vain, and they are still listed.
+    waited in vain, and they are still listed. The failures of those *remembered* are of before:
+    those groups were not asked this time, or had too little time to answer; ``""`` stands for the
+    list of the groups.
     """
 
     callers: int
@@ -142,6 +144,7 @@ class ListRefreshed:
     seconds: float = 0.0
     shared: bool = False
     late: bool = False
+    remembered: Collection[str] = ()
 
 
 @attrs.define(eq=False, repr=False)

@@ -201,7 +201,7 @@ LISTS = Series(
 LISTING_FAILURES = Series(
     "llamaproxy_tool_listing_failures_total",
     "counter",
-    "Tool lists, or groups of one, that could not be had.",
+    "Tool lists, or groups of one, that were asked for and could not be had.",
     together="parent",
 )
 LIST_SECONDS = Series(

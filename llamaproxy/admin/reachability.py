@@ -93,7 +93,8 @@ class ServerNews:
     def _list_refreshed(self, event: ListRefreshed) -> None:
         error = event.groups_error
         # One that is late may be so for a tool server.
-        if error is not None and error.kind in FAILURES and not event.late:
+        is_news = not event.late and "" not in event.remembered
+        if error is not None and error.kind in FAILURES and is_news:
             self._failed(error.kind, error.logged)
 
     def _answered(self, at: float) -> None:

@@ -101,7 +101,7 @@ class ListMetrics:
         self._unknown = event.groups_error is not None
         if event.left_out is not None:
             self._left_out = len(event.left_out)
-        self._failures += len(event.failures) + self._unknown
+        self._failures += len(event.failures) + self._unknown - len(event.remembered)
         self._seconds.add(event.seconds)
         if event.groups or not self._unknown:
             self._listed_at = now

@@ -98,11 +98,11 @@ class ToolStatus:
                 for name, listed in event.groups.items():
                     self._note_listed(name, listed, event.shared)
                 for name, error in event.failures.items():
-                    self._note_failed(name, error, event.shared)
+                    self._note_failed(name, error, event)
                 if event.groups_error is None:
                     self._note_answered(_ALL_GROUPS, event.shared)
                 else:
-                    self._note_failed(_ALL_GROUPS, event.groups_error, event.shared)
+                    self._note_failed(_ALL_GROUPS, event.groups_error, event)
                 if event.left_out is not None:
                     self._note_left_out(event.left_out, event.shared)
                 self._forget_some()
@@ -263,8 +263,10 @@ class ToolStatus:
         self._held -= group.size
         group.tools, group.size = (), 0
 
-    def _note_failed(self, name: str, error: ProxyError, shared: bool) -> None:
-        group = self._group(name)
+    def _note_failed(self, name: str, error: ProxyError, event: ListRefreshed) -> None:
+        group, shared = self._group(name), event.shared
+        if group.error is not None and name in event.remembered:
+            return
         now = self._clock.seconds()
         reason = error.logged[:_MAX_REASON]
         if not shared and self._is_due(group, reason):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import attrs
 
 from llamaproxy.events import GroupListed, ListRefreshed
@@ -50,10 +52,13 @@ def refreshed_event(
     listed: ListedTools | None,
     seconds: float,
     late: bool = False,
+    remembered: Collection[str] = (),
 ) -> ListRefreshed:
     """The event of a *listing* of which *listed* is offered, where *callers* have a list each.
 
     :param late: whether it is still under way.
+
+    :param remembered: of which groups the failure is of before.
     """
     offered: dict[str, dict[str, ToolDefinition]] = {group: {} for group in listing.groups}
     left_out: tuple[str, ...] | None = None
@@ -82,4 +87,5 @@ def refreshed_event(
         seconds,
         shared=listing.fresh_for is not None,
         late=late,
+        remembered=remembered,
     )

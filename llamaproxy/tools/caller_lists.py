@@ -265,12 +265,13 @@ class CallerLists:
             # Its tools are those that are kept once for all callers.
             answered = {name: cached.groups[name] for name in listing.groups}
             cached.partial = attrs.evolve(listing, groups=answered, kept={})
-        self._tell(refreshed_event(len(self._lists), listing, cached.listed, now - started))
+        remembered = {group for group, error in listing.errors if not limits.is_new(group, error)}
+        callers, took = len(self._lists), now - started
+        self._tell(refreshed_event(callers, listing, cached.listed, took, remembered=remembered))
         # What was too slow for a first chat, or for which there was no time, may be there for the
         # next.
         is_hasty = not limits.patient and any(
-            error is not limits.down.get(group)
-            and (is_timeout(error) or not limits.is_new(group, error))
+            error is not limits.down.get(group) and (is_timeout(error) or group in remembered)
             for group, error in listing.errors
         )
         # Of an old source: who has a list does not wait for the next, and others list themselves.

@@ -232,6 +232,7 @@ def test_an_answer_ends_it_at_once(to_a_chat: bool) -> None:
         request_ended("shutting_down"),
         ListRefreshed(1, {}, {"g": McpTimeout()}),
         ListRefreshed(1, {}, {}, UpstreamRefused(500)),
+        ListRefreshed(1, {}, {}, UpstreamTimeout(), remembered={""}),
     ],
 )
 def test_what_says_nothing_of_it_changes_nothing(event: Event) -> None:

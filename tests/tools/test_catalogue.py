@@ -923,6 +923,26 @@ def test_a_group_that_is_down_is_not_waited_for_by_the_next_caller() -> None:
     assert catalogued.source.limits[-1].down == {}
 
 
+def test_a_failure_that_is_remembered_is_as_old_as_it_is_and_counts_once() -> None:
+    catalogued = Catalogued()
+    down: dict[str, ProxyError] = {"slow": McpTimeout("slow")}
+    for number in range(4):
+        catalogued.ask(caller(str(number)))
+        catalogued.source.listings[-1].callback(Listing({"g": [tool("ping")]}, down))
+        slow = catalogued.status.as_json()["tool_groups"]["slow"]
+        assert slow["error_seconds_ago"] == 7.0 * number
+        assert catalogued.counted(LISTING_FAILURES) == 1
+        assert catalogued.counted("llamaproxy_tool_groups_missing") == 1
+        catalogued.clock.advance(7)
+    catalogued.clock.advance(10)
+    catalogued.ask(caller("later"))  # who has it listed again
+    catalogued.source.listings[-1].callback(
+        Listing({"g": [tool("ping")]}, {"slow": McpTimeout("slow")})
+    )
+    assert catalogued.status.as_json()["tool_groups"]["slow"]["error_seconds_ago"] == 0
+    assert catalogued.counted(LISTING_FAILURES) == 2
+
+
 def test_a_list_that_is_slow_for_one_is_waited_for_by_nobody_else() -> None:
     catalogued = Catalogued()
     catalogued.ask(caller("first"))
