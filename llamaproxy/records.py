@@ -26,6 +26,9 @@ _MAX_NAME = 100
 #: ``refused``: it was not run, for its arguments, or because there were too many.
 Outcome: TypeAlias = Literal["", "answered", "failed", "timeout", "cancelled", "unknown", "refused"]
 
+#: Those of calls that no tool has been given.
+_NOT_RUN: tuple[Outcome, ...] = ("unknown", "refused")
+
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -157,6 +160,8 @@ class ChatRecord:
         """The same of calls, of which several may run at the same time."""
         seconds = until = 0.0
         for call in self.calls:  # in the order in which they were asked for
+            if call.began is None and call.outcome in _NOT_RUN:
+                continue  # no tool has had anything to do with it
             ended = now if call.ended is None else call.ended
             seconds += max(0.0, ended - max(until, call.asked))
             until = max(until, ended)

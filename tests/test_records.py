@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord, name_of
+from llamaproxy.records import (
+    CallRecord,
+    ChatRecord,
+    Outcome,
+    RequestRecord,
+    RoundRecord,
+    name_of,
+)
 
 
 def request_from(began: float) -> tuple[RequestRecord, ChatRecord]:
@@ -32,6 +39,15 @@ def test_tools_that_run_at_the_same_time_count_once() -> None:
     round_of(chat, 17.0, 18.0)
     request.ended = 19.0
     assert request.shares(100.0) == (3.0, 4.5, 1.5)
+
+
+@pytest.mark.parametrize(("outcome", "tools"), [("refused", 0), ("unknown", 0), ("cancelled", 2)])
+def test_a_call_that_no_tool_was_given_has_waited_for_none(outcome: Outcome, tools: float) -> None:
+    request, chat = request_from(0.0)
+    call_of(chat, 1.0, 3.0)
+    chat.calls[0].outcome = outcome
+    request.ended = 3.0
+    assert request.shares(100.0) == (0.0, tools, 3.0 - tools)
 
 
 def test_what_runs_still_counts_until_now() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -128,7 +128,12 @@ def _chat_fields(chat: ChatRecord) -> dict[str, Any]:
         if failed := chat.failed:
             fields["failed"] = failed
         fields["ran"] = [
-            {"tool": call.tool, "outcome": call.outcome, "seconds": call.seconds}
+            {
+                "tool": call.tool,
+                "group": call.group,
+                "outcome": call.outcome,
+                "seconds": call.seconds,
+            }
             for call in chat.calls[:_MAX_CALLS]
         ]
     for direction in ("input_tokens", "output_tokens"):
@@ -143,12 +148,18 @@ def _chat_fields(chat: ChatRecord) -> dict[str, Any]:
 def _text_of(fields: dict[str, Any]) -> str:
     """What people read of *fields*, behind the beginning of the line."""
     if calls := fields.get("ran"):
-        fields = {**fields, "ran": "; ".join(map(_ran, calls))}
+        fields = {**fields, "ran": "; ".join(_ran(calls))}
     return _format_of(tuple(fields)) % fields
 
 
-def _ran(call: Mapping[str, Any]) -> str:
-    return f"{call['tool'] or 'unknown tool'} {call['outcome']} {call['seconds']:.3f} s"
+def _ran(calls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What became of each; one group of a tool's name needs no naming."""
+    names = {call["tool"] for call in calls} if len(calls) > 1 else ()
+    several = len({(call["tool"], call["group"]) for call in calls}) > len(names) > 0
+    for call in calls:
+        of_group = f" of {call['group']}" if several and call["group"] else ""
+        name = call["tool"] or "unknown tool"
+        yield f"{name}{of_group} {call['outcome']} {call['seconds']:.3f} s"
 
 
 @lru_cache(maxsize=256)

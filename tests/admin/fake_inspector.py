@@ -161,6 +161,7 @@ class FakeInspector:
         row = self.kept[key]
         usual: Json = {
             "offered_tools": ["calculate", "get_time", "search"],
+            "called": list({call["tool"]: None for call in row["calls"]}),
             "withheld": {},
             "curl": "curl http://localhost:8322/v1/chat/completions -d @body.json",
             "contents": None,

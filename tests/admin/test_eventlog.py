@@ -79,12 +79,26 @@ def test_the_line_of_a_chat_is_json_for_machines() -> None:
         **{"route": "chat_completions", "first_byte": 1.25, "who": "0badcafe"},
         **{"model": "llama-3", "tools": 2, "rounds": 2, "calls": 2, "failed": 1},
         "ran": [
-            {"tool": "clock", "outcome": "answered", "seconds": 0.5},
-            {"tool": "", "outcome": "unknown", "seconds": 0.0},
+            {"tool": "clock", "group": "mcp::a", "outcome": "answered", "seconds": 0.5},
+            {"tool": "", "group": "", "outcome": "unknown", "seconds": 0.0},
         ],
         **{"input_tokens": 20, "output_tokens": 3, "limit": "rounds"},
         **{"error": "upstream_broke (ended)", "kind": "upstream_broke"},
     }
+
+
+def test_tools_of_one_name_are_told_apart_by_their_groups() -> None:
+    request = ended_chat()
+    assert request.chat is not None
+    other = CallRecord(request.chat, 3, 1, 102.0, "clock", "mcp::b", began=102.0, ended=102.25)
+    other.outcome = "failed"
+    request.chat.calls.append(other)
+    with logged() as lines:
+        log_event(RequestEnded(request))
+    assert (
+        "ran: clock of mcp::a answered 0.500 s; unknown tool unknown 0.000 s; "
+        "clock of mcp::b failed 0.250 s, " in str(format_text(lines[0]))
+    )
 
 
 def test_a_line_names_some_calls_of_many() -> None:

@@ -22,7 +22,9 @@ from llamaproxy.config.options import Options
 from llamaproxy.events import CallEnded
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from llamaproxy.tap import _log_start
+from llamaproxy.tools.names import offered_names
 from llamaproxy.tools.offers import Withheld
+from llamaproxy.tools.toolruntime import definition_of
 from llamaproxy.tools.trial import Trials
 from tests.admin.inspected import Inspected
 from tests.admin.traces import Traced
@@ -72,9 +74,24 @@ def test_an_answer_is_shown_with_all_that_is_known_of_it() -> None:
     app.chat(fields={"X-Request-Id": "mine"}, stream=True)
     shown = detail(app)
     assert (shown["key"], shown["id"], shown["status"], shown["streamed"]) == (1, "mine", 200, True)
-    assert shown["offered_tools"] == ["clock", "web"]
+    assert (shown["offered_tools"], shown["called"]) == (["clock", "web"], ["clock"])
     assert (shown["withheld"], shown["contents"]) == ({}, None)
     assert shown["shares"].keys() == {"model", "tools", "proxy"}
+
+
+def test_a_tool_that_was_offered_by_another_name_has_been_called_by_that() -> None:
+    stack = FakeStack()
+    both = [tool("too big", "mcp::a"), tool("clock", "mcp::b")]
+    stack.on("GET /v1/tools", answer({"data": both}))
+    offered = offered_names({"": list(filter(None, map(definition_of, both)))})
+    [name] = offered.keys() - {"clock"}
+    stack.on(CHAT, calling(name), saying("Done."))
+    stack.on(INVOKE, tool_result("12:00"))
+    app = Inspected(stack)
+    app.chat()
+    shown = detail(app)
+    assert sorted(shown["offered_tools"]) == sorted(offered)
+    assert shown["called"] == [name] != ["too big"]
 
 
 def test_an_answer_that_is_not_kept_is_a_404() -> None:

@@ -253,6 +253,31 @@ def test_an_answer_is_explained(page: Page, fake: FakeInspector) -> None:
     sees(place, "--inspect-contents")
 
 
+def test_tools_of_one_name_are_told_apart_by_their_groups(page: Page, fake: FakeInspector) -> None:
+    began = {"began": 1.0, "ended": 1.2, "outcome": "answered"}
+    calls = [
+        call_of(1, 1, "big", 1.0, group="mcp::a", **began),
+        call_of(2, 1, "big", 1.0, group="mcp::b", **began),
+        call_of(3, 1, "small", 1.0, group="mcp::b", ended=1.5, outcome="refused"),
+    ]
+    fake.rows(chat(1, calls=calls))
+    names = ["mcp__a__big_01234567", "mcp__b__big_89abcdef", "other", "small"]
+    fake.more[1] = {"offered_tools": names, "called": [names[0], names[1], "small"]}
+    arrive(page, fake, "/#request-1")
+    place = answer(page)
+    sees(place.locator(".story"), "big of mcp::a, big of mcp::b and small")
+    place.locator(".chip.called").first.wait_for()
+    assert place.locator(".chips .chip:not(.called)").all_inner_texts() == ["other"]
+    lanes = place.locator(".lane.of-tool .words").all_inner_texts()
+    assert [lane.partition(" ·")[0] for lane in lanes] == [
+        "big of mcp::a",
+        "big of mcp::b",
+        "small",
+    ]
+    assert lanes[2] == "small · refused", "it has waited for no slot"
+    assert "big of mcp::b answered" in (rows(page).first.text_content() or "")
+
+
 def test_why_there_are_no_tools(page: Page, fake: FakeInspector) -> None:
     fake.rows(chat(1, offered=0, not_injected="its tool_choice is none", calls=[]))
     arrive(page, fake, "/#request-1")

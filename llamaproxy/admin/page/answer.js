@@ -166,7 +166,7 @@ export class Answer {
     this.#drawShares(elapsed);
     parts.waterfall.show(row, elapsed);
     this.#draw("offered", () => offeredTools(row, this.#detail), row.offered, row.not_injected,
-      this.#detail?.offered_tools, this.#detail?.withheld);
+      this.#detail?.offered_tools, this.#detail?.called, this.#detail?.withheld);
     this.#draw("contents", () => contentsOf(row, this.#detail), this.#detail?.contents,
       this.#detail === null, row.calls.length);
     this.#draw("facts", () => facts(row, this.#actions.showChat), row);

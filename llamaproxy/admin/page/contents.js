@@ -15,6 +15,7 @@ export function contentsOf(row, detail) {
   const { rounds, calls, cut } = detail.contents;
   const shown = [];
   if (cut) shown.push(h("p", { class: "notice info" }, "Some of it was too large to be kept whole."));
+  const nameOf = words.namesOf(row.calls);
   for (const round of row.rounds) {
     const content = rounds[round.number];
     if (content === undefined) continue;
@@ -29,7 +30,7 @@ export function contentsOf(row, detail) {
     for (const call of row.calls) {
       const written = calls[call.number];
       if (call.round !== round.number || written === undefined) continue;
-      shown.push(fold(`call ${call.number}`, ["Call of ", foreign(call.tool, "name")], () => [
+      shown.push(fold(`call ${call.number}`, ["Call of ", foreign(nameOf(call), "name")], () => [
         h("h4", { class: "part" }, "Arguments"), text(indented(written.arguments)),
         h("h4", { class: "part" }, "Result"), written.result === undefined ? h("p", { class: "note" }, "None.") : text(written.result),
       ]));

@@ -11,7 +11,7 @@ function among(items) {
     i === 0 ? [item] : [i === items.length - 1 ? " and " : ", ", item]);
 }
 
-const toolName = (tool) => foreign(words.short(tool || "a tool without a name"), "name");
+const toolName = (name) => foreign(name || "a tool without a name", "name");
 
 /** What has happened, in a few sentences. */
 export function story(row) {
@@ -21,8 +21,9 @@ export function story(row) {
       : [`${row.method} `, foreign(row.path), `, answered with status ${row.status}.`];
   }
   const asked = [`The model was asked ${words.times(words.total(row.rounds))}`];
+  const nameOf = words.namesOf(row.calls);
   const tools = new Map();
-  for (const call of row.calls) tools.set(call.tool, (tools.get(call.tool) ?? 0) + 1);
+  for (const call of row.calls) tools.set(nameOf(call), (tools.get(nameOf(call)) ?? 0) + 1);
   if (tools.size === 0) {
     asked.push(row.status === 0 ? ", and has called no tool yet." : ", and called no tool.");
   } else {
@@ -34,22 +35,22 @@ export function story(row) {
   const bad = row.calls.filter((call) => call.outcome && call.outcome !== "answered");
   if (bad.length) {
     const named = bad.slice(0, 3).map((call) =>
-      h("span", {}, toolName(call.tool), " (", foreign(words.short(words.outcomeWords(call))), ")"));
+      h("span", {}, toolName(nameOf(call)), " (", foreign(words.short(words.outcomeWords(call))), ")"));
     if (bad.length > 3) named.push(`${bad.length - 3} more`);
     asked.push(` ${words.count(bad.length, "call")} came to nothing: `, among(named), ".");
   }
-  if (row.status === 0) asked.push(" ", now(row));
+  if (row.status === 0) asked.push(" ", now(row, nameOf));
   return asked;
 }
 
-function now(row) {
+function now(row, nameOf) {
   const open = row.calls.filter((call) => call.ended === null);
   const running = open.filter((call) => call.began !== null);
   const waiting = open.length - running.length;
   if (open.length) {
     return [
       running.length ? [`Now ${running.length === 1 ? "runs " : "run "}`,
-        among(running.slice(0, 4).map((call) => toolName(call.tool))),
+        among(running.slice(0, 4).map((call) => toolName(nameOf(call)))),
         running.length > 4 ? ` and ${running.length - 4} more` : null, "."] : null,
       waiting ? ` ${words.count(waiting, "call waits", "calls wait")} for a slot.` : null,
     ];
@@ -131,7 +132,7 @@ export function offeredTools(row, detail) {
   }
   const shown = [h("p", {}, row.offered === 0 ? "None." : `${words.count(row.offered, "tool")}.`)];
   if (detail === null) return shown;
-  const called = new Set(row.calls.map((call) => call.tool));
+  const called = new Set(detail.called);
   const names = [...detail.offered_tools].sort();
   names.sort((a, b) => called.has(b) - called.has(a));
   if (names.length) {

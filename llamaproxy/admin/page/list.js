@@ -187,14 +187,15 @@ class Item {
     setText(this.trouble, this.#trouble(row, state));
     setText(this.first, row.first_byte === null ? "" : words.seconds(row.first_byte));
     if (!this.running) setText(this.total, words.seconds(row.total));
-    const dots = row.calls.map((call) => `${call.tool} ${words.outcomeWords(call)}`).join("; ");
+    const nameOf = words.namesOf(row.calls);
+    const dots = row.calls.map((call) => `${nameOf(call)} ${words.outcomeWords(call)}`).join("; ");
     const calls = words.total(row.calls);
     if (dots !== this.#dots) {
       this.#dots = dots;
       fill(
         this.dots,
         row.calls.slice(0, MAX_DOTS).map((call) =>
-          dot(words.stateOf(call), `${call.tool}: ${words.outcomeWords(call)}`)),
+          dot(words.stateOf(call), `${nameOf(call)}: ${words.outcomeWords(call)}`)),
         calls > MAX_DOTS ? ` +${calls - MAX_DOTS}` : null,
       );
     }

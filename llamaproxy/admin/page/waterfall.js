@@ -17,6 +17,7 @@ const MAX_LANES = 300;
 export function plan(row, end) {
   const lanes = [];
   const calls = byRound(row.calls);
+  const nameOf = words.namesOf(row.calls);
   const first = row.rounds[0];
   if (row.listing >= 0.001) {
     const until = first?.began ?? end;
@@ -28,7 +29,7 @@ export function plan(row, end) {
   }
   for (const round of row.rounds) {
     lanes.push(roundLane(round, end));
-    for (const call of calls.get(round.number) ?? []) lanes.push(callLane(call, end));
+    for (const call of calls.get(round.number) ?? []) lanes.push(callLane(call, nameOf(call), end));
   }
   return lanes;
 }
@@ -74,17 +75,20 @@ function roundLane(round, end) {
   };
 }
 
-function callLane(call, end) {
+function callLane(call, name, end) {
   const until = call.ended ?? end;
   const began = call.began ?? until;
   const bars = [];
   const said = [];
-  if (began - call.asked >= WAITED || call.began === null) bars.push(bar("slot", call.asked, began));
+  // What is refused, or no tool, has waited for none.
+  const isRun = call.outcome !== "refused" && call.outcome !== "unknown";
+  if (!isRun) bars.push(bar("tool", call.asked, until));
+  else if (began - call.asked >= WAITED || call.began === null) bars.push(bar("slot", call.asked, began));
   if (call.began !== null) bars.push(bar("tool", began, until));
   const waited = began - call.asked;
   if (call.began === null && call.ended === null) said.push(`waiting for a slot for ${words.counting(waited)}`);
   else {
-    if (waited >= WAITED) said.push(`waited ${words.seconds(waited)} for a slot`);
+    if (isRun && waited >= WAITED) said.push(`waited ${words.seconds(waited)} for a slot`);
     if (call.ended === null) said.push(`running for ${words.counting(until - began)}`);
     else if (call.began !== null) said.push(`ran ${words.seconds(until - began)}`);
     if (call.outcome) said.push(words.outcomeWords(call));
@@ -93,7 +97,7 @@ function callLane(call, end) {
   return {
     key: `call ${call.number}`,
     bars,
-    words: [call.tool || "a tool without a name", ...said],
+    words: [name || "a tool without a name", ...said],
     state: words.stateOf(call),
     error: call.outcome !== "" && call.outcome !== "answered",
     running: call.ended === null,

@@ -115,6 +115,17 @@ export const ROW_STATES = {
   left: "client left, or broken off",
 };
 
+/** What names each of *calls*: its tool, and the group too if they are of several with that tool. */
+export function namesOf(calls) {
+  const groups = new Map();
+  for (const call of calls) {
+    if (!groups.has(call.tool)) groups.set(call.tool, new Set());
+    groups.get(call.tool).add(call.group);
+  }
+  return (call) =>
+    groups.get(call.tool).size > 1 ? `${short(call.tool)} of ${short(call.group)}` : short(call.tool);
+}
+
 /** A finish reason in words, as far as it is a known one. */
 export function finishWords(reason) {
   const words = {
