@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperlink import DecodedURL
 from twisted.application.service import MultiService, Service
@@ -36,6 +36,9 @@ from llamaproxy.server.site import ProxySite
 from llamaproxy.tools.trial import Trials
 from llamaproxy.upstream.dialect import ServerDialect
 from llamaproxy.upstream.pool import UpstreamPool
+
+if TYPE_CHECKING:
+    from llamaproxy.memory.turns import RedisTurns
 
 _log = Logger()
 
@@ -105,13 +108,21 @@ def inspector_of(
 
 
 def this_process(
-    app: Application, pool: UpstreamPool, clients: Mapping[str, Callable[[], Json]]
+    app: Application,
+    pool: UpstreamPool,
+    clients: Mapping[str, Callable[[], Json]],
+    store: RedisTurns | None = None,
 ) -> ThisProcess:
-    """What the admin port asks of this process; *clients*: the figures of those it serves."""
+    """What the admin port asks of this process.
+
+    :param clients: the figures of those that it serves.
+
+    :param store: is asked for turns too.
+    """
     figures = {
         **clients,
         "turn_memory": app.memory.figures,
-        **({} if app.far is None else {"memory_store": app.far.figures}),
+        **({} if store is None else {"memory_store": store.figures}),
         "tool_lists": app.catalogue.figures,
         "mcp_sessions": app.sessions.figures,
         "upstream_pool": pool.figures,

@@ -76,7 +76,6 @@ class Application:
     programs: Programs
     configured: ConfiguredServers
     memory: TurnMemory
-    far: FarTurns | None
     bodies: BodyBudget
     cors: CorsMemory
     metrics: Metrics
@@ -188,7 +187,6 @@ def assemble(
         programs=programs,
         configured=configured,
         memory=memory,
-        far=far,
         bodies=bodies,
         cors=cors,
         metrics=metrics,

@@ -140,7 +140,7 @@ def make_worker(
     )
     listen = ListenService(sockets, endpoints, site, options["drain-timeout"])
     if options["admin"] != "off":
-        own = this_process(app, pool, figures_of_clients(options, app, site))
+        own = this_process(app, pool, figures_of_clients(options, app, site), store)
         its_keys = worker_keys(number, count)
         shown = own_answers(options, app, reactor, site.connections, its_keys)
         watch_worker(services, number, own, shown, app.tell, link, reactor)

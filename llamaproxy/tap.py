@@ -87,7 +87,7 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     if options["admin"] != "off":
         admin = partial(add_admin, services, options, sockets, app, url, lambda: listen.draining)
         if supervisor is None:
-            own = this_process(app, pool, figures_of_clients(options, app, site))
+            own = this_process(app, pool, figures_of_clients(options, app, site), store)
             admin(own, own_answers(options, app, sockets, site.connections))
         else:
             watching = crew.watching_of(services, reactor, app, pool, supervisor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -23,9 +23,6 @@ class FarTurns(TurnStore, Protocol):
 
     def refresh(self, owner: bytes, marks: Sequence[str]) -> None:
         """Have the turns with these *marks* count as used now; nobody waits for that."""
-
-    def figures(self) -> dict[str, Any]:
-        """What there is to know of where they are kept, for the status."""
 
 
 @attrs.define(eq=False, repr=False)
@@ -91,7 +88,3 @@ class NestedTurns:
     def refresh(self, owner: bytes, marks: Sequence[str]) -> None:
         self._near.refresh(owner, marks)
         self._far.refresh(owner, marks)
-
-    def figures(self) -> dict[str, Any]:
-        """Those of what is far away."""
-        return self._far.figures()

@@ -100,9 +100,6 @@ class ParentTurns:
         tell: Any = self._link.callRemote
         tell(Refresh, owner=owner, marks=[*marks])
 
-    def figures(self) -> dict[str, Any]:
-        return {"up": self._answered}
-
     async def _ask(self, command: type[amp.Command], **values: Any) -> Json:
         """The parent's answer, empty if it has none in time."""
         try:

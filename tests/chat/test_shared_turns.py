@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from twisted.internet.task import Clock
 
@@ -34,9 +33,6 @@ class Far:
 
     def refresh(self, owner: bytes, marks: Sequence[str]) -> None:
         self.refreshed.append([*marks])
-
-    def figures(self) -> dict[str, Any]:
-        return {}
 
 
 def shared(far: Far, age: float = 400) -> tuple[SharedTurns, TurnMemory, Clock]:

@@ -136,6 +136,7 @@ def test_sums_are_what_was_sent_and_a_kill_takes_nothing_back(watched: Watched) 
     until(lambda: watched.metrics()[chats] == watched.answered)
     assert watched.status()["tool_groups"]["demo::tools"]["calls"] == watched.answered
     assert [each["restarts"] for each in watched.status()["workers"]] == [1, 0]
+    assert "memory_store" not in watched.status(), "without --memory there is none"
 
 
 def test_a_page_shows_all_workers_stops_where_it_runs_and_ends_what_is_killed(
