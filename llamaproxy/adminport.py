@@ -86,11 +86,11 @@ def inspector_of(
     clients = client_url(options["listen"][0])
 
     def hello() -> Json:
-        detected = app.detector.detected
+        server = app.detector.last
         return {
             "version": __version__,
             "upstream": url.to_text(),
-            "server": None if detected is None else detected.product,
+            "server": None if server is None else server.product,
             # No client is given the URL of a Unix socket.
             "url": None if clients.startswith("http+unix:") else f"{clients}/v1",
             "contents": bool(options["inspect-contents"]),
@@ -178,7 +178,7 @@ def add_admin(
         tools=app.tool_status,
         reachability=reachability,
         draining=draining,
-        dialect=lambda: _dialect_shown(app.detector.detected),
+        dialect=lambda: _dialect_shown(app.detector.last),
         serving=serving,
         trouble=lambda: app.detector.trouble,
     )

@@ -170,7 +170,8 @@ class Detector:
     #: Why it is not known what the server is, as long as it never was: it is only taken for a plain
     #: one then. None before the first question to it too.
     trouble: ProxyError | None = None
-    _last: ServerDialect | None = None
+    #: What was detected last, though it is to be detected again.
+    last: ServerDialect | None = None
     #: Why it could not be detected, as the log has it, and when that was written.
     _warned_of: str = ""
     _warned_at: float = 0.0
@@ -229,17 +230,17 @@ class Detector:
         try:
             dialect = await self._ask()
         except ProxyError as error:
-            self.trouble = None if self._last is not None else error.with_traceback(None)
+            self.trouble = None if self.last is not None else error.with_traceback(None)
             if not isinstance(error, UpstreamRefused | UpstreamBroke):
                 raise
             # Trouble that may pass (a server that starts, a gateway): ask again next time.
-            guess = self._last or PLAIN_OPENAI
+            guess = self.last or PLAIN_OPENAI
             self._warn(guess, error.logged)
             return guess
         self.detected, self.trouble, self._warned_of = dialect, None, ""
-        if dialect != self._last:
+        if dialect != self.last:
             self._log.info("the upstream is {name}", name=dialect.name)
-        self._last = dialect
+        self.last = dialect
         return dialect
 
     def _warn(self, guess: ServerDialect, reason: str) -> None:
@@ -273,9 +274,9 @@ class Detector:
                 return PLAIN_OPENAI
             raise
         except UpstreamTimeout:
-            if self._last is None:
+            if self.last is None:
                 raise
-            return self._last
+            return self.last
         version = answer.get("version")
         # LM Studio answers every path that it does not know with 200 and an object.
         if not isinstance(version, str) or not version:

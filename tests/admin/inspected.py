@@ -42,7 +42,7 @@ class Inspected(Proxy):
             tools=self.tool_status,
             reachability=self.reachability,
             draining=draining,
-            dialect=lambda: _dialect_shown(self.app.detector.detected),
+            dialect=lambda: _dialect_shown(self.app.detector.last),
             serving=serving,
             trouble=lambda: self.app.detector.trouble,
         )

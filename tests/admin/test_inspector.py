@@ -94,6 +94,15 @@ def test_a_tool_that_was_offered_by_another_name_has_been_called_by_that() -> No
     assert shown["called"] == [name] != ["too big"]
 
 
+def test_what_the_server_was_is_known_while_it_is_away() -> None:
+    app = inspected()
+    assert json.loads(app.get("/status").body)["upstream"]["server"] is None
+    app.chat()
+    app.app.detector.forget()
+    assert json.loads(app.get("/status").body)["upstream"]["server"] == "version 0.6.1"
+    assert app.page().events()[0][1]["server"] == "Llama Stack 0.6.1"
+
+
 def test_an_answer_that_is_not_kept_is_a_404() -> None:
     app = inspected()
     for path in ("/answers/1", "/answers/0", "/answers/x", "/answers/1/2", "/answers/" + "9" * 40):
