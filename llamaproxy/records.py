@@ -2,8 +2,8 @@
 
 They are filled in while it is answered, by those who answer it, and read by all who watch
 (:mod:`llamaproxy.events`). Times are seconds on the reactor's clock. Nothing in them is what a
-model, a tool or a client has written, but for a model's name and the id of a conversation, which
-are cut.
+model, a tool or a client has written, but for a model's name, the id of a conversation and patterns
+of names, which are cut.
 
 A record holds those of its parts, and they refer to it weakly: whoever wants to keep them keeps
 that of the request, and none of them is left to the garbage collector.
@@ -21,6 +21,9 @@ from attrs.setters import NO_OP
 
 #: Characters of a name of a peer's that are kept.
 _MAX_NAME = 100
+
+#: Characters of patterns that are kept.
+_MAX_PATTERNS = 1000
 
 #: What has become of a call, empty while it waits or runs. ``unknown``: there is no such tool;
 #: ``refused``: it was not run, for its arguments, or because there were too many.
@@ -124,6 +127,8 @@ class ChatRecord:
     offered: Collection[str] = ()
     #: Why each other is not, by name.
     withheld: Mapping[str, str] = _NOTHING
+    #: The patterns of the tools that the client wants, empty if it names none, or too many.
+    patterns: str = ""
     #: Why no tool is offered at all, empty if any may be.
     not_injected: str = ""
     #: Seconds for which it waited for the list of tools; since when it does, None if it does not.
@@ -136,6 +141,11 @@ class ChatRecord:
     calls: list[CallRecord] = attrs.Factory(list)
     #: The limit that ended the rounds: ``rounds`` or ``repetition``.
     limit: str = ""
+
+    def note_patterns(self, patterns: str) -> None:
+        """Keep which tools the client wants, if it says so in a few words."""
+        if len(patterns) <= _MAX_PATTERNS:
+            self.patterns = patterns
 
     @property
     def request(self) -> RequestRecord | None:

@@ -7,7 +7,7 @@ from shlex import quote
 
 from llamaproxy import jsontext
 from llamaproxy.jsontext import Json
-from llamaproxy.records import RequestRecord
+from llamaproxy.records import ChatRecord, RequestRecord
 
 #: Bytes of a body that a command has: Linux takes 128 KiB in one argument.
 _MAX_BODY = 100_000
@@ -16,16 +16,25 @@ _MAX_BODY = 100_000
 #: terminal is to be what a shell is given.
 _CONTROLS = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 
-_BODY_PLACEHOLDER = "the request's messages are not kept (--inspect-contents)"
+#: Why a command has not the request's messages.
+NOT_KEPT = "the request's messages are not kept (--inspect-contents)"
+TOO_LARGE = "the request's messages are too large"
 
 
-def curl(record: RequestRecord, url: str, body: Json | None) -> str:
+def curl(record: RequestRecord, url: str, body: Json | None, lacking: str = NOT_KEPT) -> Json:
     """The command that repeats the request of *record*; a placeholder stands for its key.
+
+    And, as *curl_lacks*, why one stands for its messages too: empty if they are there.
 
     :param url: where clients reach the proxy; of a Unix socket it begins with ``http+unix://``.
 
-    :param body: that of its chat, None if it is not known.
+    :param body: that of its chat, None if it is not known: for the reason *lacking*.
     """
+    text = b"" if body is None else jsontext.dumps(body)
+    if len(text) > _MAX_BODY:
+        text, lacking = b"", TOO_LARGE
+    if text or record.chat is None:
+        lacking = ""
     socket = url.removeprefix("http+unix://")
     words = ["curl", "-g"]
     if socket != url:
@@ -38,19 +47,22 @@ def curl(record: RequestRecord, url: str, body: Json | None) -> str:
     if record.who:
         words += ["-H", "Authorization: Bearer YOUR_KEY"]
     if record.chat is not None:
-        words += ["-H", "Content-Type: application/json", "--data-raw", _text(record, body)]
-    return " ".join(map(quote, words))
+        if record.chat.patterns:
+            words += ["-H", f"X-Llamaproxy-Tools: {_CONTROLS.sub('', record.chat.patterns)}"]
+        text = text or _placeholder(record.chat, lacking)
+        words += ["-H", "Content-Type: application/json", "--data-raw", _shown(text)]
+    return {"curl": " ".join(map(quote, words)), "curl_lacks": lacking}
 
 
-def _text(record: RequestRecord, body: Json | None) -> str:
-    """The body as JSON."""
-    text = b"" if body is None else jsontext.dumps(body)
-    if not text or len(text) > _MAX_BODY:
-        chat = record.chat
-        message = {"role": "user", "content": _BODY_PLACEHOLDER}
-        placeholder: Json = {"model": "" if chat is None else chat.model, "messages": [message]}
-        if chat is not None and chat.streamed:
-            placeholder["stream"] = True
-        text = jsontext.dumps(placeholder)
+def _placeholder(chat: ChatRecord, lacking: str) -> bytes:
+    """A body with the words *lacking* in place of its messages."""
+    body: Json = {"model": chat.model, "messages": [{"role": "user", "content": lacking}]}
+    if chat.streamed:
+        body["stream"] = True
+    return jsontext.dumps(body)
+
+
+def _shown(text: bytes) -> str:
+    """JSON as a shell is given it."""
     # A shell knows no NUL, and a terminal may act on what controls it: JSON has escapes for both.
     return _CONTROLS.sub(lambda at: f"\\u{ord(at[0]):04x}", text.decode("utf-8", "replace"))

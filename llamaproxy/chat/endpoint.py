@@ -128,6 +128,8 @@ class ChatCompletions:
 
     def _answer(self, chat: _Chat, answer: UnaryAnswer | StreamedAnswer) -> Awaitable[None]:
         body, patterns = chat.body, chat.field(b"x-llamaproxy-tools")
+        if patterns:
+            chat.record.note_patterns(patterns)
         reason = why_not_injected(body, patterns, chat.field(b"x-openwebui-task"))
         if reason:
             chat.record.not_injected = reason

@@ -164,6 +164,7 @@ class FakeInspector:
             "called": list({call["tool"]: None for call in row["calls"]}),
             "withheld": {},
             "curl": "curl http://localhost:8322/v1/chat/completions -d @body.json",
+            "curl_lacks": "the request's messages are not kept (--inspect-contents)",
             "contents": None,
         }
         return {**row, **usual, **self.more.get(key, {})}

@@ -240,8 +240,8 @@ export class Answer {
     const parts = this.#parts;
     const text = this.#detail.curl;
     if (await copy(text)) {
-      setText(parts.said, this.#detail.contents === null
-        ? "Copied, with a placeholder where the request’s body belongs." : "Copied.");
+      setText(parts.said, this.#detail.curl_lacks
+        ? `Copied, with a placeholder: ${this.#detail.curl_lacks}.` : "Copied.");
     } else {
       setText(parts.said, "The browser does not let the page copy. Here it is:");
       parts.byHand.hidden = false;
