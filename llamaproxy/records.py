@@ -239,8 +239,8 @@ class RoundRecord(_Part):
 class CallRecord(_Part):
     """A call of a server tool that the model made in the round *round*; *number* counts from 1.
 
-    *tool* is the tool's name, *group* its group and *endpoint* the URL of its MCP server; they are
-    empty where they are not known.
+    *tool* is the tool's name, *offered* that by which it is offered, *group* its group and
+    *endpoint* the URL of its MCP server; they are empty where they are not known.
     """
 
     number: int
@@ -249,6 +249,7 @@ class CallRecord(_Part):
     tool: str = ""
     group: str = ""
     endpoint: str = ""
+    offered: str = ""
     #: When it began to run, None if it has not.
     began: float | None = None
     ended: float | None = None

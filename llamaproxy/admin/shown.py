@@ -18,7 +18,6 @@ from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.events import CallEnded, Event, ListRefreshed, Observers
 from llamaproxy.jsontext import Json
 from llamaproxy.records import ChatRecord, RequestRecord
-from llamaproxy.tools.names import offered_name
 
 if TYPE_CHECKING:
     from llamaproxy.admin.contents import ContentsKept
@@ -183,7 +182,7 @@ class OwnAnswers:
         return {
             **shown,
             "offered_tools": list(chat.offered),
-            "called": _called(chat),
+            "called": list(dict.fromkeys(call.offered for call in chat.calls if call.offered)),
             "withheld": self._withheld(chat, now if record.ended is None else record.ended),
             **curl(record, self._url, None if body is None else _asked(body, chat), lacking),
             "contents": contents,
@@ -205,13 +204,6 @@ class OwnAnswers:
                 if name not in offered:
                     reasons.setdefault(name, why)
         return reasons
-
-
-def _called(chat: ChatRecord) -> list[str]:
-    """Which of the tools that were offered have been called, by the names that they had there."""
-    offered = frozenset(chat.offered)
-    tools = dict.fromkeys((call.group, call.tool) for call in chat.calls if call.tool)
-    return [name for group, tool in tools if (name := offered_name(group, tool, offered))]
 
 
 def _asked(body: Json, chat: ChatRecord) -> Json:

@@ -85,10 +85,9 @@ class _Chat:
     names: NameIndex
     in_slot: Callable[[Callable[[], Awaitable[ToolResult]]], Awaitable[ToolResult]]
 
-    def tool_of(self, call: ToolCall) -> ToolDefinition | None:
-        """The server's tool that *call* is of, None if there is none."""
-        name = self.names.fuzzy_match(call.name) if is_function(call.entry) else None
-        return None if name is None else self.offer.tools[name]
+    def offered_name(self, call: ToolCall) -> str:
+        """The name of the server's tool that *call* is of, as it is offered; "" if of none."""
+        return (self.names.fuzzy_match(call.name) or "") if is_function(call.entry) else ""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -269,8 +268,9 @@ class ToolLoop:
             await chat.answer.show_result(card, result)
             return result
 
-        tools = [chat.tool_of(call) for call in calls]
-        records = self._call_records(tools, chat.record)
+        names = list(map(chat.offered_name, calls))
+        tools = [chat.offer.tools.get(name) for name in names]
+        records = self._call_records(names, tools, chat.record)
         for record in records[_MAX_CALLS:]:
             record.outcome, record.ended = "refused", record.asked
             self._tell(CallEnded(record))
@@ -283,15 +283,19 @@ class ToolLoop:
         return list(zip(calls, results, strict=True))
 
     def _call_records(
-        self, tools: list[ToolDefinition | None], chat: ChatRecord
+        self, names: list[str], tools: list[ToolDefinition | None], chat: ChatRecord
     ) -> list[CallRecord]:
-        """The records of the last round's calls of *tools*, part of *chat* from now on."""
+        """The records of the last round's calls of *tools*, part of *chat* from now on.
+
+        :param names: those by which they are offered.
+        """
         now, before, round = chat.now(), len(chat.calls), len(chat.rounds)
         records = [
             CallRecord(chat, before + number, round, now) for number in range(1, len(tools) + 1)
         ]
-        for tool, record in zip(tools, records, strict=True):
+        for name, tool, record in zip(names, tools, records, strict=True):
             if tool is not None:
+                record.offered = name
                 note_tool(record, tool)
         chat.calls += records
         return records

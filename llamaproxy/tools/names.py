@@ -37,24 +37,9 @@ def offered_names(groups: Mapping[str, list[ToolDefinition]]) -> dict[str, ToolD
     return offered
 
 
-def offered_name(group: str, name: str, offered: Collection[str]) -> str:
-    """Under which of the *offered* names the tool *name* of *group* is among them; "" if it is not.
-
-    No other tool has its real name: of those that share one, all have others.
-    """
-    for candidate in (name, _replacement(group, name)):
-        if candidate in offered:
-            return candidate
-    return ""
-
-
 def _rewritten(tool: ToolDefinition) -> str:
-    return _replacement(tool.group, tool.name)
-
-
-def _replacement(group: str, name: str) -> str:
-    qualified = f"{group}__{name}" if group else name
-    digest = hashlib.sha256(f"{group}\0{name}".encode("utf-8", "replace")).hexdigest()
+    qualified = f"{tool.group}__{tool.name}" if tool.group else tool.name
+    digest = hashlib.sha256(f"{tool.group}\0{tool.name}".encode("utf-8", "replace")).hexdigest()
     return f"{re.sub('[^a-zA-Z0-9_-]+', '_', qualified)[:55]}_{digest[:8]}"
 
 

@@ -196,7 +196,7 @@ def test_with_contents_it_is_repeated_as_the_client_sent_it() -> None:
 
 def test_what_was_too_large_to_be_kept_is_said_to_be_that() -> None:
     app = inspected(saying("So."), contents=True)
-    app.chat(messages=[{"role": "user", "content": "x" * 1_100_000}])
+    app.chat(messages=[{"role": "user", "content": "long " * 250_000}])
     app.chat(fields={"X-Llamaproxy-Tools": "mcp::m*"})
     large, narrowed = detail(app, 1), detail(app, 2)
     assert (
