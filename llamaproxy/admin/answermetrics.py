@@ -91,7 +91,7 @@ class AnswerMetrics:
         self._limits["connections"] += event.count
 
     def failed(self, kind: str) -> None:
-        """A completion, or what else was asked for, came to an error of that *kind*."""
+        """A completion, a tool, or what else was asked for, came to an error of that *kind*."""
         if kind in self._upstream_errors:
             self._upstream_errors[kind] += 1
 

@@ -47,7 +47,7 @@ class Metrics:
         self._limits = Counter(dict.fromkeys(LIMITS, 0))
         self._answers = AnswerMetrics(self._limits)
         self._models = ModelMetrics(self._answers.failed)
-        self._calls = CallMetrics(self._limits)
+        self._calls = CallMetrics(self._limits, self._answers.failed)
         self._lists = ListMetrics(now)
         self._watched: dict[Series, dict[tuple[str, ...], Callable[[], float | Histogram]]] = {}
         self._deliver: Callable[[], None] = _nothing

@@ -132,7 +132,7 @@ ERRORS = Series(
 UPSTREAM_ERRORS = Series(
     "llamaproxy_upstream_errors_total",
     "counter",
-    "Errors of the server: of completions that it was asked for, and of other requests.",
+    "Errors of the server: of completions, of tools that it runs, and of other requests.",
     ("kind",),
 )
 CLIENTS_LEFT = Series(

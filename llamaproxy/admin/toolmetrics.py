@@ -34,9 +34,13 @@ class _Tool:
 class CallMetrics:
     """Counts calls by tool; what is no tool of the server's has no name."""
 
-    def __init__(self, limits: Counter[str]) -> None:
-        """:param limits: counts the limits that were reached."""
+    def __init__(self, limits: Counter[str], failed: Callable[[str], None]) -> None:
+        """:param limits: counts the limits that were reached.
+
+        :param failed: is told the kind of each call's error.
+        """
         self._limits = limits
+        self._failed = failed
         self._tools = Named(_Tool, _MOST_TOOLS, (names.OTHER, names.OTHER))
         self._cut = 0
 
@@ -51,6 +55,8 @@ class CallMetrics:
             tool.seconds.add(call.seconds)
         if call.cut:
             self._cut += 1
+        if call.kind:
+            self._failed(call.kind)
         if call.outcome == "timeout":
             self._limits["tool_time"] += 1
 

@@ -633,7 +633,7 @@ SCENARIOS: dict[str, tuple[Callable[[World], None], Truth]] = {
     ),
     "a tool that breaks": (
         tool_answers(hang_up),
-        Truth(rounds=BOTH, calls=(("clock", "failed"),)),
+        Truth(rounds=BOTH, calls=(("clock", "failed"),), upstream=("upstream_broke",)),
     ),
     "no such tool": (
         calls_first(call("nonsense_of_the_models")),
@@ -745,7 +745,7 @@ def compare(world: World, truth: Truth, lines: list[Any]) -> None:
 
     # --- the record, as it was when the request ended
     assert (at_once["status"], at_once["kind"]) == (truth.status, truth.kind)
-    of_server = truth.upstream and "The model" not in at_once["error"]
+    of_server = truth.kind and truth.upstream and "The model" not in at_once["error"]
     assert (" at http://" in at_once["error"]) == bool(of_server)
     assert [each["kind"] for each in at_once["rounds"]] == list(truth.rounds)
     outcomes = [(each["tool"], each["outcome"]) for each in at_once["calls"]]
