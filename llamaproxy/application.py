@@ -288,4 +288,4 @@ def _tool_source(
     if not options["mcp-server"] and options["mcp-config"] is None:
         return source
     named = McpSource(configured, sessions, clock, CONFIGURED)
-    return UnionSource(named, source, configured.names)
+    return UnionSource(named, source, configured.endpoints)

@@ -35,7 +35,8 @@ class Listing:
     """The tools of each group that could be listed, and why the others could not.
 
     *groups_error* is the failure to list the groups themselves, None if they could be listed. The
-    names of the operator's are known nevertheless: *configured*, None if there is nothing of his.
+    operator's are known nevertheless: *configured* has their endpoints by name, and is None if
+    there is nothing of his.
 
     A listing that was made for others too (:meth:`CallerLists.listing`) is fresh for no more than
     *fresh_for* seconds, and has *kept* what those groups had before that could not be listed now.
@@ -46,13 +47,14 @@ class Listing:
     groups_error: ProxyError | None = None
     kept: dict[str, list[ToolDefinition]] = attrs.Factory(dict)
     fresh_for: float | None = None
-    configured: Collection[str] | None = None
+    configured: Mapping[str, str] | None = None
 
     def keeps(self, group: str, tools: Sequence[ToolDefinition]) -> bool:
         """Whether *group* still has the *tools* that it had before, for it could not be listed."""
         if self.configured is not None:
-            was_configured = any(tool.origin == CONFIGURED for tool in tools)
-            if was_configured != (group in self.configured):
+            endpoint = self.configured.get(group)
+            was_at = {tool.endpoint for tool in tools if tool.origin == CONFIGURED}
+            if was_at != (set() if endpoint is None else {endpoint}):
                 return False  # they were those of another group of that name, or it is removed
         return group in self.failures or self.groups_error is not None
 
@@ -224,17 +226,18 @@ class UnionSource:
     """The tools of the MCP servers that the operator names, and the upstream's beside them.
 
     Implements :class:`ToolSource`. The upstream's failures do not affect the MCP servers; of two
-    groups of one name, that of the operator counts, even when it cannot be listed. *names* returns
-    the names of the operator's.
+    groups of one name, that of the operator counts, even when it cannot be listed. *endpoints*
+    returns where the operator's are, by name.
     """
 
     _named: ToolSource
     _upstream: ToolSource
-    _names: Callable[[], Collection[str]]
+    _endpoints: Callable[[], Mapping[str, str]]
 
     async def list_tools(self, caller: ClientContext, limits: ListLimits = BACKGROUND) -> Listing:
         # The operator may have named a server because llamaproxy cannot reach the upstream's.
-        down = {**limits.down, **dict.fromkeys(self._names(), _NO_TIME)}
+        configured = self._endpoints()
+        down = {**limits.down, **dict.fromkeys(configured, _NO_TIME)}
         named, upstream = await all_of(
             [
                 self._named.list_tools(caller, limits),
@@ -246,7 +249,7 @@ class UnionSource:
             {**_without(taken, upstream.groups), **named.groups},
             {**_without(taken, upstream.failures), **named.failures},
             upstream.groups_error,
-            configured=taken,
+            configured=configured,
         )
 
     async def invoke(

@@ -54,7 +54,7 @@ def listing_bytes(listing: Listing, limit: int) -> bytes:
         "failures": [(name, error_json(error)) for name, error in failures.items()],
         "groups_error": None if listing.groups_error is None else error_json(listing.groups_error),
         "fresh_for": listing.fresh_for,
-        "configured": None if listing.configured is None else list(listing.configured),
+        "configured": listing.configured,
     }
     return b"\n".join([jsontext.dumps(head), *lines])
 

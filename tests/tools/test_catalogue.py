@@ -289,7 +289,9 @@ def test_a_server_that_the_operator_removes_is_gone_while_llama_stack_cannot_be_
     for number, (groups, failures, names) in enumerate(steps, 1):
         catalogued.clock.advance(60)
         catalogued.names()
-        listing = Listing(groups, failures, refused, configured=[*groups, *failures])
+        listing = Listing(
+            groups, failures, refused, configured=dict.fromkeys([*groups, *failures], "")
+        )
         catalogued.source.listings[number].callback(listing)
         assert catalogued.names() == names
 
@@ -303,17 +305,33 @@ def test_so_is_the_last_one_though_nothing_else_is_left() -> None:
     assert catalogued.status.as_json()["tools"]["left_out"] == ["one/two"]
     catalogued.clock.advance(60)
     catalogued.names()
-    failed = Listing({}, groups_error=UpstreamRefused(500), configured=())
+    failed = Listing({}, groups_error=UpstreamRefused(500), configured={})
     catalogued.source.listings[1].callback(failed)
     assert catalogued.names() == []
     assert catalogued.status.as_json()["tools"]["left_out"] == []
+
+
+def test_what_a_server_had_is_not_kept_for_another_url() -> None:
+    """The operator has moved it, and it cannot be listed where it is now."""
+    catalogued = Catalogued(ttl=60)
+    pending = catalogued.ask()
+    old = tool("one", "x", origin=CONFIGURED, endpoint="http://old/mcp")
+    listed = Listing({"x": [old]}, configured={"x": "http://old/mcp"})
+    catalogued.source.listings[0].callback(listed)
+    assert list(outcome(pending).tools) == ["one"]
+    for place, names in (("http://old/mcp", ["one"]), ("http://new/mcp", [])):
+        catalogued.clock.advance(60)
+        catalogued.names()
+        failed = Listing({}, {"x": McpBroke("401")}, configured={"x": place})
+        catalogued.source.listings[-1].callback(failed)
+        assert catalogued.names() == names
 
 
 @pytest.mark.parametrize("removed", [True, False])
 def test_what_one_group_had_is_not_kept_for_another_of_its_name(removed: bool) -> None:
     """The operator removes a server, or names one, and Llama Stack has a group of that name."""
     origins = ["", CONFIGURED]
-    configured: list[list[str]] = [[], ["x"]]
+    configured: list[dict[str, str]] = [{}, {"x": ""}]
     if removed:
         origins.reverse()
         configured.reverse()

@@ -108,7 +108,7 @@ class World:
         )
         configured = ConfiguredServers({"two": ConfiguredServer(TWO)})
         named = McpSource(configured, pool, self.upstream.clock, CONFIGURED)
-        self.union = UnionSource(named, self.detected, configured.names)
+        self.union = UnionSource(named, self.detected, configured.endpoints)
         self.source: ToolSource = self.detected
 
     def connect(self, route: str = "/v1beta/connectors", **urls: str) -> None:
@@ -459,12 +459,12 @@ def test_a_group_of_the_operators_is_never_the_servers_of_that_name() -> None:
     fails, other = McpBroke("fails"), McpBroke("fails too")
     named = Listing({"a": works}, {"b": fails, "c": fails})
     upstream = Listing({"b": works, "d": works}, {"a": other, "c": other, "e": other})
-    union = UnionSource(Fixed(named), Fixed(upstream), lambda: "abc")
+    union = UnionSource(Fixed(named), Fixed(upstream), lambda: dict.fromkeys("abc", ""))
     listing = outcome(Deferred.fromCoroutine(union.list_tools(ClientContext())))
     assert listing == Listing(
         {"d": works, "a": works},
         {"e": other, "b": fails, "c": fails},
-        configured={"a", "b", "c"},
+        configured={"a": "", "b": "", "c": ""},
     )
 
 

@@ -7,11 +7,18 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred
 
-from llamaproxy.errors import ProxyError, ToolFailed, ToolUnknown, UpstreamBroke, UpstreamRefused
+from llamaproxy.errors import (
+    ProxyError,
+    ToolFailed,
+    ToolUnknown,
+    UpstreamBroke,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.results import ToolResult
-from llamaproxy.tools.source import DetectedSource, Listing
+from llamaproxy.tools.source import BACKGROUND, DetectedSource, Listing, ListLimits
 from llamaproxy.tools.toolruntime import ToolRuntime, definition_of
 from llamaproxy.upstream.client_context import ClientContext
 from tests.support import (
@@ -41,8 +48,8 @@ class Source:
         self.upstream = Upstream(self.stack)
         self.runtime = ToolRuntime(self.upstream.client)
 
-    def list(self, after: float = 0) -> Listing:
-        listing: Listing = self.upstream.result(self.runtime.list_tools(SOMEBODY), after)
+    def list(self, after: float = 0, limits: ListLimits = BACKGROUND) -> Listing:
+        listing: Listing = self.upstream.result(self.runtime.list_tools(SOMEBODY, limits), after)
         return listing
 
     def invoke(self, *answers: Answer, name: str = "ping", **arguments: Any) -> ToolResult:
@@ -242,6 +249,22 @@ def test_groups_are_listed_at_the_same_time_each_within_its_time() -> None:
     listing = source.list(after=10)
     assert list(listing.groups) == ["c"]
     assert sorted(listing.failures) == ["a", "b"]
+
+
+def test_the_whole_list_is_not_waited_for_where_a_group_is_not_to_be_asked() -> None:
+    """A group that hangs makes it hang."""
+    source = Source()
+    source.stack.on("GET /v1/tools", nothing)
+    groups = [{"identifier": name} for name in "ab"]
+    source.stack.on("GET /v1/toolgroups", answer({"data": groups}))
+    source.stack.on("GET /v1/tools?toolgroup_id=a", nothing)
+    source.stack.on("GET /v1/tools?toolgroup_id=b", answer({"data": [tool("ping", "b")]}))
+    listing = source.list(limits=ListLimits(5, {"a": UpstreamTimeout("slow")}))
+    assert list(listing.groups) == ["b"] and list(listing.failures) == ["a"]
+    source.stack.on("GET /v1/tools", answer({"data": [tool("ping", "b")]}))
+    listing = source.list(limits=ListLimits(5, {"other": UpstreamTimeout("slow")}))
+    assert list(listing.groups) == ["b"] and listing.failures == {}
+    assert len(source.stack.asked_for("GET /v1/tools")) == 2, "one of a group, one whole"
 
 
 @pytest.mark.parametrize("groups", [answer({"detail": "no"}, 500), answer({"data": []}), hang_up])

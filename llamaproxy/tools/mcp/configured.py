@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 
 import attrs
@@ -55,14 +55,14 @@ class ConfiguredServers:
         self._servers = servers
         self._on_programs([each.program for each in servers.values() if each.program is not None])
 
-    def names(self) -> Collection[str]:
-        """Those of the servers."""
-        return self._servers.keys()
+    def endpoints(self) -> dict[str, str]:
+        """Those of the servers, by name."""
+        return {name: server.endpoint for name, server in self._servers.items()}
 
     async def named(
         self, caller: ClientContext, limits: ListLimits = BACKGROUND
     ) -> Mapping[str, str]:
-        return {name: server.endpoint for name, server in self._servers.items()}
+        return self.endpoints()
 
     def fields(self, name: str, endpoint: str) -> Fields:
         server = self._servers.get(name)
