@@ -80,9 +80,9 @@ function callLane(call, name, end) {
   const began = call.began ?? until;
   const bars = [];
   const said = [];
-  // What is refused, or no tool, has waited for none.
+  // What is refused, or of no tool, has waited for none, and none ran: an edge alone is seen.
   const isRun = call.outcome !== "refused" && call.outcome !== "unknown";
-  if (!isRun) bars.push(bar("tool", call.asked, until));
+  if (!isRun) bars.push(bar("tool", until, until));
   else if (began - call.asked >= WAITED || call.began === null) bars.push(bar("slot", call.asked, began));
   if (call.began !== null) bars.push(bar("tool", began, until));
   const waited = began - call.asked;
