@@ -149,6 +149,7 @@ class Feed(Service):
             if call is not None:
                 call.cancel()
         if self._pages:
+            self._tell_drain()
             self._flush_rows()
             self._flush_tools()
         self._rows_call = self._tools_call = None
@@ -222,14 +223,18 @@ class Feed(Service):
         page.tools = self._tools_version
         page.request.write(text)
 
-    def _beat(self) -> None:
-        self._beat_call = self._clock.callLater(_BEAT, self._beat)
-        if not all(page.paused for page in self._pages):
-            self._shown.look(self._rows_due <= self._clock.seconds() + _BEAT)
+    def _tell_drain(self) -> None:
+        """Tell each page, once, that the daemon has begun to stop."""
         if self._drain is None and (drain := self._draining()) is not None:
             self._drain = drain
             for page in list(self._pages):
                 page.request.write(_event(b"draining", drain))
+
+    def _beat(self) -> None:
+        self._beat_call = self._clock.callLater(_BEAT, self._beat)
+        if not all(page.paused for page in self._pages):
+            self._shown.look(self._rows_due <= self._clock.seconds() + _BEAT)
+        self._tell_drain()
         self._beats += 1
         if self._beats % _BEATS_PER_COMMENT == 0:
             for page in list(self._pages):

@@ -51,4 +51,5 @@ async def test_a_page_sees_a_chat_stops_it_and_holds_up_nothing(wires: Wires) ->
     await services.stopService()
     assert b"shutting_down" in await cut.end()
     shown = await page.end()
+    assert b"event: draining" in shown
     assert b'"kind":"shutting_down"' in shown and shown.endswith(b"\r\n0\r\n\r\n")
