@@ -22,8 +22,8 @@ from attrs.setters import NO_OP
 #: Characters of a name of a peer's that are kept.
 _MAX_NAME = 100
 
-#: Characters of patterns that are kept.
-_MAX_PATTERNS = 1000
+#: Characters of patterns that are kept: no chat has more of them.
+_MAX_PATTERNS = 17_000
 
 #: What has become of a call, empty while it waits or runs. ``unknown``: there is no such tool;
 #: ``refused``: it was not run, for its arguments, or because there were too many.
@@ -127,7 +127,7 @@ class ChatRecord:
     offered: Collection[str] = ()
     #: Why each other is not, by name.
     withheld: Mapping[str, str] = _NOTHING
-    #: The patterns of the tools that the client wants, empty if it names none, or too many.
+    #: The patterns of the tools that the client wants, empty if it names none.
     patterns: str = ""
     #: Why no tool is offered at all, empty if any may be.
     not_injected: str = ""
@@ -143,9 +143,8 @@ class ChatRecord:
     limit: str = ""
 
     def note_patterns(self, patterns: str) -> None:
-        """Keep which tools the client wants, if it says so in a few words."""
-        if len(patterns) <= _MAX_PATTERNS:
-            self.patterns = patterns
+        """Keep which tools the client wants."""
+        self.patterns = patterns[:_MAX_PATTERNS]
 
     @property
     def request(self) -> RequestRecord | None:

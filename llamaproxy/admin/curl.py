@@ -18,7 +18,8 @@ _CONTROLS = re.compile("[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\
 
 #: Why a command has not the request's messages.
 NOT_KEPT = "the request's messages are not kept (--inspect-contents)"
-TOO_LARGE = "the request's messages are too large"
+NOT_ASKED = "the model has not been asked, and so the request's messages are not kept"
+TOO_LARGE = "the request's messages are too large, or there was no room for them"
 
 
 def curl(record: RequestRecord, url: str, body: Json | None, lacking: str = NOT_KEPT) -> Json:
@@ -48,10 +49,20 @@ def curl(record: RequestRecord, url: str, body: Json | None, lacking: str = NOT_
         words += ["-H", "Authorization: Bearer YOUR_KEY"]
     if record.chat is not None:
         if record.chat.patterns:
-            words += ["-H", f"X-Llamaproxy-Tools: {_CONTROLS.sub('', record.chat.patterns)}"]
+            words += ["-H", f"X-Llamaproxy-Tools: {_field(record.chat.patterns)}"]
         text = text or _placeholder(record.chat, lacking)
         words += ["-H", "Content-Type: application/json", "--data-raw", _shown(text)]
     return {"curl": " ".join(map(quote, words)), "curl_lacks": lacking}
+
+
+def _field(value: str) -> str:
+    """The *value* of a field, whose octets are its characters, as a shell is given it."""
+    octets = value.encode("latin-1", "replace")
+    try:
+        value = octets.decode()
+    except UnicodeDecodeError:
+        pass
+    return _CONTROLS.sub("", value.replace("\t", " "))
 
 
 def _placeholder(chat: ChatRecord, lacking: str) -> bytes:

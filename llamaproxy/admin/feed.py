@@ -148,11 +148,11 @@ class Feed(Service):
         for call in (self._rows_call, self._tools_call):
             if call is not None:
                 call.cancel()
+        self._rows_call = self._tools_call = None
         if self._pages:
             self._tell_drain()
             self._flush_rows()
             self._flush_tools()
-        self._rows_call = self._tools_call = None
         for page in list(self._pages):
             self.leave(page)
         return None

@@ -74,6 +74,10 @@ class ServerNews:
         for kind in kinds:  # each goes to who looks at it
             tell.listen(hear[kind], kind)
 
+    def doubt(self) -> None:
+        """Something else has failed: the next answer is news."""
+        self._news_at = 0.0
+
     def _request_ended(self, event: RequestEnded) -> None:
         request = event.request
         ended = request.ended
@@ -102,7 +106,7 @@ class ServerNews:
         self._hearing.answered(at)
 
     def _failed(self, kind: str, error: str) -> None:
-        self._news_at = 0.0
+        self.doubt()
         self._hearing.failed(self._clock.seconds(), kind, error)
 
 
@@ -127,6 +131,7 @@ class Reachability:
     #: Errors since the last answer, and when the first of them was.
     failures: int = attrs.field(init=False, default=0)
     _first_failed_at: float = attrs.field(init=False, default=0.0)
+    _news: ServerNews | None = attrs.field(init=False, default=None)
     _question: Deferred[None] | None = attrs.field(init=False, default=None)
     _retry: IDelayedCall | None = attrs.field(init=False, default=None)
     _stopped: bool = attrs.field(init=False, default=False)
@@ -134,7 +139,8 @@ class Reachability:
 
     def listen(self, tell: Observers) -> None:
         """Hear of what *tell* tells from now on."""
-        ServerNews(self._clock, self).listen(tell, RequestEnded, ListRefreshed)
+        self._news = ServerNews(self._clock, self)
+        self._news.listen(tell, RequestEnded, ListRefreshed)
 
     @property
     def reachable(self) -> bool | None:
@@ -151,7 +157,12 @@ class Reachability:
             self._start_question()
 
     def answered(self, at: float) -> None:
-        if at < (self.failed_at if self.failures else self.answered_at or 0.0):
+        if self.failures and at < self.failed_at:
+            if at >= self._first_failed_at:  # those before it are over
+                self.failures, self._first_failed_at = 1, self.failed_at
+                self.answered_at = max(at, self.answered_at or 0.0)
+            return
+        if self.answered_at is not None and at < self.answered_at:
             return  # there is later news
         self.answered_at = at
         self.failures = 0
@@ -164,6 +175,8 @@ class Reachability:
             self.kind, self.error, self.failed_at = kind, error[:_MAX_ERROR], at
         if self.answered_at is not None and at < self.answered_at:
             return  # there is later news
+        if self._news is not None:
+            self._news.doubt()
         self._first_failed_at = min(at, self._first_failed_at) if self.failures else at
         self.failures += 1
         if self._retry is None and self._question is None and not self._stopped:

@@ -168,14 +168,19 @@ class OwnAnswers:
 
     async def _detail(self, answer: Answer) -> Json:
         """All that is known of *answer*."""
-        from llamaproxy.admin.curl import NOT_KEPT, TOO_LARGE, curl  # when somebody looks
+        from llamaproxy.admin.curl import (
+            NOT_ASKED,
+            NOT_KEPT,
+            TOO_LARGE,
+            curl,
+        )  # when somebody looks
 
         contents = body = None
         lacking = NOT_KEPT
         if self._contents is not None:
             contents = await self._contents.of(answer)
             body = contents["rounds"].get("1", {}).get("request")
-            lacking = TOO_LARGE if contents["cut"] else NOT_KEPT
+            lacking = TOO_LARGE if contents["cut"] else NOT_ASKED
         record, now = answer.record, self.answers.now()
         chat = record.chat or ChatRecord()
         shown = row(answer.key, answer.at, record, now, MAX_ROUNDS_IN_DETAIL, MAX_CALLS_IN_DETAIL)

@@ -121,7 +121,9 @@ class ListMetrics:
             group.listed_at = group.named_at = now
         for name in event.failures:
             group = self._group(name)
-            group.missing, group.named_at = True, now
+            group.named_at = now
+            if name not in event.remembered or group.listed_at is None:
+                group.missing = True  # else: there is later news
 
     def measured(self) -> Iterator[Measured]:
         yield names.LISTS, by_label(self._lists)

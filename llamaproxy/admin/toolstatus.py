@@ -265,8 +265,8 @@ class ToolStatus:
 
     def _note_failed(self, name: str, error: ProxyError, event: ListRefreshed) -> None:
         group, shared = self._group(name), event.shared
-        if group.error is not None and name in event.remembered:
-            return
+        if name in event.remembered and (group.error or group.listed_at is not None):
+            return  # there is later news
         now = self._clock.seconds()
         reason = error.logged[:_MAX_REASON]
         if not shared and self._is_due(group, reason):

@@ -269,9 +269,12 @@ class CallerLists:
         callers, took = len(self._lists), now - started
         self._tell(refreshed_event(callers, listing, cached.listed, took, remembered=remembered))
         # What was too slow for a first chat, or for which there was no time, may be there for the
-        # next.
+        # next; and what others have listed meanwhile.
+        suspects = self._failures.suspects
         is_hasty = not limits.patient and any(
-            error is not limits.down.get(group) and (is_timeout(error) or group in remembered)
+            group not in suspects
+            if error is limits.down.get(group)
+            else is_timeout(error) or group in remembered
             for group, error in listing.errors
         )
         # Of an old source: who has a list does not wait for the next, and others list themselves.

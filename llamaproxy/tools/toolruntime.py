@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import attrs
@@ -60,15 +60,13 @@ class ToolRuntime:
         if caller.has_tokens:
             # 0.4 to 0.6 take a token for one group at a time.
             return await self._group_by_group(caller, await self._groups(caller, limits), limits)
-        asking = _or_error(self._groups(caller, limits))
-        if limits.down:
-            groups = await asking
-            if not isinstance(groups, ProxyError) and _any_of(groups, limits.down):
-                # The whole list may wait for a group that is not to be asked.
-                return await self._group_by_group(caller, groups, limits)
-            entries = await _or_error(self._whole(caller, limits))
-        else:
-            entries, groups = await all_of([_or_error(self._whole(caller, limits)), asking])
+        now = self._client.clock.seconds()
+        entries, groups = await all_of(
+            [
+                _or_error(self._tools(caller, None, limits.seconds_for(0.5, now))),
+                _or_error(self._groups(caller, limits)),
+            ]
+        )
         if isinstance(entries, ProxyError):
             if isinstance(groups, ProxyError) or not groups:
                 raise entries
@@ -104,10 +102,6 @@ class ToolRuntime:
         answer = await self._client.ask("GET", "/v1/toolgroups", caller, timeout=seconds)
         groups = [group for group in _entries(answer) if isinstance(group.get("identifier"), str)]
         return groups[:MAX_GROUPS]
-
-    async def _whole(self, caller: ClientContext, limits: ListLimits) -> list[Json]:
-        seconds = limits.seconds_for(0.5, self._client.clock.seconds())
-        return await self._tools(caller, None, seconds)
 
     async def _tools(
         self, caller: ClientContext, group: str | None, seconds: float, token: str | None = None
@@ -228,10 +222,6 @@ async def _or_error(work: Coroutine[Any, Any, list[Json]]) -> list[Json] | Proxy
         return await work
     except ProxyError as error:
         return error
-
-
-def _any_of(groups: list[Json], names: Collection[str]) -> bool:
-    return any(group["identifier"] in names for group in groups)
 
 
 def _mcp_url(group: Json) -> str:

@@ -35,6 +35,15 @@ class Rows(amp.Command):
     )
 
 
+class LastRows(amp.Command):
+    """To the parent: the rows that have changed since the worker *number*, which ends, was asked.
+
+    All else is as in an answer to :class:`Rows`.
+    """
+
+    arguments: ClassVar[Any] = ((b"number", amp.Integer()), *Rows.response)
+
+
 class Detail(amp.Command):
     """All that is known of an answer, as JSON, and the id of its request; nothing if it is gone."""
 
@@ -58,8 +67,8 @@ class SetLogLevel(amp.Command):
 class ServerHeard(amp.Command):
     """To the parent: what has been heard of the server, the oldest first.
 
-    Each of *news* is how many seconds ago it was, and the kind and the words of an error, which are
-    empty for an answer.
+    Each of *news* is when it was, by the clock of all processes, and the kind and the words of an
+    error, which are empty for an answer.
     """
 
     arguments: ClassVar[Any] = ((b"news", LongJson()),)

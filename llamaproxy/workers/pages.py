@@ -188,6 +188,12 @@ class WorkersShown:
         if answer["calls"] != told.calls:
             told.calls, self._calls_changed = answer["calls"], True
 
+    def take_last(self, number: int, rows: Json) -> None:
+        """The worker *number* ends, and tells its last rows without having been asked."""
+        for worker, told in self._told.items():
+            if worker.number == number and told.has_answered:
+                self._take(worker, told, rows)
+
     def _shorten(self) -> None:
         """Keep no more than one process does, and of them what that would."""
         too_many = len(self._rows) - MAX_ANSWERS

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.protocols import amp
 
@@ -27,6 +26,7 @@ from llamaproxy.watchdog import Watchdog
 from llamaproxy.workers.asking import (
     Detail,
     Figures,
+    LastRows,
     Rows,
     ServerHeard,
     SetLogLevel,
@@ -39,7 +39,7 @@ from llamaproxy.workers.totals import as_json
 #: as are kept the next question comes after a third of that.
 _LOOKED_SECONDS = 3 * MAX_ANSWERS / ROWS_PER_SECOND
 
-#: Seconds for which a process that ends waits for the last question for rows.
+#: Seconds for which a process that ends waits until the parent has its last rows.
 _LAST_SECONDS = 1.0
 
 #: Seconds between two times at which the parent is told of the server, and for its answer.
@@ -70,12 +70,14 @@ class WatchedWorker(amp.CommandLocator):
         self, number: int, own: ThisProcess, shown: OwnAnswers, lag: LoopLag, clock: IReactorTime
     ) -> None:
         amp.CommandLocator.__init__(self)
+        self._number = number
         self._own = own
         self._shown = shown
         self._lag = lag
         self._looked = Watchdog(clock, _LOOKED_SECONDS, self._close)
         self._is_open = False
-        self.last_look = LastLook(clock, lambda: self._is_open)
+        #: Up to which change the parent has been told.
+        self._told = -1
         watch, name = own.metrics.watch, str(number)
         watch(names.LOOP_LAG, lambda: lag.seconds)
         watch(names.WORKER_LAG, lambda: lag.largest, name)
@@ -102,16 +104,19 @@ class WatchedWorker(amp.CommandLocator):
         return Deferred.fromCoroutine(self._rows(change))
 
     async def _rows(self, change: int) -> Json:
-        self.last_look.asked()
-        shown = self._shown
         if not self._is_open:
             self._is_open = True
-            shown.open(_nothing, _nothing)
+            self._shown.open(_nothing, _nothing)
         self._looked.start()
-        shown.look(is_told_soon=True)
+        self._shown.look(is_told_soon=True)
+        return self._rows_since(change)
+
+    def _rows_since(self, change: int) -> Json:
+        shown = self._shown
         shown.settle()
         rows, _ = shown.rows_since(change)
         states = shown.states
+        self._told = shown.change
         return {
             "change": shown.change,
             "keys": sorted(shown.keys),
@@ -119,6 +124,10 @@ class WatchedWorker(amp.CommandLocator):
             "rows": b"\n".join(map(jsontext.dumps_strictly, rows)),
             "calls": self._own.calls.heard,
         }
+
+    def last_rows(self) -> Json | None:
+        """What is to be told of rows without having been asked for; None if nobody looks."""
+        return {"number": self._number, **self._rows_since(self._told)} if self._is_open else None
 
     def _close(self) -> None:
         self._is_open = False
@@ -148,29 +157,25 @@ class WatchedWorker(amp.CommandLocator):
         return {}
 
 
-class LastLook(Service):
-    """Lets who looks at answers see how the last of them end, before the process does."""
+class LastRowsTold(Service):
+    """Tells the parent at the end how the last answers ended, if somebody looks at them."""
 
-    def __init__(self, clock: IReactorTime, is_looked_at: Callable[[], bool]) -> None:
+    def __init__(self, watched: WatchedWorker, link: Link, clock: IReactorTime) -> None:
+        self._watched = watched
+        self._link = link
         self._clock = clock
-        self._is_looked_at = is_looked_at
-        self._questions_left = 0
-        self._seen: Deferred[None] | None = None
 
-    def asked(self) -> None:
-        """There is one more question for rows."""
-        self._questions_left -= 1
-        if self._seen is not None and self._questions_left == 0:
-            self._seen.callback(None)
-
-    def stopService(self) -> Deferred[None] | None:
+    def stopService(self) -> Deferred[None]:
         Service.stopService(self)
-        if not self._is_looked_at():
-            return None
-        # The second one is asked when the answer to the first has come.
-        self._questions_left, self._seen = 2, Deferred()
-        self._seen.addTimeout(_LAST_SECONDS, self._clock)
-        return self._seen.addErrback(lambda failure: failure.trap(TimeoutError) and None)
+        return Deferred.fromCoroutine(self._tell())
+
+    async def _tell(self) -> None:
+        rows = self._watched.last_rows()
+        if rows is not None:
+            try:
+                await self._link.ask(self._clock, _LAST_SECONDS, LastRows, **rows)
+            except Exception:
+                pass  # it will say that they have ended with this process
 
 
 class NewsTold(Service):
@@ -186,6 +191,7 @@ class NewsTold(Service):
         self._failed: tuple[float, str, str] | None = None
         self._due = 0.0
         self._call: IDelayedCall | None = None
+        self._stopped = False
 
     def listen(self, tell: Observers) -> None:
         """Hear of what *tell* tells from now on."""
@@ -202,25 +208,24 @@ class NewsTold(Service):
 
     def stopService(self) -> None:
         Service.stopService(self)
+        self._stopped = True
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
     def _tell_soon(self) -> None:
-        if self._call is None:
+        if self._call is None and not self._stopped:
             seconds = max(0.0, self._due - self._clock.seconds())
             self._call = self._clock.callLater(seconds, self._tell)
 
     def _tell(self) -> None:
         self._call = None
-        now = self._clock.seconds()
-        self._due = now + _NEWS_SECONDS
-        heard = sorted(news for news in (self._answered, self._failed) if news is not None)
+        self._due = self._clock.seconds() + _NEWS_SECONDS
+        news = sorted(news for news in (self._answered, self._failed) if news is not None)
         self._answered = self._failed = None
-        news = [[max(0.0, now - at), kind, error] for at, kind, error in heard]
         Deferred.fromCoroutine(self._ask(news))
 
-    async def _ask(self, news: list[Any]) -> None:
+    async def _ask(self, news: list[tuple[float, str, str]]) -> None:
         try:
             await self._link.ask(self._clock, _ANSWER_SECONDS, ServerHeard, news=news)
         except Exception:

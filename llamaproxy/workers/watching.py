@@ -14,11 +14,11 @@ from llamaproxy.admin.serving import ThisProcess
 from llamaproxy.admin.shown import OwnAnswers
 from llamaproxy.events import Observers
 from llamaproxy.jsontext import Json
-from llamaproxy.workers.asking import Crew, ServerHeard
+from llamaproxy.workers.asking import Crew, LastRows, ServerHeard
 from llamaproxy.workers.link import Link
 from llamaproxy.workers.pages import WorkersShown
 from llamaproxy.workers.serving import WorkersServing
-from llamaproxy.workers.watched import NewsTold, WatchedWorker
+from llamaproxy.workers.watched import LastRowsTold, NewsTold, WatchedWorker
 
 
 class Watching(amp.CommandLocator):
@@ -39,11 +39,16 @@ class Watching(amp.CommandLocator):
     def server_heard(self, news: list[tuple[float, str, str]]) -> Json:
         if self.reachability is not None:
             now = self._clock.seconds()
-            for ago, kind, error in news:
+            for at, kind, error in news:
                 if kind:
-                    self.reachability.failed(now - ago, kind, error)
+                    self.reachability.failed(min(at, now), kind, error)
                 else:
-                    self.reachability.answered(now - ago)
+                    self.reachability.answered(min(at, now))
+        return {}
+
+    @LastRows.responder
+    def last_rows(self, number: int, **rows: Any) -> Json:
+        self.shown.take_last(number, rows)
         return {}
 
 
@@ -66,5 +71,5 @@ def watch_worker(
     news.listen(tell)
     services.addService(news)
     watched = WatchedWorker(number, own, shown, lag, clock)
-    services.addService(watched.last_look)
+    services.addService(LastRowsTold(watched, link, clock))
     link.answer_with(watched)

@@ -72,6 +72,9 @@ def test_the_tools_that_were_wanted_are_wanted_again() -> None:
     request.chat.note_patterns("mcp::*, it's")
     words = shlex.split(curl(request, "http://localhost:8322", {})["curl"])
     assert words[words.index("X-Llamaproxy-Tools: mcp::*, it's") - 1] == "-H"
-    request.chat.patterns = ""
-    request.chat.note_patterns("x" * 2000)
-    assert "X-Llamaproxy-Tools" not in curl(request, "http://localhost:8322", {})["curl"]
+    request.chat.note_patterns("a\tb,wetter_f\xc3\xbcr,\x9b\xff")
+    words = shlex.split(curl(request, "http://localhost:8322", {})["curl"])
+    assert "X-Llamaproxy-Tools: a b,wetter_f\xc3\xbcr,\xff" in words, "it is not UTF-8"
+    request.chat.note_patterns("wetter_f\xc3\xbcr")
+    words = shlex.split(curl(request, "http://localhost:8322", {})["curl"])
+    assert "X-Llamaproxy-Tools: wetter_f\xfcr" in words

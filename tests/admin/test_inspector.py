@@ -198,10 +198,10 @@ def test_what_was_too_large_to_be_kept_is_said_to_be_that() -> None:
     app = inspected(saying("So."), contents=True)
     app.chat(messages=[{"role": "user", "content": "long " * 250_000}])
     app.chat(fields={"X-Llamaproxy-Tools": "mcp::m*"})
-    large, narrowed = detail(app, 1), detail(app, 2)
-    assert (
-        large["contents"]["cut"] and large["curl_lacks"] == "the request's messages are too large"
-    )
+    app.chat(messages=7)
+    large, narrowed, refused = detail(app, 1), detail(app, 2), detail(app, 3)
+    assert large["contents"]["cut"] and "are too large" in large["curl_lacks"]
+    assert "has not been asked" in refused["curl_lacks"]
     assert narrowed["curl_lacks"] == ""
     assert "X-Llamaproxy-Tools: mcp::m*" in shlex.split(narrowed["curl"])
 

@@ -163,6 +163,42 @@ def test_an_answer_of_before_the_errors_is_no_news(kind: str) -> None:
     assert pending_calls(server.clock) or not server.questions[-1].called
 
 
+def test_an_answer_that_is_told_late_ends_the_failures_before_it() -> None:
+    """Of processes beside each other, what each has heard comes in any order."""
+    server = Asked()
+    reachability = server.reachability
+    for at in (0.0, 10.0, 29.9, 31.0):
+        server.clock.advance(at - server.clock.seconds())
+        reachability.failed(at, "upstream_broke", "words")
+    assert reachability.reachable is False
+    reachability.answered(30.0)
+    shown = reachability.as_json()
+    assert (shown["reachable"], shown["errors_in_a_row"]) == (None, 1)
+    assert shown["answered_seconds_ago"] == 1.0
+    reachability.answered(9.0)
+    reachability.failed(29.95, "upstream_broke", "older words")
+    assert (reachability.failures, reachability.error) == (1, "words")
+    reachability.failed(62.0, "upstream_broke", "words")
+    assert reachability.reachable is None, "there are two in a row"
+    reachability.answered(62.5)
+    assert reachability.reachable is True
+
+
+def test_an_answer_after_a_question_that_failed_is_news() -> None:
+    server = Asked()
+    server.reachability.wanted()
+    for fails in (False, True, False):
+        event = chat_ended("", at=server.clock.seconds())
+        event.request.ended = server.clock.seconds()
+        if fails:
+            server.questions[0].errback(UpstreamUnavailable())
+            assert server.reachability.reachable is None
+        else:
+            server.tell(event)
+            assert server.reachability.reachable is True
+        server.clock.advance(0.03)
+
+
 def test_an_answer_is_as_old_as_it_is() -> None:
     server = Asked()
     server.clock.advance(10)

@@ -961,6 +961,28 @@ def test_a_failure_that_is_remembered_is_as_old_as_it_is_and_counts_once() -> No
     assert catalogued.counted(LISTING_FAILURES) == 2
 
 
+def test_a_failure_that_is_over_is_not_remembered_by_a_list_that_comes_late() -> None:
+    catalogued = Catalogued(ttl=60)
+    source = catalogued.source
+    catalogued.ask(caller("first"))
+    source.listings[-1].callback(Listing({"g": [tool("ping")]}, {"w": McpTimeout("slow")}))
+    catalogued.clock.advance(0)
+    patient = source.listings[-1]
+    catalogued.ask(caller("other"))
+    down = source.limits[-1].down
+    patient.callback(Listing({"g": [tool("ping")], "w": [tool("late", "w")]}))
+    catalogued.clock.advance(1)
+    source.listings[-1].callback(Listing({"g": [tool("ping")]}, {"w": down["w"]}))
+    group = catalogued.status.as_json()["tool_groups"]["w"]
+    assert (group["error"], group["tools"]) == (None, 1)
+    assert catalogued.counted("llamaproxy_tool_groups_missing") == 0
+    assert catalogued.counted(LISTING_FAILURES) == 1
+    catalogued.clock.advance(0)
+    assert source.limits[-1].patient, "it is listed again at once"
+    source.listings[-1].callback(Listing({"g": [tool("ping")], "w": [tool("late", "w")]}))
+    assert catalogued.names(caller("other")) == ["ping", "late"]
+
+
 def test_a_list_that_is_slow_for_one_is_waited_for_by_nobody_else() -> None:
     catalogued = Catalogued()
     catalogued.ask(caller("first"))

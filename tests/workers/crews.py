@@ -19,7 +19,7 @@ from llamaproxy.jsontext import Json
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.pool import UpstreamPool
 from llamaproxy.workers.link import Link
-from llamaproxy.workers.watched import NewsTold, WatchedWorker, worker_keys
+from llamaproxy.workers.watched import LastRowsTold, NewsTold, WatchedWorker, worker_keys
 from llamaproxy.workers.watching import Watching
 from tests.admin.inspected import Inspected
 from tests.support import CHAT, INVOKE, FakeStack, answer, calling, saying, tool, tool_result
@@ -57,7 +57,9 @@ class MemoryWorker(Inspected):
         shown.answers.unix = crew.unix
         there = Link()
         self.link = Link(crew.parent)
-        there.answer_with(WatchedWorker(self.number, own, shown, LoopLag(clock), clock))
+        watched = WatchedWorker(self.number, own, shown, LoopLag(clock), clock)
+        there.answer_with(watched)
+        self.last_rows = LastRowsTold(watched, there, clock)
         NewsTold(there, clock).listen(self.app.tell)
         self.pump: Any = connect(
             self.link, FakeTransport(self.link, True), there, FakeTransport(there, False)

@@ -363,6 +363,41 @@ def test_rows_are_asked_for_while_a_page_is_open_and_reads() -> None:
     assert not [each for each in pending_calls(parent.clock) if "orker" in repr(each)]
 
 
+def test_a_worker_that_ends_tells_its_last_rows_at_once_however_many_there_were() -> None:
+    parent = Parent()
+    worker = parent.workers[0]
+    for _ in range(300):
+        chat(worker)
+        parent.advance(0.02)
+    worker.answers(nothing)
+    worker.chat()
+    page = parent.page()
+    later(parent, 0.6)
+    saying("Late.")(worker.stack.open[0])
+    worker.settle()
+    ended = worker.last_rows.stopService()
+    parent.settle()
+    assert ended.called, "it waits for nothing else"
+    parent.crew.kill(worker)
+    parent.inspector.feed.stopService()
+    assert len(shown(page)) == 301
+    assert {row["status"] for row in shown(page).values()} == {200}
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_worker_that_ends_waits_a_second_for_its_parent_if_somebody_looks(looks: bool) -> None:
+    parent = Parent()
+    worker = parent.workers[0]
+    if looks:
+        parent.page()
+        later(parent, 0.6)
+    worker.is_stuck = True  # for the link too: nothing is carried
+    ended = worker.last_rows.stopService()
+    assert ended.called == (not looks)
+    parent.clock.advance(1)
+    assert ended.called
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_nothing_is_told_again_however_many_rows_there_are(workers: int) -> None:
     parent = Parent(workers)

@@ -23,12 +23,15 @@ export function story(row) {
   const asked = [`The model was asked ${words.times(words.total(row.rounds))}`];
   const nameOf = words.namesOf(row.calls);
   const tools = new Map();
-  for (const call of row.calls) tools.set(nameOf(call), (tools.get(nameOf(call)) ?? 0) + 1);
+  for (const call of row.calls) {
+    const key = JSON.stringify([call.group, call.tool]);
+    tools.set(key, [nameOf(call), (tools.get(key)?.[1] ?? 0) + 1]);
+  }
   if (tools.size === 0) {
     asked.push(row.status === 0 ? ", and has called no tool yet." : ", and called no tool.");
   } else {
-    const named = [...tools].slice(0, 6).map(([tool, calls]) =>
-      h("span", {}, toolName(tool), calls > 1 ? ` (${words.times(calls)})` : null));
+    const named = [...tools.values()].slice(0, 6).map(([name, calls]) =>
+      h("span", {}, toolName(name), calls > 1 ? ` (${words.times(calls)})` : null));
     if (tools.size > 6) named.push(`${tools.size - 6} more`);
     asked.push(` and made ${words.count(words.total(row.calls), "call")}: `, among(named), ".");
   }
