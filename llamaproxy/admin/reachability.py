@@ -157,14 +157,11 @@ class Reachability:
             self._start_question()
 
     def answered(self, at: float) -> None:
+        self.answered_at = at if self.answered_at is None else max(at, self.answered_at)
         if self.failures and at < self.failed_at:
             if at >= self._first_failed_at:  # those before it are over
                 self.failures, self._first_failed_at = 1, self.failed_at
-                self.answered_at = max(at, self.answered_at or 0.0)
-            return
-        if self.answered_at is not None and at < self.answered_at:
             return  # there is later news
-        self.answered_at = at
         self.failures = 0
         if self._retry is not None:
             self._retry.cancel()
