@@ -22,6 +22,7 @@ from llamaproxy.errors import (
     UpstreamTimeout,
     UpstreamTls,
     UpstreamUnavailable,
+    is_of_one_caller,
 )
 from llamaproxy.jsontext import Json
 
@@ -59,6 +60,10 @@ ADVICE: Mapping[str, Advice] = MappingProxyType(
         "no_http": Advice(
             "what listens at {url} does not answer as an HTTP server does: {reason}",
             "check the port, and whether it is `http` or `https`",
+        ),
+        "broke_off": Advice(
+            "the server at {url} breaks off its answers: {reason}",
+            "look into its log, or that of what stands in front of it",
         ),
         "server_error": Advice(
             "the server at {url} answers with HTTP status {status}",
@@ -212,12 +217,12 @@ def server_problem(url: str, error: ProxyError) -> Problem:
     return server_problem_of(url, error.kind, error.detail)
 
 
-def server_problem_of(url: str, kind: str, reason: str) -> Problem:
-    """The same by the *kind* of the error."""
+def server_problem_of(url: str, kind: str, reason: str, is_known: bool = False) -> Problem:
+    """The same by the *kind* of the error; *is_known*: whether it has said before what it is."""
     name = {
         UpstreamTls.kind: "certificate",
         UpstreamUnavailable.kind: "unreachable",
-        UpstreamBroke.kind: "no_http",
+        UpstreamBroke.kind: "broke_off" if is_known else "no_http",
         UpstreamTimeout.kind: "silent",
     }.get(kind, "unreachable")
     return problem(name, url=url, reason=reason)
@@ -225,7 +230,7 @@ def server_problem_of(url: str, kind: str, reason: str) -> Problem:
 
 def group_problem(group: str, error: ProxyError) -> Problem:
     """Why the tools of *group* are not known; the empty name stands for all of them."""
-    if not group and isinstance(error, UpstreamRefused) and error.status in (401, 403):
+    if not group and is_of_one_caller(error):
         path = error.where.partition("://")[2].partition("/")[2]
         return problem("credentials", status=error.status, path=f"/{path}")
     if not group:

@@ -238,6 +238,11 @@ class UpstreamRefused(ProxyError):
         return self.status == 404 and str(self) == "Not Found"
 
 
+def is_of_one_caller(error: ProxyError | None) -> bool:
+    """Whether *error* is the server's refusal of a caller's credentials: others may fare better."""
+    return isinstance(error, UpstreamRefused) and error.status in (401, 403)
+
+
 class GroupMissing(ProxyError):
     """The server lists no tools of the group, and does not say why."""
 

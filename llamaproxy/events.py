@@ -133,7 +133,7 @@ class ListRefreshed:
     another process has listed them, for all, and has told of that. If it is *late*, a chat has
     waited in vain, and they are still listed. The failures of those *remembered* are of before:
     those groups were not asked this time, or had too little time to answer; ``""`` stands for the
-    list of the groups.
+    list of the groups. The groups that have *gone* were in the caller's list before.
     """
 
     callers: int
@@ -145,6 +145,7 @@ class ListRefreshed:
     shared: bool = False
     late: bool = False
     remembered: Collection[str] = ()
+    gone: Collection[str] = ()
 
 
 @attrs.define(eq=False, repr=False)

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from llamaproxy.errors import (
     ProxyError,
     UpstreamBroke,
+    UpstreamRefused,
     UpstreamTimeout,
     UpstreamTls,
     UpstreamUnavailable,
@@ -84,8 +85,9 @@ class ServerNews:
         if ended is not None and ended < self._news_at and not request.kind:
             return
         if request.chat is not None:
+            refused = UpstreamRefused.kind if request.status not in _GATEWAY else ""
             for round in reversed(request.chat.rounds):
-                if round.ended is not None and not round.kind:
+                if round.ended is not None and round.kind in ("", refused):
                     self._answered(round.ended)  # a tool may have run for long since
                     break
         elif request.route == "passthrough" and not request.kind:

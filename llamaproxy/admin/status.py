@@ -85,7 +85,8 @@ class Status:
         }
 
     def _server_problem(self) -> Problem:
-        return server_problem_of(self.url, self.reachability.kind, self.reachability.error)
+        kind, error = self.reachability.kind, self.reachability.error
+        return server_problem_of(self.url, kind, error, is_known=self.dialect() is not None)
 
     def _problems(self) -> list[Problem]:
         trouble, reachability = self.trouble(), self.reachability

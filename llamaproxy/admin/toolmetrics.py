@@ -11,6 +11,7 @@ import attrs
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, Named, by_label, is_showable
 from llamaproxy.admin.toolstatus import FORGOTTEN
+from llamaproxy.errors import is_of_one_caller
 from llamaproxy.events import CallEnded, ListRefreshed
 from llamaproxy.records import CallRecord, Outcome
 
@@ -97,24 +98,32 @@ class ListMetrics:
         self._named: set[str] = set()
         self._refreshed_at = 0.0
         self._listed_at: float | None = None
+        #: Whether the groups are not known; and when they were listed last, for any caller.
         self._unknown = False
+        self._known_at: float | None = None
         self._left_out = 0
 
     def refreshed(self, event: ListRefreshed) -> None:
         if event.shared:  # it is counted where it was made
             return
         now = self._refreshed_at = self._now()
-        self._unknown = event.groups_error is not None
+        failed = event.groups_error is not None
+        if not failed:
+            self._known_at = now
+        if not (is_of_one_caller(event.groups_error) and self._is_known(now)):
+            self._unknown = failed
         if event.left_out is not None:
             self._left_out = len(event.left_out)
-        self._failures += len(event.failures) + self._unknown - len(event.remembered)
+        self._failures += len(event.failures) + failed - len(event.remembered)
         self._seconds.add(event.seconds)
-        if event.groups or not self._unknown:
+        if event.groups or not failed:
             self._listed_at = now
-            whole = not (event.failures or self._unknown)
+            whole = not (event.failures or failed)
             self._lists["complete" if whole else "partial"] += 1
         else:
             self._lists["failed"] += 1
+        for name in event.gone:
+            self._groups.pop(name, None)
         for name, listed in event.groups.items():
             group = self._group(name)
             group.tools, group.missing = len(listed.names), False
@@ -154,6 +163,9 @@ class ListMetrics:
                 if group.listed_at is not None
             ],
         )
+
+    def _is_known(self, now: float) -> bool:
+        return self._known_at is not None and now - self._known_at <= FORGOTTEN
 
     def _group(self, name: str) -> _Group:
         group = self._groups.get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from twisted.logger import Logger
 
 from llamaproxy.admin.toolcalls import ToolCalls
 from llamaproxy.advice import Problem, group_problem, problem
-from llamaproxy.errors import ProxyError
+from llamaproxy.errors import ProxyError, is_of_one_caller
 from llamaproxy.events import CallEnded, Event, GroupListed, ListRefreshed, Tool
 from llamaproxy.jsontext import Json
 
@@ -81,6 +82,10 @@ class ToolStatus:
     _left_out: tuple[str, ...] = attrs.field(init=False, default=())
     _left_out_count: int = attrs.field(init=False, default=0)
     _callers: int = attrs.field(init=False, default=0)
+    #: When the groups were listed last, for any caller; and the last refusal of a caller since, and
+    #: when that was.
+    _known_at: float = attrs.field(init=False, default=-math.inf)
+    _refused: tuple[str, float] | None = attrs.field(init=False, default=None)
     #: Whether tools have been listed, or it is known why not.
     is_known: bool = attrs.field(init=False, default=False)
     _log: ClassVar[Logger] = Logger()
@@ -95,14 +100,14 @@ class ToolStatus:
                 self.calls(event)
             case ListRefreshed():
                 self._callers, self.is_known = event.callers, True
+                for name in event.gone:
+                    if (group := self._groups.pop(name, None)) is not None:
+                        self._release(group)
                 for name, listed in event.groups.items():
                     self._note_listed(name, listed, event.shared)
                 for name, error in event.failures.items():
                     self._note_failed(name, error, event)
-                if event.groups_error is None:
-                    self._note_answered(_ALL_GROUPS, event.shared)
-                else:
-                    self._note_failed(_ALL_GROUPS, event.groups_error, event)
+                self._note_groups(event.groups_error, event)
                 if event.left_out is not None:
                     self._note_left_out(event.left_out, event.shared)
                 self._forget_some()
@@ -185,11 +190,16 @@ class ToolStatus:
 
         By name: the reason, and the tools that it is known to have; ``""`` stands for all groups.
         """
-        return {
+        failing: dict[str, tuple[str, tuple[str, ...]]] = {
             name: (group.error, group.names)
             for name, group in self._groups.items()
             if group.error is not None and group.failing_since <= until
         }
+        if self._refused is not None:
+            reason, at = self._refused
+            if at <= until <= at + FORGOTTEN:
+                failing.setdefault(_ALL_GROUPS, (reason, ()))
+        return failing
 
     def _group_as_json(self, name: str, group: _Group, calls: ToolCalls) -> Json:
         tools = []
@@ -263,24 +273,40 @@ class ToolStatus:
         self._held -= group.size
         group.tools, group.size = (), 0
 
+    def _note_groups(self, error: ProxyError | None, event: ListRefreshed) -> None:
+        """The list of the groups has come, or not."""
+        now = self._clock.seconds()
+        if error is None:
+            self._note_answered(_ALL_GROUPS, event.shared)
+            self._known_at = now
+        elif is_of_one_caller(error) and now - self._known_at <= FORGOTTEN:
+            reason = error.logged[:_MAX_REASON]
+            self._log_failure("", reason, event.shared)
+            self._refused = reason, now
+        else:
+            self._note_failed(_ALL_GROUPS, error, event)
+
     def _note_failed(self, name: str, error: ProxyError, event: ListRefreshed) -> None:
         group, shared = self._group(name), event.shared
         if name in event.remembered and (group.error or group.listed_at is not None):
             return  # there is later news
         now = self._clock.seconds()
         reason = error.logged[:_MAX_REASON]
-        if not shared and self._is_due(group, reason):
+        self._log_failure(name, reason, shared)
+        if group.error is None:
+            group.failing_since = now
+            group.own_error = False
+        group.own_error |= not shared
+        group.error, group.error_at, group.problem = reason, now, group_problem(name, error)
+
+    def _log_failure(self, name: str, reason: str, shared: bool) -> None:
+        if not shared and self._is_due(self._group(name), reason):
             self._log.warn(
                 "the tools{of_group} cannot be listed: {reason}",
                 of_group=f" of {name}" if name else "",
                 group=name,
                 reason=reason,
             )
-        if group.error is None:
-            group.failing_since = now
-            group.own_error = False
-        group.own_error |= not shared
-        group.error, group.error_at, group.problem = reason, now, group_problem(name, error)
 
     def _note_left_out(self, left_out: tuple[str, ...], shared: bool) -> None:
         shown = left_out[:_MAX_NAMES]

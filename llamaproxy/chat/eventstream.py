@@ -38,6 +38,8 @@ class EventStream:
         self.started = False
         self._request = request
         self._paused = False
+        #: Whether comments alone have been sent, which are none of the answer.
+        self._has_only_commented = False
         #: What is to be sent by the next write.
         self._parts: list[bytes] = []
         # One for each sender: cancelling one must not cancel others.
@@ -70,6 +72,8 @@ class EventStream:
             data = b"".join(self._parts)
             self._parts.clear()
             self._request.write(data)
+            if self._has_only_commented:
+                self._note_first_byte(self._record.now())
 
     def writable(self) -> Deferred[None] | None:
         """None, or what fires when the client has read enough to be sent more."""
@@ -130,8 +134,16 @@ class EventStream:
     def stopProducing(self) -> None:
         """The client has disconnected: the request's handler is cancelled elsewhere."""
 
+    def _note_first_byte(self, at: float | None) -> None:
+        self._has_only_commented = at is None
+        if (request := self._record.request) is not None:
+            request.first_byte = at
+
     def _comment(self) -> None:
         if not self._paused:
+            is_first = self._has_only_commented or not self.started
             self.add(KEEP_ALIVE)
             self.flush()
+            if is_first:
+                self._note_first_byte(None)
         self._silence.start()

@@ -17,6 +17,9 @@ from llamaproxy.server.twistedparts import accept_before_closing
 #: Seconds in which clients may read the last that is sent to them when time is up.
 _FLUSH_SECONDS = 0.5
 
+#: Seconds until connections that have been aborted are gone: those who watch hear of that.
+_ABORT_SECONDS = 0.1
+
 
 class ListenService(Service):
     """Listens while it runs; when stopped, lets the requests in flight end first."""
@@ -81,6 +84,7 @@ class ListenService(Service):
         connections.cut_short()
         if not await self._wait(_FLUSH_SECONDS):
             connections.abort()
+            await self._wait(_ABORT_SECONDS)
 
     async def _wait(self, seconds: float) -> bool:
         """Whether all connections have been closed within so many *seconds*."""

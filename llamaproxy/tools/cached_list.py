@@ -10,7 +10,7 @@ from llamaproxy.events import GroupListed, ListRefreshed
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.instructions import instructions_of
 from llamaproxy.tools.offers import Groups, ListedTools, Offer
-from llamaproxy.tools.source import Listing
+from llamaproxy.tools.source import CONFIGURED, Listing
 from llamaproxy.upstream.urls import url_for_log
 
 _EMPTY_OFFER = Offer()
@@ -37,6 +37,22 @@ class CachedList:
     def groups(self) -> Groups:
         return {} if self.listed is None else self.listed.groups
 
+    @property
+    def known(self) -> set[str]:
+        """The names of the groups that the caller is known to have, listed or not."""
+        failed = () if self.partial is None else self.partial.failures
+        return {*self.groups, *failed}
+
+    @property
+    def configured(self) -> set[str]:
+        """Those of them that are known to be the operator's."""
+        listed = {
+            name
+            for name, tools in self.groups.items()
+            if any(tool.origin == CONFIGURED for tool in tools)
+        }
+        return listed.union((self.partial and self.partial.configured) or ())
+
     def listing(self, fresh_for: float) -> Listing:
         """The last listing, for others; *fresh_for*: seconds."""
         groups = dict(self.groups)
@@ -53,12 +69,13 @@ def refreshed_event(
     seconds: float,
     late: bool = False,
     remembered: Collection[str] = (),
+    gone: Collection[str] = (),
 ) -> ListRefreshed:
     """The event of a *listing* of which *listed* is offered, where *callers* have a list each.
 
     :param late: whether it is still under way.
 
-    :param remembered: of which groups the failure is of before.
+    :param remembered: of which groups the failure is of before; *gone*: which there were before.
     """
     offered: dict[str, dict[str, ToolDefinition]] = {group: {} for group in listing.groups}
     left_out: tuple[str, ...] | None = None
@@ -88,4 +105,5 @@ def refreshed_event(
         shared=listing.fresh_for is not None,
         late=late,
         remembered=remembered,
+        gone=gone,
     )

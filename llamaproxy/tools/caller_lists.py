@@ -243,6 +243,7 @@ class CallerLists:
         listing = await self._listing(caller, limits)
         is_outdated = configurations != self._configurations
         now = self._clock.seconds()
+        known_before, configured_before = cached.known, cached.configured
         previous_groups = {**cached.groups, **listing.kept}
         groups = dict(listing.groups)
         for group, tools in previous_groups.items():
@@ -267,7 +268,12 @@ class CallerLists:
             cached.partial = attrs.evolve(listing, groups=answered, kept={})
         remembered = {group for group, error in listing.errors if not limits.is_new(group, error)}
         callers, took = len(self._lists), now - started
-        self._tell(refreshed_event(callers, listing, cached.listed, took, remembered=remembered))
+        gone = known_before - cached.known
+        if listing.groups_error is not None:
+            gone &= configured_before  # whether the others are still there is not known
+        self._tell(
+            refreshed_event(callers, listing, cached.listed, took, remembered=remembered, gone=gone)
+        )
         # What was too slow for a first chat, or for which there was no time, may be there for the
         # next; and what others have listed meanwhile.
         suspects = self._failures.suspects

@@ -265,7 +265,7 @@ def _ended_with_worker(text: bytes, now: float) -> bytes:
             each.update(ended=total, kind=_GONE)
     for call in row["calls"]:
         if not call["outcome"]:
-            call.update(ended=total, outcome="failed", reason=_WHY_GONE)
+            call.update(ended=total, outcome="cancelled", reason=_WHY_GONE)
     return jsontext.dumps_strictly(row)
 
 

@@ -20,7 +20,14 @@ from llamaproxy.admin.serving import ThisProcess
 from llamaproxy.admin.status import Status
 from llamaproxy.admin.toolstatus import ToolStatus
 from llamaproxy.config.logformat import Threshold, threshold
-from llamaproxy.errors import McpTimeout, McpUnavailable, UpstreamTimeout, UpstreamUnavailable
+from llamaproxy.errors import (
+    McpTimeout,
+    McpUnavailable,
+    UpstreamBroke,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from llamaproxy.events import CallEnded, GroupListed, ListRefreshed, Observers, RequestEnded
 from llamaproxy.jsontext import Json
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord
@@ -37,7 +44,7 @@ class Admin:
         self.clock = Clock()
         self.draining = False
         self.dialect: Json | None = DIALECT
-        self.metrics, self.tell = Metrics(), Observers()
+        self.metrics, self.tell = Metrics(self.clock.seconds), Observers()
         self.metrics.listen(self.tell)
         self.tools = ToolStatus(self.clock)
         self.questions: list[Deferred[int]] = []
@@ -127,6 +134,45 @@ def test_a_server_that_cannot_be_reached_for_long_makes_it_unready() -> None:
     admin.questions[-1].callback(200)
     assert admin.get("/ready")[0] == 200
     assert json.loads(admin.get("/ready")[1])["upstream"]["reachable"] is True
+
+
+@pytest.mark.parametrize(
+    ("dialect", "name"), [(None, "no_http"), ({"name": "x", "version": "0.6.1"}, "broke_off")]
+)
+def test_of_a_server_that_is_known_the_port_is_not_in_doubt(dialect: Any, name: str) -> None:
+    admin = Admin()
+    admin.dialect = dialect
+    admin.get("/ready")
+    admin.questions[-1].errback(UpstreamBroke("Llama Stack did not finish its answer."))
+    [advice] = admin.status()["advice"]
+    assert advice["problem"] == name
+
+
+def test_credentials_that_are_refused_are_one_callers_trouble() -> None:
+    admin = Admin()
+    listed = ListRefreshed(1, {"a": GroupListed(("x",), "")}, {})
+    refused = ListRefreshed(2, {}, {}, UpstreamRefused(401))
+
+    def tell(event: ListRefreshed) -> None:
+        admin.tell(event)
+        admin.tools(event)
+
+    def is_unknown() -> tuple[bool, bool]:
+        text = admin.get("/metrics")[1]
+        return admin.status()["tools"]["error"] is not None, (
+            "llamaproxy_tool_groups_unknown 1.0" in text
+        )
+
+    tell(refused)
+    assert is_unknown() == (True, True), "nobody has listed them yet"
+    tell(listed)
+    tell(refused)
+    assert is_unknown() == (False, False) and admin.status()["advice"] == []
+    assert "401" in admin.tools.failing(0)[""][0], "it is why that caller has no tools"
+    assert "llamaproxy_tool_listing_failures_total 2.0" in admin.get("/metrics")[1]
+    admin.clock.advance(601)
+    tell(refused)
+    assert is_unknown() == (True, True), "nobody has for ten minutes"
 
 
 def test_missing_tools_are_said_and_do_not_make_it_unready() -> None:

@@ -117,6 +117,23 @@ def test_a_running_answer_is_told_as_it_goes_on() -> None:
     assert [(each["ended"], each["kind"]) for each in row["rounds"]] == [(None, "")]
 
 
+def test_a_comment_that_keeps_a_stream_alive_is_no_first_byte() -> None:
+    app = inspected(keep_alive=15)
+    app.stack_answers(nothing)
+    page = app.page()
+    app.chat(stream=True)
+    for _ in range(40):
+        app.advance(1)
+    assert page.rows()[-1][0]["first_byte"] is None
+    [request] = app.stack.open
+    saying("Late.")(request)
+    app.settle()
+    app.advance(1)
+    row = page.rows()[-1][0]
+    assert (row["status"], row["first_byte"]) == (200, 40)
+    assert row["rounds"][0]["first"] == 40
+
+
 def test_changes_are_told_at_most_five_times_a_second_each_row_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -47,9 +47,13 @@ async def test_a_page_sees_a_chat_stops_it_and_holds_up_nothing(wires: Wires) ->
     await page.reads(b'"kind":"stopped"')
     cut = await wires.chat(clients)
     await page.reads(b'"key":2,')
+    passed = await wires.ask(clients, "GET /v1/slow")
+    while (await wires.stack.asked()).line != b"GET /v1/slow HTTP/1.1":
+        pass
     # Neither for a page, nor until one reads.
     await services.stopService()
     assert b"shutting_down" in await cut.end()
     shown = await page.end()
-    assert b"event: draining" in shown
+    assert b"event: draining" in shown and b'"path":"/v1/slow"' in shown
+    assert b"shutting_down" in await passed.end()
     assert b'"kind":"shutting_down"' in shown and shown.endswith(b"\r\n0\r\n\r\n")

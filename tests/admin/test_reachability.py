@@ -96,6 +96,15 @@ def test_a_gateway_that_answers_for_the_server_says_nothing_of_it(
     assert server.reachability.reachable is reachable
 
 
+@pytest.mark.parametrize(
+    ("status", "reachable"), [(400, True), (429, True), (500, True), (502, None)]
+)
+def test_a_chat_that_the_server_refuses_is_answered(status: int, reachable: bool | None) -> None:
+    server = Asked()
+    server.tell(chat_ended("upstream_refused", status=status, kind="upstream_refused"))
+    assert server.reachability.reachable is reachable
+
+
 def test_an_answer_like_the_last_is_no_news_but_an_error_and_what_follows_it_is() -> None:
     server = Asked()
 

@@ -311,6 +311,40 @@ def test_so_is_the_last_one_though_nothing_else_is_left() -> None:
     assert catalogued.status.as_json()["tools"]["left_out"] == []
 
 
+def test_groups_that_are_in_a_callers_list_no_more_are_gone() -> None:
+    catalogued = Catalogued(ttl=60)
+    steps: list[tuple[Listing, list[str], int]] = [
+        (Listing({"a": [tool("x", "a")]}, {"b": McpBroke("401")}), ["a", "b"], 1),
+        (Listing({}, groups_error=UpstreamRefused(500)), ["a", "b"], 1),
+        (Listing({"a": [tool("x", "a")]}, {"b": McpBroke("401")}), ["a", "b"], 1),
+        (Listing({"a": [tool("x", "a")]}), ["a"], 0),
+        (Listing({"c": [tool("x", "c")]}), ["c"], 0),
+    ]
+    for listing, groups, missing in steps:
+        catalogued.ask()
+        catalogued.source.listings[-1].callback(listing)
+        assert sorted(catalogued.status.as_json()["tool_groups"]) == groups
+        assert catalogued.counted("llamaproxy_tool_groups_missing") == missing
+        catalogued.clock.advance(60)
+    catalogued.ask(caller("other"))  # who sees others
+    catalogued.source.listings[-1].callback(Listing({"d": [tool("y", "d")]}))
+    assert sorted(catalogued.status.as_json()["tool_groups"]) == ["c", "d"]
+
+
+def test_a_server_that_the_operator_removes_is_gone_though_the_upstream_fails() -> None:
+    catalogued = Catalogued(ttl=60)
+    refused = UpstreamRefused(500)
+    mine = {name: [tool(name, name, origin=CONFIGURED)] for name in "ab"}
+    configured = dict.fromkeys("abc", "")
+    first = Listing({**mine, "d": [tool("d", "d")]}, {"c": McpBroke("401")}, configured=configured)
+    second = Listing({"a": mine["a"]}, groups_error=refused, configured={"a": ""})
+    for listing, groups in ((first, ["a", "b", "c", "d"]), (second, ["a", "d"])):
+        catalogued.ask()
+        catalogued.source.listings[-1].callback(listing)
+        assert sorted(catalogued.status.as_json()["tool_groups"]) == groups
+        catalogued.clock.advance(60)
+
+
 def test_what_a_server_had_is_not_kept_for_another_url() -> None:
     """The operator has moved it, and it cannot be listed where it is now."""
     catalogued = Catalogued(ttl=60)

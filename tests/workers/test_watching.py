@@ -554,7 +554,7 @@ def test_rows_of_a_worker_that_is_gone_end_and_are_not_lost() -> None:
         assert (row["status"], row["kind"]) == (499, "worker_gone")
         assert row["total"] == pytest.approx(2.1, abs=0.2)
         assert all(each["ended"] is not None for each in row["rounds"] + row["calls"])
-    assert [each["outcome"] for each in rows[calls]["calls"]] == ["failed"]
+    assert [each["outcome"] for each in rows[calls]["calls"]] == ["cancelled"]
     assert rows[asks]["rounds"][0]["kind"] == "worker_gone"
     assert parent.get(f"/answers/{calls}").status == 404
     # They are there for pages that are opened later, beside those of who came in its place.

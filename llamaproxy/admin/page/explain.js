@@ -187,7 +187,7 @@ export function facts(row, showChat) {
     const answering = [...new Set(row.rounds.map((round) => round.model).filter((name) => name && name !== row.model))];
     if (answering.length) add("Model that answered", foreign(answering.join(", ")));
   }
-  add("Sent to the client", words.bytes(row.sent));
+  if (row.status !== 0) add("Sent to the client", words.bytes(row.sent)); // counted at the end
   if (row.listing >= 0.001) add("Waited for the list of tools", words.seconds(row.listing));
   return list;
 }
