@@ -120,7 +120,7 @@ def take_files(options: Options, app: Application, files: Json) -> None:
         options[name].take(contents)
     if "mcp-config" in files:
         use_servers(options, app)
-    _log.info("what the parent has read of files is taken: {names}", names=", ".join(files))
+    _log.info("what counts in the parent counts here too: {names}", names=", ".join(files))
 
 
 class UpstreamService(Service):

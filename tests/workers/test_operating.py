@@ -18,7 +18,7 @@ from tests.test_twistd import PORT_LINE, TWISTD, environment, free_port, twistd
 from tests.workers.processes import children_of, is_there, until, workers
 
 #: What a worker says on SIGHUP.
-TAKEN = "what the parent has read of files is taken: api-keys-file"
+TAKEN = "what counts in the parent counts here too: api-keys-file"
 
 TWO = ("--demo", "--workers", "2", "--admin", "off")
 
