@@ -170,7 +170,7 @@ def test_a_worker_is_replaced_by_one_with_the_same_keys(tmp_path: Path) -> None:
         keys.unlink()
         daemon.send(signal.SIGHUP)
         until(lambda: "stay as they were: No such file" in daemon.log)
-        until(lambda: daemon.log.count("is taken: api-keys-file, mcp-config") == 2)
+        until(lambda: daemon.log.count("counts here too: api-keys-file, mcp-config") == 2)
         assert "read again" not in daemon.log
         assert {status(port, "one") for _ in range(8)} == {200}
         daemon.send(signal.SIGTERM)
