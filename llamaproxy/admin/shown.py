@@ -168,12 +168,8 @@ class OwnAnswers:
 
     async def _detail(self, answer: Answer) -> Json:
         """All that is known of *answer*."""
-        from llamaproxy.admin.curl import (
-            NOT_ASKED,
-            NOT_KEPT,
-            TOO_LARGE,
-            curl,
-        )  # when somebody looks
+        # Loaded when somebody looks.
+        from llamaproxy.admin.curl import NOT_ASKED, NOT_KEPT, TOO_LARGE, curl
 
         contents = body = None
         lacking = NOT_KEPT

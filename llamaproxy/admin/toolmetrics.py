@@ -10,7 +10,7 @@ import attrs
 
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, Named, by_label, is_showable
-from llamaproxy.admin.toolstatus import FORGOTTEN
+from llamaproxy.admin.toolstatus import FORGOTTEN, KNOWN_SECONDS
 from llamaproxy.errors import is_of_one_caller
 from llamaproxy.events import CallEnded, ListRefreshed
 from llamaproxy.records import CallRecord, Outcome
@@ -110,7 +110,7 @@ class ListMetrics:
         failed = event.groups_error is not None
         if not failed:
             self._known_at = now
-        if not (is_of_one_caller(event.groups_error) and self._is_known(now)):
+        if not failed or self._is_news(event, now):
             self._unknown = failed
         if event.left_out is not None:
             self._left_out = len(event.left_out)
@@ -164,8 +164,14 @@ class ListMetrics:
             ],
         )
 
-    def _is_known(self, now: float) -> bool:
-        return self._known_at is not None and now - self._known_at <= FORGOTTEN
+    def _is_news(self, event: ListRefreshed, now: float) -> bool:
+        """Whether the error of the list of the groups says that they are not known."""
+        if self._known_at is None:
+            return True
+        is_recent = now - self._known_at <= KNOWN_SECONDS
+        return "" not in event.remembered and not (
+            is_recent and is_of_one_caller(event.groups_error)
+        )
 
     def _group(self, name: str) -> _Group:
         group = self._groups.get(name)

@@ -29,6 +29,10 @@ _MAX_LEFT_OUT_SHOWN = 20
 #: Seconds after which a group that is in no list any more is none, and so is not missing.
 FORGOTTEN = 600.0
 
+#: Seconds for which a list of some caller's says that credentials which are refused are another's
+#: trouble: callers list again after less, if they chat.
+KNOWN_SECONDS = 300.0
+
 #: Different lines about a group that are remembered.
 _MAX_LINES = 16
 
@@ -197,7 +201,7 @@ class ToolStatus:
         }
         if self._refused is not None:
             reason, at = self._refused
-            if at <= until <= at + FORGOTTEN:
+            if at <= until <= at + KNOWN_SECONDS:
                 failing.setdefault(_ALL_GROUPS, (reason, ()))
         return failing
 
@@ -277,9 +281,10 @@ class ToolStatus:
         """The list of the groups has come, or not."""
         now = self._clock.seconds()
         if error is None:
-            self._note_answered(_ALL_GROUPS, event.shared)
+            # For what is remembered, when it comes late.
+            self._note_answered(_ALL_GROUPS, event.shared).listed_at = now
             self._known_at = now
-        elif is_of_one_caller(error) and now - self._known_at <= FORGOTTEN:
+        elif is_of_one_caller(error) and now - self._known_at <= KNOWN_SECONDS:
             reason = error.logged[:_MAX_REASON]
             self._log_failure("", reason, event.shared)
             self._refused = reason, now
