@@ -153,7 +153,7 @@ def test_a_daemon_tells_its_manager(manager: Manager, tmp_path: Path, workers: s
             assert manager.next().startswith("RELOADING=1\n")
             assert manager.next() == "READY=1"
             until(lambda: log.read_text().count("API keys read again") == 1)
-            until(lambda: log.read_text().count("is taken: api-keys-file") == serving)
+            until(lambda: log.read_text().count("counts here too: api-keys-file") == serving)
             process.send_signal(signal.SIGTERM)
             assert manager.next() == "STOPPING=1"
             process.wait(60)
