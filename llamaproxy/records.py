@@ -209,6 +209,8 @@ class RoundRecord(_Part):
     ended: float | None = None
     #: Of the error that it ended with; ``cancelled``: the client has left, or the daemon stops.
     kind: str = ""
+    #: That of its HTTP answer, if it ended with an error.
+    status: int = 0
     #: As the server names it.
     model: str = ""
     finish_reason: str = ""

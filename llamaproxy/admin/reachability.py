@@ -85,9 +85,9 @@ class ServerNews:
         if ended is not None and ended < self._news_at and not request.kind:
             return
         if request.chat is not None:
-            refused = UpstreamRefused.kind if request.status not in _GATEWAY else ""
             for round in reversed(request.chat.rounds):
-                if round.ended is not None and round.kind in ("", refused):
+                is_refused = round.kind == UpstreamRefused.kind and round.status not in _GATEWAY
+                if round.ended is not None and (is_refused or not round.kind):
                     self._answered(round.ended)  # a tool may have run for long since
                     break
         elif request.route == "passthrough" and not request.kind:

@@ -87,9 +87,9 @@ class ToolStatus:
     _left_out_count: int = attrs.field(init=False, default=0)
     _callers: int = attrs.field(init=False, default=0)
     #: When the groups were listed last, for any caller; and the last refusal of a caller since, and
-    #: when that was.
+    #: the times of the first and the last of several.
     _known_at: float = attrs.field(init=False, default=-math.inf)
-    _refused: tuple[str, float] | None = attrs.field(init=False, default=None)
+    _refused: tuple[str, float, float] | None = attrs.field(init=False, default=None)
     #: Whether tools have been listed, or it is known why not.
     is_known: bool = attrs.field(init=False, default=False)
     _log: ClassVar[Logger] = Logger()
@@ -200,8 +200,8 @@ class ToolStatus:
             if group.error is not None and group.failing_since <= until
         }
         if self._refused is not None:
-            reason, at = self._refused
-            if at <= until <= at + KNOWN_SECONDS:
+            reason, since, last = self._refused
+            if since <= until <= last + KNOWN_SECONDS:
                 failing.setdefault(_ALL_GROUPS, (reason, ()))
         return failing
 
@@ -287,7 +287,10 @@ class ToolStatus:
         elif is_of_one_caller(error) and now - self._known_at <= KNOWN_SECONDS:
             reason = error.logged[:_MAX_REASON]
             self._log_failure("", reason, event.shared)
-            self._refused = reason, now
+            since = now
+            if self._refused is not None and now - self._refused[2] <= KNOWN_SECONDS:
+                since = self._refused[1]
+            self._refused = reason, since, now
         else:
             self._note_failed(_ALL_GROUPS, error, event)
 

@@ -38,8 +38,9 @@ class EventStream:
         self.started = False
         self._request = request
         self._paused = False
-        #: Whether comments alone have been sent, which are none of the answer.
-        self._has_only_commented = False
+        #: Whether there has been any event: a head and comments alone are none of the answer.
+        self._has_event = False
+        self._is_noted = False
         #: What is to be sent by the next write.
         self._parts: list[bytes] = []
         # One for each sender: cancelling one must not cancel others.
@@ -64,6 +65,7 @@ class EventStream:
         if not self.started:
             self.start()
         self._parts.append(event)
+        self._has_event = True
 
     def flush(self) -> None:
         """Send what has been added, in one write."""
@@ -72,8 +74,8 @@ class EventStream:
             data = b"".join(self._parts)
             self._parts.clear()
             self._request.write(data)
-            if self._has_only_commented:
-                self._note_first_byte(self._record.now())
+            if not self._is_noted:
+                self._note_first_byte()
 
     def writable(self) -> Deferred[None] | None:
         """None, or what fires when the client has read enough to be sent more."""
@@ -134,16 +136,15 @@ class EventStream:
     def stopProducing(self) -> None:
         """The client has disconnected: the request's handler is cancelled elsewhere."""
 
-    def _note_first_byte(self, at: float | None) -> None:
-        self._has_only_commented = at is None
+    def _note_first_byte(self) -> None:
+        """Note when the first event is sent."""
+        self._is_noted = self._has_event
         if (request := self._record.request) is not None:
-            request.first_byte = at
+            request.first_byte = self._record.now() if self._has_event else None
 
     def _comment(self) -> None:
         if not self._paused:
-            is_first = self._has_only_commented or not self.started
-            self.add(KEEP_ALIVE)
+            self.start()
+            self._parts.append(KEEP_ALIVE)
             self.flush()
-            if is_first:
-                self._note_first_byte(None)
         self._silence.start()

@@ -221,6 +221,7 @@ class ToolLoop:
             raise
         except Exception as error:
             round.kind = error.kind if isinstance(error, ProxyError) else ProxyError.kind
+            round.status = error.status if isinstance(error, ProxyError) else 0
             raise
         finally:
             round.ended = record.now()

@@ -10,7 +10,7 @@ from llamaproxy.events import GroupListed, ListRefreshed
 from llamaproxy.tools.definitions import ToolDefinition
 from llamaproxy.tools.instructions import instructions_of
 from llamaproxy.tools.offers import Groups, ListedTools, Offer
-from llamaproxy.tools.source import CONFIGURED, Listing
+from llamaproxy.tools.source import Listing
 from llamaproxy.upstream.urls import url_for_log
 
 _EMPTY_OFFER = Offer()
@@ -28,6 +28,10 @@ class CachedList:
     partial: Listing | None = None
     changes: int = 0
     stale_at: float = 0.0
+    #: The names of the groups that there are, listed or not; and of the operator's among them.
+    #: Tuples, for there may be thousands of callers.
+    known: tuple[str, ...] = ()
+    configured: tuple[str, ...] = ()
 
     @property
     def offer(self) -> Offer:
@@ -37,21 +41,18 @@ class CachedList:
     def groups(self) -> Groups:
         return {} if self.listed is None else self.listed.groups
 
-    @property
-    def known(self) -> set[str]:
-        """The names of the groups that the caller is known to have, listed or not."""
-        failed = () if self.partial is None else self.partial.failures
-        return {*self.groups, *failed}
-
-    @property
-    def configured(self) -> set[str]:
-        """Those of them that are known to be the operator's."""
-        listed = {
-            name
-            for name, tools in self.groups.items()
-            if any(tool.origin == CONFIGURED for tool in tools)
-        }
-        return listed.union((self.partial and self.partial.configured) or ())
+    def note_known(self, listing: Listing) -> set[str]:
+        """Which groups there are by this new *listing*, what it keeps among them; those gone."""
+        known = {*listing.groups, *listing.failures, *self.groups}
+        configured = listing.configured
+        if listing.groups_error is not None or not listing.names_all:
+            known.update(self.known)  # whether the others are still there is not known
+            if configured is not None:
+                known.difference_update(set(self.configured) - configured.keys())
+        if configured is not None:
+            self.configured = tuple(configured)
+        gone, self.known = set(self.known) - known, tuple(known)
+        return gone
 
     def listing(self, fresh_for: float) -> Listing:
         """The last listing, for others; *fresh_for*: seconds."""

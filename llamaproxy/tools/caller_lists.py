@@ -75,6 +75,8 @@ class CallerLists:
     _follow_ups: set[bytes] = attrs.field(init=False, factory=set)
     #: The callers listed last, whose lists are fetched when something has changed.
     _recent: OrderedDict[bytes, ClientContext] = attrs.field(init=False, factory=OrderedDict)
+    #: Groups that some caller's list had and has not any more.
+    _missed: set[str] = attrs.field(init=False, factory=set)
     _failures: FailureMemory = attrs.field(init=False)
     _changes: int = attrs.field(init=False, default=0)
     _changed_at: float = attrs.field(init=False, default=-_CHANGE_INTERVAL)
@@ -243,7 +245,6 @@ class CallerLists:
         listing = await self._listing(caller, limits)
         is_outdated = configurations != self._configurations
         now = self._clock.seconds()
-        known_before, configured_before = cached.known, cached.configured
         previous_groups = {**cached.groups, **listing.kept}
         groups = dict(listing.groups)
         for group, tools in previous_groups.items():
@@ -268,9 +269,7 @@ class CallerLists:
             cached.partial = attrs.evolve(listing, groups=answered, kept={})
         remembered = {group for group, error in listing.errors if not limits.is_new(group, error)}
         callers, took = len(self._lists), now - started
-        gone = known_before - cached.known
-        if listing.groups_error is not None:
-            gone &= configured_before  # whether the others are still there is not known
+        gone = self._gone(cached, cached.note_known(listing))
         self._tell(
             refreshed_event(callers, listing, cached.listed, took, remembered=remembered, gone=gone)
         )
@@ -287,6 +286,17 @@ class CallerLists:
         if cached.listed is not None if is_outdated else is_hasty:
             self._follow_ups.add(_key(caller))
             self._clock.callLater(0, self._follow_up, caller.for_listing())
+
+    def _gone(self, cached: CachedList, missed: set[str]) -> set[str]:
+        """The groups that are no more: those that callers have *missed*, and no fresh list has."""
+        self._missed |= missed
+        self._missed.difference_update(cached.known)
+        if not self._missed:
+            return set()
+        fresh = [other.known for other in self._lists.values() if self._fresh_for(other)]
+        gone = self._missed.difference(*fresh)
+        self._missed -= gone
+        return gone
 
     def _seconds_until_stale(self, listing: Listing, took: float) -> float:
         """For how long a *listing* is fresh that took so many seconds."""

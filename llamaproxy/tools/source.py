@@ -40,6 +40,7 @@ class Listing:
 
     A listing that was made for others too (:meth:`CallerLists.listing`) is fresh for no more than
     *fresh_for* seconds, and has *kept* what those groups had before that could not be listed now.
+    *names_all* says whether it names those groups too that have no tools.
     """
 
     groups: dict[str, list[ToolDefinition]]
@@ -48,6 +49,7 @@ class Listing:
     kept: dict[str, list[ToolDefinition]] = attrs.Factory(dict)
     fresh_for: float | None = None
     configured: Mapping[str, str] | None = None
+    names_all: bool = True
 
     def keeps(self, group: str, tools: Sequence[ToolDefinition]) -> bool:
         """Whether *group* still has the *tools* that it had before, for it could not be listed."""
@@ -250,6 +252,7 @@ class UnionSource:
             {**_without(taken, upstream.failures), **named.failures},
             upstream.groups_error,
             configured=configured,
+            names_all=upstream.names_all,
         )
 
     async def invoke(

@@ -73,7 +73,8 @@ class ToolRuntime:
             return await self._group_by_group(caller, groups, limits)
         # If the groups cannot be had, the tools can all the same.
         missing = {} if isinstance(groups, ProxyError) else _missing(groups, entries)
-        return Listing(await self._grouped(entries), missing)
+        names_all = not isinstance(groups, ProxyError)
+        return Listing(await self._grouped(entries), missing, names_all=names_all)
 
     async def invoke(
         self, tool: ToolDefinition, arguments: dict[str, Any], caller: ClientContext

@@ -55,6 +55,7 @@ def listing_bytes(listing: Listing, limit: int) -> bytes:
         "groups_error": None if listing.groups_error is None else error_json(listing.groups_error),
         "fresh_for": listing.fresh_for,
         "configured": listing.configured,
+        "names_all": listing.names_all,
     }
     return b"\n".join([jsontext.dumps(head), *lines])
 
@@ -74,6 +75,7 @@ def listing_of(text: bytes) -> Listing:
             groups_error=None if head["groups_error"] is None else error_of(head["groups_error"]),
             fresh_for=head["fresh_for"],
             configured=head["configured"],
+            names_all=head["names_all"],
         )
     except (KeyError, TypeError, StopIteration) as error:
         raise ValueError("this is no listing") from error

@@ -169,7 +169,10 @@ def test_credentials_that_are_refused_are_one_callers_trouble() -> None:
     tell(refused)
     assert is_unknown() == (False, False) and admin.status()["advice"] == []
     assert "401" in admin.tools.failing(0)[""][0], "it is why that caller has no tools"
-    assert "llamaproxy_tool_listing_failures_total 2.0" in admin.get("/metrics")[1]
+    admin.clock.advance(1)
+    tell(refused)
+    assert "401" in admin.tools.failing(0.5)[""][0], "it still is"
+    assert "llamaproxy_tool_listing_failures_total 3.0" in admin.get("/metrics")[1]
     admin.clock.advance(301)
     tell(refused)
     assert is_unknown() == (True, True), "nobody has for five minutes"

@@ -20,7 +20,10 @@ from tests.support import (
     INVOKE,
     FakeStack,
     answer,
+    call,
     calling,
+    chunk,
+    events,
     nothing,
     pending_calls,
     saying,
@@ -132,6 +135,23 @@ def test_a_comment_that_keeps_a_stream_alive_is_no_first_byte() -> None:
     row = page.rows()[-1][0]
     assert (row["status"], row["first_byte"]) == (200, 40)
     assert row["rounds"][0]["first"] == 40
+
+
+def test_a_head_that_waits_for_a_tool_is_no_first_byte() -> None:
+    app = inspected()
+    app.stack.on(INVOKE, nothing)
+    asked = chunk({"tool_calls": [{**call("clock"), "index": 0}]})  # which nobody is shown
+    app.stack_answers(events(asked, chunk({}, "tool_calls")), saying("It is noon."))
+    page = app.page()
+    app.chat(stream=True)
+    for _ in range(8):
+        app.advance(1)
+    [request] = app.stack.open
+    tool_result("12:00")(request)
+    app.settle()
+    app.advance(1)
+    row = page.rows()[-1][0]
+    assert (row["status"], row["first_byte"], len(row["rounds"])) == (200, 8, 2)
 
 
 def test_changes_are_told_at_most_five_times_a_second_each_row_once(

@@ -101,7 +101,10 @@ def test_a_gateway_that_answers_for_the_server_says_nothing_of_it(
 )
 def test_a_chat_that_the_server_refuses_is_answered(status: int, reachable: bool | None) -> None:
     server = Asked()
-    server.tell(chat_ended("upstream_refused", status=status, kind="upstream_refused"))
+    event = chat_ended("upstream_refused", status=200, kind="upstream_refused")  # it had begun
+    assert event.request.chat is not None
+    event.request.chat.rounds[0].status = status
+    server.tell(event)
     assert server.reachability.reachable is reachable
 
 

@@ -331,6 +331,43 @@ def test_groups_that_are_in_a_callers_list_no_more_are_gone() -> None:
     assert sorted(catalogued.status.as_json()["tool_groups"]) == ["c", "d"]
 
 
+def test_a_failing_group_is_gone_though_a_listing_has_failed_in_between() -> None:
+    catalogued = Catalogued(ttl=60)
+    ping = {"a": [tool("x", "a")]}
+    for listing, groups in (
+        (Listing(ping, {"b": McpBroke("401")}), ["a", "b"]),
+        (Listing({}, groups_error=UpstreamRefused(500)), ["a", "b"]),
+        (Listing(ping, names_all=False), ["a", "b"]),
+        (Listing(ping), ["a"]),
+    ):
+        catalogued.ask()
+        catalogued.source.listings[-1].callback(listing)
+        assert sorted(catalogued.status.as_json()["tool_groups"]) == groups
+        catalogued.clock.advance(60)
+
+
+def test_a_group_that_one_caller_does_not_see_any_more_is_there_for_others() -> None:
+    catalogued = Catalogued(ttl=60)
+
+    def lists(who: str, *groups: str) -> list[str]:
+        catalogued.ask(caller(who))
+        listing = Listing({group: [tool(group, group)] for group in groups})
+        catalogued.source.listings[-1].callback(listing)
+        return sorted(catalogued.status.as_json()["tool_groups"])
+
+    assert lists("one", "a", "b") == ["a", "b"]
+    catalogued.clock.advance(40)
+    assert lists("other", "a", "b") == ["a", "b"]
+    catalogued.clock.advance(30)
+    assert lists("one", "a") == ["a", "b"], "the list of the other one is fresh"
+    catalogued.clock.advance(40)
+    assert lists("third", "a") == ["a"], "it is not any more"
+    assert lists("other", "a", "b") == ["a", "b"]
+    catalogued.catalogue.reconfigured()
+    catalogued.source.listings[-1].callback(Listing({"a": [tool("a", "a")]}))
+    assert sorted(catalogued.status.as_json()["tool_groups"]) == ["a"], "all others are stale"
+
+
 def test_a_server_that_the_operator_removes_is_gone_though_the_upstream_fails() -> None:
     catalogued = Catalogued(ttl=60)
     refused = UpstreamRefused(500)

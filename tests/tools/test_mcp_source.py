@@ -337,7 +337,7 @@ def test_a_source_that_is_pinned_to_the_tool_runtime_asks_it_all_the_same() -> N
     world = World(pinned="tool-runtime")
     world.stack.on("GET /v1/version", answer(b"<html>Bad Gateway", 502))
     world.stack.on("GET /v1/tools", answer({"data": []}))
-    assert world.list() == Listing({})
+    assert world.list() == Listing({}, names_all=False)
 
 
 def test_the_clients_key_goes_to_the_server_and_to_no_mcp_server() -> None:

@@ -223,6 +223,7 @@ def test_tools_are_listed_though_the_groups_cannot_be(groups: Answer) -> None:
     source.stack.on("GET /v1/toolgroups", groups)
     listing = source.list(after=10)
     assert list(listing.groups) == ["mcp::main"] and listing.failures == {}
+    assert not listing.names_all
 
 
 @pytest.mark.parametrize("failing", [answer({}), answer({"data": None}), answer([]), hang_up])

@@ -110,9 +110,12 @@ def test_a_listing_arrives_as_it_was(
     kept: dict[str, list[ToolDefinition]],
     fresh_for: float | None,
 ) -> None:
-    listing = Listing(groups, failures, groups_error, kept, fresh_for, {"mine": "http://mine/mcp"})
+    listing = Listing(
+        groups, failures, groups_error, kept, fresh_for, {"mine": "http://mine/mcp"}, False
+    )
     arrived = carried(listing)
     assert (arrived.groups, arrived.kept) == (groups, kept)
+    assert arrived.names_all is False
     assert arrived.configured == {"mine": "http://mine/mcp"}
     assert [*arrived.groups, *arrived.kept] == [*groups, *kept], "in their order"
     assert repr(arrived.groups) == repr(groups), "1 is not 1.0, nor True"
