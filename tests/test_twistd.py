@@ -17,17 +17,13 @@ from typing import Any
 
 import pytest
 
+from tests.real.processes import free_port as free_port  # which others have from here
+
 ROOT = Path(__file__).parents[1]
 
 TWISTD = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
 
 PORT_LINE = "tcp:{port}:interface=127.0.0.1"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def question(text: str, **more: object) -> dict[str, object]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import random
 import re
 import signal
 import socket
@@ -31,10 +33,14 @@ Command = Callable[[int], Sequence[str]]
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, for now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """A loopback port that nobody listens on, for now.
+
+    None of those that a system gives whoever asks for any (Linux: 32768 to 60999): it would soon.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @attrs.define(eq=False)
