@@ -154,8 +154,8 @@ def _text_of(fields: dict[str, Any]) -> str:
 
 def _ran(calls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What became of each; one group of a tool's name needs no naming."""
-    names = {call["tool"] for call in calls} if len(calls) > 1 else ()
-    several = len({(call["tool"], call["group"]) for call in calls}) > len(names) > 0
+    names = {call["tool"] for call in calls}
+    several = len({(call["tool"], call["group"]) for call in calls}) > len(names)
     for call in calls:
         of_group = f" of {call['group']}" if several and call["group"] else ""
         name = call["tool"] or "unknown tool"

@@ -10,8 +10,7 @@ import attrs
 
 from llamaproxy.admin import names
 from llamaproxy.admin.tallies import Histogram, Measured, Named, by_label, is_showable
-from llamaproxy.admin.toolstatus import FORGOTTEN, KNOWN_SECONDS
-from llamaproxy.errors import is_of_one_caller
+from llamaproxy.admin.toolstatus import FORGOTTEN, GroupsNews
 from llamaproxy.events import CallEnded, ListRefreshed
 from llamaproxy.records import CallRecord, Outcome
 
@@ -98,9 +97,8 @@ class ListMetrics:
         self._named: set[str] = set()
         self._refreshed_at = 0.0
         self._listed_at: float | None = None
-        #: Whether the groups are not known; and when they were listed last, for any caller.
         self._unknown = False
-        self._known_at: float | None = None
+        self._news = GroupsNews()
         self._left_out = 0
 
     def refreshed(self, event: ListRefreshed) -> None:
@@ -108,9 +106,8 @@ class ListMetrics:
             return
         now = self._refreshed_at = self._now()
         failed = event.groups_error is not None
-        if not failed:
-            self._known_at = now
-        if not failed or self._is_news(event, now):
+        news = self._news.of(event, now)
+        if news in ("known", "unknown"):
             self._unknown = failed
         if event.left_out is not None:
             self._left_out = len(event.left_out)
@@ -162,15 +159,6 @@ class ListMetrics:
                 for name, group in shown.items()
                 if group.listed_at is not None
             ],
-        )
-
-    def _is_news(self, event: ListRefreshed, now: float) -> bool:
-        """Whether the error of the list of the groups says that they are not known."""
-        if self._known_at is None:
-            return True
-        is_recent = now - self._known_at <= KNOWN_SECONDS
-        return "" not in event.remembered and not (
-            is_recent and is_of_one_caller(event.groups_error)
         )
 
     def _group(self, name: str) -> _Group:

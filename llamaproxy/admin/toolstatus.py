@@ -6,7 +6,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import attrs
 from twisted.internet.interfaces import IReactorTime
@@ -41,6 +41,24 @@ _LOG_INTERVAL = 300.0
 
 #: The key of the failure to list the groups themselves.
 _ALL_GROUPS = ""
+
+
+@attrs.define(eq=False, repr=False)
+class GroupsNews:
+    """What lists say of whether the groups are known, over all callers; times are clock seconds."""
+
+    #: When they were listed last, for any caller.
+    _known_at: float = attrs.field(init=False, default=-math.inf)
+
+    def of(self, event: ListRefreshed, now: float) -> Literal["known", "unknown", "refused", "old"]:
+        """What *event* says; ``refused`` is one caller's trouble, ``old`` was told before."""
+        if event.groups_error is None:
+            self._known_at = now
+            return "known"
+        if is_of_one_caller(event.groups_error) and now - self._known_at <= KNOWN_SECONDS:
+            return "refused"
+        was_known = self._known_at > -math.inf
+        return "old" if was_known and _ALL_GROUPS in event.remembered else "unknown"
 
 
 @attrs.define(eq=False, repr=False)
@@ -86,9 +104,8 @@ class ToolStatus:
     _left_out: tuple[str, ...] = attrs.field(init=False, default=())
     _left_out_count: int = attrs.field(init=False, default=0)
     _callers: int = attrs.field(init=False, default=0)
-    #: When the groups were listed last, for any caller; and the last refusal of a caller since, and
-    #: the times of the first and the last of several.
-    _known_at: float = attrs.field(init=False, default=-math.inf)
+    _news: GroupsNews = attrs.field(init=False, factory=GroupsNews)
+    #: The last refusal of one caller, and the times of the first and the last of several.
     _refused: tuple[str, float, float] | None = attrs.field(init=False, default=None)
     #: Whether tools have been listed, or it is known why not.
     is_known: bool = attrs.field(init=False, default=False)
@@ -111,7 +128,7 @@ class ToolStatus:
                     self._note_listed(name, listed, event.shared)
                 for name, error in event.failures.items():
                     self._note_failed(name, error, event)
-                self._note_groups(event.groups_error, event)
+                self._note_groups(event)
                 if event.left_out is not None:
                     self._note_left_out(event.left_out, event.shared)
                 self._forget_some()
@@ -277,21 +294,21 @@ class ToolStatus:
         self._held -= group.size
         group.tools, group.size = (), 0
 
-    def _note_groups(self, error: ProxyError | None, event: ListRefreshed) -> None:
+    def _note_groups(self, event: ListRefreshed) -> None:
         """The list of the groups has come, or not."""
         now = self._clock.seconds()
+        news = self._news.of(event, now)
+        error = event.groups_error
         if error is None:
-            # For what is remembered, when it comes late.
-            self._note_answered(_ALL_GROUPS, event.shared).listed_at = now
-            self._known_at = now
-        elif is_of_one_caller(error) and now - self._known_at <= KNOWN_SECONDS:
+            self._note_answered(_ALL_GROUPS, event.shared)
+        elif news == "refused":
             reason = error.logged[:_MAX_REASON]
-            self._log_failure("", reason, event.shared)
+            self._log_failure(_ALL_GROUPS, reason, event.shared)
             since = now
             if self._refused is not None and now - self._refused[2] <= KNOWN_SECONDS:
                 since = self._refused[1]
             self._refused = reason, since, now
-        else:
+        elif news == "unknown":
             self._note_failed(_ALL_GROUPS, error, event)
 
     def _note_failed(self, name: str, error: ProxyError, event: ListRefreshed) -> None:

@@ -173,6 +173,8 @@ def test_credentials_that_are_refused_are_one_callers_trouble() -> None:
     tell(refused)
     assert "401" in admin.tools.failing(0.5)[""][0], "it still is"
     assert "llamaproxy_tool_listing_failures_total 3.0" in admin.get("/metrics")[1]
+    tell(ListRefreshed(2, {}, {}, UpstreamTimeout(), remembered={""}))
+    assert is_unknown() == (False, False), "it is of before"
     admin.clock.advance(301)
     tell(refused)
     assert is_unknown() == (True, True), "nobody has for five minutes"

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
+
+from tests.real.processes import free_port as free_port  # those who compare have it from here
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 """The project's root, from which `llamaproxy` and its plugin are loaded."""
@@ -77,13 +78,6 @@ def _cpu_of(pid: int) -> float:
     # The second field, the command in brackets, may itself hold spaces.
     fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager
