@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 from time import time
@@ -15,6 +16,9 @@ Fields: TypeAlias = list[tuple[bytes, bytes]]
 
 #: The characters of a method, or of a field's name (RFC 9110 section 5.6.2); to be compiled.
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+
+#: The field by whose number alone most heads of a peer differ, as nearly all write it.
+LENGTH_FIELD = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (0|[1-9][0-9]{0,17})\r\n")
 
 
 class RequestLine(NamedTuple):
@@ -35,7 +39,7 @@ class RequestHead:
 
     __slots__ = (
         *("line", "path", "fields", "by_name"),
-        *("body_length", "expects_continue", "id", "over_limit"),
+        *("body_length", "expects_continue", "persistent", "id", "over_limit", "kind"),
     )
 
     def __init__(self, line: RequestLine, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -47,6 +51,10 @@ class RequestHead:
         self.body_length: int | None = 0
         #: Whether the client waits for a 100 before it sends the body.
         self.expects_continue = False
+        #: Whether another request may follow on its connection.
+        self.persistent = True
+        #: What it is :meth:`again`, and has been checked like; None if it is like no other.
+        self.kind: RequestHead | None = None
         #: Whether it came on one of more connections than are allowed.
         self.over_limit = False
         #: By which the client, the log and the upstream know the request.
@@ -59,15 +67,37 @@ class RequestHead:
             else:
                 by_name[lower] = [value]
 
+    def again(self, at: int | None, number: bytes) -> RequestHead:
+        """The same head for another request, which has its own fields.
+
+        :param at: the place of its ``Content-Length``, of which *number* is the value; None if it
+            has none.
+        """
+        head = _new_head(RequestHead)
+        head.line, head.path, head.kind = self.line, self.path, self
+        head.expects_continue, head.persistent = self.expects_continue, self.persistent
+        head.over_limit, head.id = False, b""
+        head.fields = fields = self.fields.copy()
+        head.by_name = by_name = self.by_name.copy()
+        if at is None:
+            head.body_length = self.body_length
+        else:
+            fields[at] = (fields[at][0], number)
+            by_name[b"content-length"] = [number]
+            head.body_length = int(number)
+        return head
+
     def add(self, name: bytes, value: bytes) -> None:
         """Add a field."""
         self.fields.append((name, value))
-        self.by_name.setdefault(name.lower(), []).append(value)
+        # The list may be another head's as well.
+        self.by_name[name.lower()] = [*self.by_name.get(name.lower(), ()), value]
 
     def remove(self, *names: bytes) -> None:
         """Forget the fields of these *names*, which are in lower case."""
         removed = [name for name in names if self.by_name.pop(name, None)]
         if removed:
+            self.kind = None
             self.fields = without(self.fields, removed)
 
     def identify(self, id: bytes) -> None:
@@ -88,6 +118,9 @@ class RequestHead:
         """The value of ``Origin``, None if there is none, or several."""
         values = self.by_name.get(b"origin", ())
         return values[0] if len(values) == 1 else None
+
+
+_new_head = RequestHead.__new__
 
 
 def without(fields: Iterable[tuple[bytes, bytes]], names: Collection[bytes]) -> Fields:

@@ -17,9 +17,9 @@ from llamaproxy.errors import ProxyError
 from llamaproxy.heads import RequestHead
 from llamaproxy.request import ProxyRequest
 from llamaproxy.server.body import StoredBody
-from llamaproxy.server.checks import HEAD_CHECKS
-from llamaproxy.server.framing import RequestRefused, keeps_connection, request_id
-from llamaproxy.server.head import LineReader, read_head
+from llamaproxy.server.checks import HEAD_CHECKS, SITE_CHECKS
+from llamaproxy.server.framing import RequestRefused, request_id
+from llamaproxy.server.head import LineReader, read_head, read_head_again
 from llamaproxy.server.state import ANSWER, BODY, CLOSING, TUNNEL, ConnectionState
 
 _log = Logger()
@@ -230,7 +230,9 @@ class ProxyChannel(Protocol):
 
     def _read_head(self, data: bytes) -> bytes:
         """Take what *data* has of a head; what follows that is returned."""
-        read = read_head(data) if self._reader is None else None
+        read = None
+        if self._reader is None:
+            read = read_head_again(data) or read_head(data)
         if read is not None:
             head, rest = read[0], data[read[1] :]
         else:
@@ -242,10 +244,10 @@ class ProxyChannel(Protocol):
             head, rest = reader.head, unread
         self._head, self._reader = head, None
         head.over_limit = self.state.over_limit
-        for check in HEAD_CHECKS:
+        for check in HEAD_CHECKS if head.kind is None else SITE_CHECKS:
             check(head, self.site)
         head.identify(request_id(head.by_name.get(b"x-request-id", ())))
-        self.persistent = keeps_connection(head)
+        self.persistent = head.persistent
         if head.body_length == 0:
             self._serve(head, BytesIO())
             return rest

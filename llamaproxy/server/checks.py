@@ -12,7 +12,13 @@ from typing import Protocol
 
 from llamaproxy.errors import BodyTooLarge
 from llamaproxy.heads import RequestHead
-from llamaproxy.server.framing import RequestRefused, body_length, check_host, expects_continue
+from llamaproxy.server.framing import (
+    RequestRefused,
+    body_length,
+    check_host,
+    expects_continue,
+    keeps_connection,
+)
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.server.limits import Limits
@@ -27,7 +33,7 @@ class Rules(Protocol):
     keys: ApiKeys | None
 
 
-def host_is_valid(head: RequestHead, rules: Rules) -> None:
+def host_is_valid(head: RequestHead, rules: object) -> None:
     """400 for a host that is missing, repeated or doubtful."""
     check_host(head)
 
@@ -41,20 +47,24 @@ def host_is_served(head: RequestHead, rules: Rules) -> None:
         )
 
 
-def length_is_valid(head: RequestHead, rules: Rules) -> None:
+def length_is_valid(head: RequestHead, rules: object) -> None:
     """400 for a body of which it is not certain where it ends; else the head knows its length."""
     head.body_length = body_length(head)
 
 
-def authorization_is_single(head: RequestHead, rules: Rules) -> None:
+def authorization_is_single(head: RequestHead, rules: object) -> None:
     """400 for two Authorization fields (RFC 9110 section 11.6.2: there is one)."""
     if len(head.by_name.get(b"authorization", ())) > 1:
         raise RequestRefused(400, "The Authorization field is repeated.")
 
 
-def expectation_is_known(head: RequestHead, rules: Rules) -> None:
-    """417 for an expectation other than 100-continue; else the head knows of it."""
+def expectation_is_known(head: RequestHead, rules: object) -> None:
+    """417 for an expectation other than 100-continue; else the head knows of it.
+
+    It then knows as well whether another request may follow.
+    """
     head.expects_continue = expects_continue(head)
+    head.persistent = keeps_connection(head)
 
 
 def connection_is_within_limit(head: RequestHead, rules: Rules) -> None:
@@ -89,3 +99,14 @@ HEAD_CHECKS: tuple[Callable[[RequestHead, Rules], None], ...] = (
     key_is_known,
     body_is_within_limit,
 )
+
+#: Those of them that go by the head and nothing else: what has passed them is not checked again.
+OWN_CHECKS: tuple[Callable[[RequestHead, object], None], ...] = (
+    host_is_valid,
+    length_is_valid,
+    authorization_is_single,
+    expectation_is_known,
+)
+
+#: The others.
+SITE_CHECKS = tuple(check for check in HEAD_CHECKS if check not in OWN_CHECKS)

@@ -1,10 +1,16 @@
-"""Reading the head of a request: as a whole, or line by line. Both come to the same. Pure."""
+"""Reading the head of a request: as one that came before, as a whole, or line by line.
+
+All come to the same. Pure.
+"""
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-from llamaproxy.heads import TOKEN, RequestHead
+from llamaproxy.errors import ProxyError
+from llamaproxy.heads import LENGTH_FIELD, TOKEN, RequestHead
+from llamaproxy.server.checks import OWN_CHECKS
 from llamaproxy.server.framing import (
     MALFORMED_FIELD,
     MAX_EMPTY_LINES,
@@ -22,6 +28,45 @@ from llamaproxy.server.framing import (
 
 _BEGINNING = re.compile(rb"(?:\r\n){0,%d}%b\r\n" % (MAX_EMPTY_LINES, REQUEST_LINE))
 _FIELD = re.compile(rb"^(%b):[ \t]*([^\0-\x08\n-\x1f\x7f]*)\r\n" % TOKEN, re.MULTILINE)
+
+#: Bytes of a head that may be remembered, and how many are.
+_MAX_REMEMBERED, _REMEMBERED = 2048, 256
+
+
+def read_head_again(received: bytes) -> tuple[RequestHead, int] | None:
+    """The head that *received* begins with, checked (``OWN_CHECKS``), and where it ends.
+
+    Clients send the same head again and again, or another in nothing but the number of its
+    ``Content-Length``: that is not parsed and checked again. None if it cannot be read so.
+    """
+    end = received.find(b"\r\n\r\n", 0, _MAX_REMEMBERED) + 4
+    if end < 4:
+        return None
+    number = LENGTH_FIELD.search(received, 0, end)
+    if number is None:
+        kind = _kind_of(received[:end], b"")
+        return kind and (kind[0].again(None, b""), end)
+    kind = _kind_of(received[: number.start(1)], received[number.end(1) : end])
+    return kind and (kind[0].again(kind[1], number[1]), end)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _kind_of(before: bytes, after: bytes) -> tuple[RequestHead, int | None] | None:
+    """A head, of what there is *before* and *after* the number of its ``Content-Length``.
+
+    With the place of that among its fields. *after* is empty if it has none that could be another.
+    None if it is for others to refuse, or to read by lines.
+    """
+    try:
+        read = read_head(before + b"0" + after if after else before)
+        if read is None:
+            return None
+        for check in OWN_CHECKS:
+            check(read[0], None)
+    except ProxyError:
+        return None
+    names = [name.lower() for name, _ in read[0].fields]
+    return read[0], names.index(b"content-length") if after else None
 
 
 def read_head(received: bytes) -> tuple[RequestHead, int] | None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import attrs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from llamaproxy.heads import Fields, members, without
+from llamaproxy.heads import LENGTH_FIELD, Fields, members, without
 from llamaproxy.upstream.headers import HOP_BY_HOP
 
 #: The most bytes, and the most fields, of one head; and of bytes in a body that are not its own.
@@ -29,6 +30,9 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 _VERSIONS = (b"HTTP/1.1 ", b"HTTP/1.0 ")
 _PHRASE = re.compile(rb"[^\0-\x08\n-\x1f\x7f]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+
+#: Bytes of a head that may be remembered, and how many are.
+_MAX_REMEMBERED, _REMEMBERED = 2048, 256
 
 #: Fields of the framing, which are looked at here; each with the others that are not handed on.
 _LENGTHS = frozenset({b"content-length"})
@@ -160,8 +164,58 @@ class Chunks:
 def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> ResponseHead:
     """The head *raw* of an answer to a request of *method*, which may have asked for an *upgrade*.
 
+    One that differs from another in the number of its ``Content-Length`` alone is not parsed again.
+
     :raises BadHead: if it is not valid, or leaves open where the body ends.
     """
+    if len(raw) <= _MAX_REMEMBERED and method != b"HEAD" and not upgrade:
+        number = LENGTH_FIELD.search(raw)
+        if number is not None:
+            kind = _kind_of(raw[: number.start(1)], raw[number.end(1) :])
+            if kind is not None:
+                return kind.with_length(number[1])
+    return _read(raw, method, upgrade)
+
+
+class _Kind(NamedTuple):
+    """Heads of one server that differ in the length of the body alone, which all of them have.
+
+    *at* is the place of the ``Content-Length`` in *fields*.
+    """
+
+    status: int
+    phrase: bytes
+    fields: tuple[tuple[bytes, bytes], ...]
+    at: int
+    close: bool
+    names: tuple[bytes, ...]
+
+    def with_length(self, number: bytes) -> ResponseHead:
+        """The head with that *number*."""
+        status, phrase, fields, at, close, names = self
+        those = list(fields)
+        those[at] = (those[at][0], number)
+        return ResponseHead(status, phrase, those, int(number), close=close, names=names)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _kind_of(before: bytes, after: bytes) -> _Kind | None:
+    """The kind of a head, of what there is *before* and *after* the number of its length.
+
+    None if the number is not the length of a body.
+
+    :raises BadHead: as :func:`read_response_head`, whatever the number.
+    """
+    head = _read(before + b"0" + after, b"GET", upgrade=False)
+    if head.bodiless or head.length is None:
+        return None
+    at = [name.lower() for name, _ in head.fields].index(b"content-length")
+    fields, names = tuple(head.fields), tuple(head.names)
+    return _Kind(head.status, head.phrase, fields, at, head.close, names)
+
+
+def _read(raw: bytes, method: bytes, upgrade: bool) -> ResponseHead:
+    """The same, by parsing it."""
     if not raw.startswith(_VERSIONS) or not raw.endswith(END_OF_HEAD):
         raise BadHead("has a malformed head")
     switches = raw[9:12] == b"101"

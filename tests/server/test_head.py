@@ -1,13 +1,15 @@
-"""The two readers of heads: one that reads a head at once, and one that goes by lines."""
+"""The readers of heads: by one that came before, as a whole, and by lines."""
 
 from __future__ import annotations
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from llamaproxy.errors import ProxyError
 from llamaproxy.heads import RequestHead
+from llamaproxy.server.checks import OWN_CHECKS
 from llamaproxy.server.framing import MAX_LINE, RequestRefused
-from llamaproxy.server.head import LineReader, read_head
+from llamaproxy.server.head import LineReader, read_head, read_head_again
 from tests.server.test_front_door_fuzz import streams
 
 #: A head's fields with its line, and what follows it; or the status and message of a refusal; or
@@ -138,3 +140,84 @@ def test_fields_are_found_by_any_spelling_and_kept_as_they_are_spelled() -> None
     assert head.by_name[b"host"] == [b"a"] and head.by_name[b"x-a"] == [b"1", b"2"]
     head.remove(b"x-a", b"cookie")
     assert head.fields == [(b"hOsT", b"a")] and b"x-a" not in head.by_name
+
+
+Read = tuple[RequestHead, int] | None
+
+
+def checked(sent: bytes) -> Read:
+    """A head as it is read as a whole, and checked; None if it is refused."""
+    try:
+        read = read_head(sent)
+        if read is not None:
+            for check in OWN_CHECKS:
+                check(read[0], None)
+    except ProxyError:
+        return None
+    return read
+
+
+def told(read: Read) -> object:
+    """All that is known of a head that has been read."""
+    if read is None:
+        return None
+    head, end = read
+    known = head.body_length, head.expects_continue, head.persistent, head.over_limit, head.id
+    return head.line, head.path, head.fields, head.by_name, known, end
+
+
+LENGTHS = ["0", "7", "07", "+7", "", "9" * 18, "9" * 19, "7, 7"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["GET / HTTP/1.1", "POST /a?b HTTP/1.0", "PUT http://a/b HTTP/1.1", "G"]),
+        min_size=1,
+        max_size=2,
+    ),
+    st.lists(
+        st.sampled_from(
+            [
+                *("Host: a", "Host: a", "Content-Length: {}", "content-length: {}", "x:  a \t"),
+                *("Content-length:{}", "X-Content-Length: {}", "Transfer-Encoding: chunked"),
+                *("Expect: 100-continue", "Connection: close", "Authorization: a", "Bad : 1"),
+                *("X: \r\n Content-Length: {}", "Content-Length: \r\nContent-Length: {}"),
+            ]
+        ),
+        max_size=5,
+    ),
+    st.lists(st.sampled_from(LENGTHS), min_size=1, max_size=3),
+    st.sampled_from(["", "\r\n", "\r\n\r\n"]),
+)
+def test_a_head_like_another_is_read_and_checked_as_if_there_had_been_no_other(
+    lines: list[str], fields: list[str], lengths: list[str], before: str
+) -> None:
+    for line in lines:
+        for length in lengths:
+            written = [line, *(field.format(length) for field in fields), "", "and more"]
+            sent = (before + "\r\n".join(written)).encode()
+            again = read_head_again(sent)
+            # An end of a head among the empty lines before it is not looked behind.
+            assert told(again) == told(checked(sent)) or (again is None and len(before) > 2)
+
+
+def test_requests_of_one_kind_have_their_own_heads() -> None:
+    sent = b"POST / HTTP/1.1\r\nHost: a\r\nX: 1\r\nContent-Length: %d\r\n\r\n"
+    first, second = read_head_again(sent % 5), read_head_again(sent % 6)
+    assert first is not None and second is not None
+    changed, other = first[0], second[0]
+    changed.identify(b"id")
+    changed.add(b"X", b"2")
+    changed.remove(b"host")
+    third = read_head_again(sent % 6)
+    assert third is not None and told(third) == told(second) == told(checked(sent % 6))
+    assert changed.by_name[b"x"] == [b"1", b"2"] and b"host" not in changed.by_name
+    changed.let_go()
+    assert third[0].kind is other.kind and other.fields
+    assert changed.kind is None, "it has lost a field"
+
+
+def test_a_head_that_is_too_long_to_be_kept_is_read_as_it_comes() -> None:
+    sent = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 2048 + b"\r\n\r\n"
+    assert read_head_again(sent) is None and checked(sent) is not None

@@ -217,3 +217,48 @@ def test_nothing_but_a_refusal_comes_of_arbitrary_bytes(noise: bytes) -> None:
         except BadHead:
             continue
         assert not any(set(name + value) & set(b"\r\n\0") for name, value in read.fields)
+
+
+_LINES = (
+    *("Content-Length: ", "content-length: ", "Content-Length:", "X-Content-Length: "),
+    *("Content-Length: \r\nContent-Length: 5", "X: \r\n Content-Length: 1", "Connection: close"),
+    *("Transfer-Encoding: chunked", "Connection: X-Hop, content-length", "X-Hop: 1", "Server: a"),
+    *("Bad Field: 1", "Upgrade: h2c", "A: Content-Length: 7", "B:  1 \t"),
+)
+
+
+@given(
+    status=st.sampled_from(["HTTP/1.1 200 OK", "HTTP/1.0 200 OK", "HTTP/1.1 404", "HTTP/1.1 503 x"])
+    | st.sampled_from(["HTTP/1.1 204 None", "HTTP/1.1 304 Same", "HTTP/1.1 103 Early"]),
+    lines=st.lists(st.sampled_from(_LINES), max_size=4),
+    numbers=st.lists(st.sampled_from(["", "0", "5", "05", "+5", "9" * 18, "9" * 19]), max_size=3),
+    method=st.sampled_from([b"GET", b"HEAD"]),
+)
+def test_a_head_like_another_is_read_as_if_there_had_been_no_other(
+    status: str, lines: list[str], numbers: list[str], method: bytes
+) -> None:
+    for number in numbers:
+        fields = [f"{line}{number}" if line.endswith((": ", "h:")) else line for line in lines]
+        # Read as it comes, for that spelling is none that is remembered.
+        unlike = [field.replace("ontent-L", "ONTENT-L") for field in fields]
+        assert _read_as(fields, status, method) == _read_as(unlike, status, method)
+
+
+def _read_as(fields: list[str], status: str, method: bytes) -> object:
+    """Whatever is read of a head, its fields' names in lower case."""
+    try:
+        read = head(*fields, status=status, method=method)
+    except BadHead as error:
+        return str(error)
+    pairs = [(name.lower(), value.lower()) for name, value in read.fields]
+    length = read.length, read.bodiless, read.close, read.until_close, read.chunks is None
+    return read.status, read.phrase, pairs, length, sorted(read.names)
+
+
+def test_the_fields_of_a_head_are_no_other_heads() -> None:
+    first = head("Content-Length: 5", "A: b")
+    first.fields.append((b"C", b"d"))
+    first.fields[0] = (b"Content-Length", b"7")
+    again = head("Content-Length: 6", "A: b")
+    assert again.fields == [(b"Content-Length", b"6"), (b"A", b"b")]
+    assert (first.length, again.length) == (5, 6)
