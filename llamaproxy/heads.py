@@ -20,6 +20,10 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 #: The field by whose number alone most heads of a peer differ, as nearly all write it.
 LENGTH_FIELD = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (0|[1-9][0-9]{0,17})\r\n")
 
+#: Kinds of heads that are remembered, and bytes of one: heads that are the same but for the number
+#: of their length.
+KINDS, MAX_KIND = 256, 2048
+
 
 class RequestLine(NamedTuple):
     """A request line; *authority* is that of a target in absolute form."""
@@ -53,7 +57,8 @@ class RequestHead:
         self.expects_continue = False
         #: Whether another request may follow on its connection.
         self.persistent = True
-        #: What it is :meth:`again`, and has been checked like; None if it is like no other.
+        #: What it is :meth:`again`, but for its length and its id: shared with others, and never
+        #: changed. None if there is no such head.
         self.kind: RequestHead | None = None
         #: Whether it came on one of more connections than are allowed.
         self.over_limit = False
@@ -89,6 +94,7 @@ class RequestHead:
 
     def add(self, name: bytes, value: bytes) -> None:
         """Add a field."""
+        self.kind = None
         self.fields.append((name, value))
         # The list may be another head's as well.
         self.by_name[name.lower()] = [*self.by_name.get(name.lower(), ()), value]
@@ -104,9 +110,12 @@ class RequestHead:
         """Let *id* be that of the request, and the value of its only ``X-Request-Id``."""
         self.id = id
         values = self.by_name.get(b"x-request-id")
-        if values != [id]:
-            if values:
-                self.remove(b"x-request-id")
+        if values is None:
+            # Not as any other field: what is known of its kind holds for it all the same.
+            self.fields.append((b"X-Request-Id", id))
+            self.by_name[b"x-request-id"] = [id]
+        elif values != [id]:
+            self.remove(b"x-request-id")
             self.add(b"X-Request-Id", id)
 
     def let_go(self) -> None:

@@ -9,7 +9,7 @@ import re
 from functools import lru_cache
 
 from llamaproxy.errors import ProxyError
-from llamaproxy.heads import LENGTH_FIELD, TOKEN, RequestHead
+from llamaproxy.heads import KINDS, LENGTH_FIELD, MAX_KIND, TOKEN, RequestHead
 from llamaproxy.server.checks import OWN_CHECKS
 from llamaproxy.server.framing import (
     MALFORMED_FIELD,
@@ -29,9 +29,6 @@ from llamaproxy.server.framing import (
 _BEGINNING = re.compile(rb"(?:\r\n){0,%d}%b\r\n" % (MAX_EMPTY_LINES, REQUEST_LINE))
 _FIELD = re.compile(rb"^(%b):[ \t]*([^\0-\x08\n-\x1f\x7f]*)\r\n" % TOKEN, re.MULTILINE)
 
-#: Bytes of a head that may be remembered, and how many are.
-_MAX_REMEMBERED, _REMEMBERED = 2048, 256
-
 
 def read_head_again(received: bytes) -> tuple[RequestHead, int] | None:
     """The head that *received* begins with, checked (``OWN_CHECKS``), and where it ends.
@@ -39,7 +36,7 @@ def read_head_again(received: bytes) -> tuple[RequestHead, int] | None:
     Clients send the same head again and again, or another in nothing but the number of its
     ``Content-Length``: that is not parsed and checked again. None if it cannot be read so.
     """
-    end = received.find(b"\r\n\r\n", 0, _MAX_REMEMBERED) + 4
+    end = received.find(b"\r\n\r\n", 0, MAX_KIND) + 4
     if end < 4:
         return None
     number = LENGTH_FIELD.search(received, 0, end)
@@ -50,7 +47,7 @@ def read_head_again(received: bytes) -> tuple[RequestHead, int] | None:
     return kind and (kind[0].again(kind[1], number[1]), end)
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=KINDS)
 def _kind_of(before: bytes, after: bytes) -> tuple[RequestHead, int | None] | None:
     """A head, of what there is *before* and *after* the number of its ``Content-Length``.
 

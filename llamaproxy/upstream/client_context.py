@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 
 import attrs
 from twisted.logger import Logger
 
 from llamaproxy import jsontext
 from llamaproxy.errors import BadRequest
-from llamaproxy.heads import Fields, RequestHead
+from llamaproxy.heads import KINDS, Fields, RequestHead
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
 from llamaproxy.tracecontext import traced
@@ -51,7 +52,8 @@ OGX_PROVIDER_DATA = b"x-ogx-provider-data"
 _CHAT = b"x-openwebui-chat-id"
 
 #: Tracing fields, which travel with everything done for a request but identify nobody.
-_TRACING = (b"traceparent", b"tracestate", b"x-request-id")
+_REQUEST_ID = b"x-request-id"
+_TRACING = (b"traceparent", b"tracestate", _REQUEST_ID)
 
 PROVIDER_DATA = (LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA)
 
@@ -116,6 +118,18 @@ class ClientContext:
             query=query,
             identity_names=identity_names,
             chat_fields=tuple(chat_fields),
+        )
+
+    def identified(self, id: bytes) -> ClientContext:
+        """The same for a request without an id of its own, which has been given that *id*."""
+        return ClientContext(
+            self.credentials,
+            (*self._tracing, (_REQUEST_ID, (id,))),
+            self._tokens,
+            self.chat,
+            self.query,
+            self._identity_names,
+            (*self._chat_fields, (b"X-Request-Id", id)),
         )
 
     @property
@@ -292,20 +306,38 @@ class ClientContextReader:
         :raises BadRequest: as :meth:`ClientContext.of`.
         """
         client = address_of(request)
-        head = request.head
-        dropped = _NOT_SENT
-        if _OWN in b"\n".join(head.by_name):  # seldom
-            dropped = dropped.union([name for name in head.by_name if name.startswith(_OWN)])
-        trusted = client in self._trusted
-        fields = forwarded_for(head, client, request.isSecure(), trusted, dropped)
-        uri: bytes = request.uri
-        return ClientContext.of(
-            head,
-            key_id,
-            self._identity_names,
-            fields,
-            b"".join(uri.partition(b"?")[1:]),
-        )
+        head, names = request.head, self._identity_names
+        about = client, request.isSecure(), client in self._trusted, names, key_id
+        kind = head.kind
+        # Provider data is checked each time, for the log tells what is wrong with it.
+        if (
+            kind is None
+            or _REQUEST_ID in names
+            or not kind.by_name.keys().isdisjoint(PROVIDER_DATA)
+        ):
+            return _context_of(head, *about)
+        context = _context_of_kind(kind, *about)
+        return context if _REQUEST_ID in kind.by_name else context.identified(head.id)
+
+
+def _context_of(
+    head: RequestHead,
+    client: str | None,
+    secure: bool,
+    trusted: bool,
+    identity_names: tuple[bytes, ...],
+    key_id: bytes,
+) -> ClientContext:
+    dropped = _NOT_SENT
+    if _OWN in b"\n".join(head.by_name):  # seldom
+        dropped = dropped.union([name for name in head.by_name if name.startswith(_OWN)])
+    fields = forwarded_for(head, client, secure, trusted, dropped)
+    query = b"".join(head.line.target.partition(b"?")[1:])
+    return ClientContext.of(head, key_id, identity_names, fields, query)
+
+
+#: What requests of one kind have in common, which do not bring an id of their own.
+_context_of_kind = lru_cache(maxsize=KINDS)(_context_of)
 
 
 def address_of(request: ProxyRequest) -> str | None:

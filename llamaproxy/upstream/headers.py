@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from llamaproxy.heads import Fields, RequestHead, members, without
+from llamaproxy.heads import KINDS, Fields, RequestHead, members, without
 
 #: RFC 9110 section 7.6.1, plus the obsolete ones that peers still send.
 HOP_BY_HOP = frozenset(
@@ -48,6 +48,9 @@ _RESPONSE_ONLY = BODY_FIELDS | {
 }
 
 _NOT_ANSWERED = HOP_BY_HOP | _RESPONSE_ONLY
+
+#: Set for each request; what is known of its kind is known without it.
+_REQUEST_ID = b"x-request-id"
 
 #: What no request is forwarded with.
 NOT_FORWARDED = HOP_BY_HOP | _NEVER_FORWARDED | _REWRITTEN | _FORWARDED
@@ -100,6 +103,17 @@ def forwarded_for(
 
     :param dropped: the names of those that do not go there, at least :data:`NOT_FORWARDED`.
     """
+    if head.kind is None:
+        return _forwarded_for(head, client, secure, trusted, dropped)
+    fields = _forwarded_of_kind(head.kind, client, secure, trusted, dropped).copy()
+    if head.id and _REQUEST_ID not in head.kind.by_name:
+        fields.append((b"X-Request-Id", head.id))
+    return fields
+
+
+def _forwarded_for(
+    head: RequestHead, client: str | None, secure: bool, trusted: bool, dropped: frozenset[bytes]
+) -> Fields:
     by_name = head.by_name
     if options := by_name.get(b"connection"):
         dropped = dropped.union(members(options))
@@ -120,6 +134,9 @@ def forwarded_for(
     for host in hosts or by_name.get(b"host", ()):
         kept.append((b"X-Forwarded-Host", host))
     return kept
+
+
+_forwarded_of_kind = lru_cache(maxsize=KINDS)(_forwarded_for)
 
 
 def answer_fields(fields: Fields) -> Fields:

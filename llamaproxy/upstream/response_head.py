@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import attrs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from llamaproxy.heads import LENGTH_FIELD, Fields, members, without
+from llamaproxy.heads import KINDS, LENGTH_FIELD, MAX_KIND, Fields, members, without
 from llamaproxy.upstream.headers import HOP_BY_HOP
 
 #: The most bytes, and the most fields, of one head; and of bytes in a body that are not its own.
@@ -30,9 +30,6 @@ _LAST_CHUNK = b"\r\n0\r\n\r\n"
 _VERSIONS = (b"HTTP/1.1 ", b"HTTP/1.0 ")
 _PHRASE = re.compile(rb"[^\0-\x08\n-\x1f\x7f]*")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
-
-#: Bytes of a head that may be remembered, and how many are.
-_MAX_REMEMBERED, _REMEMBERED = 2048, 256
 
 #: Fields of the framing, which are looked at here; each with the others that are not handed on.
 _LENGTHS = frozenset({b"content-length"})
@@ -168,7 +165,7 @@ def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> Resp
 
     :raises BadHead: if it is not valid, or leaves open where the body ends.
     """
-    if len(raw) <= _MAX_REMEMBERED and method != b"HEAD" and not upgrade:
+    if len(raw) <= MAX_KIND and method != b"HEAD" and not upgrade:
         number = LENGTH_FIELD.search(raw)
         if number is not None:
             kind = _kind_of(raw[: number.start(1)], raw[number.end(1) :])
@@ -198,7 +195,7 @@ class _Kind(NamedTuple):
         return ResponseHead(status, phrase, those, int(number), close=close, names=names)
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=KINDS)
 def _kind_of(before: bytes, after: bytes) -> _Kind | None:
     """The kind of a head, of what there is *before* and *after* the number of its length.
 
