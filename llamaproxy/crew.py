@@ -27,6 +27,7 @@ from llamaproxy.parts import (
     use_store,
 )
 from llamaproxy.server.listen import ListenService
+from llamaproxy.server.logturns import LogTurns
 from llamaproxy.server.ports import Ports
 from llamaproxy.server.services import OrderedServices
 from llamaproxy.server.site import ProxySite
@@ -114,8 +115,9 @@ def make_worker(
     divide(options, count)
     ordered: Any = OrderedServices
     services: MultiService = ordered()
-    url = options["llamastack-url"]
     sockets = SharedSockets(reactor)
+    services.addService(LogTurns(sockets))  # the first to start and the last to stop
+    url = options["llamastack-url"]
     tracing = tracing_service(os.environ, reactor, url.to_text(), options["listen"])
     if tracing is not None:
         services.addService(tracing)
@@ -156,8 +158,8 @@ def make_worker(
 def _write_lines(lines: bytes) -> None:
     """Have lines of a worker's log stand in that of the daemon."""
     text = lines.decode("utf-8", "replace")
-    if logformat.write_lines is not None:
-        logformat.write_lines(text)
+    if logformat.current is not None:
+        logformat.current.write(text)
         return
     for line in text.splitlines():  # twistd has a log of its own
         _log.emit(LogLevel.info, logformat.FORMATTED, message=line)

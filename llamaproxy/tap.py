@@ -28,6 +28,7 @@ from llamaproxy.parts import (
     use_store,
 )
 from llamaproxy.server.listen import ListenService, client_url
+from llamaproxy.server.logturns import LogTurns
 from llamaproxy.server.prompt_writes import prompt_writes
 from llamaproxy.server.reload import ReloadService
 from llamaproxy.server.services import OrderedServices
@@ -56,6 +57,8 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     Factory.noisy = False  # "Starting factory", for every connection that is made
     ordered: Any = OrderedServices
     services: MultiService = ordered()
+    sockets = prompt_writes(reactor)
+    services.addService(LogTurns(sockets))  # the first to start and the last to stop
     rereads: list[Callable[[], object]] = []
     reload = None
     if options["api-keys-file"] is not None or options["mcp-config"] is not None:
@@ -63,7 +66,6 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         reload = ReloadService(reactor, rereads)
         services.addService(reload)
     url = _server_url(options, reactor, services)
-    sockets = prompt_writes(reactor)
     tracing = tracing_service(os.environ, reactor, url.to_text(), options["listen"])
     if tracing is not None:
         services.addService(tracing)  # it stops after those that make spans

@@ -5,6 +5,8 @@ A line is one line, whatever names or errors stand in it, and no longer than any
 
 from __future__ import annotations
 
+import atexit
+import io
 import json
 import os
 import re
@@ -34,9 +36,6 @@ as_json = False
 
 #: The number of the worker that this process is; None if it is none.
 worker: int | None = None
-
-#: Takes lines that are formatted already, those of workers; None if twistd was given another log.
-write_lines: Callable[[str], object] | None = None
 
 #: The levels that can be asked for, the one that shows the most first. What is critical, a fault of
 #: the program's own, is always shown.
@@ -113,15 +112,49 @@ threshold = Threshold()
 
 
 @implementer(ILogObserver)
-class FilteredLog:
-    """Passes on the lines that :data:`threshold` does not hide, before they are formatted."""
+class LineLog:
+    """Writes the lines that :data:`threshold` does not hide to *stream*, in a *format*.
 
-    def __init__(self, within: ILogObserver) -> None:
-        self._within = within
+    What is wrong is written at once. The lines of requests, of which there are many, may wait for
+    the end of the reactor's turn, and are then written by one call of the system.
+    """
+
+    #: Has a function called at the end of the turn; None while no reactor runs.
+    at_end_of_turn: Callable[[Callable[[], None]], None] | None = None
+
+    def __init__(self, stream: Any, format: Callable[[LogEvent], str | None]) -> None:
+        self._stream = stream
+        self._format = format
+        self._lines: list[str] = []
 
     def __call__(self, event: LogEvent) -> None:
-        if not threshold.hides(event.get("log_level")):
-            self._within(event)
+        level = event.get("log_level")
+        if threshold.hides(level):
+            return
+        line = self._format(event)
+        if not line:
+            return
+        self._lines.append(line)
+        if self.at_end_of_turn is None or level is not LogLevel.info:
+            self.flush()
+        elif len(self._lines) == 1:
+            self.at_end_of_turn(self.flush)
+
+    def write(self, lines: str) -> None:
+        """Write *lines* that are formatted already, those of workers."""
+        self._lines.append(lines)
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits for the end of the turn."""
+        lines, self._lines = self._lines, []
+        if lines:
+            self._stream.write("".join(lines))
+            self._stream.flush()
+
+
+#: That of this process; None if twistd was given another.
+current: LineLog | None = None
 
 
 def twistd_observer() -> ILogObserver:
@@ -131,6 +164,8 @@ def twistd_observer() -> ILogObserver:
     the process, as it would by itself.
     """
     stream: Any = sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # no line is lost for a letter in it
     reopen: Callable[[], None] = _no_file_to_reopen
     if path not in (None, "-"):
         stream = LogFile.fromFullPath(os.path.abspath(path))
@@ -142,20 +177,17 @@ def twistd_observer() -> ILogObserver:
         scheduler: Any = reactor
         scheduler.callFromThread(reopen)
 
-    def write(lines: str) -> None:
-        stream.write(lines)
-        stream.flush()
-
-    global write_lines
-    write_lines = write
     signal.signal(signal.SIGUSR1, reopen_soon)
     return observer_on(stream)
 
 
 def observer_on(stream: Any) -> ILogObserver:
-    """An observer that writes to *stream* what is to be shown, in the format that was asked for."""
+    """The log of this process, on *stream*, in the format that was asked for."""
+    global current
     threshold.in_use = True
-    return FilteredLog(FileLogObserver(stream, format_json if as_json else format_text))
+    current = LineLog(stream, format_json if as_json else format_text)
+    atexit.register(current.flush)  # of a reactor that has not come to the end of its turn
+    return current
 
 
 def _no_file_to_reopen() -> None:

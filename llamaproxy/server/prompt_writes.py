@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import tcp, unix
@@ -41,11 +42,24 @@ class PromptWrites:
         self._ending: dict[IWriteDescriptor, None] = {}
         #: Those whose sockets have not taken all.
         self._waiting: set[IWriteDescriptor] = set()
+        #: What else is done then, and whether that end is to come.
+        self._work: list[Callable[[], None]] = []
+        self._to_come = False
         #: The one that is being asked, while it has more to send.
         self._asked: IWriteDescriptor | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reactor, name)
+
+    def at_end_of_turn(self, work: Callable[[], None]) -> None:
+        """Have *work* done at the end of the turn, before anything is sent."""
+        self._work.append(work)
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        if not self._to_come:
+            self._to_come = True
+            self.callLater(0, self._end_turn)
 
     # --- IReactorFDSet
 
@@ -58,9 +72,9 @@ class PromptWrites:
     def addWriter(self, writer: IWriteDescriptor) -> None:
         if writer in self._waiting:
             return
-        if not self._queue:
-            self.callLater(0, self._end_turn)
         self._queue[writer] = None
+        if not self._to_come:
+            self._end_soon()
 
     def removeWriter(self, writer: IWriteDescriptor) -> None:
         if writer is self._asked:
@@ -81,6 +95,9 @@ class PromptWrites:
         return [*self._reactor.getWriters(), *self._ending, *self._queue]
 
     def _end_turn(self) -> None:
+        self._to_come = False
+        if self._work:
+            self._do_work()
         self._ending, self._queue = self._queue, {}
         while self._ending:
             writer = next(iter(self._ending))
@@ -97,6 +114,14 @@ class PromptWrites:
                 self._waiting.add(writer)
                 self._reactor.addWriter(writer)
         self._asked = None
+
+    def _do_work(self) -> None:
+        those, self._work = self._work, []
+        for work in those:
+            try:
+                work()
+            except Exception:
+                _log.failure("the work of a turn's end failed")
 
     # --- makers of sockets
 

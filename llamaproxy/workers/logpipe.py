@@ -42,7 +42,7 @@ class LogPipe:
     def write(self, text: str) -> None:
         self._rest = self._sent(self._rest)
         if self._rest:
-            self._lost += 1
+            self._lost += text.count("\n")
             return
         if self._lost and self._writable(0):
             lost, self._lost = self._lost, 0
@@ -50,7 +50,7 @@ class LogPipe:
         line = text.encode("utf-8", "backslashreplace")
         rest = self._sent(line)
         if len(rest) == len(line):
-            self._lost += 1
+            self._lost += text.count("\n")
         else:
             self._rest = rest
 

@@ -15,12 +15,14 @@ from unittest.mock import Mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel
 
 from llamaproxy.admin.eventlog import log_event
+from llamaproxy.config import logformat
 from llamaproxy.config.logformat import (
     MAX_MESSAGE,
-    FilteredLog,
+    LineLog,
     format_json,
     format_text,
     safe,
@@ -28,6 +30,8 @@ from llamaproxy.config.logformat import (
 )
 from llamaproxy.events import RequestEnded, request_id
 from llamaproxy.records import RequestRecord
+from llamaproxy.server.logturns import LogTurns
+from llamaproxy.server.prompt_writes import PromptWrites
 from tests.test_twistd import PORT_LINE, TWISTD, Daemon, environment, free_port, question
 
 
@@ -48,7 +52,7 @@ def test_whatever_is_logged_is_one_line_that_does_nothing_to_a_terminal(message:
 @pytest.mark.parametrize(("level", "shown"), [("debug", 5), ("info", 4), ("warn", 3), ("error", 2)])
 def test_what_is_below_the_level_is_not_even_formatted(level: str, shown: int) -> None:
     formatted: list[object] = []
-    log = Logger(observer=FilteredLog(formatted.append))  # type: ignore[arg-type]
+    log = Logger(observer=LineLog(io.StringIO(), formatted.append))
     before = threshold.level
     threshold.level = level
     try:
@@ -68,6 +72,79 @@ def test_a_line_of_a_request_that_nobody_sees_is_not_made() -> None:
     finally:
         threshold.level = before
     assert request.mock_calls == []
+
+
+class Stream(io.StringIO):
+    """Notes what is written at a time."""
+
+    def __init__(self) -> None:
+        io.StringIO.__init__(self)
+        self.written: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.written.append(text)
+        return len(text)
+
+
+def test_the_lines_of_a_turn_are_written_at_its_end_in_one_piece() -> None:
+    stream, ends = Stream(), list[Any]()
+    log = LineLog(stream, lambda each: f"{each['log_format']}\n")
+    logger = Logger(observer=log)
+    logger.info("before the first turn")
+    log.at_end_of_turn = ends.append
+    logger.info("one")
+    logger.info("two")
+    assert stream.written == ["before the first turn\n"]
+    (end,) = ends
+    end()
+    assert stream.written[1:] == ["one\ntwo\n"]
+    logger.info("three")
+    logger.warn("what is wrong waits for nothing, and comes after what was before it")
+    assert stream.written[2].startswith("three\nwhat is wrong")
+    ends[1]()
+    assert len(stream.written) == 3 and len(ends) == 2
+    logger.info("mine")
+    log.write("a worker's\n")
+    assert stream.written[3] == "mine\na worker's\n"
+    logger.info("the next turn")
+    assert len(ends) == 4, "its end is asked for again"
+
+
+def test_the_log_waits_for_ends_of_turns_only_while_there_are_any() -> None:
+    clock = RunningClock()
+    sockets, stream = PromptWrites(clock), Stream()
+    before = logformat.current
+    log = logformat.current = LineLog(stream, lambda each: f"{each['log_format']}\n")
+    try:
+        turns = LogTurns(sockets)
+        logger = Logger(observer=log)
+        turns.startService()
+        logger.info("not running yet")
+        assert len(stream.written) == 1
+        clock.running.pop()()
+        logger.info("running")
+        assert len(stream.written) == 1
+        clock.advance(0)
+        assert len(stream.written) == 2
+        logger.info("stopping")
+        turns.stopService()
+        logger.info("stopped")
+        assert stream.written[2:] == ["stopping\n", "stopped\n"]
+        LogTurns(Clock()).startService()
+        assert log.at_end_of_turn is None
+    finally:
+        logformat.current = before
+
+
+class RunningClock(Clock):
+    """A clock that begins to run when its user says so."""
+
+    def __init__(self) -> None:
+        Clock.__init__(self)
+        self.running: list[Any] = []
+
+    def callWhenRunning(self, called: Any) -> None:
+        self.running.append(called)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -168,6 +169,23 @@ def test_a_socket_that_waits_for_room_can_be_closed(clock: WatchingClock, prompt
     socket.close()
     assert clock.writers == []
     assert prompt.getWriters() == []
+
+
+def test_the_work_of_a_turns_end_is_done_once_and_before_anything_is_sent(
+    clock: WatchingClock, prompt: Any
+) -> None:
+    socket, done = Socket(prompt), list[object]()
+    socket.write(b"a")
+    prompt.at_end_of_turn(lambda: 1 / 0)
+    prompt.at_end_of_turn(lambda: done.append(list(socket.sent)))
+    assert len(clock.getDelayedCalls()) == 1
+    with capturedLogs() as logged:
+        clock.advance(0)
+    assert done == [[]] and socket.sent == [b"a"]
+    assert ["ZeroDivisionError" in str(each.get("log_failure")) for each in logged] == [True]
+    prompt.at_end_of_turn(lambda: prompt.at_end_of_turn(lambda: done.append("the next turn")))
+    clock.advance(0)
+    assert done[1:] == ["the next turn"] and clock.getDelayedCalls() == []
 
 
 def test_readers_and_all_else_are_the_reactors(clock: WatchingClock, prompt: Any) -> None:

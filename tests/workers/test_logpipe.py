@@ -70,9 +70,10 @@ def test_lines_come_as_they_are(pipe: Pipe) -> None:
     assert pipe.read() == "one line\nanother: \\ud800\n" and not pipe.waits
 
 
-def test_a_parent_that_reads_nothing_is_waited_for_once(pipe: Pipe) -> None:
-    for _ in range(1000):
-        pipe.log.write(LINE)
+@pytest.mark.parametrize("at_a_time", [1, 4])
+def test_a_parent_that_reads_nothing_is_waited_for_once(pipe: Pipe, at_a_time: int) -> None:
+    for _ in range(1000 // at_a_time):
+        pipe.log.write(LINE * at_a_time)
     assert pipe.waits == 1
     come = pipe.read()
     pipe.log.write("later\n")
