@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextvars import Context, copy_context
 from functools import cached_property
 from typing import IO, Any, Protocol
@@ -219,12 +219,21 @@ class ProxyRequest(Request):
 
     # --- the answer
 
-    def begin(self, status: int, phrase: bytes, fields: Fields, body_follows: bool = False) -> None:
+    def begin(
+        self,
+        status: int,
+        phrase: bytes,
+        fields: Fields,
+        body_follows: bool = False,
+        names: Collection[bytes] | None = None,
+    ) -> None:
         """Send the head of the answer, of the end-to-end *fields* as they are.
 
         Those that belong to the connection are added, and what every answer has: the id, a date.
 
         :param body_follows: whether something is written in the same turn, which it then goes with.
+
+        :param names: those of the fields, in lower case, if they are known.
         """
         channel, line = self.channel, self.head.line
         if channel is None:
@@ -232,7 +241,8 @@ class ProxyRequest(Request):
         self.startedWriting = 1
         self.record.first_byte = self.site.now()
         self.code, self.code_message = status, phrase
-        names = {name.lower() for name, _ in fields}
+        if names is None:
+            names = {name.lower() for name, _ in fields}
         has_length = b"content-length" in names
         self._bodiless = line.method == b"HEAD" or status in NO_BODY_CODES
         added: Fields = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from twisted.logger import LogEvent, Logger, LogLevel
 
-from llamaproxy.config.logformat import FORMATTED, threshold
+from llamaproxy.config.logformat import FORMATTED, MAY_WAIT, threshold
 from llamaproxy.events import (
     CallEnded,
     ConnectionsTurnedAway,
@@ -30,6 +30,7 @@ _EVERY_LINE: LogEvent = {
     "log_source": None,
     "log_level": LogLevel.info,
     "log_format": FORMATTED,
+    MAY_WAIT: True,
 }
 
 #: What is logged.
@@ -186,4 +187,4 @@ def _write(message: str, fields: Mapping[str, Any]) -> None:
 
     There is a line for every request, and for every call.
     """
-    _log.observer({**fields, **_EVERY_LINE, "log_time": time.time(), "message": message})
+    _log.observer({**_EVERY_LINE, **fields, "log_time": time.time(), "message": message})

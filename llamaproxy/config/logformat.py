@@ -44,6 +44,9 @@ LEVELS = ("debug", "info", "warn", "error")
 #: The format of events that bring their message, as ``message``.
 FORMATTED = "{message}"
 
+#: What an event has whose line may wait for the end of the turn: those of requests are many.
+MAY_WAIT = "may_wait"
+
 #: Characters of a message; what is longer is no message.
 MAX_MESSAGE = 4000
 
@@ -115,8 +118,8 @@ threshold = Threshold()
 class LineLog:
     """Writes the lines that :data:`threshold` does not hide to *stream*, in a *format*.
 
-    What is wrong is written at once. The lines of requests, of which there are many, may wait for
-    the end of the reactor's turn, and are then written by one call of the system.
+    Lines that may wait (:data:`MAY_WAIT`) are written at the end of the reactor's turn, all of them
+    by one call of the system; any other at once, after those that wait.
     """
 
     #: Has a function called at the end of the turn; None while no reactor runs.
@@ -128,14 +131,13 @@ class LineLog:
         self._lines: list[str] = []
 
     def __call__(self, event: LogEvent) -> None:
-        level = event.get("log_level")
-        if threshold.hides(level):
+        if threshold.hides(event.get("log_level")):
             return
         line = self._format(event)
         if not line:
             return
         self._lines.append(line)
-        if self.at_end_of_turn is None or level is not LogLevel.info:
+        if self.at_end_of_turn is None or MAY_WAIT not in event:
             self.flush()
         elif len(self._lines) == 1:
             self.at_end_of_turn(self.flush)

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import os
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from twisted.web.server import NOT_DONE_YET
 
 from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import BadRequest, ProxyError, Unauthorized, error_response
-from llamaproxy.heads import KINDS, RequestHead
+from llamaproxy.heads import RequestHead
 
 _log = Logger()
 
@@ -67,10 +66,6 @@ def caller_of(head: RequestHead) -> str:
 
     Empty for a request without a key; of several, the first counts.
     """
-    return _caller_of(head) if head.kind is None else _caller_of_kind(head.kind)
-
-
-def _caller_of(head: RequestHead) -> str:
     for name in (b"authorization", *_KEY_FIELDS):
         for value in head.by_name.get(name, ()):
             credentials = value.strip(b" \t")
@@ -79,9 +74,6 @@ def _caller_of(head: RequestHead) -> str:
             if key:
                 return _digest(key).hex()[:8]
     return ""
-
-
-_caller_of_kind = lru_cache(maxsize=KINDS)(_caller_of)
 
 
 def _digest(key: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from http import HTTPStatus
 
 from twisted.internet.interfaces import (
@@ -22,7 +23,7 @@ from llamaproxy import jsontext
 from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import ProxyError
 from llamaproxy.events import ConnectionsTurnedAway, RequestBegan, RequestEnded, Tell, tell_nobody
-from llamaproxy.heads import RequestHead, answer_head, date
+from llamaproxy.heads import KINDS, RequestHead, answer_head, date
 from llamaproxy.records import RequestRecord
 from llamaproxy.request import CUT_OFF_STATUS, ProxyRequest
 from llamaproxy.server.channel import ProxyChannel
@@ -158,19 +159,28 @@ class ProxySite(Factory):
         address = client or "-"
         if head is None:
             return RequestRecord(id, address, "-", "-", self.now())
-        record = RequestRecord(
-            id,
-            address,
-            head.line.method.decode("ascii"),
-            head.path.decode("ascii"),
-            self.now(),
-            caller_of(head),
-            trace_id(head.by_name.get(b"traceparent", ())),
-        )
-        if record.trace_id:
-            record.traceparent = head.by_name[b"traceparent"][0].decode("latin-1")
-            record.tracestate = b",".join(head.by_name.get(b"tracestate", ())).decode("latin-1")
+        said = _said_by(head) if head.kind is None else _said_by_kind(head.kind)
+        method, path, caller, trace, traceparent, tracestate = said
+        record = RequestRecord(id, address, method, path, self.now(), caller, trace)
+        if trace:
+            record.traceparent, record.tracestate = traceparent, tracestate
         return record
+
+
+def _said_by(head: RequestHead) -> tuple[str, str, str, str, str, str]:
+    """What a record has of *head*: method, path, caller, trace, ``traceparent``, ``tracestate``."""
+    parents = head.by_name.get(b"traceparent", ())
+    return (
+        head.line.method.decode("ascii"),
+        head.path.decode("ascii"),
+        caller_of(head),
+        trace_id(parents),
+        b",".join(parents).decode("latin-1"),
+        b",".join(head.by_name.get(b"tracestate", ())).decode("latin-1"),
+    )
+
+
+_said_by_kind = lru_cache(maxsize=KINDS)(_said_by)
 
 
 def trace_id(values: Sequence[bytes]) -> str:

@@ -270,7 +270,9 @@ class Passage(Watchdog):
             ]
         if (origin := request.head.origin) is not None:
             resource.cors.learn(origin, headers_of(head.fields))
-        request.begin(head.status, phrase, fields, head.body_follows and self._masker is None)
+        follows = head.body_follows and self._masker is None
+        names = head.names if len(head.names) == len(fields) else None  # else: some are dropped
+        request.begin(head.status, phrase, fields, follows, names)
         if head.length is None or head.length > _SMALL_BODY:
             self._register()
 

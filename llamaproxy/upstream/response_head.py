@@ -87,12 +87,10 @@ class ResponseHead:
         return self.length is None and self.chunks is None
 
 
-class _Message:
-    """What llhttp reports of one message."""
+class _Body:
+    """What llhttp reports of the body of a message."""
 
     def __init__(self) -> None:
-        self.phrase = b""
-        self.fields: Fields = []
         self.complete = False
         self.begun = 0
         self.parts: list[bytes] = []
@@ -104,25 +102,42 @@ class _Message:
     def on_message_begin(self) -> None:
         self.begun += 1
 
+    def on_message_complete(self) -> None:
+        if not self.complete:
+            self.complete, self.own = True, len(self.parts)
+
+
+class _Message(_Body):
+    """The same of a whole message."""
+
+    def __init__(self) -> None:
+        _Body.__init__(self)
+        self.phrase = b""
+        self.fields: Fields = []
+
     def on_status(self, phrase: bytes) -> None:
         self.phrase = phrase
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields.append((name, value.rstrip(b" \t")))
 
-    def on_message_complete(self) -> None:
-        if not self.complete:
-            self.complete, self.own = True, len(self.parts)
-
 
 class Chunks:
     """The chunked body that follows a head. Extensions and trailers are dropped."""
 
-    def __init__(self, parser: HttpResponseParser, message: _Message) -> None:
+    def __init__(self, parser: HttpResponseParser, message: _Body) -> None:
         self._parser = parser
         self._message = message
         self._bodiless_bytes = 0
         self._tail = b"\r\n"
+
+    @classmethod
+    def after(cls, head: bytes) -> Chunks:
+        """Those that follow a *head* that has been read before: only what follows is told."""
+        message = _Body()
+        parser = HttpResponseParser(message)
+        parser.feed_data(head)
+        return cls(parser, message)
 
     @property
     def complete(self) -> bool:
@@ -167,7 +182,11 @@ def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> Resp
     """
     if len(raw) <= MAX_KIND and method != b"HEAD" and not upgrade:
         number = LENGTH_FIELD.search(raw)
-        if number is not None:
+        if number is None:
+            kind = _kind_of(raw, b"")
+            if kind is not None:
+                return kind.with_chunks(raw)
+        else:
             kind = _kind_of(raw[: number.start(1)], raw[number.end(1) :])
             if kind is not None:
                 return kind.with_length(number[1])
@@ -175,9 +194,9 @@ def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> Resp
 
 
 class _Kind(NamedTuple):
-    """Heads of one server that differ in the length of the body alone, which all of them have.
+    """Heads of one server with a body, that differ in nothing but its length, if they say that.
 
-    *at* is the place of the ``Content-Length`` in *fields*.
+    *at* is the place of the ``Content-Length`` in *fields*, -1 if the body is chunked.
     """
 
     status: int
@@ -194,19 +213,30 @@ class _Kind(NamedTuple):
         those[at] = (those[at][0], number)
         return ResponseHead(status, phrase, those, int(number), close=close, names=names)
 
+    def with_chunks(self, raw: bytes) -> ResponseHead:
+        """The head, which is *raw* as it came."""
+        status, phrase, fields, _, close, names = self
+        chunks = Chunks.after(raw)
+        return ResponseHead(status, phrase, list(fields), close=close, chunks=chunks, names=names)
+
 
 @lru_cache(maxsize=KINDS)
 def _kind_of(before: bytes, after: bytes) -> _Kind | None:
     """The kind of a head, of what there is *before* and *after* the number of its length.
 
-    None if the number is not the length of a body.
+    *after* is empty if there is no such number. None if the number is not the length of a body, or
+    there is none, and the body is not chunked.
 
     :raises BadHead: as :func:`read_response_head`, whatever the number.
     """
-    head = _read(before + b"0" + after, b"GET", upgrade=False)
-    if head.bodiless or head.length is None:
+    head = _read(before + b"0" + after if after else before, b"GET", upgrade=False)
+    at = -1
+    if after:
+        if head.bodiless or head.length is None:
+            return None
+        at = [name.lower() for name, _ in head.fields].index(b"content-length")
+    elif head.chunks is None:
         return None
-    at = [name.lower() for name, _ in head.fields].index(b"content-length")
     fields, names = tuple(head.fields), tuple(head.names)
     return _Kind(head.status, head.phrase, fields, at, head.close, names)
 
