@@ -278,9 +278,10 @@ class ProxyRequest(Request):
             raise RuntimeError("Request.write called on a request after Request.finish was called.")
         if not self.startedWriting:
             # If any have been set; a stream does not need them as long as it lasts.
-            fields = fields_of(self.__dict__.pop("responseHeaders", None))
-            fields += without(self.relayed_fields, {name.lower() for name, _ in fields})
-            self.relayed_fields = []
+            own = fields_of(self.__dict__.pop("responseHeaders", None))
+            fields, self.relayed_fields = self.relayed_fields, []
+            if own:
+                fields = own + without(fields, {name.lower() for name, _ in own})
             self.begin(self.code, self.code_message, fields, body_follows=True)
         if not data or self._bodiless or self.channel is None:
             self._send_head()

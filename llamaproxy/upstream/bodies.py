@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from io import BytesIO
 from typing import IO, Any
 
 from twisted.internet.interfaces import IPushProducer
@@ -61,7 +60,7 @@ class Upload:
 
     def stopProducing(self) -> None:
         self.finished = True
-        self._file.close()
+        self._close()
         if self._registered:
             self._registered = False
             self._transport.unregisterProducer()
@@ -69,7 +68,7 @@ class Upload:
     def _produce(self, head: bytes = b"") -> None:
         while head or (self.bytes_left and not (self._paused or self.finished)):
             try:
-                piece = self._file.read(PIECE_BYTES)
+                piece = self._next_piece()
                 if not piece and self.bytes_left:
                     raise OSError("the file has become shorter")
             except (OSError, ValueError):
@@ -82,16 +81,30 @@ class Upload:
         if not self._paused and not self.finished:
             self.stopProducing()
 
+    def _next_piece(self) -> bytes:
+        return self._file.read(PIECE_BYTES)
+
+    def _close(self) -> None:
+        self._file.close()
+
 
 # treq hands on whatever says that it is one, and the agent needs no ``startProducing``.
 classImplements(Upload, IBodyProducer)  # type: ignore[misc]
 
 
 class BytesUpload(Upload):
-    """A body from memory."""
+    """A body from memory, which is let go of at the end."""
 
     def __init__(self, body: bytes) -> None:
-        Upload.__init__(self, BytesIO(body))
+        self._body = body
+        self.length = self.bytes_left = len(body)
+
+    def _next_piece(self) -> bytes:
+        at = self.length - self.bytes_left
+        return self._body[at : at + PIECE_BYTES]
+
+    def _close(self) -> None:
+        self._body = b""
 
 
 class LateUpload(BytesUpload):
