@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.logger import LogEvent, Logger, LogLevel
 
-from llamaproxy.config.logformat import FORMATTED, MAY_WAIT, threshold
+from llamaproxy.config import logformat
+from llamaproxy.config.logformat import FORMATTED, MAY_WAIT, MORE_FIELDS, threshold
 from llamaproxy.events import (
     CallEnded,
     ConnectionsTurnedAway,
@@ -17,7 +18,7 @@ from llamaproxy.events import (
     LoopLimited,
     RequestEnded,
 )
-from llamaproxy.records import CallRecord, ChatRecord, RequestRecord
+from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 
 _log = Logger()
 
@@ -61,50 +62,101 @@ def _log_call(call: CallRecord) -> None:
         return
     if call.began is None or threshold.hides(LogLevel.info):
         return
-    where = f" ({call.endpoint})" if call.reason and call.endpoint else ""
     if call.outcome == "cancelled":
         words = f"tool {call.tool} was cancelled"
     else:
         became = "answered" if call.outcome == "answered" else "failed"
         words = f"tool {call.tool} of {call.group} {became} in {call.seconds:.3f} s"
-    _write(
-        f"{words}{call.reason}{where}",
-        {
-            "tool": call.tool,
-            "group": call.group,
-            "outcome": call.outcome,
-            "seconds": call.seconds,
-            "reason": call.reason,
-            "where": where,
-        },
-    )
+    _write(f"{words}{call.reason}{_where(call)}", partial(_call_fields, call))
+
+
+def _where(call: CallRecord) -> str:
+    return f" ({call.endpoint})" if call.reason and call.endpoint else ""
+
+
+def _call_fields(call: CallRecord) -> dict[str, Any]:
+    return {**_call_of(call), "reason": call.reason, "where": _where(call)}
+
+
+def _call_of(call: CallRecord) -> dict[str, Any]:
+    return {
+        "tool": call.tool,
+        "group": call.group,
+        "outcome": call.outcome,
+        "seconds": call.seconds,
+    }
 
 
 def _log_request(request: RequestRecord) -> None:
     """The one line of a request; nothing of a query, a body or a credential is in it."""
-    if threshold.hides(LogLevel.info):
-        return
-    more = _more_of(request)
-    seconds = request.seconds
-    _write(
-        f"{request.client} {request.method} {request.path} {request.status} {request.sent} bytes "
-        f"{seconds:.3f} s{_text_of(more)}",
-        {
-            "client": request.client,
-            "method": request.method,
-            "path": request.path,
-            "status": request.status,
-            "sent": request.sent,
-            "seconds": seconds,
-            "request": request.id,
-            **more,
-        },
+    if not threshold.hides(LogLevel.info):
+        _write(_words_of(request), partial(_request_fields, request), request.id)
+
+
+def _words_of(request: RequestRecord) -> str:
+    """The line of *request* for people: where there is something to say, as there are many."""
+    words = (
+        f"{request.client} {request.method} {request.path} {request.status} "
+        f"{request.sent} bytes {request.seconds:.3f} s"
     )
+    if request.first_byte is not None:
+        words += f", first byte: {request.first_byte - request.began:.3f} s"
+    if request.who:
+        words += f", who: {request.who}"
+    if (chat := request.chat) is not None:
+        words += _words_of_chat(chat)
+    if request.kind:
+        words += f", error: {request.error}"
+    if request.trace_id:
+        words += f", trace: {request.trace_id}"
+    return words
 
 
-def _more_of(request: RequestRecord) -> dict[str, Any]:
-    """What a line says of a request where there is something to say."""
-    fields: dict[str, Any] = {}
+def _words_of_chat(chat: ChatRecord) -> str:
+    words = f", model: {chat.model}" if chat.model else ""
+    rounds, calls = chat.rounds, chat.calls
+    if not rounds:
+        return words
+    words += f", tools: {len(chat.offered)}, rounds: {len(rounds)}, calls: {len(calls)}"
+    if calls:
+        if failed := chat.failed:
+            words += f", failed: {failed}"
+        words += f", ran: {'; '.join(_ran(calls[:_MAX_CALLS]))}"
+    taken, given = _tokens(rounds)
+    if taken is not None:
+        words += f", input tokens: {taken}"
+    if given is not None:
+        words += f", output tokens: {given}"
+    return f"{words}, limit: {chat.limit}" if chat.limit else words
+
+
+def _ran(calls: Sequence[CallRecord]) -> Iterator[str]:
+    """What became of each; one group of a tool's name needs no naming."""
+    several = len(calls) > 1 and (
+        len({(call.tool, call.group) for call in calls}) > len({call.tool for call in calls})
+    )
+    for call in calls:
+        of_group = f" of {call.group}" if several and call.group else ""
+        yield f"{call.tool or 'unknown tool'}{of_group} {call.outcome} {call.seconds:.3f} s"
+
+
+def _tokens(rounds: Sequence[RoundRecord]) -> tuple[int | None, int | None]:
+    """What the model has taken in, and put out, as far as the server has told."""
+    taken = [each.input_tokens for each in rounds if each.input_tokens is not None]
+    given = [each.output_tokens for each in rounds if each.output_tokens is not None]
+    return sum(taken) if taken else None, sum(given) if given else None
+
+
+def _request_fields(request: RequestRecord) -> dict[str, Any]:
+    """The line of *request* for machines."""
+    fields: dict[str, Any] = {
+        "client": request.client,
+        "method": request.method,
+        "path": request.path,
+        "status": request.status,
+        "sent": request.sent,
+        "seconds": request.seconds,
+    }
     if request.route:
         fields["route"] = request.route
     if request.first_byte is not None:
@@ -128,63 +180,27 @@ def _chat_fields(chat: ChatRecord) -> dict[str, Any]:
     if chat.calls:
         if failed := chat.failed:
             fields["failed"] = failed
-        fields["ran"] = [
-            {
-                "tool": call.tool,
-                "group": call.group,
-                "outcome": call.outcome,
-                "seconds": call.seconds,
-            }
-            for call in chat.calls[:_MAX_CALLS]
-        ]
-    for direction in ("input_tokens", "output_tokens"):
-        counts = [n for each in chat.rounds if (n := getattr(each, direction)) is not None]
-        if counts:
-            fields[direction] = sum(counts)
+        fields["ran"] = [_call_of(call) for call in chat.calls[:_MAX_CALLS]]
+    tokens = zip(("input_tokens", "output_tokens"), _tokens(chat.rounds), strict=True)
+    fields |= {name: count for name, count in tokens if count is not None}
     if chat.limit:
         fields["limit"] = chat.limit
     return fields
 
 
-def _text_of(fields: dict[str, Any]) -> str:
-    """What people read of *fields*, behind the beginning of the line."""
-    if calls := fields.get("ran"):
-        fields = {**fields, "ran": "; ".join(_ran(calls))}
-    return _format_of(tuple(fields)) % fields
-
-
-def _ran(calls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What became of each; one group of a tool's name needs no naming."""
-    names = {call["tool"] for call in calls}
-    several = len({(call["tool"], call["group"]) for call in calls}) > len(names)
-    for call in calls:
-        of_group = f" of {call['group']}" if several and call["group"] else ""
-        name = call["tool"] or "unknown tool"
-        yield f"{name}{of_group} {call['outcome']} {call['seconds']:.3f} s"
-
-
-@lru_cache(maxsize=256)
-def _format_of(names: tuple[str, ...]) -> str:
-    """What shows the fields of these *names*: one format takes a third of the time of ten."""
-    return "".join([_FORMATS.get(name, "") for name in names])
-
-
-#: What shows a field; the others are not shown.
-_FORMATS = {
-    "first_byte": ", first byte: %(first_byte).3f s",
-    **{
-        name: f", {name.replace('_', ' ')}: %({name})s"
-        for name in (
-            *("who", "model", "tools", "rounds", "calls", "failed", "ran"),
-            *("input_tokens", "output_tokens", "limit", "error", "trace"),
-        )
-    },
-}
-
-
-def _write(message: str, fields: Mapping[str, Any]) -> None:
-    """Log *message* with its *fields*: what Logger.info() takes several times as long for.
+def _write(message: str, fields: Callable[[], Mapping[str, Any]], request: str = "") -> None:
+    """Log *message*: what Logger.info() takes several times as long for.
 
     There is a line for every request, and for every call.
+
+    :param fields: returns the fields of the line, should anybody want them.
+    :param request: the id of the request; empty for the one that is being served.
     """
-    _log.observer({**_EVERY_LINE, **fields, "log_time": time.time(), "message": message})
+    event = {**_EVERY_LINE, "log_time": time.time(), "message": message}
+    if request:
+        event["request"] = request
+    if logformat.current is None:
+        event |= fields()  # twistd was given a log that knows nothing of functions
+    else:
+        event[MORE_FIELDS] = fields
+    _log.observer(event)

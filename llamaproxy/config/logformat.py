@@ -47,6 +47,10 @@ FORMATTED = "{message}"
 #: What an event has whose line may wait for the end of the turn: those of requests are many.
 MAY_WAIT = "may_wait"
 
+#: What an event may have instead of fields: a function that returns them, for they are seldom
+#: wanted.
+MORE_FIELDS = "more_fields"
+
 #: Characters of a message; what is longer is no message.
 MAX_MESSAGE = 4000
 
@@ -212,17 +216,18 @@ def safe(text: str) -> str:
 
 def format_text(event: LogEvent) -> str | None:
     """One event as a line of text, such as twistd itself would write."""
+    get = event.get
     message = _message(event)
-    failure = event.get("log_failure")
+    failure = get("log_failure")
     if failure is not None:
         message = "\n\t".join([message, *map(safe, failure.getTraceback().splitlines())])
     if not message:
         return None
-    system = event.get("log_system")
+    system = get("log_system")
     if system:
         system = safe(str(system))
     else:
-        system = _system_of(str(event.get("log_namespace", "-")), event.get("log_level"))
+        system = _system_of(str(get("log_namespace", "-")), get("log_level"))
     id = _request_of(event)
     suffix = f" [{id}]" if id else ""
     prefix = "" if worker is None else f"worker {worker}: "
@@ -250,7 +255,8 @@ def format_json(event: LogEvent) -> str:
     failure = event.get("log_failure")
     if failure is not None:
         line["traceback"] = failure.getTraceback()
-    for key, value in event.items():
+    more: Callable[[], LogEvent] = event.get(MORE_FIELDS, dict)
+    for key, value in {**event, **more()}.items():
         if key in FIELDS:
             line[key] = _plain(value)
     return json.dumps(line) + "\n"

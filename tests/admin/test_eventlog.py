@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,9 @@ import pytest
 from twisted.logger import ILogObserver, globalLogPublisher
 
 from llamaproxy.admin.eventlog import log_event
-from llamaproxy.config.logformat import FIELDS, format_json, format_text
-from llamaproxy.events import RequestEnded
+from llamaproxy.config import logformat
+from llamaproxy.config.logformat import FIELDS, LineLog, format_json, format_text
+from llamaproxy.events import CallEnded, RequestEnded
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from tests.chat.script import Chat
 from tests.support import answer, calling, nothing, saying
@@ -177,3 +179,23 @@ def test_every_field_that_is_logged_is_one_of_the_log() -> None:
                 names |= {keyword.arg for keyword in node.keywords}
     assert len(names) > 10
     assert names - FIELDS <= {"request", "failure", "of_group"}
+
+
+def test_a_log_of_our_own_asks_for_the_fields_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = CallRecord(ChatRecord(), 1, 1, 0.0, "clock", "mcp::a", began=0.0, ended=0.5)
+    call.outcome = "answered"
+    told = RequestEnded(ended_chat()), CallEnded(call)
+    stream = io.StringIO()
+    with logged() as flat:
+        for each in told:
+            log_event(each)
+    monkeypatch.setattr(logformat, "current", LineLog(stream, format_json))
+    with logged() as lines:
+        for each in told:
+            log_event(each)
+    for each in (*flat, *lines):
+        each["log_time"] = 0.0
+    assert [format_text(each) for each in lines] == [format_text(each) for each in flat]
+    assert [format_json(each) for each in lines] == [format_json(each) for each in flat]
+    assert all("outcome" in each or "status" in each for each in flat)
+    assert not [each for each in lines if "outcome" in each or "status" in each]
