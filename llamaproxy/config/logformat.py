@@ -228,10 +228,11 @@ def format_text(event: LogEvent) -> str | None:
         system = safe(str(system))
     else:
         system = _system_of(str(get("log_namespace", "-")), get("log_level"))
-    id = _request_of(event)
-    suffix = f" [{id}]" if id else ""
-    prefix = "" if worker is None else f"worker {worker}: "
-    return f"{_stamp(event)} [{system}] {prefix}{message}{suffix}\n"
+    if worker is not None:
+        message = f"worker {worker}: {message}"
+    if id := _request_of(event):
+        message = f"{message} [{id}]"
+    return f"{_stamp(event)} [{system}] {message}\n"
 
 
 @lru_cache(maxsize=256)
