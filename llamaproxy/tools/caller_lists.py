@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import ClassVar
@@ -95,7 +94,7 @@ class CallerLists:
         The first chat of a caller waits for about :data:`FIRST_WAIT_SECONDS`, and is offered
         nothing if nothing has been listed by then (DESIGN: L22, T3).
         """
-        key = _key(caller)
+        key = caller.key
         cached = self._cached(key)
         if not self._fresh_for(cached):
             cached = await self._for_a_chat(caller, key, cached, _FIRST_LIMIT)
@@ -111,7 +110,7 @@ class CallerLists:
         It is made now unless there is a fresh one, or one is under way; which groups are down, is
         remembered here (DESIGN: T2, T3).
         """
-        key = _key(caller)
+        key = caller.key
         cached = self._cached(key)
         if limits.anew:
             cached = await self._refreshed(caller, self._everything_anew)
@@ -214,12 +213,12 @@ class CallerLists:
         return ListLimits(anew=True, suspects=self._failures.suspects)
 
     async def _refreshed(self, caller: ClientContext, limits: _Limits) -> CachedList:
-        key = _key(caller)
+        key = caller.key
         return await self._refresh_of(key).result(lambda: self._refresh(key, caller, limits))
 
     def _start_refresh(self, caller: ClientContext, limits: _Limits) -> None:
         if not self._stopped:
-            key = _key(caller)
+            key = caller.key
             self._refresh_of(key).start(lambda: self._refresh(key, caller, limits))
 
     def _refresh_of(self, key: bytes) -> _Refresh:
@@ -284,7 +283,7 @@ class CallerLists:
         )
         # Of an old source: who has a list does not wait for the next, and others list themselves.
         if cached.listed is not None if is_outdated else is_hasty:
-            self._follow_ups.add(_key(caller))
+            self._follow_ups.add(caller.key)
             self._clock.callLater(0, self._follow_up, caller.for_listing())
 
     def _gone(self, cached: CachedList, missed: set[str]) -> set[str]:
@@ -310,7 +309,7 @@ class CallerLists:
         """List all with patience, after a chat has waited for some of it in vain."""
         if self._stopped:
             return
-        key = _key(caller)
+        key = caller.key
         self._follow_ups.discard(key)
         refresh, cached = self._refresh_of(key), self._cached(key)
         if not refresh.running and cached.partial is not None:
@@ -340,8 +339,3 @@ class CallerLists:
         for _, failure in listing.errors:
             let_go_of_frames(failure)  # it is kept, and may be raised again for others
         return listing
-
-
-def _key(caller: ClientContext) -> bytes:
-    """A digest of the credentials of *caller*, which themselves are not kept."""
-    return hashlib.blake2b(repr(caller.credentials).encode(), digest_size=16).digest()

@@ -15,7 +15,9 @@ MAX_CALLER = 4 * 1024 * 1024
 
 def caller_bytes(caller: ClientContext) -> bytes:
     """All of *caller*; the bytes of header fields become characters of Latin-1."""
-    return jsontext.dumps(_text(attrs.astuple(caller, recurse=False)))
+    # All by which contexts are equal; what else there is, they can make again.
+    fields = attrs.astuple(caller, recurse=False, filter=lambda field, _: bool(field.eq))
+    return jsontext.dumps(_text(fields))
 
 
 def caller_of(text: bytes) -> ClientContext:

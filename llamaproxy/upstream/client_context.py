@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 import attrs
 from twisted.logger import Logger
@@ -79,6 +80,8 @@ class ClientContext:
     query: bytes = b""
     _identity_names: tuple[bytes, ...] = ()
     _chat_fields: tuple[tuple[bytes, bytes], ...] = attrs.field(default=(), repr=False)
+    #: The digest of the credentials, if it is known.
+    _key: bytes = attrs.field(default=b"", eq=False, repr=False)
 
     @classmethod
     def of(
@@ -130,7 +133,15 @@ class ClientContext:
             self.query,
             self._identity_names,
             (*self._chat_fields, (b"X-Request-Id", id)),
+            self._key,
         )
+
+    @property
+    def key(self) -> bytes:
+        """A short digest of the credentials, for what this process keeps of each caller."""
+        if self._key:
+            return self._key
+        return hashlib.blake2b(repr(self.credentials).encode(), digest_size=16).digest()
 
     @property
     def owner(self) -> bytes:
@@ -201,7 +212,7 @@ class ClientContext:
             return self
         provider_data = self._provider_data()
         if not provider_data:  # broken JSON, which all servers ignore (recorded)
-            return attrs.evolve(self, credentials=other_credentials)
+            return attrs.evolve(self, credentials=other_credentials, key=b"")
         tokens: list[tuple[str, str]] = []
         servers = _mcp_headers(provider_data)
         if mcp_headers == "dropped":
@@ -213,11 +224,11 @@ class ClientContext:
                     bearer = scheme.lower() == "bearer"
                     tokens.append((url, token.strip() if bearer else f"{scheme} {token}".strip()))
             provider_data["mcp_headers"] = {url: each for url, each in servers.items() if each}
-        if not provider_data:
-            return attrs.evolve(self, credentials=other_credentials, tokens=tuple(tokens))
-        text = json.dumps(provider_data).encode("ascii")
-        credentials = (*other_credentials, (field, (text,)))
-        return attrs.evolve(self, credentials=credentials, tokens=tuple(tokens))
+        credentials = other_credentials
+        if provider_data:
+            text = json.dumps(provider_data).encode("ascii")
+            credentials = (*other_credentials, (field, (text,)))
+        return attrs.evolve(self, credentials=credentials, tokens=tuple(tokens), key=b"")
 
     def _provider_data(self) -> Json:
         """The provider data of both spellings of the field, merged."""
@@ -336,8 +347,11 @@ def _context_of(
     return ClientContext.of(head, key_id, identity_names, fields, query)
 
 
-#: What requests of one kind have in common, which do not bring an id of their own.
-_context_of_kind = lru_cache(maxsize=KINDS)(_context_of)
+@lru_cache(maxsize=KINDS)
+def _context_of_kind(head: RequestHead, *about: Any) -> ClientContext:
+    """What requests of one kind have in common, which do not bring an id of their own."""
+    context = _context_of(head, *about)
+    return attrs.evolve(context, key=context.key)
 
 
 def address_of(request: ProxyRequest) -> str | None:

@@ -6,6 +6,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from llamaproxy.heads import RequestHead
 from llamaproxy.server.framing import request_id
 from llamaproxy.server.head import read_head, read_head_again
 from llamaproxy.server.site import ProxySite
-from llamaproxy.upstream.client_context import ClientContextReader
+from llamaproxy.upstream.client_context import ClientContext, ClientContextReader
 from llamaproxy.upstream.headers import NOT_FORWARDED, TrustedProxies, forwarded_for
 
 FIELDS = (
@@ -103,5 +104,17 @@ def told(reader: ClientContextReader, asked: Any, key_id: bytes) -> object:
     except BadRequest as error:
         return str(error)
     fields = sorted(context.fields()), sorted(context.chat_fields())
-    own = context.credentials, context.chat, context.query, context.owner
+    own = context.credentials, context.chat, context.query, context.owner, context.key
     return own, fields, context.tracing, sorted(context.for_listing().fields())
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"a": 1, "mcp_headers": {"u": {}}}', b'{"mcp_headers": {}}', b"x"]
+)
+@pytest.mark.parametrize("mcp_headers", ["kept", "dropped", "apart"])
+def test_other_credentials_have_another_key(data: bytes, mcp_headers: str) -> None:
+    context = ClientContext(((b"cookie", (b"a",)), (b"x-ogx-provider-data", (data,))))
+    known = attrs.evolve(context, key=context.key)
+    assert known == context and known.key == context.key
+    translated = known.translated(b"x-llamastack-provider-data", mcp_headers)
+    assert translated.key == ClientContext(translated.credentials).key != context.key
