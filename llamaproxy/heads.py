@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache
 from time import time
-from typing import NamedTuple, TypeAlias
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from twisted.web.http import datetimeToString
 from twisted.web.http_headers import Headers
@@ -21,8 +21,46 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 LENGTH_FIELD = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: (0|[1-9][0-9]{0,17})\r\n")
 
 #: Kinds of heads that are remembered, and bytes of one: heads that are the same but for the number
-#: of their length.
-KINDS, MAX_KIND = 256, 2048
+#: of their length. And heads that are known to have come once, by their hashes.
+KINDS, MAX_KIND, _ONCE = 256, 2048, 1024
+
+T = TypeVar("T")
+
+
+class Kinds(Generic[T]):
+    """Keeps what *make* makes of the heads that come again, those of the last :data:`KINDS` kinds.
+
+    A head is not kept when it comes for the first time: many never come again, such as those with
+    the id of a trace.
+    """
+
+    def __init__(self, make: Callable[[bytes, bytes], T]) -> None:
+        """:param make: is given what stands before the number of the head's length, and behind."""
+        self._make = make
+        self._kept: dict[tuple[bytes, bytes], T] = {}
+        self._once: dict[int, None] = {}
+
+    def of(self, before: bytes, after: bytes) -> T | None:
+        """What was made of a head like this one; None if none has come before.
+
+        What the making raises is raised.
+        """
+        key = before, after
+        kept = self._kept.get(key)
+        return self._not_kept(key) if kept is None else kept
+
+    def _not_kept(self, key: tuple[bytes, bytes]) -> T | None:
+        mark = hash(key)
+        if mark not in self._once:
+            if len(self._once) >= _ONCE:
+                del self._once[next(iter(self._once))]
+            self._once[mark] = None
+            return None
+        made = self._make(*key)
+        if len(self._kept) >= KINDS:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = made
+        return made
 
 
 class RequestLine(NamedTuple):
@@ -43,7 +81,7 @@ class RequestHead:
 
     __slots__ = (
         *("line", "path", "fields", "by_name"),
-        *("body_length", "expects_continue", "persistent", "id", "over_limit", "kind"),
+        *("body_length", "expects_continue", "id", "over_limit", "kind"),
     )
 
     def __init__(self, line: RequestLine, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
@@ -55,8 +93,6 @@ class RequestHead:
         self.body_length: int | None = 0
         #: Whether the client waits for a 100 before it sends the body.
         self.expects_continue = False
-        #: Whether another request may follow on its connection.
-        self.persistent = True
         #: What it is :meth:`again`, but for its length and its id: shared with others, and never
         #: changed. None if there is no such head.
         self.kind: RequestHead | None = None
@@ -80,7 +116,7 @@ class RequestHead:
         """
         head = _new_head(RequestHead)
         head.line, head.path, head.kind = self.line, self.path, self
-        head.expects_continue, head.persistent = self.expects_continue, self.persistent
+        head.expects_continue = self.expects_continue
         head.over_limit, head.id = False, b""
         head.fields = fields = self.fields.copy()
         head.by_name = by_name = self.by_name.copy()
@@ -120,7 +156,7 @@ class RequestHead:
 
     def let_go(self) -> None:
         """Forget all fields: the answer has begun, and may last."""
-        self.fields, self.by_name = [], {}
+        self.fields, self.by_name, self.kind = [], {}, None
 
     @property
     def origin(self) -> bytes | None:

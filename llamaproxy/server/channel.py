@@ -18,7 +18,7 @@ from llamaproxy.heads import RequestHead
 from llamaproxy.request import ProxyRequest
 from llamaproxy.server.body import StoredBody
 from llamaproxy.server.checks import HEAD_CHECKS, SITE_CHECKS
-from llamaproxy.server.framing import RequestRefused, request_id
+from llamaproxy.server.framing import RequestRefused, keeps_connection, request_id
 from llamaproxy.server.head import LineReader, read_head, read_head_again
 from llamaproxy.server.state import ANSWER, BODY, CLOSING, TUNNEL, ConnectionState
 
@@ -247,7 +247,7 @@ class ProxyChannel(Protocol):
         for check in HEAD_CHECKS if head.kind is None else SITE_CHECKS:
             check(head, self.site)
         head.identify(request_id(head.by_name.get(b"x-request-id", ())))
-        self.persistent = head.persistent
+        self.persistent = keeps_connection(head)
         if head.body_length == 0:
             self._serve(head, BytesIO())
             return rest

@@ -2,7 +2,8 @@
 
 A request line is checked as soon as it is there, by :func:`llamaproxy.server.framing.request_line`;
 every field as soon as it is there, by :class:`llamaproxy.server.head.LineReader`; what a
-whole head says, by :data:`HEAD_CHECKS`; a body as it comes, for its framing and its length.
+whole head says, by :data:`HEAD_CHECKS`, of which :data:`SITE_CHECKS` alone are left for a head of
+a kind that came before; a body as it comes, for its framing and its length.
 """
 
 from __future__ import annotations
@@ -12,13 +13,7 @@ from typing import Protocol
 
 from llamaproxy.errors import BodyTooLarge
 from llamaproxy.heads import RequestHead
-from llamaproxy.server.framing import (
-    RequestRefused,
-    body_length,
-    check_host,
-    expects_continue,
-    keeps_connection,
-)
+from llamaproxy.server.framing import RequestRefused, body_length, check_host, expects_continue
 from llamaproxy.server.hosts import AllowedHosts
 from llamaproxy.server.keys import ApiKeys
 from llamaproxy.server.limits import Limits
@@ -59,12 +54,8 @@ def authorization_is_single(head: RequestHead, rules: object) -> None:
 
 
 def expectation_is_known(head: RequestHead, rules: object) -> None:
-    """417 for an expectation other than 100-continue; else the head knows of it.
-
-    It then knows as well whether another request may follow.
-    """
+    """417 for an expectation other than 100-continue; else the head knows of it."""
     head.expects_continue = expects_continue(head)
-    head.persistent = keeps_connection(head)
 
 
 def connection_is_within_limit(head: RequestHead, rules: Rules) -> None:

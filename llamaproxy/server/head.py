@@ -6,10 +6,10 @@ All come to the same. Pure.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from typing import NamedTuple
 
 from llamaproxy.errors import ProxyError
-from llamaproxy.heads import KINDS, LENGTH_FIELD, MAX_KIND, TOKEN, RequestHead
+from llamaproxy.heads import LENGTH_FIELD, MAX_KIND, TOKEN, Kinds, RequestHead
 from llamaproxy.server.checks import OWN_CHECKS
 from llamaproxy.server.framing import (
     MALFORMED_FIELD,
@@ -34,36 +34,46 @@ def read_head_again(received: bytes) -> tuple[RequestHead, int] | None:
     """The head that *received* begins with, checked (``OWN_CHECKS``), and where it ends.
 
     Clients send the same head again and again, or another in nothing but the number of its
-    ``Content-Length``: that is not parsed and checked again. None if it cannot be read so.
+    ``Content-Length``: that is not parsed and checked again. None if it is to be.
     """
     end = received.find(b"\r\n\r\n", 0, MAX_KIND) + 4
     if end < 4:
         return None
     number = LENGTH_FIELD.search(received, 0, end)
     if number is None:
-        kind = _kind_of(received[:end], b"")
-        return kind and (kind[0].again(None, b""), end)
-    kind = _kind_of(received[: number.start(1)], received[number.end(1) : end])
-    return kind and (kind[0].again(kind[1], number[1]), end)
+        checked = _kinds.of(received[:end], b"")
+    else:
+        checked = _kinds.of(received[: number.start(1)], received[number.end(1) : end])
+    if checked is None or checked.head is None:
+        return None
+    return checked.head.again(checked.at, b"" if number is None else number[1]), end
 
 
-@lru_cache(maxsize=KINDS)
-def _kind_of(before: bytes, after: bytes) -> tuple[RequestHead, int | None] | None:
-    """A head, of what there is *before* and *after* the number of its ``Content-Length``.
+class _Checked(NamedTuple):
+    """A head that has passed its checks, None if it is for others to refuse, or to read by lines.
 
-    With the place of that among its fields. *after* is empty if it has none that could be another.
-    None if it is for others to refuse, or to read by lines.
+    *at* is the place of the ``Content-Length`` among its fields, if there may be another.
     """
+
+    head: RequestHead | None
+    at: int | None = None
+
+
+def _checked(before: bytes, after: bytes) -> _Checked:
+    """A head, of what there is *before* and *after* the number of its length; there may be none."""
     try:
         read = read_head(before + b"0" + after if after else before)
         if read is None:
-            return None
+            return _Checked(None)
         for check in OWN_CHECKS:
             check(read[0], None)
     except ProxyError:
-        return None
+        return _Checked(None)
     names = [name.lower() for name, _ in read[0].fields]
-    return read[0], names.index(b"content-length") if after else None
+    return _Checked(read[0], names.index(b"content-length") if after else None)
+
+
+_kinds = Kinds(_checked)
 
 
 def read_head(received: bytes) -> tuple[RequestHead, int] | None:

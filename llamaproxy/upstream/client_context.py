@@ -123,16 +123,16 @@ class ClientContext:
             chat_fields=tuple(chat_fields),
         )
 
-    def identified(self, id: bytes) -> ClientContext:
-        """The same for a request without an id of its own, which has been given that *id*."""
+    def for_request(self, tracing: NamedValues, chat_fields: Fields) -> ClientContext:
+        """The same for a request with that *tracing* besides, and with these fields of its chat."""
         return ClientContext(
             self.credentials,
-            (*self._tracing, (_REQUEST_ID, (id,))),
+            self._tracing + tracing,
             self._tokens,
             self.chat,
             self.query,
             self._identity_names,
-            (*self._chat_fields, (b"X-Request-Id", id)),
+            tuple(chat_fields),
             self._key,
         )
 
@@ -318,40 +318,41 @@ class ClientContextReader:
         """
         client = address_of(request)
         head, names = request.head, self._identity_names
-        about = client, request.isSecure(), client in self._trusted, names, key_id
         kind = head.kind
+        id: NamedValues = ()
         # Provider data is checked each time, for the log tells what is wrong with it.
         if (
             kind is None
             or _REQUEST_ID in names
             or not kind.by_name.keys().isdisjoint(PROVIDER_DATA)
         ):
-            return _context_of(head, *about)
-        context = _context_of_kind(kind, *about)
-        return context if _REQUEST_ID in kind.by_name else context.identified(head.id)
+            context, dropped = _common(head, names, key_id)
+        else:
+            context, dropped = _common_of_kind(kind, names, key_id)
+            if _REQUEST_ID not in kind.by_name:
+                id = ((_REQUEST_ID, (head.id,)),)
+        trusted = client in self._trusted
+        fields = forwarded_for(head, client, request.isSecure(), trusted, dropped)
+        return context.for_request(id, fields)
 
 
-def _context_of(
-    head: RequestHead,
-    client: str | None,
-    secure: bool,
-    trusted: bool,
-    identity_names: tuple[bytes, ...],
-    key_id: bytes,
-) -> ClientContext:
+def _common(
+    head: RequestHead, identity_names: tuple[bytes, ...], key_id: bytes
+) -> tuple[ClientContext, frozenset[bytes]]:
+    """What requests with *head* have in common; and the names of those of its fields that are not
+    sent with a chat.
+    """
     dropped = _NOT_SENT
     if _OWN in b"\n".join(head.by_name):  # seldom
         dropped = dropped.union([name for name in head.by_name if name.startswith(_OWN)])
-    fields = forwarded_for(head, client, secure, trusted, dropped)
     query = b"".join(head.line.target.partition(b"?")[1:])
-    return ClientContext.of(head, key_id, identity_names, fields, query)
+    return ClientContext.of(head, key_id, identity_names, (), query), dropped
 
 
 @lru_cache(maxsize=KINDS)
-def _context_of_kind(head: RequestHead, *about: Any) -> ClientContext:
-    """What requests of one kind have in common, which do not bring an id of their own."""
-    context = _context_of(head, *about)
-    return attrs.evolve(context, key=context.key)
+def _common_of_kind(*about: Any) -> tuple[ClientContext, frozenset[bytes]]:
+    context, dropped = _common(*about)
+    return attrs.evolve(context, key=context.key), dropped
 
 
 def address_of(request: ProxyRequest) -> str | None:

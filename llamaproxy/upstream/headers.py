@@ -104,20 +104,20 @@ def forwarded_for(
     :param dropped: the names of those that do not go there, at least :data:`NOT_FORWARDED`.
     """
     if head.kind is None:
-        return _forwarded_for(head, client, secure, trusted, dropped)
-    fields = _forwarded_of_kind(head.kind, client, secure, trusted, dropped).copy()
-    if head.id and _REQUEST_ID not in head.kind.by_name:
-        fields.append((b"X-Request-Id", head.id))
-    return fields
+        kept, added, _ = _forwarded_for(head, client, secure, trusted, dropped)
+        return [*kept, *added]
+    kept, added, without_id = _forwarded_of_kind(head.kind, client, secure, trusted, dropped)
+    return [*kept, (b"X-Request-Id", head.id), *added] if without_id else [*kept, *added]
 
 
 def _forwarded_for(
     head: RequestHead, client: str | None, secure: bool, trusted: bool, dropped: frozenset[bytes]
-) -> Fields:
+) -> tuple[Fields, Fields, bool]:
+    """Those of *head*, and those that are added; whether it has no id, and could be given one."""
     by_name = head.by_name
     if options := by_name.get(b"connection"):
         dropped = dropped.union(members(options))
-    kept = without(head.fields, dropped)
+    added: Fields = []
     addresses: list[bytes] = []
     schemes: Sequence[bytes] = ()
     hosts: Sequence[bytes] = ()
@@ -128,12 +128,13 @@ def _forwarded_for(
     if client is not None:
         addresses.append(client.encode("ascii", "replace"))
     if addresses:
-        kept.append((b"X-Forwarded-For", b", ".join(addresses)))
+        added.append((b"X-Forwarded-For", b", ".join(addresses)))
     for scheme in schemes or (b"https" if secure else b"http",):
-        kept.append((b"X-Forwarded-Proto", scheme))
+        added.append((b"X-Forwarded-Proto", scheme))
     for host in hosts or by_name.get(b"host", ()):
-        kept.append((b"X-Forwarded-Host", host))
-    return kept
+        added.append((b"X-Forwarded-Host", host))
+    without_id = _REQUEST_ID not in by_name and _REQUEST_ID not in dropped
+    return without(head.fields, dropped), added, without_id
 
 
 _forwarded_of_kind = lru_cache(maxsize=KINDS)(_forwarded_for)

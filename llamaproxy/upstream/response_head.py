@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import attrs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from llamaproxy.heads import KINDS, LENGTH_FIELD, MAX_KIND, Fields, members, without
+from llamaproxy.heads import LENGTH_FIELD, MAX_KIND, Fields, Kinds, members, without
 from llamaproxy.upstream.headers import HOP_BY_HOP
 
 #: The most bytes, and the most fields, of one head; and of bytes in a body that are not its own.
@@ -176,35 +175,37 @@ class Chunks:
 def read_response_head(raw: bytes, method: bytes, upgrade: bool = False) -> ResponseHead:
     """The head *raw* of an answer to a request of *method*, which may have asked for an *upgrade*.
 
-    One that differs from another in the number of its ``Content-Length`` alone is not parsed again.
+    It is one head, and nothing follows it. What it says is known if another came that differs in
+    nothing but the number of its ``Content-Length``.
 
     :raises BadHead: if it is not valid, or leaves open where the body ends.
     """
     if len(raw) <= MAX_KIND and method != b"HEAD" and not upgrade:
         number = LENGTH_FIELD.search(raw)
         if number is None:
-            kind = _kind_of(raw, b"")
-            if kind is not None:
+            kind = _kinds.of(raw, b"")
+            if kind is not None and kind.status:
                 return kind.with_chunks(raw)
         else:
-            kind = _kind_of(raw[: number.start(1)], raw[number.end(1) :])
-            if kind is not None:
+            kind = _kinds.of(raw[: number.start(1)], raw[number.end(1) :])
+            if kind is not None and kind.status:
                 return kind.with_length(number[1])
     return _read(raw, method, upgrade)
 
 
 class _Kind(NamedTuple):
-    """Heads of one server with a body, that differ in nothing but its length, if they say that.
+    """Heads with a body that differ in nothing but its length, if they say that.
 
-    *at* is the place of the ``Content-Length`` in *fields*, -1 if the body is chunked.
+    *at* is the place of the ``Content-Length`` in *fields*, -1 if the body is chunked. The *status*
+    is 0 for heads of another sort, of which nothing is known.
     """
 
     status: int
-    phrase: bytes
-    fields: tuple[tuple[bytes, bytes], ...]
-    at: int
-    close: bool
-    names: tuple[bytes, ...]
+    phrase: bytes = b""
+    fields: tuple[tuple[bytes, bytes], ...] = ()
+    at: int = -1
+    close: bool = False
+    names: tuple[bytes, ...] = ()
 
     def with_length(self, number: bytes) -> ResponseHead:
         """The head with that *number*."""
@@ -220,25 +221,22 @@ class _Kind(NamedTuple):
         return ResponseHead(status, phrase, list(fields), close=close, chunks=chunks, names=names)
 
 
-@lru_cache(maxsize=KINDS)
-def _kind_of(before: bytes, after: bytes) -> _Kind | None:
+def _kind_of(before: bytes, after: bytes) -> _Kind:
     """The kind of a head, of what there is *before* and *after* the number of its length.
 
-    *after* is empty if there is no such number. None if the number is not the length of a body, or
-    there is none, and the body is not chunked.
+    *after* is empty if there is no such number.
 
     :raises BadHead: as :func:`read_response_head`, whatever the number.
     """
     head = _read(before + b"0" + after if after else before, b"GET", upgrade=False)
-    at = -1
-    if after:
-        if head.bodiless or head.length is None:
-            return None
-        at = [name.lower() for name, _ in head.fields].index(b"content-length")
-    elif head.chunks is None:
-        return None
+    if head.bodiless or (head.length is None if after else head.chunks is None):
+        return _Kind(0)
+    at = [name.lower() for name, _ in head.fields].index(b"content-length") if after else -1
     fields, names = tuple(head.fields), tuple(head.names)
     return _Kind(head.status, head.phrase, fields, at, head.close, names)
+
+
+_kinds = Kinds(_kind_of)
 
 
 def _read(raw: bytes, method: bytes, upgrade: bool) -> ResponseHead:

@@ -23,6 +23,7 @@ FIELDS = (
     *("X-LlamaStack-Provider-Data: {}", 'X-OGX-Provider-Data: {"a": 1}', "X-Odd: broken"),
     *("traceparent: 00-" + "1" * 32 + "-" + "2" * 16 + "-01", "tracestate: a=b", "Accept: a/b"),
     *("X-Request-Id: mine", "X-Request-Id: no id", "X-Forwarded-For: 10.0.0.9", "TE: trailers"),
+    *("Connection: X-Request-Id", "Connection: traceparent, authorization", "connection: cookie"),
     *("X-Forwarded-Proto: https", "X-Forwarded-Host: there", "Connection: X-Odd, close"),
     *("x-openwebui-chat-id: 7", "X-Llamaproxy-Tools: a*", "User-Agent: me", "Content-Type: a/b"),
 )
@@ -45,6 +46,8 @@ def heads_of(fields: list[str], length: int) -> tuple[RequestHead, RequestHead]:
     lines = ["POST /v1/chat/completions?a=b HTTP/1.1", "Host: here", *fields]
     sent = "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
     again, read = read_head_again(sent), read_head(sent)
+    while again is None:  # it comes for the first time
+        again = read_head_again(sent)
     assert again is not None and read is not None
     assert again[0].kind is not None and read[0].kind is None
     id = request_id(read[0].by_name.get(b"x-request-id", ()))
@@ -85,7 +88,7 @@ def test_a_request_is_treated_as_if_there_had_been_none_like_it(
                 head.remove(b"authorization", b"x-api-key")
         one, other = (
             [
-                sorted(forwarded_for(head, client, secure, client in trusted, dropped))
+                forwarded_for(head, client, secure, client in trusted, dropped)
                 for dropped in (NOT_FORWARDED, NOT_FORWARDED | {b"accept"})
             ]
             for head in both
@@ -103,9 +106,9 @@ def told(reader: ClientContextReader, asked: Any, key_id: bytes) -> object:
         context = reader.of(asked, key_id)
     except BadRequest as error:
         return str(error)
-    fields = sorted(context.fields()), sorted(context.chat_fields())
+    fields = context.fields(), context.chat_fields()
     own = context.credentials, context.chat, context.query, context.owner, context.key
-    return own, fields, context.tracing, sorted(context.for_listing().fields())
+    return own, fields, context.tracing, context.for_listing().fields()
 
 
 @pytest.mark.parametrize(
