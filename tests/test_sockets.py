@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import attrs
 import pytest
@@ -20,9 +21,12 @@ from twisted.internet.interfaces import IListeningPort, IPullProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import CertificateOptions
 from twisted.internet.task import deferLater
+from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from llamaproxy.config import logformat
+from llamaproxy.config.logformat import LineLog
 from llamaproxy.config.options import Options
 from llamaproxy.jsontext import Json
 from llamaproxy.server.listen import ListenService
@@ -837,3 +841,26 @@ async def test_a_client_that_does_not_read_stops_the_upstream_and_memory_stays_f
     finally:
         daemon.process.kill()
         daemon.process.wait()
+
+
+# --- the log
+
+
+@on_sockets
+async def test_the_lines_of_a_turn_are_written_before_its_answers_are_sent(
+    wires: Wires, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    stream = Mock(write=written.append)
+    log = LineLog(stream, lambda event: f"{event['message']}\n" if "message" in event else None)
+    monkeypatch.setattr(logformat, "current", log)
+    globalLogPublisher.addObserver(log)
+    try:
+        client = await wires.client(wires.proxy())
+        ask = b"GET /health HTTP/1.1\r\nHost: a\r\n"
+        client.send((ask + b"\r\n") * 4 + ask + b"Connection: close\r\n\r\n")
+        await client.end()
+    finally:
+        globalLogPublisher.removeObserver(log)
+    [lines] = [each for each in written if "GET" in each]
+    assert lines.count("GET /health 200") == lines.count("\n") == 5

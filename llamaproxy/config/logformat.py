@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -141,15 +142,19 @@ class LineLog:
         if not line:
             return
         self._lines.append(line)
-        if self.at_end_of_turn is None or MAY_WAIT not in event:
+        if self.at_end_of_turn is None or not event.get(MAY_WAIT):
             self.flush()
         elif len(self._lines) == 1:
             self.at_end_of_turn(self.flush)
 
     def write(self, lines: str) -> None:
-        """Write *lines* that are formatted already, those of workers."""
+        """Write *lines* that are formatted already, those of workers.
+
+        Where the stream is broken they are lost, and there is no log to say so in.
+        """
         self._lines.append(lines)
-        self.flush()
+        with suppress(OSError):
+            self.flush()
 
     def flush(self) -> None:
         """Write what waits for the end of the turn."""
@@ -170,12 +175,12 @@ def twistd_observer() -> ILogObserver:
     the process, as it would by itself.
     """
     stream: Any = sys.stdout
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")  # no line is lost for a letter in it
     reopen: Callable[[], None] = _no_file_to_reopen
     if path not in (None, "-"):
         stream = LogFile.fromFullPath(os.path.abspath(path))
         reopen = stream.reopen
+    elif isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # no line is lost for a letter in it
 
     def reopen_soon(number: int, frame: object) -> None:
         from twisted.internet import reactor

@@ -10,6 +10,8 @@ from typing import Any
 
 from twisted.internet.error import ReactorNotRunning
 
+from llamaproxy.config import logformat
+
 
 def end_with_failure(reactor: Any) -> None:
     """Have twistd's *reactor* stop, and the process end with status 1.
@@ -18,6 +20,9 @@ def end_with_failure(reactor: Any) -> None:
     """
 
     def end() -> None:
+        if logformat.current is not None:
+            with suppress(OSError):
+                logformat.current.flush()
         sys.stdout.flush()
         os._exit(1)
 

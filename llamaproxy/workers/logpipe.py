@@ -22,6 +22,8 @@ _PATIENCE = 1.0
 class LogPipe:
     """The write end of a pipe, into which whole lines go, or none if nobody reads them.
 
+    Those that are written together are one, for that.
+
     A parent that reads slowly is waited for. How many lines were lost stands in the log as soon as
     it goes on.
     """
@@ -30,7 +32,7 @@ class LogPipe:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        #: Of a line that has begun.
+        #: Of what has begun to be written.
         self._rest = b""
         self._lost = 0
         #: Whether the parent was waited for in vain.
@@ -47,9 +49,9 @@ class LogPipe:
         if self._lost and self._writable(0):
             lost, self._lost = self._lost, 0
             self._log.warn("{count} lines are lost: the parent did not read them", count=lost)
-        line = text.encode("utf-8", "backslashreplace")
-        rest = self._sent(line)
-        if len(rest) == len(line):
+        written = text.encode("utf-8", "backslashreplace")
+        rest = self._sent(written)
+        if len(rest) == len(written):
             self._lost += text.count("\n")
         else:
             self._rest = rest

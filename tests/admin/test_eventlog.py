@@ -15,7 +15,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 
 from llamaproxy.admin.eventlog import log_event
 from llamaproxy.config import logformat
-from llamaproxy.config.logformat import FIELDS, LineLog, format_json, format_text
+from llamaproxy.config.logformat import FIELDS, MAY_WAIT, LineLog, format_json, format_text
 from llamaproxy.events import CallEnded, RequestEnded
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 from tests.chat.script import Chat
@@ -198,4 +198,5 @@ def test_a_log_of_our_own_asks_for_the_fields_it_wants(monkeypatch: pytest.Monke
     assert [format_text(each) for each in lines] == [format_text(each) for each in flat]
     assert [format_json(each) for each in lines] == [format_json(each) for each in flat]
     assert all("outcome" in each or "status" in each for each in flat)
+    assert all(each[MAY_WAIT] for each in lines), "there are many of them in a turn"
     assert not [each for each in lines if "outcome" in each or "status" in each]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import signal
 import subprocess
+import sys
 import time
 import unicodedata
 from pathlib import Path
@@ -131,7 +133,10 @@ def test_the_log_waits_for_ends_of_turns_only_while_there_are_any() -> None:
         logger.info("stopped", may_wait=True)
         assert stream.written[2:] == ["stopping\n", "stopped\n"]
         LogTurns(Clock()).startService()
-        assert log.at_end_of_turn is None
+        turns.startService()
+        turns.stopService()
+        clock.running.pop()()
+        assert log.at_end_of_turn is None, "it had stopped before there were any"
     finally:
         logformat.current = before
 
@@ -241,3 +246,57 @@ def test_the_formats_are_observers() -> None:
     observe: Any = json_observer(stream)
     observe(event("said"))
     assert json.loads(stream.getvalue())["message"] == "said"
+
+
+class FullStream(io.StringIO):
+    """One for which there is no room."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_where_there_is_no_room_lines_of_workers_are_lost_and_nothing_else() -> None:
+    log = LineLog(FullStream(), lambda each: "line\n")
+    log.write("a worker's\n")  # or the reactor would drop the worker's pipe
+    with pytest.raises(OSError):
+        Logger(observer=log).observer({"log_level": LogLevel.info})  # Twisted sees to it
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_process_that_ends_in_the_middle_of_a_turn_writes_what_waits(failing: bool) -> None:
+    script = f"""
+import sys
+from twisted.internet import reactor
+from llamaproxy.config import logformat
+from llamaproxy.workers.exit import end_with_failure
+log = logformat.observer_on(sys.stdout)
+log.at_end_of_turn = lambda work: None
+if {failing}:
+    end_with_failure(reactor)
+log({{"log_format": "it waits", "may_wait": True}})
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True
+    )
+    assert ended.stdout.endswith("it waits\n") and ended.returncode == int(failing)
+
+
+@pytest.mark.parametrize("to_file", [False, True])
+def test_no_line_is_lost_for_a_letter_that_the_output_cannot_hold(
+    tmp_path: Path, to_file: bool
+) -> None:
+    path = tmp_path / "log" if to_file else "-"
+    script = f"""
+from llamaproxy.config import logformat
+logformat.path = {str(path)!r}
+logformat.twistd_observer()({{"log_format": "\u20ac"}})
+"""
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**environment(), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert said.stderr == ""
+    written = (tmp_path / "log").read_text("utf-8") if to_file else said.stdout
+    assert written.endswith("\u20ac\n" if to_file else "\\u20ac\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from io import BytesIO
 from typing import Any
 
@@ -88,6 +89,20 @@ def test_a_body_in_memory_is_sent_in_one_piece() -> None:
     consumer = Consumer(10)
     body.send(consumer, HEAD)
     assert consumer.taken == [HEAD + b"whole"]
+
+
+def test_a_body_in_memory_is_let_go_of_when_it_has_been_sent() -> None:
+    text = b"x" * (3 * PIECE_BYTES + 5)
+    held = sys.getrefcount(text)
+    body = BytesUpload(text)
+    consumer = Consumer(1)
+    body.send(consumer, HEAD)
+    assert sys.getrefcount(text) == held + 1
+    for _ in range(4):
+        consumer.room += 1
+        body.resumeProducing()
+    assert consumer.body == text and body.finished
+    assert sys.getrefcount(text) == held
 
 
 def test_an_upload_that_is_stopped_closes_its_file() -> None:

@@ -9,6 +9,7 @@ import attrs
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from twisted.logger import capturedLogs
 
 from llamaproxy.errors import BadRequest
 from llamaproxy.heads import RequestHead
@@ -121,3 +122,12 @@ def test_other_credentials_have_another_key(data: bytes, mcp_headers: str) -> No
     assert known == context and known.key == context.key
     translated = known.translated(b"x-llamastack-provider-data", mcp_headers)
     assert translated.key == ClientContext(translated.credentials).key != context.key
+
+
+def test_provider_data_that_is_broken_is_told_of_with_each_request() -> None:
+    reader = ClientContextReader()
+    with capturedLogs() as logged:
+        for length in range(3):
+            kind, _ = heads_of(["X-OGX-Provider-Data: broken"], length)
+            reader.of(Asked(kind, None, False), b"")  # type: ignore[arg-type]
+    assert len(logged) == 3

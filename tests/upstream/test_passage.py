@@ -270,3 +270,13 @@ def test_the_operators_key_is_masked_in_errors_wherever_it_is_cut() -> None:
     assert b"X-Echo: key *********!" in passing.received
     chunks = passing.received.partition(b"\r\n\r\n")[2].split(b"\r\n")[1::2]
     assert b"".join(chunks) == b"no: *********, sk-secre"
+
+
+def test_a_date_that_concerns_the_connection_alone_is_replaced() -> None:
+    passing = Passing()
+    fields = [(b"Content-Length", b"0"), (b"Server", b"theirs")]
+    names = [b"content-length", b"server", b"date", b"connection"]
+    passing.exchange.taker.answered(ResponseHead(200, b"OK", fields, 0, names=names))
+    passing.exchange.taker.ended()
+    assert passing.received.count(b"\r\nDate: ") == 1
+    assert passing.received.count(b"\r\nServer: ") == 1

@@ -110,3 +110,13 @@ def test_where_nobody_is_any_more_lines_are_for_nobody(pipe: Pipe) -> None:
     pipe.log.write("nobody reads it\n")
     assert not pipe.waits
     pipe.end = os.dup(pipe.descriptor)
+
+
+def test_lines_that_were_to_be_written_together_are_all_counted(pipe: Pipe) -> None:
+    line = "x" * 4095 + "\n"
+    for _ in range(1000):
+        pipe.log.write(line * 2)  # whole pages: of the first that has no room nothing is sent
+    come = pipe.read()
+    pipe.log.write("later\n")
+    *lines, note, _ = (come + pipe.read()).splitlines()
+    assert note == f"{2000 - len(lines)} lines are lost: the parent did not read them"
