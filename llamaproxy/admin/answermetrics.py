@@ -97,23 +97,18 @@ class AnswerMetrics:
 
     def ended(self, events: Sequence[RequestEnded]) -> None:
         """The columns first, then each as a whole: of what is broken nothing is counted."""
+        requests = [event.request for event in events]
         outcomes: defaultdict[tuple[str, int], list[RequestRecord]] = defaultdict(list)
-        failed: list[RequestRecord] = []
-        chats: list[tuple[RequestRecord, ChatRecord]] = []
-        for event in events:
-            request = event.request
+        for request in requests:
             outcomes[request.route, request.status].append(request)
-            if request.kind or request.status == _CUT_OFF:
-                failed.append(request)
-            if (chat := request.chat) is not None:
-                chats.append((request, chat))
-        self._chats_ended(chats)
-        for (name, status), requests in outcomes.items():
+        self._chats_ended([(each, each.chat) for each in requests if each.chat is not None])
+        for (name, status), alike in outcomes.items():
             route = self._route(name)
-            route.seconds.add_all(durations(requests))
-            route.statuses[status] += len(requests)
-        for request in failed:
-            self._request_failed(request)
+            route.seconds.add_all(durations(alike))
+            route.statuses[status] += len(alike)
+        for request in requests:
+            if request.kind or request.status == _CUT_OFF:
+                self._request_failed(request)
 
     def _route(self, name: str) -> _Route:
         return self._routes[_ROUTES.get(name, "passthrough")]
@@ -130,29 +125,29 @@ class AnswerMetrics:
             self._limits[limit] += 1
 
     def _chats_ended(self, ended: Sequence[tuple[RequestRecord, ChatRecord]]) -> None:
-        first_whole: list[float] = []
-        first_streamed: list[float] = []
-        shares: list[tuple[float, float, float]] = []
-        rounds: list[float] = []
-        calls: list[float] = []
-        for request, chat in ended:
-            first = request.first_byte
-            if first is not None and chat.rounds:  # else: the server was not even asked
-                (first_streamed if chat.streamed else first_whole).append(first - request.began)
-            if chat.rounds:
-                rounds.append(len(chat.rounds))
-                calls.append(len(chat.calls))
-            if chat.rounds or chat.listing:  # else: it was refused, and has waited for nobody
-                shares.append(request.shares(request.began))
-        self._first_whole.add_all(first_whole)
-        self._first_streamed.add_all(first_streamed)
+        # Without rounds the server was not even asked.
+        asked = [(request, chat) for request, chat in ended if chat.rounds]
+        begun = [each for each in asked if each[0].first_byte is not None]
+        for streamed, first in ((False, self._first_whole), (True, self._first_streamed)):
+            first.add_all(
+                [
+                    request.first_byte - request.began
+                    for request, chat in begun
+                    if chat.streamed is streamed and request.first_byte is not None
+                ]
+            )
+        shares = [
+            request.shares(request.began)
+            for request, chat in ended
+            if chat.rounds or chat.listing  # else: it was refused, and has waited for nobody
+        ]
         if shares:
             model, tools, proxy = zip(*shares, strict=True)
             self._model.add_all(list(model))
             self._tools.add_all(list(tools))
             self._proxy.add_all(list(proxy))
-        self._rounds.add_all(rounds)
-        self._calls.add_all(calls)
+        self._rounds.add_all([len(chat.rounds) for _, chat in asked])
+        self._calls.add_all([len(chat.calls) for _, chat in asked])
 
     def measured(self) -> Iterator[Measured]:
         statuses: Counter[tuple[str, ...]] = Counter()
