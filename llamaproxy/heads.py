@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Kinds(Generic[T]):
-    """Keeps what *make* makes of the heads that come again, those of the last :data:`KINDS` kinds.
+    """Keeps what *make* makes of heads that come again, of :data:`KINDS` kinds at most.
 
     A head is not kept when it comes for the first time: many never come again, such as those with
     the id of a trace.
@@ -57,6 +57,8 @@ class Kinds(Generic[T]):
             self._once[mark] = None
             return None
         made = self._make(*key)
+        # Where more kinds than are kept come in turn, keeping them is in vain half as often.
+        del self._once[mark]
         if len(self._kept) >= KINDS:
             del self._kept[next(iter(self._kept))]
         self._kept[key] = made

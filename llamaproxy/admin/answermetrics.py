@@ -127,20 +127,21 @@ class AnswerMetrics:
     def _chats_ended(self, ended: Sequence[tuple[RequestRecord, ChatRecord]]) -> None:
         # Without rounds the server was not even asked.
         asked = [(request, chat) for request, chat in ended if chat.rounds]
-        begun = [each for each in asked if each[0].first_byte is not None]
-        for streamed, first in ((False, self._first_whole), (True, self._first_streamed)):
-            first.add_all(
-                [
-                    request.first_byte - request.began
-                    for request, chat in begun
-                    if chat.streamed is streamed and request.first_byte is not None
-                ]
-            )
+        whole, streamed = (
+            [
+                request.first_byte - request.began
+                for request, chat in asked
+                if chat.streamed is is_streamed and request.first_byte is not None
+            ]
+            for is_streamed in (False, True)
+        )
         shares = [
             request.shares(request.began)
             for request, chat in ended
             if chat.rounds or chat.listing  # else: it was refused, and has waited for nobody
         ]
+        self._first_whole.add_all(whole)
+        self._first_streamed.add_all(streamed)
         if shares:
             model, tools, proxy = zip(*shares, strict=True)
             self._model.add_all(list(model))

@@ -153,8 +153,7 @@ class LineLog:
         Where the stream is broken they are lost, and there is no log to say so in.
         """
         self._lines.append(lines)
-        with suppress(OSError):
-            self.flush()
+        self.flush_anyhow()
 
     def flush(self) -> None:
         """Write what waits for the end of the turn."""
@@ -162,6 +161,11 @@ class LineLog:
         if lines:
             self._stream.write("".join(lines))
             self._stream.flush()
+
+    def flush_anyhow(self) -> None:
+        """The same, where nobody could do anything about a broken stream."""
+        with suppress(OSError):
+            self.flush()
 
 
 #: That of this process; None if twistd was given another.
@@ -197,7 +201,7 @@ def observer_on(stream: Any) -> ILogObserver:
     global current
     threshold.in_use = True
     current = LineLog(stream, format_json if as_json else format_text)
-    atexit.register(current.flush)  # of a reactor that has not come to the end of its turn
+    atexit.register(current.flush_anyhow)  # of a reactor that has not come to the end of its turn
     return current
 
 

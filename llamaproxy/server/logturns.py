@@ -30,4 +30,4 @@ class LogTurns(Service):
         Service.stopService(self)
         if logformat.current is not None:
             logformat.current.at_end_of_turn = None
-            logformat.current.flush()
+            logformat.current.flush_anyhow()

@@ -56,6 +56,9 @@ _CHAT = b"x-openwebui-chat-id"
 _REQUEST_ID = b"x-request-id"
 _TRACING = (b"traceparent", b"tracestate", _REQUEST_ID)
 
+#: What requests of one kind do not have in common.
+_OF_THE_REQUEST = frozenset({_REQUEST_ID, b"content-length"})
+
 PROVIDER_DATA = (LLAMA_STACK_PROVIDER_DATA, OGX_PROVIDER_DATA)
 
 #: The fields of a client's chat that are not sent with it as they are; nor are the proxy's own.
@@ -323,7 +326,7 @@ class ClientContextReader:
         # Provider data is checked each time, for the log tells what is wrong with it.
         if (
             kind is None
-            or _REQUEST_ID in names
+            or not _OF_THE_REQUEST.isdisjoint(names)
             or not kind.by_name.keys().isdisjoint(PROVIDER_DATA)
         ):
             context, dropped = _common(head, names, key_id)

@@ -21,8 +21,7 @@ def end_with_failure(reactor: Any) -> None:
 
     def end() -> None:
         if logformat.current is not None:
-            with suppress(OSError):
-                logformat.current.flush()
+            logformat.current.flush_anyhow()
         sys.stdout.flush()
         os._exit(1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 from twisted.internet.task import Clock
 
 from llamaproxy.admin import names
+from llamaproxy.admin.answermetrics import AnswerMetrics
 from llamaproxy.admin.looplag import INTERVAL, LoopLag
 from llamaproxy.admin.metrics import Metrics
 from llamaproxy.admin.tallies import Histogram, Named
@@ -571,3 +573,16 @@ def test_a_chat_is_not_counted_before_it_is_looked_at_or_there_are_many() -> Non
     counted.tell(*chats[MANY])
     assert counted.metrics._answers._rounds.counts[0] == MANY
     assert counted.value("llamaproxy_chat_rounds_count") == MANY + 1
+
+
+def test_of_a_chat_whose_record_is_broken_nothing_is_counted() -> None:
+    metrics = AnswerMetrics(Counter())
+    request = RequestRecord("id", "client", "POST", "/", 1.0, first_byte=2.0, ended=3.0)
+    request.chat = ChatRecord(request)
+    broken: Any = None
+    request.chat.rounds.append(RoundRecord(request.chat, 1, broken))
+    with pytest.raises(TypeError):
+        metrics.ended([RequestEnded(request)])
+    for series, samples in metrics.measured():
+        for _, value in samples:
+            assert (sum(value.counts) if isinstance(value, Histogram) else value) == 0, series.name

@@ -258,6 +258,14 @@ class FullStream(io.StringIO):
 def test_where_there_is_no_room_lines_of_workers_are_lost_and_nothing_else() -> None:
     log = LineLog(FullStream(), lambda each: "line\n")
     log.write("a worker's\n")  # or the reactor would drop the worker's pipe
+    log.at_end_of_turn = lambda work: None
+    log({"log_format": "it waits", "may_wait": True})
+    before = logformat.current
+    logformat.current = log
+    try:
+        LogTurns(Clock()).stopService()
+    finally:
+        logformat.current = before
     with pytest.raises(OSError):
         Logger(observer=log).observer({"log_level": LogLevel.info})  # Twisted sees to it
 

@@ -244,4 +244,6 @@ def test_kinds_are_kept_of_heads_that_come_again_and_only_of_the_last() -> None:
         assert kinds.of(b"%d" % number, b"a") == b"%d" % number
     assert len(kinds._kept) == KINDS and len(made) == 1000
     assert kinds.of(b"999", b"a") == b"999" and len(made) == 1000
+    assert kinds.of(b"0", b"a") is None, "it has been pushed out, and begins anew"
+    assert kinds.of(b"0", b"a") == b"0" and len(made) == 1001
     assert kinds.of(b"99", b"9a") is None, "where the number stands matters"

@@ -64,7 +64,7 @@ def heads_of(fields: list[str], length: int) -> tuple[RequestHead, RequestHead]:
     lengths=st.lists(st.integers(0, 99), min_size=1, max_size=3),
     client=st.sampled_from([None, "10.0.0.1", "192.0.2.1"]),
     secure=st.booleans(),
-    names=st.sampled_from([(), (b"user-agent",), (b"x-request-id",)]),
+    names=st.sampled_from([(), (b"user-agent",), (b"x-request-id",), (b"content-length",)]),
     key_id=st.sampled_from([b"", b"digest"]),
     removed=st.booleans(),
 )
