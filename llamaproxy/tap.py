@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from llamaproxy import __version__
 from llamaproxy.admin.tracing.switch import tracing_service
 from llamaproxy.adminport import add_admin, figures_of_clients, own_answers, this_process
+from llamaproxy.config import logformat
 from llamaproxy.config.options import Options
 from llamaproxy.greeting import GreetingService
 from llamaproxy.parts import (
@@ -58,7 +59,9 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     ordered: Any = OrderedServices
     services: MultiService = ordered()
     sockets = prompt_writes(reactor)
-    services.addService(LogTurns(sockets))  # the first to start and the last to stop
+    services.addService(
+        LogTurns(sockets, lambda: logformat.current)
+    )  # the first to start and the last to stop
     rereads: list[Callable[[], object]] = []
     reload = None
     if options["api-keys-file"] is not None or options["mcp-config"] is not None:

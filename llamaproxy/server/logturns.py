@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from twisted.application.service import Service
 
-from llamaproxy.config import logformat
 from llamaproxy.server.prompt_writes import PromptWrites
 
 
-class LogTurns(Service):
-    """Tells this process's log of the ends of turns, if it has one, and *sockets* know of them."""
+class TurnLog(Protocol):
+    """A log whose lines may wait."""
 
-    def __init__(self, sockets: Any) -> None:
+    at_end_of_turn: Callable[[Callable[[], None]], None] | None
+
+    def flush_anyhow(self) -> None:
+        """Write what waits for the end of the turn."""
+
+
+class LogTurns(Service):
+    """Tells a log of the ends of turns, if there is one, and *sockets* know of them."""
+
+    def __init__(self, sockets: Any, log: Callable[[], TurnLog | None]) -> None:
+        """:param log: returns this process's log: twistd makes it after the services."""
         self._sockets = sockets
+        self._log = log
 
     def startService(self) -> None:
         Service.startService(self)
-        if isinstance(self._sockets, PromptWrites) and logformat.current is not None:
+        if isinstance(self._sockets, PromptWrites) and self._log() is not None:
             # Not before there are any: a start that fails never comes to one.
             self._sockets.callWhenRunning(self._begin)
 
     def _begin(self) -> None:
-        if self.running and logformat.current is not None:
-            logformat.current.at_end_of_turn = self._sockets.at_end_of_turn
+        if self.running and (log := self._log()) is not None:
+            log.at_end_of_turn = self._sockets.at_end_of_turn
 
     def stopService(self) -> None:
         Service.stopService(self)
-        if logformat.current is not None:
-            logformat.current.at_end_of_turn = None
-            logformat.current.flush_anyhow()
+        if (log := self._log()) is not None:
+            log.at_end_of_turn = None
+            log.flush_anyhow()

@@ -21,7 +21,6 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel
 
 from llamaproxy.admin.eventlog import log_event
-from llamaproxy.config import logformat
 from llamaproxy.config.logformat import (
     MAX_MESSAGE,
     LineLog,
@@ -115,30 +114,26 @@ def test_the_lines_of_a_turn_are_written_at_its_end_in_one_piece() -> None:
 def test_the_log_waits_for_ends_of_turns_only_while_there_are_any() -> None:
     clock = RunningClock()
     sockets, stream = PromptWrites(clock), Stream()
-    before = logformat.current
-    log = logformat.current = LineLog(stream, lambda each: f"{each['log_format']}\n")
-    try:
-        turns = LogTurns(sockets)
-        logger = Logger(observer=log)
-        turns.startService()
-        logger.info("not running yet", may_wait=True)
-        assert len(stream.written) == 1
-        clock.running.pop()()
-        logger.info("running", may_wait=True)
-        assert len(stream.written) == 1
-        clock.advance(0)
-        assert len(stream.written) == 2
-        logger.info("stopping", may_wait=True)
-        turns.stopService()
-        logger.info("stopped", may_wait=True)
-        assert stream.written[2:] == ["stopping\n", "stopped\n"]
-        LogTurns(Clock()).startService()
-        turns.startService()
-        turns.stopService()
-        clock.running.pop()()
-        assert log.at_end_of_turn is None, "it had stopped before there were any"
-    finally:
-        logformat.current = before
+    log = LineLog(stream, lambda each: f"{each['log_format']}\n")
+    turns = LogTurns(sockets, lambda: log)
+    logger = Logger(observer=log)
+    turns.startService()
+    logger.info("not running yet", may_wait=True)
+    assert len(stream.written) == 1
+    clock.running.pop()()
+    logger.info("running", may_wait=True)
+    assert len(stream.written) == 1
+    clock.advance(0)
+    assert len(stream.written) == 2
+    logger.info("stopping", may_wait=True)
+    turns.stopService()
+    logger.info("stopped", may_wait=True)
+    assert stream.written[2:] == ["stopping\n", "stopped\n"]
+    LogTurns(Clock(), lambda: log).startService()
+    turns.startService()
+    turns.stopService()
+    clock.running.pop()()
+    assert log.at_end_of_turn is None, "it had stopped before there were any"
 
 
 class RunningClock(Clock):
@@ -260,12 +255,7 @@ def test_where_there_is_no_room_lines_of_workers_are_lost_and_nothing_else() -> 
     log.write("a worker's\n")  # or the reactor would drop the worker's pipe
     log.at_end_of_turn = lambda work: None
     log({"log_format": "it waits", "may_wait": True})
-    before = logformat.current
-    logformat.current = log
-    try:
-        LogTurns(Clock()).stopService()
-    finally:
-        logformat.current = before
+    LogTurns(Clock(), lambda: log).stopService()
     with pytest.raises(OSError):
         Logger(observer=log).observer({"log_level": LogLevel.info})  # Twisted sees to it
 
