@@ -116,9 +116,8 @@ def make_worker(
     ordered: Any = OrderedServices
     services: MultiService = ordered()
     sockets = SharedSockets(reactor)
-    services.addService(
-        LogTurns(sockets, lambda: logformat.current)
-    )  # the first to start and the last to stop
+    # The first to start and the last to stop.
+    services.addService(LogTurns(sockets, lambda: logformat.current))
     url = options["llamastack-url"]
     tracing = tracing_service(os.environ, reactor, url.to_text(), options["listen"])
     if tracing is not None:

@@ -59,9 +59,8 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
     ordered: Any = OrderedServices
     services: MultiService = ordered()
     sockets = prompt_writes(reactor)
-    services.addService(
-        LogTurns(sockets, lambda: logformat.current)
-    )  # the first to start and the last to stop
+    # The first to start and the last to stop.
+    services.addService(LogTurns(sockets, lambda: logformat.current))
     rereads: list[Callable[[], object]] = []
     reload = None
     if options["api-keys-file"] is not None or options["mcp-config"] is not None:
