@@ -225,18 +225,17 @@ def safe(text: str) -> str:
 
 def format_text(event: LogEvent) -> str | None:
     """One event as a line of text, such as twistd itself would write."""
-    get = event.get
     message = _message(event)
-    failure = get("log_failure")
+    failure = event.get("log_failure")
     if failure is not None:
         message = "\n\t".join([message, *map(safe, failure.getTraceback().splitlines())])
     if not message:
         return None
-    system = get("log_system")
+    system = event.get("log_system")
     if system:
         system = safe(str(system))
     else:
-        system = _system_of(str(get("log_namespace", "-")), get("log_level"))
+        system = _system_of(str(event.get("log_namespace", "-")), event.get("log_level"))
     if worker is not None:
         message = f"worker {worker}: {message}"
     if id := _request_of(event):

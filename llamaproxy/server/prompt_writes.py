@@ -73,8 +73,7 @@ class PromptWrites:
         if writer in self._waiting:
             return
         self._queue[writer] = None
-        if not self._to_come:
-            self._end_soon()
+        self._end_soon()
 
     def removeWriter(self, writer: IWriteDescriptor) -> None:
         if writer is self._asked:

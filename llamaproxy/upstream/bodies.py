@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from io import BytesIO
 from typing import IO, Any
 
 from twisted.internet.interfaces import IPushProducer
@@ -60,7 +61,7 @@ class Upload:
 
     def stopProducing(self) -> None:
         self.finished = True
-        self._close()
+        self._file.close()
         if self._registered:
             self._registered = False
             self._transport.unregisterProducer()
@@ -68,7 +69,7 @@ class Upload:
     def _produce(self, head: bytes = b"") -> None:
         while head or (self.bytes_left and not (self._paused or self.finished)):
             try:
-                piece = self._next_piece()
+                piece = self._file.read(PIECE_BYTES)
                 if not piece and self.bytes_left:
                     raise OSError("the file has become shorter")
             except (OSError, ValueError):
@@ -81,30 +82,16 @@ class Upload:
         if not self._paused and not self.finished:
             self.stopProducing()
 
-    def _next_piece(self) -> bytes:
-        return self._file.read(PIECE_BYTES)
-
-    def _close(self) -> None:
-        self._file.close()
-
 
 # treq hands on whatever says that it is one, and the agent needs no ``startProducing``.
 classImplements(Upload, IBodyProducer)  # type: ignore[misc]
 
 
 class BytesUpload(Upload):
-    """A body from memory, which is let go of at the end."""
+    """A body from memory."""
 
     def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = self.bytes_left = len(body)
-
-    def _next_piece(self) -> bytes:
-        at = self.length - self.bytes_left
-        return self._body[at : at + PIECE_BYTES]
-
-    def _close(self) -> None:
-        self._body = b""
+        Upload.__init__(self, BytesIO(body))
 
 
 class LateUpload(BytesUpload):

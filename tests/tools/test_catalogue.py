@@ -124,6 +124,12 @@ class Catalogued:
     def names(self, who: ClientContext | None = None) -> list[str]:
         return list(outcome(self.ask(who)).tools)
 
+    def groups_shown(self, listing: Listing, who: ClientContext | None = None) -> list[str]:
+        """The groups in the status, when *listing* has come for *who*."""
+        self.ask(who)
+        self.source.listings[-1].callback(listing)
+        return sorted(self.status.as_json()["tool_groups"])
+
     def listed(self, *names: str, who: ClientContext | None = None) -> None:
         """*who* is offered *names*, which have just been listed."""
         pending = self.ask(who)
@@ -321,14 +327,11 @@ def test_groups_that_are_in_a_callers_list_no_more_are_gone() -> None:
         (Listing({"c": [tool("x", "c")]}), ["c"], 0),
     ]
     for listing, groups, missing in steps:
-        catalogued.ask()
-        catalogued.source.listings[-1].callback(listing)
-        assert sorted(catalogued.status.as_json()["tool_groups"]) == groups
+        assert catalogued.groups_shown(listing) == groups
         assert catalogued.counted("llamaproxy_tool_groups_missing") == missing
         catalogued.clock.advance(60)
-    catalogued.ask(caller("other"))  # who sees others
-    catalogued.source.listings[-1].callback(Listing({"d": [tool("y", "d")]}))
-    assert sorted(catalogued.status.as_json()["tool_groups"]) == ["c", "d"]
+    others = Listing({"d": [tool("y", "d")]})
+    assert catalogued.groups_shown(others, caller("other")) == ["c", "d"], "who sees others"
 
 
 def test_a_failing_group_is_gone_though_a_listing_has_failed_in_between() -> None:
@@ -340,9 +343,7 @@ def test_a_failing_group_is_gone_though_a_listing_has_failed_in_between() -> Non
         (Listing(ping, names_all=False), ["a", "b"]),
         (Listing(ping), ["a"]),
     ):
-        catalogued.ask()
-        catalogued.source.listings[-1].callback(listing)
-        assert sorted(catalogued.status.as_json()["tool_groups"]) == groups
+        assert catalogued.groups_shown(listing) == groups
         catalogued.clock.advance(60)
 
 
@@ -350,10 +351,8 @@ def test_a_group_that_one_caller_does_not_see_any_more_is_there_for_others() -> 
     catalogued = Catalogued(ttl=60)
 
     def lists(who: str, *groups: str) -> list[str]:
-        catalogued.ask(caller(who))
         listing = Listing({group: [tool(group, group)] for group in groups})
-        catalogued.source.listings[-1].callback(listing)
-        return sorted(catalogued.status.as_json()["tool_groups"])
+        return catalogued.groups_shown(listing, caller(who))
 
     assert lists("one", "a", "b") == ["a", "b"]
     catalogued.clock.advance(40)
@@ -375,11 +374,9 @@ def test_a_server_that_the_operator_removes_is_gone_though_the_upstream_fails() 
     configured = dict.fromkeys("abc", "")
     first = Listing({**mine, "d": [tool("d", "d")]}, {"c": McpBroke("401")}, configured=configured)
     second = Listing({"a": mine["a"]}, groups_error=refused, configured={"a": ""})
-    for listing, groups in ((first, ["a", "b", "c", "d"]), (second, ["a", "d"])):
-        catalogued.ask()
-        catalogued.source.listings[-1].callback(listing)
-        assert sorted(catalogued.status.as_json()["tool_groups"]) == groups
-        catalogued.clock.advance(60)
+    assert catalogued.groups_shown(first) == ["a", "b", "c", "d"]
+    catalogued.clock.advance(60)
+    assert catalogued.groups_shown(second) == ["a", "d"]
 
 
 def test_what_a_server_had_is_not_kept_for_another_url() -> None:
