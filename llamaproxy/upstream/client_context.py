@@ -92,18 +92,15 @@ class ClientContext:
         head: RequestHead,
         key_id: bytes = b"",
         identity_names: tuple[bytes, ...] = (),
-        chat_fields: Iterable[tuple[bytes, bytes]] = (),
         query: bytes = b"",
     ) -> ClientContext:
-        """The context of a request with that *head*.
+        """The context of requests with that *head*; :meth:`for_request` adds what each has.
 
         :param key_id: of the API key that the request came with, empty for none.
 
         :param identity_names: fields that identify callers, besides the usual ones.
 
-        :param chat_fields: those to send with chat completions, but for provider data (DESIGN: L8).
-
-        :param query: goes with them.
+        :param query: is sent with chat completions.
 
         :raises BadRequest: if provider data can be read in two ways.
         """
@@ -123,11 +120,15 @@ class ClientContext:
             chat=next(iter(present.get(_CHAT, ())), b"").decode("latin-1").strip(),
             query=query,
             identity_names=identity_names,
-            chat_fields=tuple(chat_fields),
         )
 
     def for_request(self, tracing: NamedValues, chat_fields: Fields) -> ClientContext:
-        """The same for a request with that *tracing* besides, and with these fields of its chat."""
+        """The same for one request.
+
+        :param tracing: what it has besides.
+
+        :param chat_fields: those to send with chat completions, but for provider data (DESIGN: L8).
+        """
         return ClientContext(
             self.credentials,
             self._tracing + tracing,
@@ -349,7 +350,7 @@ def _common(
     if _OWN in b"\n".join(head.by_name):  # seldom
         dropped = dropped.union([name for name in head.by_name if name.startswith(_OWN)])
     query = b"".join(head.line.target.partition(b"?")[1:])
-    return ClientContext.of(head, key_id, identity_names, (), query), dropped
+    return ClientContext.of(head, key_id, identity_names, query), dropped
 
 
 @lru_cache(maxsize=KINDS)

@@ -86,9 +86,8 @@ def test_a_listing_elsewhere_is_for_the_same_caller_and_this_span() -> None:
                 "X-OpenWebUI-Chat-Id": ["c"],
             }
         ),
-        chat_fields=[(b"User-Agent", b"curl")],
         query=b"?q",
-    )
+    ).for_request((), [(b"User-Agent", b"curl")])
     assert caller.for_listing_elsewhere().tracing == caller.tracing
     token = current_span.set(Span())
     try:
