@@ -333,25 +333,23 @@ class ProxyRequest(Request):
     # --- being served
 
     def process(self) -> None:
-        channel: Any = self.channel
         # A context of its own, or else the next request would have this one's id.
         self._context = copy_context()
-        self._context.run(self._begin_as, self.id)
+        self._context.run(self._process)
+
+    def _process(self) -> None:
+        request_id.set(self.id)
+        self.site.began(self)
+        channel: Any = self.channel
         channel.served += 1
         if channel.served <= MAX_PIPELINED_PER_TURN:
-            self._process_now()
+            self._answer()
         else:
-            channel.site.clock.callLater(0, self._process_now)
-
-    def _process_now(self) -> None:
-        if self.channel is not None:  # else: the client has gone
-            self._context.run(self._answer)
-
-    def _begin_as(self, id: str) -> None:
-        request_id.set(id)
-        self.site.began(self)
+            channel.site.clock.callLater(0, self._context.run, self._answer)
 
     def _answer(self) -> None:
+        if self.channel is None:
+            return  # the client has gone
         if self.uri == b"*":  # OPTIONS of the proxy as a whole
             self.responseHeaders.setRawHeaders(b"Content-Length", [b"0"])
             self.finish()

@@ -8,6 +8,7 @@ from operator import attrgetter
 from weakref import WeakKeyDictionary, ref
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import Clock
 from twisted.logger import Logger
 
 _log = Logger()
@@ -34,10 +35,7 @@ class Watchdog:
     def __init__(
         self, clock: IReactorTime, seconds: float, callback: Callable[[], None] = _nothing
     ) -> None:
-        sweep = _sweeps.get(clock)
-        if sweep is None:
-            sweep = _sweeps[clock] = _Sweep(clock)
-        self._sweep = sweep
+        self._sweep = _last if _last.clock() is clock else _sweep_of(clock)
         self._now = clock.seconds
         self._seconds = seconds
         self._callback = callback
@@ -77,7 +75,7 @@ class _Sweep:
     def __init__(self, clock: IReactorTime) -> None:
         self.watched: set[Watchdog] = set()
         # Weak, for a clock must not be kept by what it is the key of.
-        self._clock = ref(clock)
+        self.clock = ref(clock)
         self._call: IDelayedCall | None = None
         self._at = inf
         #: No sweep is made before this time.
@@ -91,7 +89,7 @@ class _Sweep:
 
     def _sweep_at(self, time: float) -> None:
         time = max(time, self._rests_until)
-        clock = self._clock()
+        clock = self.clock()
         if time < self._at and clock is not None:
             self._at = time
             seconds = max(0.0, time - clock.seconds())
@@ -101,7 +99,7 @@ class _Sweep:
                 self._call.reset(seconds)
 
     def _run(self) -> None:
-        clock = self._clock()
+        clock = self.clock()
         assert clock is not None  # which has called this
         now = clock.seconds()
         self._call, self._at = None, inf
@@ -126,3 +124,15 @@ def watched(clock: IReactorTime) -> set[Watchdog]:
 
 
 _sweeps: WeakKeyDictionary[IReactorTime, _Sweep] = WeakKeyDictionary()
+
+#: That of the last clock, for a process has one.
+_last = _Sweep(Clock())
+
+
+def _sweep_of(clock: IReactorTime) -> _Sweep:
+    global _last
+    sweep = _sweeps.get(clock)
+    if sweep is None:
+        sweep = _sweeps[clock] = _Sweep(clock)
+    _last = sweep
+    return sweep

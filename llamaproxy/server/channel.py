@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
@@ -38,7 +39,7 @@ class ProxyChannel(Protocol):
 
     # Thousands of them wait for their next request, and do nothing else.
     __slots__ = (
-        *("site", "transport", "secure", "connected", "state"),
+        *("site", "transport", "secure", "connected", "state", "_client_host"),
         *("request", "persistent", "served", "_reader", "_head", "_body", "_reading"),
         *("_pipelined", "_read_paused", "_producer", "_receive", "_half_closed_check"),
     )
@@ -46,6 +47,7 @@ class ProxyChannel(Protocol):
     def __init__(self, site: Any) -> None:
         self.site = site
         self.transport: Any = None
+        self._client_host: str | None = None
         #: The request that is being answered; whether another may follow it.
         self.request: ProxyRequest | None = None
         self.persistent = True
@@ -181,8 +183,11 @@ class ProxyChannel(Protocol):
         Behind a load balancer that speaks the PROXY protocol (``haproxy:`` endpoints), it is known
         only when the first bytes have come.
         """
-        host: str | None = getattr(self.transport.getPeer(), "host", None)
-        return host
+        if self._client_host is None:
+            host: str | None = getattr(self.transport.getPeer(), "host", None)
+            # One text for all connections of a client.
+            self._client_host = None if host is None else sys.intern(host)
+        return self._client_host
 
     @property
     def is_idle(self) -> bool:
@@ -217,7 +222,8 @@ class ProxyChannel(Protocol):
         try:
             while data and self.state.phase <= BODY and not self.state.stalled:
                 data = (self._read_body if self.state.phase == BODY else self._read_head)(data)
-                data = data or self._taken()
+                if self._pipelined and not data:
+                    data = self._taken()
         except (ProxyError, OSError) as error:
             self.refuse(error)
             return
@@ -283,7 +289,7 @@ class ProxyChannel(Protocol):
             return
         self.state.answer_ended()
         self._pause_reading(self.state.stalled)
-        if not self._reading:
+        if not self._reading and (self._pipelined or self.state.half_closed):
             self._read(self._taken())
 
     # --- back-pressure

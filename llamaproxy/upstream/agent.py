@@ -18,6 +18,7 @@ from twisted.internet.endpoints import (
 )
 from twisted.internet.error import TimeoutError as ConnectTimeout
 from twisted.internet.protocol import Factory
+from twisted.internet.tcp import Connection
 from twisted.web.client import URI
 
 from llamaproxy.errors import BadRequest
@@ -98,6 +99,10 @@ class TcpServer:
             endpoint = wrapClientTLS(self._verifier, endpoint)
         factory = Factory.forProtocol(UpstreamConnection)
         connection: UpstreamConnection = await endpoint.connect(factory)
+        transport: Any = connection.transport
+        if isinstance(transport, Connection):
+            # What comes need not go through what endpoints wait for the connection with.
+            transport.protocol = connection
         if self._verifier is not None:
             try:
                 await connection.secured()

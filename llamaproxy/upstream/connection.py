@@ -175,6 +175,13 @@ class UpstreamConnection(protocol.Protocol):
 
     # --- for the transport
 
+    def connectionMade(self) -> None:
+        #: The connection, and, if that is of TLS, the one below it.
+        self._transport: Any = self.transport
+        self._tcp: Any = self._transport
+        if isinstance(self._transport, ProtocolWrapper):
+            self._tcp = self._transport.transport
+
     def handshakeCompleted(self) -> None:
         handshake, self._secured = self._secured, None
         if handshake is not None:
@@ -210,15 +217,6 @@ class UpstreamConnection(protocol.Protocol):
             exchange.lost(error, self._reused and not self._received_any)
 
     # --- within
-
-    @property
-    def _transport(self) -> Any:
-        return self.transport
-
-    @property
-    def _tcp(self) -> Any:
-        transport: Any = self.transport
-        return transport.transport if isinstance(transport, ProtocolWrapper) else transport
 
     def _give_up(self) -> None:
         self._secured = None

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from itertools import takewhile
 from typing import Any
 
-import attrs
 from hyperlink import DecodedURL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
@@ -116,8 +115,13 @@ class LlamaStackResource(ReverseProxyResource):
         passage.begin()
         return NOT_DONE_YET
 
-    def client_location(self, location: bytes, target: _Target, request_fields: Fields) -> bytes:
+    def client_location(
+        self, location: bytes, client_path: bytes, path: bytes, request_fields: Fields
+    ) -> bytes:
         """Where the server's redirect to *location* leads a client: to itself means to this proxy.
+
+        :param client_path: the path that the client has asked for; *path*: that which the server
+            was asked for.
 
         :param request_fields: those sent, whose ``X-Forwarded-*`` have the proxy's address.
         """
@@ -134,7 +138,6 @@ class LlamaStackResource(ReverseProxyResource):
         if self._base and (rest == place or rest[:1] not in (b"", b"/", b"?", b"#")):
             return location
         place = rest
-        client_path, path = target.client_path, target.path
         common = _common_end(client_path, path)
         if path != client_path and place.startswith(path[: len(path) - common]):
             place = client_path[: len(client_path) - common] + place[len(path) - common :]
@@ -142,14 +145,6 @@ class LlamaStackResource(ReverseProxyResource):
         if match is None or b"X-Forwarded-Host" not in sent:
             return place or b"/"
         return b"%b://%b%b" % (sent[b"X-Forwarded-Proto"], sent[b"X-Forwarded-Host"], place)
-
-
-@attrs.frozen(eq=False, repr=False)
-class _Target:
-    """The *path* that a server is asked for, and that which its client has asked for."""
-
-    client_path: bytes
-    path: bytes
 
 
 @implementer(IPushProducer)
@@ -167,8 +162,10 @@ class Passage(Watchdog):
     _answered = _registered = _over = False
     _masker: Masker | None = None
     _tunnel: Tunnel | None = None
-    #: Set when the request is sent: its target, and its fields.
-    _target: _Target
+    #: Set when the request is sent: the path that the client has asked for, that which the server
+    #: is asked for, and the fields.
+    _client_path: bytes
+    _path: bytes
     _fields: Fields
 
     def __init__(self, resource: LlamaStackResource, request: ProxyRequest) -> None:
@@ -212,9 +209,11 @@ class Passage(Watchdog):
         target: bytes = request.uri
         if not target.startswith(b"/"):
             raise BadRequest("The request target must begin with '/'.")
-        path, mark, query = target.partition(b"?")
-        served = path if dialect is None else dialect.upstream_path(request.method, path)
-        self._target = _Target(path, served)
+        self._client_path, mark, query = target.partition(b"?")
+        path = self._client_path
+        if dialect is not None:
+            path = dialect.upstream_path(request.method, path)
+        self._path = path
         client = address_of(request)
         head = request.head
         body: Upload | None = None
@@ -223,10 +222,10 @@ class Passage(Watchdog):
         if b"content-length" in by_name or b"transfer-encoding" in by_name:
             body = Upload(request.content)  # be it an empty one
             body.progressed = self.feed
-        elif wants_websocket(head):
+        elif b"upgrade" in by_name and wants_websocket(head):
             fields += SWITCH
         if not by_name.keys().isdisjoint(PROVIDER_DATA) and (
-            dialect is None or not dialect.wants_mcp_headers(self._target.path)
+            dialect is None or not dialect.wants_mcp_headers(path)
         ):
             fields = without_mcp_headers(fields)
         if resource.secret.key:
@@ -236,8 +235,8 @@ class Passage(Watchdog):
             fields = [*without(fields, TRACE_FIELDS), *self._span.fields]
         self._fields = fields
         self.start()
-        upstream_target = resource.url + self._target.path + mark + query
-        return resource.sender.send(request.method, upstream_target, list(fields), body, self)
+        upstream_target = resource.url + path + mark + query
+        return resource.sender.send(request.method, upstream_target, fields, body, self)
 
     # --- the answer
 
@@ -252,7 +251,7 @@ class Passage(Watchdog):
             self._register()
             self._tunnel.open(head)
             return
-        if head.status == 404 and self._target.path != self._target.client_path:
+        if head.status == 404 and self._path != self._client_path:
             # Perhaps the server was replaced by one of another generation.
             resource.detector.doubt()
         phrase, fields = head.phrase, head.fields
@@ -263,7 +262,7 @@ class Passage(Watchdog):
             self._deliver = self._write_masked
         if not _LOCATIONS.isdisjoint(head.names):
             fields = [
-                (name, resource.client_location(value, self._target, self._fields))
+                (name, resource.client_location(value, self._client_path, self._path, self._fields))
                 if name.lower() in _LOCATIONS
                 else (name, value)
                 for name, value in fields
