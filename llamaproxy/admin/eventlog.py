@@ -60,7 +60,7 @@ def _log_call(call: CallRecord) -> None:
         # The name is the model's, which may be anything.
         _log.warn("the model called a tool that there is not")
         return
-    if call.began is None or threshold.hides(LogLevel.info):
+    if call.began is None or LogLevel.info in threshold.hidden:
         return
     if call.outcome == "cancelled":
         words = f"tool {call.tool} was cancelled"
@@ -89,7 +89,7 @@ def _call_of(call: CallRecord) -> dict[str, Any]:
 
 def _log_request(request: RequestRecord) -> None:
     """The one line of a request; nothing of a query, a body or a credential is in it."""
-    if not threshold.hides(LogLevel.info):
+    if LogLevel.info not in threshold.hidden:
         _write(_words_of(request), partial(_request_fields, request), request.id)
 
 

@@ -105,14 +105,9 @@ class Threshold:
     @level.setter
     def level(self, level: str) -> None:
         self._level = level
-        self._hidden = frozenset(map(LogLevel.levelWithName, LEVELS[: LEVELS.index(level)]))
-
-    def hides(self, level: object) -> bool:
-        """Whether lines of that *level*, one of ``LogLevel``, are not written.
-
-        Who would take trouble over a line asks first.
-        """
-        return level in self._hidden
+        #: Levels, of ``LogLevel``, of which no line is written: who would take trouble over a line
+        #: asks first.
+        self.hidden = frozenset(map(LogLevel.levelWithName, LEVELS[: LEVELS.index(level)]))
 
 
 #: That of this process's log.
@@ -136,7 +131,7 @@ class LineLog:
         self._lines: list[str] = []
 
     def __call__(self, event: LogEvent) -> None:
-        if threshold.hides(event.get("log_level")):
+        if event.get("log_level") in threshold.hidden:
             return
         line = self._format(event)
         if not line:

@@ -45,6 +45,9 @@ _KEY_ID = b""
 #: What is never sent as the client did, though a caller may be identified by it.
 _UNSENT = frozenset({_KEY_ID, b"accept", b"accept-encoding", b"content-type"})
 
+#: What requests other than chat completions are not sent with.
+_UNSENT_ELSEWHERE = _UNSENT | _CHAT_ONLY
+
 #: The two spellings of the field for a server's providers; clients may use either.
 LLAMA_STACK_PROVIDER_DATA = b"x-llamastack-provider-data"
 OGX_PROVIDER_DATA = b"x-ogx-provider-data"
@@ -175,7 +178,9 @@ class ClientContext:
 
     def fields(self) -> Fields:
         """The fields to send with requests other than chat completions."""
-        unsent = _UNSENT | _CHAT_ONLY.difference(self._identity_names)
+        unsent = _UNSENT_ELSEWHERE
+        if self._identity_names:
+            unsent = _UNSENT | _CHAT_ONLY.difference(self._identity_names)
         fields = dict(self.credentials + self._tracing)  # an operator may name one of these too
         return traced(_one_by_one([pair for pair in fields.items() if pair[0] not in unsent]))
 

@@ -270,8 +270,7 @@ class Passage(Watchdog):
         if (origin := request.head.origin) is not None:
             resource.cors.learn(origin, headers_of(head.fields))
         follows = head.body_follows and self._masker is None
-        names = head.names if len(head.names) == len(fields) else None  # else: some are dropped
-        request.begin(head.status, phrase, fields, follows, names)
+        request.begin(head.status, phrase, fields, follows, head.names)
         if head.length is None or head.length > _SMALL_BODY:
             self._register()
 

@@ -8,7 +8,6 @@ no HTTP/1.1, and knows neither HEAD nor what ``Connection`` nominates: that is h
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import attrs
@@ -46,7 +45,7 @@ class ResponseHead:
     *length* is that of the body, None if it is chunked or ends with the connection; a
     ``Content-Length`` stands in the fields too. *bodiless* tells that there can be no body, and
     *close* that the connection cannot be used again. *tunnel* is what the bytes of another
-    protocol are sent by, after 101. *names* are those of all fields that came, in lower case.
+    protocol are sent by, after 101. *names* are those of the fields, in lower case.
     *body_follows* tells that the taker is given the beginning of the body as soon as it has taken
     the head.
     """
@@ -60,9 +59,7 @@ class ResponseHead:
     chunks: Chunks | None = None
     tunnel: Any = None
     body_follows: bool = False
-    names: Sequence[bytes] = attrs.Factory(
-        lambda head: [name.lower() for name, _ in head.fields], takes_self=True
-    )
+    names: frozenset[bytes] = attrs.Factory(lambda head: _names_of(head.fields), takes_self=True)
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of all end-to-end fields of that *name*, which is in lower case."""
@@ -84,6 +81,10 @@ class ResponseHead:
     def until_close(self) -> bool:
         """Whether the body ends with the connection."""
         return self.length is None and self.chunks is None
+
+
+def _names_of(fields: Fields) -> frozenset[bytes]:
+    return frozenset([name.lower() for name, _ in fields])
 
 
 class _Body:
@@ -205,7 +206,7 @@ class _Kind(NamedTuple):
     fields: tuple[tuple[bytes, bytes], ...] = ()
     at: int = -1
     close: bool = False
-    names: tuple[bytes, ...] = ()
+    names: frozenset[bytes] = frozenset()
 
     def with_length(self, number: bytes) -> ResponseHead:
         """The head with that *number*."""
@@ -232,8 +233,7 @@ def _kind_of(before: bytes, after: bytes) -> _Kind:
     if head.bodiless or (head.length is None if after else head.chunks is None):
         return _Kind(0)
     at = [name.lower() for name, _ in head.fields].index(b"content-length") if after else -1
-    fields, names = tuple(head.fields), tuple(head.names)
-    return _Kind(head.status, head.phrase, fields, at, head.close, names)
+    return _Kind(head.status, head.phrase, tuple(head.fields), at, head.close, head.names)
 
 
 _kinds = Kinds(_kind_of)
@@ -272,6 +272,7 @@ def _read(raw: bytes, method: bytes, upgrade: bool) -> ResponseHead:
         # RFC 9110 section 8.6. Where it stays, it is what the length of another answer would be.
         fields = without(fields, _LENGTHS)
     chunked = b"transfer-encoding" in looked_at and not bodiless
+    those = frozenset(names) if fields is message.fields else _names_of(fields)
     message.fields = []
     chunks = Chunks(parser, message) if chunked else None
     # After an error of its model provider, a Llama Stack closes the connection some seconds later,
@@ -280,7 +281,7 @@ def _read(raw: bytes, method: bytes, upgrade: bool) -> ResponseHead:
     close = (status >= 400 and status < 600) or raw[7:8] == b"0" or b"close" in options
     length = 0 if bodiless else length
     head = ResponseHead(
-        status, message.phrase, fields, length, bodiless, close, chunks, names=names
+        status, message.phrase, fields, length, bodiless, close, chunks, names=those
     )
     head.close = close or head.until_close
     return head

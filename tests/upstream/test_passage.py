@@ -17,7 +17,7 @@ from llamaproxy.heads import Fields
 from llamaproxy.upstream.dialect import PLAIN_OPENAI
 from llamaproxy.upstream.exchange import AnswerTaker
 from llamaproxy.upstream.passthrough import LlamaStackResource
-from llamaproxy.upstream.response_head import ResponseHead
+from llamaproxy.upstream.response_head import ResponseHead, read_response_head
 from llamaproxy.upstream.secrets import Secret
 from tests.server.door import FrontDoor
 from tests.support import pending_calls
@@ -274,9 +274,9 @@ def test_the_operators_key_is_masked_in_errors_wherever_it_is_cut() -> None:
 
 def test_a_date_that_concerns_the_connection_alone_is_replaced() -> None:
     passing = Passing()
-    fields = [(b"Content-Length", b"0"), (b"Server", b"theirs")]
-    names = [b"content-length", b"server", b"date", b"connection"]
-    passing.exchange.taker.answered(ResponseHead(200, b"OK", fields, 0, names=names))
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nServer: theirs\r\nDate: x\r\n"
+    nominated = read_response_head(head + b"Connection: date\r\n\r\n", b"GET")
+    passing.exchange.taker.answered(nominated)
     passing.exchange.taker.ended()
     assert passing.received.count(b"\r\nDate: ") == 1
     assert passing.received.count(b"\r\nServer: ") == 1

@@ -264,7 +264,7 @@ def _read_as(lines: list[str], status: str, method: bytes, body: bytes) -> objec
     except BadHead as error:
         return str(error)
     fields = [(name, value) for name, value in read.fields if name != b"Pad"]
-    names = [name for name in read.names if name != b"pad"]
+    names = read.names - {b"pad"}
     length = read.length, read.bodiless, read.close, read.until_close
     told = read.status, read.phrase, fields, length, names
     if (chunks := read.chunks) is None:
