@@ -10,6 +10,8 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 
+from llamaproxy.upstream.agent import TcpServer
+from llamaproxy.upstream.resolver import Resolver
 from tests.test_sockets import Asked, Peer, Wires, error_of, on_sockets, status_of, wires
 
 __all__ = ["wires"]
@@ -68,6 +70,23 @@ async def test_no_post_is_lost_to_an_upstream_that_closes_after_each_answer(wire
         close(asked)
         assert await client.status() == 200
     assert len(wires.stack.peers) == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@on_sockets
+async def test_what_comes_goes_to_the_connection_and_through_nothing_else(
+    wires: Wires, host: str
+) -> None:
+    port = wires.listen(wires.stack)
+    origin = f"http://{host}:{port}".encode()
+    server = TcpServer(reactor, origin, host, port, 5, None, Resolver(reactor, 1))
+    connection = await server.connect()
+    transport: Any = connection.transport
+    assert transport.protocol is connection
+    gone: Deferred[object] = Deferred()
+    connection.gone = gone.callback
+    connection.close()
+    assert await gone is connection
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
