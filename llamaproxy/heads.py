@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from time import time
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
@@ -13,6 +13,9 @@ from twisted.web.http_headers import Headers
 
 #: Fields in the order and the spelling of their sender.
 Fields: TypeAlias = list[tuple[bytes, bytes]]
+
+#: The same, which are not changed.
+SomeFields: TypeAlias = Sequence[tuple[bytes, bytes]]
 
 #: The characters of a method, or of a field's name (RFC 9110 section 5.6.2); to be compiled.
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"

@@ -29,7 +29,7 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy.application import assemble
 from llamaproxy.config.options import Options
-from llamaproxy.heads import Fields
+from llamaproxy.heads import SomeFields
 from llamaproxy.server.site import ProxySite
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange
@@ -75,7 +75,12 @@ class Sending(SendingAgent):
         self._world = world
 
     def send(
-        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+        self,
+        method: bytes,
+        target: bytes,
+        fields: SomeFields,
+        body: Upload | None,
+        taker: AnswerTaker,
     ) -> Exchange:
         target = target.removeprefix(self._world.origin)
         return self._world.pool.send(self._world, method, target, fields, body, taker)

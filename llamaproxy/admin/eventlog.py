@@ -25,11 +25,14 @@ _log = Logger()
 #: Calls of one answer that its line names.
 _MAX_CALLS = 32
 
+#: To ask LogLevel for it takes a call of a function each time.
+_INFO = LogLevel.info
+
 _EVERY_LINE: LogEvent = {
     "log_logger": _log,
     "log_namespace": _log.namespace,
     "log_source": None,
-    "log_level": LogLevel.info,
+    "log_level": _INFO,
     "log_format": FORMATTED,
     MAY_WAIT: True,
 }
@@ -60,7 +63,7 @@ def _log_call(call: CallRecord) -> None:
         # The name is the model's, which may be anything.
         _log.warn("the model called a tool that there is not")
         return
-    if call.began is None or LogLevel.info in threshold.hidden:
+    if call.began is None or _INFO in threshold.hidden:
         return
     if call.outcome == "cancelled":
         words = f"tool {call.tool} was cancelled"
@@ -89,7 +92,7 @@ def _call_of(call: CallRecord) -> dict[str, Any]:
 
 def _log_request(request: RequestRecord) -> None:
     """The one line of a request; nothing of a query, a body or a credential is in it."""
-    if LogLevel.info not in threshold.hidden:
+    if _INFO not in threshold.hidden:
         _write(_words_of(request), partial(_request_fields, request), request.id)
 
 

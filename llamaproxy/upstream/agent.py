@@ -22,7 +22,7 @@ from twisted.internet.tcp import Connection
 from twisted.web.client import URI
 
 from llamaproxy.errors import BadRequest
-from llamaproxy.heads import TOKEN, Fields
+from llamaproxy.heads import TOKEN, SomeFields
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.connection import UpstreamConnection
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange
@@ -143,7 +143,12 @@ class UpstreamAgent(SendingAgent):
         self._pool = pool
 
     def send(
-        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+        self,
+        method: bytes,
+        target: bytes,
+        fields: SomeFields,
+        body: Upload | None,
+        taker: AnswerTaker,
     ) -> Exchange:
         """Send a request for *target*, which may be a URL of this server.
 
@@ -172,7 +177,12 @@ class AgentForAnywhere(SendingAgent):
         self._trust = lru_cache(maxsize=1)(lambda: tls_context(authorities, system=True))
 
     def send(
-        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+        self,
+        method: bytes,
+        target: bytes,
+        fields: SomeFields,
+        body: Upload | None,
+        taker: AnswerTaker,
     ) -> Exchange:
         """Send a request for *target*, which is a URL.
 

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from llamaproxy import jsontext
 from llamaproxy.errors import BadRequest
-from llamaproxy.heads import KINDS, Fields, RequestHead
+from llamaproxy.heads import KINDS, Fields, RequestHead, SomeFields
 from llamaproxy.jsontext import Json
 from llamaproxy.request import ProxyRequest
 from llamaproxy.tracecontext import traced
@@ -125,7 +125,7 @@ class ClientContext:
             identity_names=identity_names,
         )
 
-    def for_request(self, tracing: NamedValues, chat_fields: Fields) -> ClientContext:
+    def for_request(self, tracing: NamedValues, chat_fields: SomeFields) -> ClientContext:
         """The same for one request.
 
         :param tracing: what it has besides.
@@ -287,7 +287,7 @@ def check_provider_data(value: bytes) -> None:
         _log.warn("provider data that is not JSON is not used")
 
 
-def without_mcp_headers(fields: Fields) -> Fields:
+def without_mcp_headers(fields: SomeFields) -> Fields:
     """*fields* without ``mcp_headers`` in their provider data.
 
     :raises BadRequest: as :func:`check_provider_data`.

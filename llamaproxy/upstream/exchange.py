@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from llamaproxy.heads import Fields
+from llamaproxy.heads import SomeFields
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.response_head import ResponseHead
 
@@ -52,7 +52,12 @@ class Sender(Protocol):
     """Sends requests."""
 
     def send(
-        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+        self,
+        method: bytes,
+        target: bytes,
+        fields: SomeFields,
+        body: Upload | None,
+        taker: AnswerTaker,
     ) -> Exchange:
         """Send a request for *target*, and tell *taker* of the answer.
 
@@ -60,8 +65,7 @@ class Sender(Protocol):
 
         :param target: a URL, or what follows its authority if the server is known.
 
-        :param fields: without ``Host`` and those of the framing; the list is the sender's from now
-            on.
+        :param fields: without ``Host`` and those of the framing.
 
         :param body: is closed at the end, however that comes about.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
 
-from llamaproxy.heads import KINDS, Fields, RequestHead, members, without
+from llamaproxy.errors import BadRequest
+from llamaproxy.heads import KINDS, Fields, RequestHead, SomeFields, members, without
 
 #: RFC 9110 section 7.6.1, plus the obsolete ones that peers still send.
 HOP_BY_HOP = frozenset(
@@ -88,13 +90,30 @@ class TrustedProxies:
 TRUST_NOBODY = TrustedProxies(())
 
 
+class WrittenFields(tuple[tuple[bytes, bytes], ...]):
+    """Fields of a kind of head, with the *lines* that they are sent as."""
+
+    lines: bytes
+
+
+def lines_of(fields: SomeFields) -> bytes:
+    """The lines that *fields* are sent as.
+
+    :raises BadRequest: if one of them would become two.
+    """
+    lines = b"\r\n".join(map(b": ".join, fields)) + b"\r\n" if fields else b""
+    if len(lines.splitlines()) != len(fields) or b"\0" in lines:
+        raise BadRequest("The request's header fields are not valid.")
+    return lines
+
+
 def forwarded_for(
     head: RequestHead,
     client: str | None,
     secure: bool,
     trusted: bool = False,
     dropped: frozenset[bytes] = NOT_FORWARDED,
-) -> Fields:
+) -> SomeFields:
     """The fields of a client's request that go to the upstream, and ``X-Forwarded-*``.
 
     Those have the client's address, the scheme and the host; what the client itself says there is
@@ -106,8 +125,7 @@ def forwarded_for(
     if head.kind is None:
         kept, added, _ = _forwarded_for(head, client, secure, trusted, dropped)
         return [*kept, *added]
-    kept, added, without_id = _forwarded_of_kind(head.kind, client, secure, trusted, dropped)
-    return [*kept, (b"X-Request-Id", head.id), *added] if without_id else [*kept, *added]
+    return _forwarded_of_kind(head.kind, client, secure, trusted, dropped)(head.id)
 
 
 def _forwarded_for(
@@ -137,7 +155,24 @@ def _forwarded_for(
     return without(head.fields, dropped), added, without_id
 
 
-_forwarded_of_kind = lru_cache(maxsize=KINDS)(_forwarded_for)
+@lru_cache(maxsize=KINDS)
+def _forwarded_of_kind(*about: Any) -> Callable[[bytes], WrittenFields]:
+    """What makes the fields of a request of that kind, given its id."""
+    kept, added, without_id = _forwarded_for(*about)
+    before, after = lines_of(kept), lines_of(added)
+    if not without_id:
+        fields = WrittenFields([*kept, *added])
+        fields.lines = before + after
+        return lambda id: fields
+    before += b"X-Request-Id: "
+    after = b"\r\n" + after
+
+    def with_id(id: bytes) -> WrittenFields:
+        fields = WrittenFields([*kept, (b"X-Request-Id", id), *added])
+        fields.lines = b"%b%b%b" % (before, id, after)
+        return fields
+
+    return with_id
 
 
 def answer_fields(fields: Fields) -> Fields:

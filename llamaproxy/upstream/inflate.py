@@ -15,7 +15,7 @@ import attrs
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from llamaproxy.errors import UpstreamBroke
-from llamaproxy.heads import Fields, members, without
+from llamaproxy.heads import SomeFields, members, without
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
 from llamaproxy.upstream.headers import UNCOMPRESSED
@@ -48,11 +48,16 @@ class InflatingAgent(SendingAgent):
         self._clock = clock
 
     def send(
-        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+        self,
+        method: bytes,
+        target: bytes,
+        fields: SomeFields,
+        body: Upload | None,
+        taker: AnswerTaker,
     ) -> Exchange:
-        fields.append(UNCOMPRESSED)
         inflater = Inflater(taker, self._clock)
-        inflater.exchange = self._within.send(method, target, fields, body, inflater)
+        those = [*fields, UNCOMPRESSED]
+        inflater.exchange = self._within.send(method, target, those, body, inflater)
         return inflater
 
 
@@ -97,9 +102,10 @@ class Inflater:
             self._zlib = zlib.decompressobj(_CODINGS[codings[0]])
             self.received = self._received
             fields = without(head.fields, _COMPRESSED)
+            names = head.names.difference(_COMPRESSED)
             # A copy: the connection finds the end of the body by the one that it has read.
             self._within.answered(
-                attrs.evolve(head, length=None, body_follows=False, fields=fields)
+                attrs.evolve(head, length=None, body_follows=False, fields=fields, names=names)
             )
 
     def ended(self) -> None:

@@ -17,7 +17,7 @@ from zope.interface import implementer
 
 from llamaproxy.cors import CorsMemory
 from llamaproxy.errors import BadRequest, ProxyError, UpstreamTimeout
-from llamaproxy.heads import Fields, headers_of, without
+from llamaproxy.heads import SomeFields, headers_of, without
 from llamaproxy.request import ProxyRequest
 from llamaproxy.tracecontext import TRACE_FIELDS, current_span
 from llamaproxy.upstream.bodies import Upload
@@ -116,7 +116,7 @@ class LlamaStackResource(ReverseProxyResource):
         return NOT_DONE_YET
 
     def client_location(
-        self, location: bytes, client_path: bytes, path: bytes, request_fields: Fields
+        self, location: bytes, client_path: bytes, path: bytes, request_fields: SomeFields
     ) -> bytes:
         """Where the server's redirect to *location* leads a client: to itself means to this proxy.
 
@@ -166,7 +166,7 @@ class Passage(Watchdog):
     #: is asked for, and the fields.
     _client_path: bytes
     _path: bytes
-    _fields: Fields
+    _fields: SomeFields
 
     def __init__(self, resource: LlamaStackResource, request: ProxyRequest) -> None:
         self._resource = resource
@@ -223,7 +223,7 @@ class Passage(Watchdog):
             body = Upload(request.content)  # be it an empty one
             body.progressed = self.feed
         elif b"upgrade" in by_name and wants_websocket(head):
-            fields += SWITCH
+            fields = [*fields, *SWITCH]
         if not by_name.keys().isdisjoint(PROVIDER_DATA) and (
             dialect is None or not dialect.wants_mcp_headers(path)
         ):

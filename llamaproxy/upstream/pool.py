@@ -8,12 +8,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from llamaproxy.errors import BadRequest
-from llamaproxy.heads import Fields
+from llamaproxy.heads import SomeFields
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.connection import UpstreamConnection
 from llamaproxy.upstream.exchange import WEBSOCKET, AnswerTaker
 from llamaproxy.upstream.failures import connecting_error
+from llamaproxy.upstream.headers import WrittenFields, lines_of
 
 #: Seconds an idle connection is kept: uvicorn closes its side after five, and a request that is
 #: sent while it does would be lost.
@@ -161,7 +161,7 @@ class UpstreamPool:
         server: Server,
         method: bytes,
         target: bytes,
-        fields: Fields,
+        fields: SomeFields,
         body: Upload | None,
         taker: AnswerTaker,
     ) -> PooledExchange:
@@ -169,8 +169,11 @@ class UpstreamPool:
 
         *target* is sent as it is.
         """
-        head = _head(server.host, method, target, fields, body)
-        upgrade = WEBSOCKET in fields
+        if isinstance(fields, WrittenFields):
+            lines, upgrade = fields.lines, False
+        else:
+            lines, upgrade = lines_of(fields), WEBSOCKET in fields
+        head = _head(server.host, method, target, lines, body)
         exchange = PooledExchange(self, server, method, head, body, upgrade, taker)
         connection = self._take(server.origin)
         if connection is None:
@@ -247,17 +250,9 @@ class UpstreamPool:
             self._sweep = self._clock.callLater(due, self._close_expired)
 
 
-def _head(host: bytes, method: bytes, target: bytes, fields: Fields, body: Upload | None) -> bytes:
-    """The head of a request (RFC 9112 section 3), without the length of a *body*.
-
-    :raises BadRequest: if one of *fields* would become two.
-    """
-    those = [(b"Host", host), *fields]
-    if body is None and method in _USUALLY_WITH_BODY:
-        those.append((b"Content-Length", b"0"))
-    lines = b"\r\n".join(map(b": ".join, those))
-    head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, lines)
-    # A line end within one of them would make one more.
-    if len(head.splitlines()) != len(those) + 1 or b"\0" in head:
-        raise BadRequest("The request's header fields are not valid.")
-    return head + b"\r\n" if body is None else head
+def _head(host: bytes, method: bytes, target: bytes, lines: bytes, body: Upload | None) -> bytes:
+    """The head of a request (RFC 9112 section 3), without the length of a *body*."""
+    head = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (method, target, host, lines)
+    if body is not None:
+        return head
+    return head + (b"Content-Length: 0\r\n\r\n" if method in _USUALLY_WITH_BODY else b"\r\n")

@@ -13,7 +13,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import UNKNOWN_LENGTH, IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from llamaproxy.heads import Fields, fields_of, headers_of
+from llamaproxy.heads import Fields, SomeFields, fields_of, headers_of
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange
 from llamaproxy.upstream.response_head import ResponseHead
@@ -134,7 +134,12 @@ class SendingAgent:
     """The base of agents: requests and responses by way of :meth:`send`."""
 
     def send(
-        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+        self,
+        method: bytes,
+        target: bytes,
+        fields: SomeFields,
+        body: Upload | None,
+        taker: AnswerTaker,
     ) -> Exchange:
         """See :class:`llamaproxy.upstream.exchange.Sender`."""
         raise NotImplementedError

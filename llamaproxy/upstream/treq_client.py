@@ -15,7 +15,7 @@ from twisted.web.iweb import IAgent, IBodyProducer
 from zope.interface import implementer
 
 from llamaproxy.errors import ProxyError, UpstreamTimeout
-from llamaproxy.heads import Fields, without
+from llamaproxy.heads import Fields, SomeFields, without
 from llamaproxy.upstream.bodies import Upload
 from llamaproxy.upstream.exchange import AnswerTaker, Exchange, Sender
 from llamaproxy.upstream.response_head import ResponseHead
@@ -35,7 +35,12 @@ class AuthorizedAgent(SendingAgent):
     _key: bytes = attrs.field(repr=False)
 
     def send(
-        self, method: bytes, target: bytes, fields: Fields, body: Upload | None, taker: AnswerTaker
+        self,
+        method: bytes,
+        target: bytes,
+        fields: SomeFields,
+        body: Upload | None,
+        taker: AnswerTaker,
     ) -> Exchange:
         if method != b"OPTIONS":
             own = (b"Authorization", b"Bearer " + self._key)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from ipaddress import ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.web.http_headers import Headers
 
+from llamaproxy.errors import BadRequest
 from llamaproxy.heads import headers_of
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.headers import (
     HOP_BY_HOP,
     TRUST_NOBODY,
     TrustedProxies,
+    lines_of,
 )
 from llamaproxy.upstream.headers import (
     forwarded_for as forwarded_fields,
@@ -32,7 +34,7 @@ def raw(headers: Headers) -> dict[bytes, list[bytes]]:
 def forwarded_for(
     headers: Headers, client: str | None, secure: bool, trusted: bool = False
 ) -> Headers:
-    return headers_of(forwarded_fields(head_with(headers), client, secure, trusted))
+    return headers_of(list(forwarded_fields(head_with(headers), client, secure, trusted)))
 
 
 def forwarded(headers: Headers) -> Headers:
@@ -202,3 +204,20 @@ def test_callers_differ_by_an_identity_that_is_not_sent(mcp_headers: str) -> Non
 @pytest.mark.parametrize("name", TRACING)
 def test_tracing_identifies_nobody(name: str) -> None:
     assert ClientContext.of(head_with({name: ["a"]})).credentials == ClientContext().credentials
+
+
+@given(
+    st.lists(
+        st.tuples(st.binary(max_size=3), st.text("ab:\r\n\0", max_size=4).map(str.encode)),
+        max_size=3,
+    )
+)
+@example([(b"A", b"b\r")])
+@example([(b"A", b"\nb")])
+@example([(b"A\r\nB", b"")])
+def test_a_field_is_one_line_or_refused(fields: list[tuple[bytes, bytes]]) -> None:
+    if any(set(b"\r\n\0").intersection(name + value) for name, value in fields):
+        with pytest.raises(BadRequest):
+            lines_of(fields)
+    else:
+        assert lines_of(fields) == b"".join(b"%b: %b\r\n" % field for field in fields)

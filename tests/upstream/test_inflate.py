@@ -52,6 +52,7 @@ class Reader:
 
     def answered(self, head: ResponseHead) -> None:
         assert (head.length, head.fields) == (None, [(b"A", b"b")])
+        assert head.names == {b"a"}
 
     def received(self, data: bytes) -> None:
         self.got += data
