@@ -10,13 +10,20 @@ from typing import Any
 from twisted.logger import LogEvent, Logger, LogLevel
 
 from llamaproxy.config import logformat
-from llamaproxy.config.logformat import FORMATTED, MAY_WAIT, MORE_FIELDS, threshold
+from llamaproxy.config.logformat import (
+    FORMATTED,
+    MAY_WAIT,
+    MORE_FIELDS,
+    LateMessage,
+    threshold,
+)
 from llamaproxy.events import (
     CallEnded,
     ConnectionsTurnedAway,
     Event,
     LoopLimited,
     RequestEnded,
+    request_id,
 )
 from llamaproxy.records import CallRecord, ChatRecord, RequestRecord, RoundRecord
 
@@ -65,12 +72,16 @@ def _log_call(call: CallRecord) -> None:
         return
     if call.began is None or _INFO in threshold.hidden:
         return
+    _write(partial(_words_of_call, call), partial(_call_fields, call), request_id.get())
+
+
+def _words_of_call(call: CallRecord) -> str:
     if call.outcome == "cancelled":
         words = f"tool {call.tool} was cancelled"
     else:
         became = "answered" if call.outcome == "answered" else "failed"
         words = f"tool {call.tool} of {call.group} {became} in {call.seconds:.3f} s"
-    _write(f"{words}{call.reason}{_where(call)}", partial(_call_fields, call))
+    return f"{words}{call.reason}{_where(call)}"
 
 
 def _where(call: CallRecord) -> str:
@@ -93,7 +104,7 @@ def _call_of(call: CallRecord) -> dict[str, Any]:
 def _log_request(request: RequestRecord) -> None:
     """The one line of a request; nothing of a query, a body or a credential is in it."""
     if _INFO not in threshold.hidden:
-        _write(_words_of(request), partial(_request_fields, request), request.id)
+        _write(partial(_words_of, request), partial(_request_fields, request), request.id)
 
 
 def _words_of(request: RequestRecord) -> str:
@@ -191,19 +202,19 @@ def _chat_fields(chat: ChatRecord) -> dict[str, Any]:
     return fields
 
 
-def _write(message: str, fields: Callable[[], Mapping[str, Any]], request: str = "") -> None:
-    """Log *message*: what Logger.info() takes several times as long for.
+def _write(words: Callable[[], str], fields: Callable[[], Mapping[str, Any]], request: str) -> None:
+    """Log a line: what Logger.info() takes several times as long for.
 
-    There is a line for every request, and for every call.
+    There is one for every request, and for every call.
 
-    :param fields: returns the fields of the line, should anybody want them.
-    :param request: the id of the request; empty for the one that is being served.
+    :param words: returns the message; *fields*: the fields of the line, should anybody want them.
+    :param request: the id of the request that it is about.
     """
-    event = {**_EVERY_LINE, "log_time": time.time(), "message": message}
-    if request:
-        event["request"] = request
+    event = {**_EVERY_LINE, "log_time": time.time(), "request": request}
     if logformat.current is None:
-        event |= fields()  # twistd was given a log that knows nothing of functions
+        # twistd was given a log that knows nothing of functions.
+        event["message"] = words()
+        event |= fields()
     else:
-        event[MORE_FIELDS] = fields
+        event["message"], event[MORE_FIELDS] = LateMessage(words), fields
     _log.observer(event)

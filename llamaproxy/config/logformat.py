@@ -48,6 +48,22 @@ FORMATTED = "{message}"
 #: What an event has whose line may wait for the end of the turn: those of requests are many.
 MAY_WAIT = "may_wait"
 
+
+class LateMessage:
+    """The message of an event, which is made when it is read: of those of a turn, all at once.
+
+    That takes half the time of making them one by one, between other work.
+    """
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[], str]) -> None:
+        self._make = make
+
+    def __str__(self) -> str:
+        return self._make()
+
+
 #: What an event may have instead of fields: a function that returns them, for they are seldom
 #: wanted.
 MORE_FIELDS = "more_fields"
@@ -118,8 +134,8 @@ threshold = Threshold()
 class LineLog:
     """Writes the lines that :data:`threshold` does not hide to *stream*, in a *format*.
 
-    Lines that may wait (:data:`MAY_WAIT`) are written at the end of the reactor's turn, all of them
-    by one call of the system; any other at once, after those that wait.
+    Lines that may wait (:data:`MAY_WAIT`) are made and written at the end of the reactor's turn,
+    all of them by one call of the system; any other at once, after those that wait.
     """
 
     #: Has a function called at the end of the turn; None while no reactor runs.
@@ -128,18 +144,16 @@ class LineLog:
     def __init__(self, stream: Any, format: Callable[[LogEvent], str | None]) -> None:
         self._stream = stream
         self._format = format
-        self._lines: list[str] = []
+        #: Events that wait, and lines of workers.
+        self._waiting: list[LogEvent | str] = []
 
     def __call__(self, event: LogEvent) -> None:
         if event.get("log_level") in threshold.hidden:
             return
-        line = self._format(event)
-        if not line:
-            return
-        self._lines.append(line)
+        self._waiting.append(event)
         if self.at_end_of_turn is None or not event.get(MAY_WAIT):
             self.flush()
-        elif len(self._lines) == 1:
+        elif len(self._waiting) == 1:
             self.at_end_of_turn(self.flush)
 
     def write(self, lines: str) -> None:
@@ -147,15 +161,24 @@ class LineLog:
 
         Where the stream is broken they are lost, and there is no log to say so in.
         """
-        self._lines.append(lines)
+        self._waiting.append(lines)
         self.flush_anyhow()
 
     def flush(self) -> None:
         """Write what waits for the end of the turn."""
-        lines, self._lines = self._lines, []
-        if lines:
-            self._stream.write("".join(lines))
+        waiting, self._waiting = self._waiting, []
+        lines: list[str] = []
+        failure: Exception | None = None
+        for each in waiting:
+            try:
+                lines.append(each if isinstance(each, str) else self._format(each) or "")
+            except Exception as error:
+                failure = error  # no reason to lose the others
+        if text := "".join(lines):
+            self._stream.write(text)
             self._stream.flush()
+        if failure is not None:
+            raise failure
 
     def flush_anyhow(self) -> None:
         """The same, where nobody could do anything about a broken stream."""
@@ -282,8 +305,8 @@ def _plain(value: object) -> object:
 def _message(event: LogEvent) -> str:
     """The words of *event*, safe; those that came formatted are not formatted again."""
     message: object = event.get("message")
-    if event.get("log_format") == FORMATTED and isinstance(message, str):
-        return safe(message)
+    if event.get("log_format") == FORMATTED and message is not None:
+        return safe(str(message))
     return safe(formatEvent(event))
 
 
@@ -300,4 +323,5 @@ def _stamp_of(seconds: int) -> str:
 
 def _request_of(event: LogEvent) -> str:
     """The id of the request that *event* is about; empty if it is about none."""
-    return str(event.get("request") or request_id.get())
+    id = event.get("request")
+    return request_id.get() if id is None else str(id)

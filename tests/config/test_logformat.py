@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import errno
 import io
 import json
@@ -22,7 +23,9 @@ from twisted.logger import Logger, LogLevel
 
 from llamaproxy.admin.eventlog import log_event
 from llamaproxy.config.logformat import (
+    FORMATTED,
     MAX_MESSAGE,
+    LateMessage,
     LineLog,
     format_json,
     format_text,
@@ -109,6 +112,40 @@ def test_the_lines_of_a_turn_are_written_at_its_end_in_one_piece() -> None:
     assert stream.written[3] == "mine\na worker's\n"
     logger.info("the next turn", may_wait=True)
     assert len(ends) == 4, "its end is asked for again"
+
+
+def test_a_line_that_cannot_be_made_is_told_of_and_the_others_are_written() -> None:
+    def words() -> str:
+        raise ValueError("no words")
+
+    stream, ends = Stream(), list[Any]()
+    log = LineLog(stream, format_text)
+    log.at_end_of_turn = ends.append
+    for message in ("one", LateMessage(words), LateMessage(lambda: "two")):
+        log({"log_format": FORMATTED, "message": message, "may_wait": True})
+    with pytest.raises(ValueError, match="no words"):
+        ends[0]()
+    (written,) = stream.written
+    assert [line.split()[-1] for line in written.splitlines()] == ["one", "two"]
+    log({"log_format": "three"})
+    assert len(stream.written) == 2
+
+
+def test_a_line_that_waits_has_the_id_of_its_own_request() -> None:
+    stream, ends = Stream(), list[Any]()
+    log = LineLog(stream, format_text)
+    log.at_end_of_turn = ends.append
+    for id in ("mine", ""):
+        log({"log_format": "it waits", "may_wait": True, "request": id})
+    contextvars.copy_context().run(_log_as, "another's", log)
+    waited, of_none, another = stream.written[0].splitlines()
+    assert waited.endswith("it waits [mine]") and another.endswith("at once [another's]")
+    assert of_none.endswith("it waits")
+
+
+def _log_as(id: str, log: LineLog) -> None:
+    request_id.set(id)
+    log({"log_format": "at once"})
 
 
 def test_the_log_waits_for_ends_of_turns_only_while_there_are_any() -> None:
