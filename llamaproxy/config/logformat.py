@@ -181,8 +181,8 @@ class LineLog:
             raise failure
 
     def flush_anyhow(self) -> None:
-        """The same, where nobody could do anything about a broken stream."""
-        with suppress(OSError):
+        """The same, where nobody could do anything about a broken stream, or a broken line."""
+        with suppress(Exception):
             self.flush()
 
 

@@ -129,6 +129,10 @@ def test_a_line_that_cannot_be_made_is_told_of_and_the_others_are_written() -> N
     assert [line.split()[-1] for line in written.splitlines()] == ["one", "two"]
     log({"log_format": "three"})
     assert len(stream.written) == 2
+    log({"log_format": FORMATTED, "message": LateMessage(words), "may_wait": True})
+    log.write("a worker's\n")
+    LogTurns(Clock(), lambda: log).stopService()
+    assert stream.written[2:] == ["a worker's\n"]
 
 
 def test_a_line_that_waits_has_the_id_of_its_own_request() -> None:
