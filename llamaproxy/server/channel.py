@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from io import BytesIO
@@ -184,9 +183,7 @@ class ProxyChannel(Protocol):
         only when the first bytes have come.
         """
         if self._client_host is None:
-            host: str | None = getattr(self.transport.getPeer(), "host", None)
-            # One text for all connections of a client.
-            self._client_host = None if host is None else sys.intern(host)
+            self._client_host = getattr(self.transport.getPeer(), "host", None)
         return self._client_host
 
     @property

@@ -45,6 +45,9 @@ MAX_LOOK_UPS = 4
 
 _REQUEST = re.compile(rb"%b /[\x21-\x7e]*" % TOKEN)
 
+#: What stands in the field ``Host``, without brackets.
+_HOST = re.compile(rb"[\x21-\x7e]+")
+
 #: Ports that are not named (RFC 9110 sections 4.2.1 and 4.2.2).
 _DEFAULT_PORTS = {b"http": 80, b"https": 443}
 
@@ -189,7 +192,7 @@ class AgentForAnywhere(SendingAgent):
         :raises BadRequest: if it is none, or this could not be sent as it is.
         """
         url = URI.fromBytes(target)
-        if url.scheme not in _DEFAULT_PORTS or not url.host:
+        if url.scheme not in _DEFAULT_PORTS or not _HOST.fullmatch(url.host):
             raise BadRequest("The URL is not valid.")
         target = checked(method, url.originForm)
         return self._pool.send(self._server(url), method, target, fields, body, taker)

@@ -156,10 +156,13 @@ def _forwarded_for(
 
 
 @lru_cache(maxsize=KINDS)
-def _forwarded_of_kind(*about: Any) -> Callable[[bytes], WrittenFields]:
+def _forwarded_of_kind(*about: Any) -> Callable[[bytes], SomeFields]:
     """What makes the fields of a request of that kind, given its id."""
     kept, added, without_id = _forwarded_for(*about)
-    before, after = lines_of(kept), lines_of(added)
+    try:
+        before, after = lines_of(kept), lines_of(added)
+    except BadRequest:  # the client's address is none; it is refused where that would be sent
+        return lambda id: [*kept, *([(b"X-Request-Id", id)] if without_id else ()), *added]
     if not without_id:
         fields = WrittenFields([*kept, *added])
         fields.lines = before + after

@@ -267,6 +267,7 @@ class Passage(Watchdog):
                 else (name, value)
                 for name, value in fields
             ]
+        self._fields = ()  # a stream would keep them to its end
         if (origin := request.head.origin) is not None:
             resource.cors.learn(origin, headers_of(head.fields))
         follows = head.body_follows and self._masker is None

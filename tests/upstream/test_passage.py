@@ -272,6 +272,14 @@ def test_the_operators_key_is_masked_in_errors_wherever_it_is_cut() -> None:
     assert b"".join(chunks) == b"no: *********, sk-secre"
 
 
+def test_an_answer_that_has_begun_keeps_no_fields_of_its_request() -> None:
+    passing = Passing()
+    request: Any = passing.client.channel.request
+    assert request.work._fields
+    passing.exchange.answer()
+    assert not request.work._fields and not request.head.fields
+
+
 def test_a_date_that_concerns_the_connection_alone_is_replaced() -> None:
     passing = Passing()
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nServer: theirs\r\nDate: x\r\n"

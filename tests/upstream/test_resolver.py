@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hyperlink import DecodedURL
@@ -20,6 +21,7 @@ from twisted.internet.error import DNSLookupError
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
+from llamaproxy.errors import BadRequest
 from llamaproxy.upstream.agent import (
     MAX_LOOK_UPS,
     AgentForAnywhere,
@@ -239,3 +241,12 @@ async def test_slow_names_of_others_do_not_hold_up_the_servers(
     assert slow_names.most["all"] <= MAX_LOOK_UPS + 1
     assert all(slow_names.most[f"slow{number}.example"] <= 1 for number in range(20))
     pool.close()
+
+
+@pytest.mark.parametrize("host", [b"stack\0.example", b"", b"st ack"])
+def test_what_is_no_host_is_not_asked(host: bytes) -> None:
+    pool: Any = Mock()
+    agent = AgentForAnywhere(reactor, pool)
+    with pytest.raises(BadRequest):
+        agent.request(b"GET", b"http://%b:1/mcp" % host)
+    assert pool.mock_calls == []
