@@ -243,6 +243,7 @@ class Passage(Watchdog):
     def answered(self, head: ResponseHead) -> None:
         """The head of the answer has come."""
         self._answered = True
+        sent, self._fields = self._fields, ()  # a stream would keep them to its end
         self.feed()
         resource, request = self._resource, self._request
         if head.switches:
@@ -262,12 +263,11 @@ class Passage(Watchdog):
             self._deliver = self._write_masked
         if not _LOCATIONS.isdisjoint(head.names):
             fields = [
-                (name, resource.client_location(value, self._client_path, self._path, self._fields))
+                (name, resource.client_location(value, self._client_path, self._path, sent))
                 if name.lower() in _LOCATIONS
                 else (name, value)
                 for name, value in fields
             ]
-        self._fields = ()  # a stream would keep them to its end
         if (origin := request.head.origin) is not None:
             resource.cors.learn(origin, headers_of(head.fields))
         follows = head.body_follows and self._masker is None
