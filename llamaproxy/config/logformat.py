@@ -52,7 +52,8 @@ MAY_WAIT = "may_wait"
 class LateMessage:
     """The message of an event, which is made when it is read: of those of a turn, all at once.
 
-    That takes half the time of making them one by one, between other work.
+    With many requests in a turn, each takes 1 to 2 % less CPU than if its lines were made between
+    other work (measured with 32 clients).
     """
 
     __slots__ = ("_make",)
