@@ -102,10 +102,9 @@ class TcpServer:
             endpoint = wrapClientTLS(self._verifier, endpoint)
         factory = Factory.forProtocol(UpstreamConnection)
         connection: UpstreamConnection = await endpoint.connect(factory)
-        transport: Any = connection.transport
-        if isinstance(transport, Connection):
+        if isinstance(connection.transport, Connection):
             # What comes need not go through what endpoints wait for the connection with.
-            transport.protocol = connection
+            connection.transport.protocol = connection
         if self._verifier is not None:
             try:
                 await connection.secured()

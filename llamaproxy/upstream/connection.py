@@ -68,6 +68,8 @@ class Carried(Protocol):
 class UpstreamConnection(protocol.Protocol):
     """Carries one exchange at a time: sends its request, and tells its taker of the answer."""
 
+    transport: Any
+
     def __init__(self) -> None:
         #: Where it goes when it can be used again; and where it is no more when it is lost.
         self.released: Callable[[UpstreamConnection], None] = UpstreamConnection.close
@@ -103,12 +105,12 @@ class UpstreamConnection(protocol.Protocol):
         self._received_any = False
         self._head = None
         if exchange.paused:
-            self._transport.pauseProducing()
+            self.transport.pauseProducing()
         if exchange.body is None:
-            self._transport.write(exchange.head)
+            self.transport.write(exchange.head)
         else:
             length = b"Content-Length: %d\r\n\r\n" % exchange.body.open()
-            exchange.body.send(self._transport, exchange.head + length)
+            exchange.body.send(self.transport, exchange.head + length)
 
     def is_stale(self) -> bool:
         """Whether no request must be sent here: closed, or bytes came after the last response.
@@ -132,8 +134,8 @@ class UpstreamConnection(protocol.Protocol):
             self.abort()
             return
         self._closed = True
-        self._transport.loseConnection()
-        if self._tcp is not self._transport:
+        self.transport.loseConnection()
+        if self._tcp is not self.transport:
             # A peer need not answer a TLS closure alert (RFC 8446 section 6.1).
             self._tcp.loseConnection()
 
@@ -141,12 +143,12 @@ class UpstreamConnection(protocol.Protocol):
         """Close the connection, whatever is under way."""
         self._exchange = self._head = None  # that of a tunnel refers to this
         self._closed = True
-        self._transport.abortConnection()
+        self.transport.abortConnection()
 
     @property
     def handle(self) -> Any:
         """The socket; of TLS, the OpenSSL connection."""
-        return self._transport.getHandle()
+        return self.transport.getHandle()
 
     def secured(self) -> Deferred[None]:
         """Fires when the TLS handshake has been completed."""
@@ -157,30 +159,29 @@ class UpstreamConnection(protocol.Protocol):
 
     def pause(self) -> None:
         """Read no more."""
-        self._transport.pauseProducing()
+        self.transport.pauseProducing()
 
     def resume(self) -> None:
         """Read on."""
-        self._transport.resumeProducing()
+        self.transport.resumeProducing()
 
     # --- for a tunnel, once the protocol has been switched
 
     def send(self, data: bytes) -> None:
         """Send bytes of the client's."""
-        self._transport.write(data)
+        self.transport.write(data)
 
     def hold_back(self, client: Any) -> None:
         """Pause the *client*'s transport while the upstream does not read."""
-        self._transport.registerProducer(client, True)
+        self.transport.registerProducer(client, True)
 
     # --- for the transport
 
     def connectionMade(self) -> None:
-        #: The connection, and, if that is of TLS, the one below it.
-        self._transport: Any = self.transport
-        self._tcp: Any = self._transport
-        if isinstance(self._transport, ProtocolWrapper):
-            self._tcp = self._transport.transport
+        #: The transport; if that is of TLS, the one below it.
+        self._tcp = self.transport
+        if isinstance(self._tcp, ProtocolWrapper):
+            self._tcp = self._tcp.transport
 
     def handshakeCompleted(self) -> None:
         handshake, self._secured = self._secured, None

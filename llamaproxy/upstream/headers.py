@@ -159,23 +159,22 @@ def _forwarded_for(
 def _forwarded_of_kind(*about: Any) -> Callable[[bytes], SomeFields]:
     """What makes the fields of a request of that kind, given its id."""
     kept, added, without_id = _forwarded_for(*about)
+
+    def of_request(id: bytes) -> Fields:
+        return [*kept, (b"X-Request-Id", id), *added] if without_id else [*kept, *added]
+
     try:
         before, after = lines_of(kept), lines_of(added)
     except BadRequest:  # the client's address is none; it is refused where that would be sent
-        return lambda id: [*kept, *([(b"X-Request-Id", id)] if without_id else ()), *added]
-    if not without_id:
-        fields = WrittenFields([*kept, *added])
-        fields.lines = before + after
-        return lambda id: fields
-    before += b"X-Request-Id: "
-    after = b"\r\n" + after
+        return of_request
 
-    def with_id(id: bytes) -> WrittenFields:
-        fields = WrittenFields([*kept, (b"X-Request-Id", id), *added])
-        fields.lines = b"%b%b%b" % (before, id, after)
+    def written(id: bytes) -> WrittenFields:
+        fields = WrittenFields(of_request(id))
+        fields.lines = b"%bX-Request-Id: %b\r\n%b" % (before, id, after) if without_id else both
         return fields
 
-    return with_id
+    both = before + after
+    return written
 
 
 def answer_fields(fields: Fields) -> Fields:

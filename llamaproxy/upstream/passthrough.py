@@ -162,9 +162,7 @@ class Passage(Watchdog):
     _answered = _registered = _over = False
     _masker: Masker | None = None
     _tunnel: Tunnel | None = None
-    #: Set when the request is sent: the path that the client has asked for, that which the server
-    #: is asked for, and the fields.
-    _client_path: bytes
+    #: Set when the request is sent: the path that the server is asked for, and the fields.
     _path: bytes
     _fields: SomeFields
 
@@ -209,8 +207,7 @@ class Passage(Watchdog):
         target: bytes = request.uri
         if not target.startswith(b"/"):
             raise BadRequest("The request target must begin with '/'.")
-        self._client_path, mark, query = target.partition(b"?")
-        path = self._client_path
+        path = request.path
         if dialect is not None:
             path = dialect.upstream_path(request.method, path)
         self._path = path
@@ -222,7 +219,7 @@ class Passage(Watchdog):
         if b"content-length" in by_name or b"transfer-encoding" in by_name:
             body = Upload(request.content)  # be it an empty one
             body.progressed = self.feed
-        elif b"upgrade" in by_name and wants_websocket(head):
+        elif wants_websocket(head):
             fields = [*fields, *SWITCH]
         if not by_name.keys().isdisjoint(PROVIDER_DATA) and (
             dialect is None or not dialect.wants_mcp_headers(path)
@@ -235,7 +232,7 @@ class Passage(Watchdog):
             fields = [*without(fields, TRACE_FIELDS), *self._span.fields]
         self._fields = fields
         self.start()
-        upstream_target = resource.url + path + mark + query
+        upstream_target = resource.url + path + target.removeprefix(request.path)
         return resource.sender.send(request.method, upstream_target, fields, body, self)
 
     # --- the answer
@@ -252,7 +249,7 @@ class Passage(Watchdog):
             self._register()
             self._tunnel.open(head)
             return
-        if head.status == 404 and self._path != self._client_path:
+        if head.status == 404 and self._path != request.path:
             # Perhaps the server was replaced by one of another generation.
             resource.detector.doubt()
         phrase, fields = head.phrase, head.fields
@@ -263,7 +260,7 @@ class Passage(Watchdog):
             self._deliver = self._write_masked
         if not _LOCATIONS.isdisjoint(head.names):
             fields = [
-                (name, resource.client_location(value, self._client_path, self._path, sent))
+                (name, resource.client_location(value, request.path, self._path, sent))
                 if name.lower() in _LOCATIONS
                 else (name, value)
                 for name, value in fields

@@ -59,7 +59,9 @@ class ResponseHead:
     chunks: Chunks | None = None
     tunnel: Any = None
     body_follows: bool = False
-    names: frozenset[bytes] = attrs.Factory(lambda head: _names_of(head.fields), takes_self=True)
+    names: frozenset[bytes] = attrs.Factory(
+        lambda head: frozenset([name.lower() for name, _ in head.fields]), takes_self=True
+    )
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of all end-to-end fields of that *name*, which is in lower case."""
@@ -81,10 +83,6 @@ class ResponseHead:
     def until_close(self) -> bool:
         """Whether the body ends with the connection."""
         return self.length is None and self.chunks is None
-
-
-def _names_of(fields: Fields) -> frozenset[bytes]:
-    return frozenset([name.lower() for name, _ in fields])
 
 
 class _Body:
@@ -272,7 +270,6 @@ def _read(raw: bytes, method: bytes, upgrade: bool) -> ResponseHead:
         # RFC 9110 section 8.6. Where it stays, it is what the length of another answer would be.
         fields = without(fields, _LENGTHS)
     chunked = b"transfer-encoding" in looked_at and not bodiless
-    those = frozenset(names) if fields is message.fields else _names_of(fields)
     message.fields = []
     chunks = Chunks(parser, message) if chunked else None
     # After an error of its model provider, a Llama Stack closes the connection some seconds later,
@@ -280,9 +277,7 @@ def _read(raw: bytes, method: bytes, upgrade: bool) -> ResponseHead:
     # and OGX 1.5.0).
     close = (status >= 400 and status < 600) or raw[7:8] == b"0" or b"close" in options
     length = 0 if bodiless else length
-    head = ResponseHead(
-        status, message.phrase, fields, length, bodiless, close, chunks, names=those
-    )
+    head = ResponseHead(status, message.phrase, fields, length, bodiless, close, chunks)
     head.close = close or head.until_close
     return head
 

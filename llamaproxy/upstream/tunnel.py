@@ -19,7 +19,9 @@ _SWITCH_NAMES = frozenset(name.lower() for name, _ in SWITCH)
 
 def wants_websocket(head: RequestHead) -> bool:
     """Whether the request with that *head* opens a WebSocket (RFC 6455 section 4.1)."""
-    protocols = [value.strip().lower() for value in head.by_name.get(b"upgrade", ())]
+    if b"upgrade" not in head.by_name:
+        return False
+    protocols = [value.strip().lower() for value in head.by_name[b"upgrade"]]
     if protocols != [b"websocket"] or head.line.method != b"GET" or head.line.minor == 0:
         return False
     return head.body_length == 0 and b"upgrade" in members(head.by_name.get(b"connection", ()))
