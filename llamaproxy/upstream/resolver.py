@@ -1,25 +1,22 @@
 """Resolver: looks up the addresses of names, in few threads.
 
-The reactor calls the system's resolver in one of its ten threads, which cannot be cancelled: names
+The system's resolver is called in one of the reactor's ten threads, and cannot be cancelled: names
 that are slow to resolve must not take them all.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
 from functools import partial
+from socket import AF_INET6, AF_UNSPEC, SOCK_STREAM, getaddrinfo
 from typing import Any
 
 import attrs
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import DNSLookupError
-from twisted.internet.interfaces import (
-    IAddress,
-    IHostResolution,
-    IReactorPluggableNameResolver,
-    IResolutionReceiver,
-)
+from twisted.internet.interfaces import IReactorPluggableNameResolver
+from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
 #: Seconds for which addresses are kept, and for which it is that there are none.
@@ -70,8 +67,12 @@ class Resolver:
         while self._queue and len(self._running) < self._max_running:
             name = self._queue.popleft()
             self._running.add(name)
-            receiver = _Receiver(partial(self._ended, name))
-            self._reactor.nameResolver.resolveHostName(receiver, name)
+            # Not by the reactor's nameResolver, which never tells the end of a look-up that fails
+            # as no other has: without a free descriptor, or for a name that IDNA does not allow.
+            pool = self._reactor.getThreadPool()
+            looking_up = deferToThreadPool(self._reactor, pool, _look_up, name)
+            looking_up.addErrback(lambda _: ())
+            looking_up.addCallback(partial(self._ended, name))
 
     def _ended(self, name: str, addresses: Addresses) -> None:
         self._running.discard(name)
@@ -95,27 +96,22 @@ class Resolver:
             del self._waiters[name]
 
 
+def _look_up(name: str) -> Addresses:
+    """What the system knows of *name*.
+
+    :raises Exception: whatever it fails by.
+    """
+    found = getaddrinfo(name, 0, AF_UNSPEC, SOCK_STREAM)
+    return tuple(
+        (IPv6Address if family == AF_INET6 else IPv4Address)("TCP", *place)
+        for family, _, _, _, place in found
+    )
+
+
 def _at_least_one(addresses: Addresses, name: str) -> Addresses:
     if not addresses:
         raise DNSLookupError(f"there is no address of {name!r}")
     return addresses
-
-
-@implementer(IResolutionReceiver)
-class _Receiver:
-    """Collects the addresses of one name."""
-
-    def __init__(self, ended: Callable[[Addresses], None]) -> None:
-        self._ended = ended
-        self._addresses: list[IAddress] = []
-
-    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None: ...
-
-    def addressResolved(self, address: IAddress) -> None:
-        self._addresses.append(address)
-
-    def resolutionComplete(self) -> None:
-        self._ended(tuple(self._addresses))
 
 
 @implementer(IReactorPluggableNameResolver)

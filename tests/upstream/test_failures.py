@@ -329,10 +329,9 @@ async def test_a_date_is_there_once_if_the_upstream_sent_none(wires: Wires) -> N
 
 
 class NoAnswer:
-    """A resolver that never comes back."""
+    """Threads in which a look-up never comes back."""
 
-    def resolveHostName(self, receiver: Any, hostName: str, **more: Any) -> Any:
-        return receiver.resolutionBegan(None)
+    def callInThreadWithCallback(self, *look_up: object) -> None: ...
 
 
 class Connecting:
@@ -340,7 +339,7 @@ class Connecting:
 
     def __init__(self, host: str) -> None:
         clock: Any = MemoryReactorClock()
-        clock.nameResolver = NoAnswer()
+        clock.getThreadPool = NoAnswer
         url = DecodedURL.from_text(f"http://{host}:8321")
         agent = UpstreamAgent(clock, url, UpstreamPool(clock), connect_timeout=7)
         request = agent.request(b"GET", f"http://{host}:8321/x".encode())

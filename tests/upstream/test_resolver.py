@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import Mock
 
@@ -14,11 +14,11 @@ from hyperlink import DecodedURL
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet import reactor as _reactor
-from twisted.internet._resolver import GAIResolver
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import DNSLookupError
 from twisted.internet.task import Clock
+from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from llamaproxy.errors import BadRequest
@@ -48,26 +48,32 @@ THERE = IPv6Address("TCP", "::1", 0)
 
 
 class Names(Clock):
-    """A reactor whose look-ups end when the test says so."""
+    """A reactor whose threads look names up, and are done when the test says so."""
 
     def __init__(self) -> None:
         Clock.__init__(self)
-        self.nameResolver = self
         #: The look-ups in flight, and how many there have been of each name.
-        self.receivers: dict[str, Any] = {}
+        self.looking_up: dict[str, Callable[[bool, object], None]] = {}
         self.asked: Counter[str] = Counter()
 
-    def resolveHostName(self, receiver: Any, hostName: str, **more: Any) -> Any:
-        assert hostName not in self.receivers, "one at a time"
-        self.asked[hostName] += 1
-        self.receivers[hostName] = receiver
-        receiver.resolutionBegan(None)
+    def getThreadPool(self) -> Names:
+        return self
+
+    def callFromThread(self, function: Callable[..., Any], *args: object) -> None:
+        function(*args)
+
+    def callInThreadWithCallback(
+        self, ended: Callable[[bool, object], None], look_up: Callable[[str], Any], name: str
+    ) -> None:
+        assert name not in self.looking_up, "one at a time"
+        self.asked[name] += 1
+        self.looking_up[name] = ended
 
     def end(self, name: str, *addresses: Any) -> None:
-        receiver = self.receivers.pop(name)
-        for address in addresses:
-            receiver.addressResolved(address)
-        receiver.resolutionComplete()
+        self.looking_up.pop(name)(True, addresses)
+
+    def fail(self, name: str, error: Exception) -> None:
+        self.looking_up.pop(name)(False, Failure(error))
 
 
 def test_one_look_up_serves_all_who_wait_and_those_who_come_soon() -> None:
@@ -94,6 +100,24 @@ def test_that_there_is_no_address_is_known_for_a_moment() -> None:
         with pytest.raises(DNSLookupError):
             outcome(each)
     assert names.asked == {"a": 1}
+    names.advance(MISSING_SECONDS)
+    late = resolver.addresses("a")
+    names.end("a", HERE)
+    assert outcome(late) == (HERE,)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(24, "no descriptor is free"), UnicodeError("label"), MemoryError()]
+)
+def test_whatever_a_look_up_fails_by_the_name_is_looked_up_again(error: Exception) -> None:
+    names = Names()
+    resolver = Resolver(names, max_running=1)
+    waiting, next_in_turn = resolver.addresses("a"), resolver.addresses("b")
+    names.fail("a", error)
+    with pytest.raises(DNSLookupError):
+        outcome(waiting)
+    names.end("b", HERE)
+    assert outcome(next_in_turn) == (HERE,)
     names.advance(MISSING_SECONDS)
     late = resolver.addresses("a")
     names.end("a", HERE)
@@ -129,11 +153,11 @@ def test_names_that_wait_take_their_turn_unless_nobody_wants_them_any_more() -> 
     names = Names()
     resolver = Resolver(names, max_running=2)
     waiting = {name: resolver.addresses(name) for name in "abcde"}
-    assert set(names.receivers) == {"a", "b"}
+    assert set(names.looking_up) == {"a", "b"}
     waiting["c"].addErrback(lambda failure: failure.trap(CancelledError) and None)
     waiting["c"].cancel()
     names.end("b", HERE)
-    assert set(names.receivers) == {"a", "d"}
+    assert set(names.looking_up) == {"a", "d"}
     names.end("d", HERE)
     names.end("a", HERE)
     names.end("e", HERE)
@@ -167,18 +191,27 @@ def test_whatever_happens_there_are_no_more_than_so_many_and_everybody_is_answer
             _, left = waiting.pop()
             left.addErrback(lambda failure: failure.trap(CancelledError) and None)
             left.cancel()
-        elif step == "end" and name in names.receivers:
+        elif step == "end" and name in names.looking_up:
             names.end(name, HERE)
         elif step == "time":
             names.advance(3)
-        assert len(names.receivers) <= most
-    while names.receivers:
-        names.end(next(iter(names.receivers)), HERE)
+        assert len(names.looking_up) <= most
+    while names.looking_up:
+        names.end(next(iter(names.looking_up)), HERE)
     assert all(outcome(each) == (HERE,) for _, each in waiting)
     assert resolver._waiters == {} and not resolver._queue
 
 
 # --- with the reactor's own threads
+
+
+@on_sockets
+async def test_names_that_cannot_be_take_no_place_of_others() -> None:
+    resolver = Resolver(reactor, max_running=1)
+    for name in ("a..b", "x" * 64, ".e", "a\0b"):
+        with pytest.raises(DNSLookupError):
+            await resolver.addresses(name)
+    assert {each.host for each in await resolver.addresses("localhost")} <= {"127.0.0.1", "::1"}
 
 
 class SlowNames:
@@ -207,14 +240,11 @@ class SlowNames:
 
 
 @pytest.fixture
-def slow_names() -> Iterator[SlowNames]:
+def slow_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowNames]:
     names = SlowNames()
-    getaddrinfo: Any = names.getaddrinfo
-    mine = GAIResolver(reactor, reactor.getThreadPool, getaddrinfo)
-    before = reactor.installNameResolver(mine)
+    monkeypatch.setattr("llamaproxy.upstream.resolver.getaddrinfo", names.getaddrinfo)
     yield names
     names.let_go.set()
-    reactor.installNameResolver(before)
 
 
 @on_sockets
