@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Connection
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -182,6 +183,8 @@ class UpstreamConnection(protocol.Protocol):
         self._tcp = self.transport
         if isinstance(self._tcp, ProtocolWrapper):
             self._tcp = self._tcp.transport
+        if isinstance(self._tcp, Connection):
+            self._tcp.connectionLost = self._socket_lost  # type: ignore[method-assign]
 
     def handshakeCompleted(self) -> None:
         handshake, self._secured = self._secured, None
@@ -218,6 +221,28 @@ class UpstreamConnection(protocol.Protocol):
             exchange.lost(error, self._reused and not self._received_any)
 
     # --- within
+
+    def _socket_lost(self, reason: Failure) -> None:
+        """Read what has come, and lose the connection.
+
+        A server may answer, and close, before it has taken the whole request. What is written then
+        fails, and by that the reactor would lose the connection with the answer unread.
+        """
+        del self._tcp.connectionLost  # the class's again, and nothing refers to this
+        self._closed = True
+        if not reason.check(ConnectionAborted):
+            while self._reads_on() and not self._tcp.doRead():
+                pass
+        self._tcp.connectionLost(reason)
+
+    def _reads_on(self) -> bool:
+        """Whether an exchange takes what comes, and something has."""
+        if self._exchange is None or self._exchange.paused:
+            return False
+        try:
+            return bool(self._tcp.getHandle().recv(1, _PEEK))
+        except OSError:
+            return False
 
     def _give_up(self) -> None:
         self._secured = None

@@ -9,8 +9,10 @@ import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
+from twisted.internet.tcp import Connection
 
 from llamaproxy.upstream.agent import TcpServer
+from llamaproxy.upstream.connection import UpstreamConnection
 from llamaproxy.upstream.resolver import Resolver
 from tests.test_sockets import Asked, Peer, Wires, error_of, on_sockets, status_of, wires
 
@@ -285,6 +287,27 @@ async def test_an_answer_that_does_not_wait_for_the_upload_arrives(
     transport.resumeProducing()
     await peer.end()
     assert len(peer.received) < LARGE
+
+
+@pytest.mark.parametrize("size", [5, 60_000])
+@on_sockets
+async def test_an_answer_arrives_though_the_upload_cannot_be_written_any_more(
+    wires: Wires, size: int
+) -> None:
+    before = deleted_files()
+    _, peer, client = await with_a_large_upload(wires)
+    # The reactor learns by writing that the connection was reset, as it may on a busy machine.
+    reading = [each for each in reactor.getReaders() if isinstance(each, Connection)]
+    (upstream,) = (each for each in reading if isinstance(each.protocol, UpstreamConnection))
+    upstream.stopReading()
+    transport: Any = peer.transport
+    head = b"HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size
+    transport.getHandle().sendall(head + b"s" * size)
+    peer.leave()
+    received = await client.end()
+    assert status_of(received) == 401
+    assert received.endswith(b"\r\n\r\n" + b"s" * size)
+    assert deleted_files() == before
 
 
 @on_sockets
