@@ -92,7 +92,7 @@ class UpstreamConnection(protocol.Protocol):
         self._body_left = 0
         #: Whether it reads MOST_READ_BYTES.
         self._reads_more = False
-        #: Whether the server has answered before it had the whole request.
+        #: Whether an answer has ended the upload of its request.
         self._early = False
         #: Whether it is closed, or is being closed.
         self._closed = False
@@ -283,15 +283,21 @@ class UpstreamConnection(protocol.Protocol):
     def _answer(self, exchange: Carried, head: ResponseHead, rest: bytes) -> None:
         self._head = head
         self._body_left = head.length or 0
-        if exchange.body is not None and not exchange.body.finished:
-            exchange.body.stopProducing()
-            self._early = head.close = True
+        if not 200 <= head.status < 300 or head.close:
+            # It does not want the rest of a body (RFC 9112 section 9.5); one that is glad of what
+            # it gets may have begun to answer while it reads.
+            self._stop_upload(exchange, head)
         if head.switches:
             head.tunnel = self
         head.body_follows = bool(rest and head.length)
         exchange.taker.answered(head)
         if self._exchange is exchange and (rest or head.length == 0):
             self._read_body(exchange, head, rest)
+
+    def _stop_upload(self, exchange: Carried, head: ResponseHead) -> None:
+        if exchange.body is not None and not exchange.body.finished:
+            exchange.body.stopProducing()
+            self._early = head.close = True
 
     def _read_body(self, exchange: Carried, head: ResponseHead, data: bytes) -> None:
         wrong = ""
@@ -314,6 +320,7 @@ class UpstreamConnection(protocol.Protocol):
         if wrong:
             self._refuse(exchange, wrong)
         elif complete:
+            self._stop_upload(exchange, head)
             self._exchange = None
             if self._reads_more:
                 self._reads_more = False

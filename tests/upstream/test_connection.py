@@ -14,7 +14,7 @@ from twisted.internet.tcp import Connection
 from llamaproxy.upstream.agent import TcpServer
 from llamaproxy.upstream.connection import UpstreamConnection
 from llamaproxy.upstream.resolver import Resolver
-from tests.test_sockets import Asked, Peer, Wires, error_of, on_sockets, status_of, wires
+from tests.test_sockets import Asked, Peer, Wires, dechunked, error_of, on_sockets, status_of, wires
 
 __all__ = ["wires"]
 
@@ -283,6 +283,40 @@ async def test_an_answer_that_does_not_wait_for_the_upload_arrives(
     assert b"sorry" in received
     assert deleted_files() == before
     # The rest of the upload would be the next request.
+    transport: Any = peer.transport
+    transport.resumeProducing()
+    await peer.end()
+    assert len(peer.received) < LARGE
+
+
+@on_sockets
+async def test_an_answer_that_begins_while_the_server_reads_on_stops_no_upload(
+    wires: Wires,
+) -> None:
+    before = deleted_files()
+    _, peer, client = await with_a_large_upload(wires)
+    peer.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwait \r\n")
+    await client.reads(b"wait ")
+    transport: Any = peer.transport
+    transport.resumeProducing()
+    head = peer.received.partition(b"\r\n\r\n")[0]
+    await peer.until(lambda: len(peer.received) == len(head) + 4 + LARGE)
+    peer.send(b"3\r\nall\r\n0\r\n\r\n")
+    received = await client.end()
+    assert (
+        status_of(received) == 200 and dechunked(received.partition(b"\r\n\r\n")[2]) == b"wait all"
+    )
+    assert deleted_files() == before
+    assert not peer.closed  # it may be used again
+
+
+@on_sockets
+async def test_an_answer_that_ends_before_the_upload_ends_it(wires: Wires) -> None:
+    before = deleted_files()
+    _, peer, client = await with_a_large_upload(wires)
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine")
+    assert (await client.end()).endswith(b"fine")
+    assert deleted_files() == before
     transport: Any = peer.transport
     transport.resumeProducing()
     await peer.end()
