@@ -269,7 +269,7 @@ class _MemoryServer:
 
     def __init__(self, url: URI, site: Site, pumps: list[Any]) -> None:
         self.host = url.netloc
-        self.origin = b"%b://%b" % (url.scheme, url.netloc)
+        self.kept_by = b"%b://%b" % (url.scheme, url.netloc)
         self._site = site
         self._pumps = pumps
 

@@ -82,7 +82,7 @@ class Sending(SendingAgent):
         body: Upload | None,
         taker: AnswerTaker,
     ) -> Exchange:
-        target = target.removeprefix(self._world.origin)
+        target = target.removeprefix(self._world.kept_by)
         return self._world.pool.send(self._world, method, target, fields, body, taker)
 
 

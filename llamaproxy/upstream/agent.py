@@ -69,6 +69,8 @@ class TcpServer:
         resolver: Resolver,
     ) -> None:
         self.origin = origin
+        # A connection that is trusted by one may not be by another.
+        self.kept_by = origin, trust
         self.host = origin.partition(b"://")[2]
         self._reactor = reactor
         self._address = host, port

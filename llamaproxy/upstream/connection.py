@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol
 
 from twisted.internet import protocol
@@ -75,7 +75,7 @@ class UpstreamConnection(protocol.Protocol):
         #: Where it goes when it can be used again; and where it is no more when it is lost.
         self.released: Callable[[UpstreamConnection], None] = UpstreamConnection.close
         self.gone: Callable[[UpstreamConnection], None] = lambda connection: None
-        self.origin = b""
+        self.kept_by: Hashable = None
         #: When it was released, by the pool's clock.
         self.idle_since = 0.0
         #: What is wrong with the certificate of the server.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
@@ -36,10 +37,12 @@ _USUALLY_WITH_BODY = (b"POST", b"PUT")
 class Server(Protocol):
     """A server that can be connected to."""
 
-    #: Its scheme and authority: what its idle connections are kept by.
-    origin: bytes
     #: The field ``Host`` of requests to it.
     host: bytes
+
+    @property
+    def kept_by(self) -> Hashable:
+        """What its idle connections are kept by: where they lead, and who said that they do."""
 
     def connect(self) -> Deferred[UpstreamConnection]:
         """A new connection, secured where it has to be."""
@@ -130,7 +133,7 @@ class PooledExchange:
 
     def _connected(self, connection: UpstreamConnection) -> None:
         self._connecting = None
-        self._pool.adopt(connection, self.server.origin)
+        self._pool.adopt(connection, self.server.kept_by)
         if self._over:
             connection.abort()
             return
@@ -152,8 +155,8 @@ class UpstreamPool:
     def __init__(self, clock: IReactorTime, max_idle: int = MAX_IDLE) -> None:
         self._clock = clock
         self._max_idle = max_idle
-        #: By origin, those that have been idle the longest first.
-        self._idle: dict[bytes, list[UpstreamConnection]] = {}
+        #: By server, those that have been idle the longest first.
+        self._idle: dict[Hashable, list[UpstreamConnection]] = {}
         self._sweep: IDelayedCall | None = None
 
     def send(
@@ -175,16 +178,16 @@ class UpstreamPool:
             lines, upgrade = lines_of(fields), WEBSOCKET in fields
         head = _head(server.host, method, target, lines, body)
         exchange = PooledExchange(self, server, method, head, body, upgrade, taker)
-        connection = self._take(server.origin)
+        connection = self._take(server.kept_by)
         if connection is None:
             exchange.connect()
         else:
             exchange.carried_by(connection)
         return exchange
 
-    def adopt(self, connection: UpstreamConnection, origin: bytes) -> None:
+    def adopt(self, connection: UpstreamConnection, kept_by: Hashable) -> None:
         """Keep *connection* whenever it is idle."""
-        connection.origin = origin
+        connection.kept_by = kept_by
         connection.released = self._release
         connection.gone = self._forget
 
@@ -207,8 +210,8 @@ class UpstreamPool:
             self._sweep.cancel()
             self._sweep = None
 
-    def _take(self, origin: bytes) -> UpstreamConnection | None:
-        idle = self._idle.get(origin)
+    def _take(self, kept_by: Hashable) -> UpstreamConnection | None:
+        idle = self._idle.get(kept_by)
         while idle:
             connection = idle.pop()
             expired = self._clock.seconds() - connection.idle_since >= IDLE_TIMEOUT
@@ -218,7 +221,7 @@ class UpstreamPool:
         return None
 
     def _release(self, connection: UpstreamConnection) -> None:
-        idle = self._idle.setdefault(connection.origin, [])
+        idle = self._idle.setdefault(connection.kept_by, [])
         if len(idle) >= self._max_idle:
             connection.close()
             return
@@ -228,7 +231,7 @@ class UpstreamPool:
             self._sweep = self._clock.callLater(IDLE_TIMEOUT, self._close_expired)
 
     def _forget(self, connection: UpstreamConnection) -> None:
-        idle = self._idle.get(connection.origin, [])
+        idle = self._idle.get(connection.kept_by, [])
         if connection in idle:
             idle.remove(connection)
 
@@ -236,14 +239,14 @@ class UpstreamPool:
         """Close what has been idle for too long: one delayed call serves all connections."""
         self._sweep = None
         now = self._clock.seconds()
-        for origin, idle in list(self._idle.items()):
+        for kept_by, idle in list(self._idle.items()):
             fresh = [each for each in idle if now - each.idle_since < IDLE_TIMEOUT]
             for connection in idle[: len(idle) - len(fresh)]:
                 connection.close()
             if fresh:
-                self._idle[origin] = fresh
+                self._idle[kept_by] = fresh
             else:
-                del self._idle[origin]
+                del self._idle[kept_by]
         if self._idle:
             oldest = min(idle[0].idle_since for idle in self._idle.values())
             due = max(oldest + IDLE_TIMEOUT - now, SWEEP_SECONDS)

@@ -15,9 +15,10 @@ from twisted.python.usage import UsageError
 
 from llamaproxy.config.options import Options
 from llamaproxy.errors import UpstreamTls
-from llamaproxy.upstream.agent import AgentForAnywhere
+from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
 from llamaproxy.upstream.pool import UpstreamPool
 from llamaproxy.upstream.relay import read_body
+from llamaproxy.upstream.urls import read_url
 from tests.test_sockets import (
     Peer,
     Wires,
@@ -214,6 +215,24 @@ async def test_mcp_servers_may_have_an_authority_of_the_systems_or_the_one_that_
     assert b"0.6.1" in await read_body(response, reactor, silence=10, limit=1000)
     with pytest.raises(UpstreamTls):
         await agent.request(b"GET", b"https://localhost:%d/v1/version" % other)
+    pool.close()
+
+
+@on_sockets
+async def test_a_connection_that_the_mcp_side_trusts_is_none_of_the_servers(
+    wires: Wires, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = trustme.CA()
+    system.cert_pem.write_to_path(str(tmp_path / "system.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    url = f"https://localhost:{wires.listen(wires.stack, certificate(system, 'localhost'))}"
+    pool: Any = UpstreamPool(reactor)
+    anywhere: Any = AgentForAnywhere(reactor, pool, authorities=file)
+    response = await anywhere.request(b"GET", f"{url}/v1/version".encode())
+    assert b"0.6.1" in await read_body(response, reactor, silence=10, limit=1000)
+    server: Any = UpstreamAgent(reactor, read_url(url), pool, authorities=file)
+    with pytest.raises(UpstreamTls):
+        await server.request(b"GET", f"{url}/v1/version".encode())
     pool.close()
 
 

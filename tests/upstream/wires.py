@@ -106,7 +106,7 @@ class Wire:
 class World:
     """A pool in front of one server."""
 
-    origin = b"http://stack:8321"
+    kept_by = b"http://stack:8321"
     host = b"stack:8321"
 
     def __init__(self) -> None:
