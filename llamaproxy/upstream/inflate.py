@@ -75,6 +75,8 @@ class Inflater:
     _zlib: Any = None
     _raw_allowed = True
     _compressed = b""
+    #: Whether the last step was full, so that more may come of what has been taken already.
+    _full = False
     _paused = _busy = False
     #: Whether anything has come; and whether what comes belongs to no gzip member any more.
     _begun = _finished = False
@@ -96,17 +98,15 @@ class Inflater:
         )
         if not codings or head.length == 0:
             self._within.answered(head)
-        elif len(codings) > 1 or codings[0] not in _CODINGS:
-            self._fail("The answer is compressed in a way that nobody has asked for.")
-        else:
+        elif len(codings) == 1 and codings[0] in _CODINGS:
             self._zlib = zlib.decompressobj(_CODINGS[codings[0]])
             self.received = self._received
-            fields = without(head.fields, _COMPRESSED)
-            names = head.names.difference(_COMPRESSED)
-            # A copy: the connection finds the end of the body by the one that it has read.
-            self._within.answered(
-                attrs.evolve(head, length=None, body_follows=False, fields=fields, names=names)
-            )
+            self._within.answered(_inflated(head))
+        elif head.status >= 400:
+            self.received = drop  # its status is enough
+            self._within.answered(_inflated(head))
+        else:
+            self._fail("The answer is compressed in a way that nobody has asked for.")
 
     def ended(self) -> None:
         if self._zlib is None:
@@ -181,17 +181,17 @@ class Inflater:
             return  # two bytes tell what it is
         self._busy = True
         try:
-            if self._compressed and not self._paused and not self._over:
+            if self._more and not self._paused and not self._over:
                 self._step()
         except zlib.error:
             self._fail("The answer is not compressed as it says.")
         finally:
             self._busy = False
-        if self._compressed and not self._paused and not self._over:
+        if self._more and not self._paused and not self._over:
             self._next = self._clock.callLater(0, self._step_later)
             if self.exchange is not None:
                 self.exchange.pause()
-        if self._complete and not self._over and not self._compressed:
+        if self._complete and not self._over and not self._more:
             self._end()
             whole = self._zlib.eof or not self._begun
             if self._error is None and whole:
@@ -216,5 +216,20 @@ class Inflater:
         self._raw_allowed = False
         eof = self._zlib.eof
         self._compressed = self._zlib.unused_data if eof else self._zlib.unconsumed_tail
+        self._full = len(data) == STEP and not eof
         if data:
             self._within.received(data)
+
+    @property
+    def _more(self) -> bool:
+        """Whether there is something for a step."""
+        return bool(self._compressed) or self._full
+
+
+def _inflated(head: ResponseHead) -> ResponseHead:
+    """*head* as it is of the inflated answer.
+
+    A copy: the connection finds the end of the body by the one that it has read.
+    """
+    fields, names = without(head.fields, _COMPRESSED), head.names.difference(_COMPRESSED)
+    return attrs.evolve(head, length=None, body_follows=False, fields=fields, names=names)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.web.http import Request
 
-from llamaproxy.errors import UpstreamBroke
+from llamaproxy.errors import UpstreamBroke, UpstreamRefused
 from llamaproxy.upstream.client_context import ClientContext
 from llamaproxy.upstream.inflate import STEP, Inflater
 from llamaproxy.upstream.response_head import ResponseHead
@@ -201,6 +201,28 @@ def test_a_coding_that_is_not_known_is_no_answer() -> None:
     upstream = Upstream(stack)
     with pytest.raises(UpstreamBroke, match="compressed"):
         upstream.result(upstream.client.ask("GET", "/x", ClientContext()))
+
+
+def test_the_status_of_a_refusal_is_kept_though_its_words_cannot_be_read() -> None:
+    stack = FakeStack()
+    stack.on("GET /x", answer(b"?" * 10, 429, fields={"Content-Encoding": "zstd"}))
+    upstream = Upstream(stack)
+    with pytest.raises(UpstreamRefused) as caught:
+        upstream.result(upstream.client.ask("GET", "/x", ClientContext()))
+    assert caught.value.status == 429 and "?" not in str(caught.value)
+
+
+@pytest.mark.parametrize("coder", [gzip.compress, zlib.compress, raw_deflate])
+def test_what_ends_just_behind_a_step_is_whole(coder: Any) -> None:
+    for size in [*range(STEP - 2, STEP + 300), 2 * STEP, 2 * STEP + 1]:
+        reader = Reader()
+        inflater, _ = inflating(reader)
+        inflater.received(coder(b"a" * size))
+        inflater.ended()
+        for _ in range(5):
+            reader.clock.advance(0)
+        assert len(reader.got) == size
+        assert reader.ends == [DONE], size
 
 
 @given(st.lists(st.binary(max_size=50), min_size=1, max_size=4), st.binary(max_size=5), st.data())
