@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import attrs
@@ -96,7 +97,22 @@ class AgentForTreq(WholeAnswer):
 
 
 class _NoHeaders(Headers):
-    """Stays empty, whatever is noted in it: it is everybody's."""
+    """Fields as treq has them, of requests and of answers: none, whatever is noted in it.
+
+    Those that are sent and come go past treq, which would copy and look through them several times.
+    """
+
+    def copy(self) -> Headers:
+        return self
+
+    def hasHeader(self, name: Any) -> bool:
+        return True  # or it would look for cookies
+
+    def getRawHeaders(self, name: Any, default: Any = None) -> Any:
+        return default
+
+    def addRawHeader(self, name: Any, value: Any) -> None:
+        pass
 
     def setRawHeaders(self, name: Any, values: Any) -> None:
         pass
@@ -121,12 +137,21 @@ def treq_request(agent: IAgent, method: str, url: EncodedURL, body: Upload | Non
     within: Any = agent
     client = HTTPClient(within, cookiejar=_NO_COOKIES)
     return client.request(
-        method, url, data=body, cookies=_NO_COOKIES, allow_redirects=False, unbuffered=True
+        method,
+        url,
+        headers=_NO_HEADERS,
+        data=body,
+        cookies=_NO_COOKIES,
+        allow_redirects=False,
+        unbuffered=True,
     )
 
 
 class _NoCookies(IndexableCookieJar):
     """A jar that stays empty, and parses nothing."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
 
     def add_cookie_header(self, request: Any) -> None:
         pass
