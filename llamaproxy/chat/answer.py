@@ -17,6 +17,7 @@ from llamaproxy.chat.messages import (
     number_of,
     objects,
     read_calls,
+    text_of,
 )
 from llamaproxy.chat.normalise import normalise
 from llamaproxy.chat.openwebui import Card, message_item
@@ -77,6 +78,8 @@ class UnaryAnswer:
     _last_completion: Json = attrs.field(init=False, factory=dict)
     _join: RoundTexts = attrs.field(init=False, factory=RoundTexts)
     _texts: dict[str, str] = attrs.field(init=False, factory=dict)
+    #: The content before its text, if it has parts that are no text.
+    _parts: list[Any] = attrs.field(init=False, factory=list)
     _blocks: ReasoningBlocks = attrs.field(init=False, factory=ReasoningBlocks)
     _details: list[Json] = attrs.field(init=False, factory=list)
     _usage: Any = attrs.field(init=False, default=None)
@@ -99,6 +102,7 @@ class UnaryAnswer:
         self._last_completion = answer
         if self._last_text_only:
             self._texts.pop("content", None)
+            self._parts.clear()
             self._join.forget("content")
         self._join.begin_round()
         for choice in choices:
@@ -108,8 +112,12 @@ class UnaryAnswer:
             entries = message.get("tool_calls")
             check_reason(choice.get("finish_reason"), bool(entries and objects(entries)))
         message = {**as_object(choices[0]["message"]), "role": "assistant"}
-        for key, text in texts_of(message).items():
+        texts = texts_of(message)
+        for key, text in texts.items():
             self._add_text(key, text)
+        if "content" not in texts and isinstance(message.get("content"), list):
+            self._flush_text()
+            self._parts += self._join.joined_parts("content", message["content"])
         if details := message.get("reasoning_details"):
             self._blocks.begin_round()
             self._details += self._blocks.numbered(details)
@@ -149,7 +157,8 @@ class UnaryAnswer:
                 if result is not None
                 for item in (card.call_item(), card.output_item(result))
             ]
-            answer["output"] = [*items, message_item(self._texts.get("content", ""))]
+            text = text_of(choices[0]["message"].get("content"))
+            answer["output"] = [*items, message_item(text)]
         return answer if self._usage is None else {**answer, "usage": self._usage}
 
     def _choice(self, choice: Json, position: int) -> Json:
@@ -157,6 +166,9 @@ class UnaryAnswer:
         message = dict(as_object(choice.get("message")))
         if position == 0:
             message |= self._texts
+            if self._parts:
+                self._flush_text()
+                message["content"] = self._parts
             if self._details:
                 message["reasoning_details"] = self._details
             if self._client_calls:
@@ -165,6 +177,7 @@ class UnaryAnswer:
                 del message["tool_calls"]
             calls = self._client_calls
         else:
+            message |= texts_of(message)
             calls = [call.entry for call in read_calls(message.get("tool_calls"))]
             if calls:
                 message["tool_calls"] = calls
@@ -177,6 +190,11 @@ class UnaryAnswer:
 
     def _add_text(self, key: str, text: str) -> None:
         self._texts[key] = self._texts.get(key, "") + self._join.joined(key, text)
+
+    def _flush_text(self) -> None:
+        """Make the content so far parts."""
+        if text := self._texts.pop("content", ""):
+            self._parts.append({"type": "text", "text": text})
 
 
 def _shown(calls: list[ToolCall], visibility: CallVisibility) -> list[Json]:

@@ -158,18 +158,37 @@ def thinking_of(content: object) -> str:
     return "".join(texts)
 
 
+def is_text(parts: list[Any]) -> bool:
+    """Whether the *parts* of a content are all of text or of reasoning, and none is a picture."""
+    return all(
+        not part or part.get("type") in ("text", *REASONING_TYPES) or _INNER_KEYS & part.keys()
+        for part in objects(parts)
+    )
+
+
+#: Keys of what a part of text or of reasoning says, whatever its type is called.
+_INNER_KEYS = frozenset({"text", "thinking", "reasoning"})
+
+
 def texts_of(message: Json) -> Json:
-    """The texts of a message or a delta by :data:`TEXT_KEYS`; those sent as parts are joined."""
+    """The texts of a message or a delta by :data:`TEXT_KEYS`; those sent as parts are joined.
+
+    A content with any other part is none of them: it is handed on as it is (L8).
+    """
     texts = {}
     for key in TEXT_KEYS:
         parts = message.get(key)
         if isinstance(parts, str):
             texts[key] = parts
         elif isinstance(parts, list):
-            texts[key] = text_of(parts) if key == "content" else thinking_of(parts) + text_of(parts)
+            if key != "content":
+                texts[key] = thinking_of(parts) + text_of(parts)
+            elif is_text(parts):
+                texts[key] = text_of(parts)
         elif isinstance(parts, int | float):
             texts[key] = jsontext.dumps(parts).decode()
-    if isinstance(message.get("content"), list) and not texts.get("reasoning_content"):
+    is_joined = isinstance(message.get("content"), list) and "content" in texts
+    if is_joined and not texts.get("reasoning_content"):
         if thinking := thinking_of(message["content"]):
             texts["reasoning_content"] = thinking
     return texts

@@ -88,6 +88,15 @@ class RoundTexts:
         self._ends[key] = "." * bool(before.strip() or text.strip()) + (before + text)[-2:]
         return text
 
+    def joined_parts(self, key: str, parts: list[Any]) -> list[Any]:
+        """*parts* with those of text as :meth:`joined` makes them."""
+        return [
+            {**part, "text": self.joined(key, part["text"])}
+            if isinstance(part, dict) and isinstance(part.get("text"), str)
+            else part
+            for part in parts
+        ]
+
 
 class ReasoningBlocks:
     """Renumbers ``reasoning_details``, whose ``index`` begins anew in each round (OpenRouter)."""

@@ -170,6 +170,8 @@ class StreamedAnswer:
                     text = delta.get(key)
                     if text and isinstance(text, str):
                         delta[key] = self._join.joined(key, text)
+                    elif text:
+                        delta[key] = self._join.joined_parts(key, text)
                 if isinstance(delta.get("reasoning_details"), list):
                     delta["reasoning_details"] = self._blocks.numbered(delta["reasoning_details"])
         chunk["object"] = "chat.completion.chunk"

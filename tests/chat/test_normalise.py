@@ -287,6 +287,98 @@ def test_logprobs_beside_text_and_reason_are_told_once() -> None:
     assert [each for each in logprobs if each] == [{"content": [{"token": "Hi"}]}]
 
 
+# --- parts that are no text
+
+PICTURE: Json = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+def of_parts(*sent: Json, reason: str = "stop", **more: Any) -> Answer:
+    """An answer whose content is these parts."""
+    message = {"role": "assistant", "content": [*sent], **more}
+    return either(completion(message, reason), chunk(message, reason))
+
+
+def shown_parts(exchange: Exchange, stream: bool) -> list[Json]:
+    """The content of an answer as parts, the texts in one piece."""
+    if not stream:
+        contents = [exchange.json()["choices"][0]["message"]["content"]]
+    else:
+        contents = [e["choices"][0]["delta"].get("content") for e in exchange.events()[:-1]]
+    shown: list[Json] = []
+    for content in filter(None, contents):
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            if part["type"] == "text" and shown and shown[-1]["type"] == "text":
+                shown[-1] = {**shown[-1], "text": shown[-1]["text"] + part["text"]}
+            else:
+                shown.append(part)
+    return shown
+
+
+@both
+@pytest.mark.parametrize("fields", [{}, {"X-Llamaproxy-Tools": "none"}])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [PICTURE],
+        [{"type": "text", "text": "See:"}, PICTURE, {"type": "text", "text": "!", "x": 1}],
+        [{"type": "thinking", "thinking": "Hm"}, PICTURE],
+        [{"type": "refusal", "refusal": "I cannot."}],
+    ],
+)
+def test_parts_that_are_no_text_are_handed_on_as_they_are(
+    sent: list[Json], fields: dict[str, str], stream: bool
+) -> None:
+    """DESIGN: L8."""
+    stack = stack_with("act")
+    stack.on(CHAT, of_parts(*sent))
+    exchange = Proxy(stack).chat(None, fields, stream=stream)
+    assert message_of(exchange) == {"role": "assistant", "content": sent}
+
+
+@both
+def test_pictures_of_several_rounds_stand_where_they_were_shown(stream: bool) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "act", "arguments": "{}"}}
+    second = {**PICTURE, "n": 2}
+    exchange, stack = exchange_with(
+        of_parts({"type": "text", "text": "One"}, reason="tool_calls", tool_calls=[call]),
+        of_parts(PICTURE, {"type": "text", "text": "Two"}, reason="tool_calls", tool_calls=[call]),
+        of_parts({"type": "text", "text": "Three"}, second),
+        stream=stream,
+    )
+    assert shown_parts(exchange, stream) == [
+        {"type": "text", "text": "One"},
+        PICTURE,
+        {"type": "text", "text": "\n\nTwo\n\nThree"},
+        second,
+    ]
+    assert PICTURE in stack.asked_for(CHAT)[-1].json()["messages"][3]["content"]
+
+
+@both
+def test_parts_of_a_round_before_the_last_are_no_part_of_an_answer_in_json(stream: bool) -> None:
+    """DESIGN: L15b."""
+    call = {"id": "c1", "type": "function", "function": {"name": "act", "arguments": "{}"}}
+    exchange, _ = exchange_with(
+        of_parts(PICTURE, reason="tool_calls", tool_calls=[call]),
+        of_parts({"type": "text", "text": "{}"}),
+        stream=stream,
+        response_format={"type": "json_object"},
+    )
+    assert message_of(exchange)["content"] == "{}"
+
+
+@both
+def test_parts_of_text_are_text_in_every_choice(stream: bool) -> None:
+    message = {"role": "assistant", "content": [{"type": "text", "text": "P"}]}
+    choices = [{"index": i, "message": message, "finish_reason": "stop"} for i in range(2)]
+    exchange, _ = exchange_with(answer({**completion({}), "choices": choices}), stream=stream, n=2)
+    if stream:
+        shown = [each.message["content"] for each in joined(exchange.events()).choices.values()]
+    else:
+        shown = [each["message"]["content"] for each in exchange.json()["choices"]]
+    assert shown == ["P", "P"]
+
+
 # --- identity and usage
 
 
