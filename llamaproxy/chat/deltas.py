@@ -7,22 +7,30 @@ text, reasoning as text, as parts, or as blocks with a signature, and fields not
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from llamaproxy import jsontext
 from llamaproxy.chat.messages import REASONING_TYPES, objects, text_of
 from llamaproxy.chat.round_merging import TEXT_KEYS
 from llamaproxy.jsontext import Json
 
-#: Keys of a block of ``reasoning_details`` whose texts come in pieces (OpenRouter's API reference,
-#: "Reasoning tokens"); pieces of one block have its type and index.
-_PIECE_KEYS = ("text", "summary", "data")
+#: Keys of lists of blocks that come in pieces: OpenRouter's (its API reference, "Reasoning
+#: tokens"), where those of one block have its type and index, and LiteLLM's, of one type up to a
+#: signature.
+_BLOCK_KEYS = ("reasoning_details", "thinking_blocks")
+
+#: Keys of a block whose texts come in pieces.
+_PIECE_KEYS = ("text", "summary", "data", "thinking")
 
 _IGNORED_KEYS = ("role", "tool_calls")
 
 
 class _Pieces(list[str]):
     """The pieces of one text of a block."""
+
+
+#: The blocks of one list, by type and index.
+_Blocks: TypeAlias = dict[tuple[object, object], dict[str, Any]]
 
 
 class MessageBuilder:
@@ -36,7 +44,7 @@ class MessageBuilder:
         #: In UTF-8: as many strings as there are tokens would take ten times the memory.
         self._texts: dict[str, bytearray] = {}
         self._parts: dict[str, list[Json]] = {}
-        self._blocks: dict[tuple[object, object], dict[str, Any]] = {}
+        self._blocks: dict[str, _Blocks] = {}
 
     def add(self, delta: Json) -> None:
         """Add *delta*; what there is no room for is left out."""
@@ -47,8 +55,8 @@ class MessageBuilder:
                 self._add_text(key, value)
             elif key in TEXT_KEYS and isinstance(value, list):
                 self._add_parts(key, value)
-            elif key == "reasoning_details" and isinstance(value, list):
-                self._add_blocks(objects(value))
+            elif key in _BLOCK_KEYS and isinstance(value, list):
+                self._add_blocks(self._blocks.setdefault(key, {}), objects(value))
             else:
                 self._add_other(key, value)
 
@@ -90,8 +98,9 @@ class MessageBuilder:
         for key, parts in self._parts.items():
             self._flush_text(key)
             message[key] = parts
-        if self._blocks:
-            message["reasoning_details"] = [_joined(block) for block in self._blocks.values()]
+        for key, blocks in self._blocks.items():
+            if blocks:
+                message[key] = [_joined(block) for block in blocks.values()]
         return message
 
     def _add_text(self, key: str, text: str) -> None:
@@ -118,17 +127,19 @@ class MessageBuilder:
             part = {"type": "text", "text": text.decode("utf-8", "surrogatepass")}
             self._parts.setdefault(key, []).append(part)
 
-    def _add_blocks(self, pieces: list[Json]) -> None:
+    def _add_blocks(self, blocks: _Blocks, pieces: list[Json]) -> None:
         for piece in pieces:
             if not self._reserve(len(jsontext.dumps(piece)) + 64):
                 continue
             index, kind = piece.get("index"), str(piece.get("type"))
             if not isinstance(index, int):
-                # Without an index every piece of encrypted reasoning is a block of its own.
-                last = next(reversed(self._blocks), (None, None))
+                # Without an index every piece of encrypted reasoning is a block of its own, and a
+                # signature ends one.
+                last = next(reversed(blocks), (None, None))
                 begins_block = last[0] != kind or piece.get("data") is not None
-                index = len(self._blocks) if begins_block else last[1]
-            block = self._blocks.setdefault((kind, index), {})
+                begins_block = begins_block or bool(blocks[last].get("signature"))
+                index = len(blocks) if begins_block else last[1]
+            block = blocks.setdefault((kind, index), {})
             for key, value in piece.items():
                 if key in _PIECE_KEYS and isinstance(value, str):
                     if not isinstance(block.get(key), _Pieces):

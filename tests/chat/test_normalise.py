@@ -279,6 +279,46 @@ def test_odd_blocks_of_reasoning_do_no_harm(pieces: list[Json]) -> None:
     assert message_of(exchange)["content"] == "Hi"
 
 
+def thinking(text: str, signature: str | None = "") -> Json:
+    return {"type": "thinking", "thinking": text, "signature": signature}
+
+
+HIDDEN: Json = {"type": "redacted_thinking", "data": "x=="}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "blocks"),
+    [
+        (
+            [thinking("Let "), thinking("me"), thinking("", "S1")],
+            [thinking("Let me", "S1")],
+        ),
+        (
+            [thinking("a", "S1"), thinking("b"), thinking("c"), thinking("", "S2")],
+            [thinking("a", "S1"), thinking("bc", "S2")],
+        ),
+        (
+            [thinking("a", None), thinking("b", "S1"), HIDDEN, HIDDEN, thinking("c")],
+            [thinking("ab", "S1"), HIDDEN, HIDDEN, thinking("c")],
+        ),
+    ],
+)
+def test_thinking_in_pieces_goes_back_to_the_model_as_whole_blocks(
+    pieces: list[Json], blocks: list[Json]
+) -> None:
+    """LiteLLM's, of Anthropic's models. DESIGN: L10, S8."""
+    exchange, stack = exchange_with(
+        parts(
+            *({"thinking_blocks": [piece]} for piece in pieces),
+            delta("act", "{}", id="c1"),
+            reason="tool_calls",
+        ),
+        saying("Hi"),
+    )
+    assert message_of(exchange)["content"] == "Hi"
+    assert stack.asked_for(CHAT)[-1].json()["messages"][-2]["thinking_blocks"] == blocks
+
+
 def test_logprobs_beside_text_and_reason_are_told_once() -> None:
     sent = chunk({"content": "Hi"}, "stop")
     sent["choices"][0]["logprobs"] = {"content": [{"token": "Hi"}]}
