@@ -47,8 +47,8 @@ async def relay_chunks(
     """Give *handler* each chunk in the body of *response*, in the turn in which it comes.
 
     That is a function call for each chunk and not a step of a coroutine, because a daemon with
-    hundreds of streams spends most of its time here. An answer of one JSON object is one chunk;
-    its first bytes decide what it is, not its ``Content-Type``.
+    hundreds of streams spends most of its time here. An answer of one JSON object is one chunk
+    and the end; its first bytes decide what it is, not its ``Content-Type``.
 
     :param silence: seconds without a byte after which the stream is given up.
 
@@ -109,6 +109,7 @@ async def relay_chunks(
         if not answer.get("choices"):
             raise UpstreamBroke("Llama Stack answered without choices.")
         handler.handle(answer, b"")
+        handler.handle(None, b"")  # a whole object is an end, whatever it says of its reason
     elif not done:
         take_events(decoder.finish())
         if not any_event:

@@ -327,6 +327,28 @@ def test_logprobs_beside_text_and_reason_are_told_once() -> None:
     assert [each for each in logprobs if each] == [{"content": [{"token": "Hi"}]}]
 
 
+@both
+@pytest.mark.parametrize("reason", [None, ""])
+def test_a_whole_completion_is_an_end_without_a_reason(reason: str | None, stream: bool) -> None:
+    """DESIGN: S8."""
+    exchange, _ = exchange_with(answer(completion({"content": "Hi"}, reason)), stream=stream)
+    assert message_of(exchange)["content"] == "Hi"
+    assert finish_of(exchange) == "stop"
+
+
+@both
+def test_a_call_in_a_whole_completion_without_a_reason_may_be_cut_off(stream: bool) -> None:
+    """DESIGN: L12b."""
+    entry = {"id": "c1", "type": "function", "function": {"name": "act", "arguments": '{"a": 1'}}
+    exchange, stack = exchange_with(
+        answer(completion({"content": None, "tool_calls": [entry]}, None)),
+        answer(completion({"content": "Hi"})),
+        stream=stream,
+    )
+    assert message_of(exchange)["content"] == "Hi"
+    assert arguments_run(stack) == []
+
+
 # --- parts that are no text
 
 PICTURE: Json = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}

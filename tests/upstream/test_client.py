@@ -334,7 +334,7 @@ def test_leaving_a_stream_closes_the_upstream_connection() -> None:
 
 def test_one_json_object_will_do_for_a_stream() -> None:
     completion_json = {"choices": [{"index": 0}]}
-    assert stream(answer(completion_json)) == [completion_json]
+    assert stream(answer(completion_json)) == [completion_json, None]
 
 
 @pytest.mark.parametrize("body", [b"[]", b"<html>", b""])
