@@ -133,6 +133,9 @@ class HeldContent:
     def without_text(self, chunk: Json) -> Json | None:
         """*chunk* without its content, which is changed; None if nothing is left.
 
+        What stands beside a content, or beside no delta at all, is about the tokens of the content
+        and is held back with it.
+
         :raises UpstreamBroke: if more content than 16 MiB would be held back.
         """
         if not self._holding:
@@ -141,15 +144,16 @@ class HeldContent:
         for choice in chunk["choices"]:
             delta = choice["delta"]
             content = delta.pop("content", None)
-            if content:
-                held_choice = {**choice, "delta": {"content": content}}
+            any_other = any(delta.values())
+            if content or not any_other:
+                held_choice = {**choice, "delta": {"content": content or ""}}
                 self._size += len(jsontext.dumps({**chunk, "choices": [held_choice]})) + 200
                 held.append(held_choice)
-                choice.pop("logprobs", None)
-            if any(delta.values()):
+                choice = {key: choice[key] for key in ("index", "delta", "finish_reason")}
+            if any_other:
                 rest.append(choice)
         if self._size > _MAX_HELD:
             raise UpstreamBroke("Llama Stack sent more text than can be held back.")
         if held:
             self.chunks.append({**chunk, "choices": held})
-        return {**chunk, "choices": rest} if rest else None
+        return {**chunk, "choices": rest} if rest or not held else None

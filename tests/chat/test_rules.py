@@ -64,6 +64,26 @@ def test_a_documents_content_is_that_of_the_last_round(ask: Ask, kind: str) -> N
     assert chat.requests[1]["messages"][1]["content"] == "Let me look."
 
 
+def test_all_that_stands_beside_a_documents_content_is_told_with_it() -> None:
+    """DESIGN: L8, L15b."""
+    pieces = ["", "{", "", "}"]
+    beside = [{"logprobs": {"content": [n]}, "token_ids": [n]} for n in range(len(pieces))]
+    chunks = [chunk({"content": piece}) for piece in pieces]
+    for each, fields in zip(chunks, beside, strict=True):
+        each["choices"][0] |= fields
+    chunks[1]["choices"][0]["delta"]["reasoning"] = "Hm"
+    first = turn("Let me look.", [call("clock")])
+    empty = {**chunk({}), "choices": [], "citations": ["c"]}
+    last = events(chunk({"role": "assistant"}), *chunks, empty, chunk({}, "stop"))
+    chat = Chat(first, last, stream=True, response_format={"type": "json_object"})
+    assert chat.text == "{}"
+    assert chat.message["reasoning"] == "Hm"
+    assert [each["citations"] for each in chat.events[:-1] if "citations" in each] == [["c"]]
+    choices = [each["choices"][0] for each in chat.events[:-1] if each["choices"]]
+    told = [{key: each[key] for key in beside[0]} for each in choices if each.get("token_ids")]
+    assert told == beside
+
+
 @pytest.mark.parametrize("ran", [False, True], ids=["no-tool", "tool"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 def test_an_error_after_a_tool_has_run_says_that_nobody_should_ask_again(
