@@ -120,6 +120,8 @@ class RoundStream:
         self.usage: Json | None = None
         #: The fields beside the usage, such as llama.cpp's ``timings``.
         self.beside_usage: Json = {}
+        #: The fields of chunks that showed nothing: the last finish chunk has them.
+        self._beside_nothing: Json = {}
 
     def feed(self, chunk: Json | None) -> Json | None:
         """Read *chunk*, which is changed; None stands for ``[DONE]``.
@@ -152,7 +154,18 @@ class RoundStream:
         visible = [choice for choice in objects(choices) if self._read(choice, chunk)]
         chunk["choices"] = visible
         # Without an id a chunk could not be shown before the answer has one.
-        return chunk if visible or (not choices and chunk.get("id")) else None
+        if visible or (not choices and chunk.get("id")):
+            return chunk
+        self._keep_beside_nothing(chunk)
+        return None
+
+    def _keep_beside_nothing(self, chunk: Json) -> None:
+        before = self._beside_nothing
+        more = {k: v for k, v in chunk.items() if v and k not in _COMMON_KEYS}
+        if more and any(before.get(key) != value for key, value in more.items()):
+            beside = {**before, **more}
+            if _size(beside) <= self._max_usage:
+                self._beside_nothing = beside
 
     def keep(self, index: int, key: str, text: str) -> None:
         """Add *text*, which has been reserved, to that of a choice that has been shown."""
@@ -201,6 +214,7 @@ class RoundStream:
             last = {**choice.beside_finish, "index": index, "delta": delta}
             last["finish_reason"] = choice.closing_reason
             chunks.append({**self._last_chunk, "choices": [last]})
+        chunks[-1] = {**self._beside_nothing, **chunks[-1]}
         return chunks
 
     def unary_choices(self) -> list[Json]:
@@ -270,11 +284,10 @@ class RoundStream:
         """Hold back the finish reason of *choice* and the fields beside it.
 
         :param shown: whether its delta is shown.
-        :param called: whether its delta had calls, whose tokens are not shown.
+        :param called: whether its delta had calls: what is beside those is not shown.
         :returns: whether the choice is shown.
         """
         beside = {k: v for k, v in choice.items() if k not in _CHOICE_KEYS}
-        tokens = any(beside.get(key) for key in _TOKEN_KEYS) and not called
         reason = finish_reason(choice.get("finish_reason"))
         choice["finish_reason"] = None
         if reason:
@@ -285,7 +298,7 @@ class RoundStream:
             if self.reserve(size - state.beside_size):
                 state.beside_finish, state.beside_size = beside, size
             return shown
-        return shown or tokens
+        return shown or (any(beside.values()) and not called)
 
 
 def _size(value: Json) -> int:

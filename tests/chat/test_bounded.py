@@ -52,6 +52,7 @@ FLOODS: dict[str, Callable[[int], Json]] = {
     "content": lambda n: chunk({"content": LONG}),
     "usage": lambda n: {**chunk({}), "usage": {f"k{n}": LONG}},
     "beside usage": lambda n: {**chunk({}), "choices": [], "usage": {"n": 1}, f"k{n}": LONG},
+    "beside nothing": lambda n: {**chunk({}), f"k{n}": LONG},
     "ends": lambda n: of_choice(n % 100, finish_reason="stop", logprobs={"content": [LONG]}),
     "beside choices": lambda n: {**of_choice(n % 100, finish_reason="stop"), f"k{n}": LONG},
     "call keys": lambda n: of_call(0, **{f"k{n}": LONG}),

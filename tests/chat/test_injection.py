@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.chat.script import OWN, Ask, Chat, streamed
+from tests.chat.script import OWN, Ask, Chat, call_chunk, streamed
 from tests.chat.streams import client_tool, names_of, replying
-from tests.support import answer, calling, chunk, completion, events, saying, tool
+from tests.support import answer, call, calling, chunk, completion, events, saying, tool
 
 Json = dict[str, Any]
 
@@ -188,6 +188,33 @@ def test_unknown_fields_beside_a_finish_reason_travel_back() -> None:
     choice = chat.events[-2]["choices"][0]
     assert choice["finish_reason"] == "stop"
     assert fields.items() <= choice.items()
+
+
+def test_what_stands_beside_no_delta_travels_back() -> None:
+    """Azure's asynchronous filter sends choices without a delta. DESIGN: L8."""
+    filtered = {"content_filter_results": {"hate": {"filtered": False}}}
+    offsets = {**filtered, "content_filter_offsets": {"check_offset": 44}}
+    annotated = chunk({})
+    annotated["choices"] = [{"index": 0, "finish_reason": None, **offsets}]
+    nothing_new = chunk({"content": ""})
+    nothing_new["choices"][0]["content_filter_results"] = {}
+    cited = {**chunk({}), "citations": ["c"], "fingerprint": None}
+    said = chunk({"role": "assistant", "content": "Hi."}, fingerprint="f")
+    chunks = [said, annotated, nothing_new, cited, chunk({}, "stop"), annotated]
+    chat = streamed(events(*chunks))
+    assert chat.text == "Hi."
+    choices = [each["choices"][0] for each in chat.events[:-1]]
+    assert [offsets.items() <= each.items() for each in choices] == [False, True, True, False]
+    assert all(each["delta"] is not None for each in choices)
+    assert chat.events[-2]["citations"] == ["c"]
+
+
+def test_what_stands_beside_a_call_of_a_server_tool_is_not_shown() -> None:
+    calling_it = call_chunk(**call("clock"))
+    calling_it["choices"][0]["content_filter_results"] = {"hate": {"filtered": False}}
+    chat = streamed(events(calling_it, chunk({}, "tool_calls"), b"[DONE]"), saying("Noon."))
+    assert chat.text == "Noon."
+    assert "content_filter_results" not in chat.exchange.body.decode()
 
 
 def test_text_that_is_no_unicode_travels_too() -> None:
