@@ -26,7 +26,8 @@ from llamaproxy.chat.round_merging import (
     ReasoningBlocks,
     RoundTexts,
 )
-from llamaproxy.chat.stream import CONTROL_KEYS, completion_of
+from llamaproxy.chat.stream import CONTROL_KEYS
+from llamaproxy.chat.unasked import completion_of
 from llamaproxy.chat.usage import added_usage
 from llamaproxy.errors import UpstreamBroke
 from llamaproxy.jsontext import Json

@@ -20,7 +20,7 @@ from llamaproxy.jsontext import Json
 _BLOCK_KEYS = ("reasoning_details", "thinking_blocks")
 
 #: Keys of a block whose texts come in pieces.
-_PIECE_KEYS = ("text", "summary", "data", "thinking")
+_PIECE_KEYS = ("text", "summary", "data", "thinking", "arguments")
 
 _IGNORED_KEYS = ("role", "tool_calls")
 
@@ -45,6 +45,8 @@ class MessageBuilder:
         self._texts: dict[str, bytearray] = {}
         self._parts: dict[str, list[Json]] = {}
         self._blocks: dict[str, _Blocks] = {}
+        #: The call of a client that knows no others; it is not read as one.
+        self._function_call: dict[str, Any] = {}
 
     def add(self, delta: Json) -> None:
         """Add *delta*; what there is no room for is left out."""
@@ -57,6 +59,9 @@ class MessageBuilder:
                 self._add_parts(key, value)
             elif key in _BLOCK_KEYS and isinstance(value, list):
                 self._add_blocks(self._blocks.setdefault(key, {}), objects(value))
+            elif key == "function_call" and isinstance(value, dict):
+                if self._reserve(len(jsontext.dumps(value)) + 64):
+                    _add_piece(self._function_call, value)
             else:
                 self._add_other(key, value)
 
@@ -101,6 +106,8 @@ class MessageBuilder:
         for key, blocks in self._blocks.items():
             if blocks:
                 message[key] = [_joined(block) for block in blocks.values()]
+        if self._function_call:
+            message["function_call"] = _joined(self._function_call)
         return message
 
     def _add_text(self, key: str, text: str) -> None:
@@ -139,14 +146,17 @@ class MessageBuilder:
                 begins_block = last[0] != kind or piece.get("data") is not None
                 begins_block = begins_block or bool(blocks[last].get("signature"))
                 index = len(blocks) if begins_block else last[1]
-            block = blocks.setdefault((kind, index), {})
-            for key, value in piece.items():
-                if key in _PIECE_KEYS and isinstance(value, str):
-                    if not isinstance(block.get(key), _Pieces):
-                        block[key] = _Pieces()
-                    block[key].append(value)
-                elif value is not None or key not in block:
-                    block[key] = value
+            _add_piece(blocks.setdefault((kind, index), {}), piece)
+
+
+def _add_piece(block: dict[str, Any], piece: Json) -> None:
+    for key, value in piece.items():
+        if key in _PIECE_KEYS and isinstance(value, str):
+            if not isinstance(block.get(key), _Pieces):
+                block[key] = _Pieces()
+            block[key].append(value)
+        elif value not in (None, "") or key not in block:
+            block[key] = value
 
 
 def _joined(block: dict[str, Any]) -> Json:

@@ -38,10 +38,11 @@ _MAX_USAGE = 64 * 1024
 #: Choices that one completion may have.
 _MAX_CHOICES = 128
 
-_CHOICE_KEYS = ("index", "delta", "message", "finish_reason")
+#: Keys of a choice that are read here; any other one travels on.
+CHOICE_KEYS = ("index", "delta", "message", "finish_reason")
 
 #: Keys of a choice that are about the tokens of its delta, not about its end.
-_TOKEN_KEYS = ("logprobs", "token_ids")
+TOKEN_KEYS = ("logprobs", "token_ids")
 
 #: Keys that every chunk has; any other one beside the usage is shown.
 _COMMON_KEYS = ("id", "object", "created", "model", "choices", "usage")
@@ -133,7 +134,7 @@ class RoundStream:
         if chunk is None:
             self._ended = True
             return None
-        if str(chunk.get("type") or "").startswith("response."):
+        if steers(chunk):
             return None
         normalise(chunk, self._visibility.legacy_functions)
         for key in CONTROL_KEYS:
@@ -287,13 +288,13 @@ class RoundStream:
         :param called: whether its delta had calls: what is beside those is not shown.
         :returns: whether the choice is shown.
         """
-        beside = {k: v for k, v in choice.items() if k not in _CHOICE_KEYS}
+        beside = {k: v for k, v in choice.items() if k not in CHOICE_KEYS}
         reason = finish_reason(choice.get("finish_reason"))
         choice["finish_reason"] = None
         if reason:
             state.finish_reason = reason
             # What is about the tokens is shown once.
-            beside = {k: None if shown and k in _TOKEN_KEYS else v for k, v in beside.items()}
+            beside = {k: None if shown and k in TOKEN_KEYS else v for k, v in beside.items()}
             size = _size(beside)
             if self.reserve(size - state.beside_size):
                 state.beside_finish, state.beside_size = beside, size
@@ -306,17 +307,6 @@ def _size(value: Json) -> int:
     return len(jsontext.dumps(value))
 
 
-def completion_of(chunks: list[Json | None], legacy: bool = False) -> Json:
-    """The completion that *chunks* add up to, for a stream in answer to a unary request (S8).
-
-    :raises UpstreamBroke: if they break off in the middle.
-    """
-    stream = RoundStream(CallVisibility(shows_all=True, legacy_functions=legacy), set())
-    completion: Json = {}
-    for chunk in chunks:
-        for key, value in (chunk or {}).items():
-            if not completion.get(key):
-                completion[key] = value
-        stream.feed(chunk)
-    completion |= {"object": "chat.completion", "choices": stream.unary_choices()}
-    return completion if stream.usage is None else {**completion, "usage": stream.usage}
+def steers(chunk: Json) -> bool:
+    """Whether *chunk* is an event of Open WebUI's own (S9)."""
+    return str(chunk.get("type") or "").startswith("response.")

@@ -349,6 +349,49 @@ def test_a_call_in_a_whole_completion_without_a_reason_may_be_cut_off(stream: bo
     assert arguments_run(stack) == []
 
 
+# --- events though none were asked for
+
+
+def test_what_is_about_the_tokens_of_unasked_events_is_added_up() -> None:
+    chunks = [chunk({"content": text}) for text in ("a", "b", "")] + [chunk({}, "stop")]
+    for number, each in enumerate(chunks):
+        each["choices"][0] |= {"logprobs": {"content": [number]}, "token_ids": [number]}
+    chunks[1]["choices"][0]["logprobs"] |= {"content": None, "refusal": [1]}
+    chunks[0]["choices"][0]["content_filter_results"] = {"hate": {"filtered": False}}
+    exchange, _ = exchange_with(events(*chunks), stream=False)
+    assert exchange.json()["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "ab"},
+            "finish_reason": "stop",
+            "logprobs": {"content": [0, 2, 3], "refusal": [1]},
+            "token_ids": [0, 1, 2, 3],
+            "content_filter_results": {"hate": {"filtered": False}},
+        }
+    ]
+
+
+def test_a_function_call_in_unasked_events_is_put_together() -> None:
+    pieces = [{"name": "own", "arguments": ""}, {"name": "", "arguments": '{"k":1}'}]
+    exchange, _ = exchange_with(
+        parts(*({"function_call": piece} for piece in pieces), reason="function_call"),
+        stream=False,
+        functions=[{"name": "own"}],
+    )
+    [choice] = exchange.json()["choices"]
+    assert choice["finish_reason"] == "function_call"
+    assert choice["message"]["function_call"] == {"name": "own", "arguments": '{"k":1}'}
+
+
+def test_nothing_of_an_unasked_event_that_clients_act_on_is_in_the_answer() -> None:
+    """DESIGN: S9."""
+    steering = {"type": "response.output_item.added", "item": {"x": 1}, "output_index": 0}
+    exchange, _ = exchange_with(
+        events(steering, chunk({"content": "Hi"}, x=1), chunk({}, "stop")), stream=False
+    )
+    assert exchange.json().keys() == {*completion({}), "x"}
+
+
 # --- parts that are no text
 
 PICTURE: Json = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
