@@ -11,6 +11,7 @@ from llamaproxy.errors import UpstreamBroke
 #: OpenAI's reasons by their names, and by those of other servers in lower case with underscores:
 #: Gemini, Anthropic, Mistral, Cohere, Bedrock, TGI, Azure (their API references).
 _REASONS = {
+    **dict.fromkeys(("null", "none"), ""),
     **{reason: reason for reason in ("stop", "length", "tool_calls", "content_filter")},
     **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length", "max_length"), "length"),
     **dict.fromkeys(
@@ -49,7 +50,7 @@ def finish_reason(value: object) -> str | None:
     if not isinstance(value, str):
         return None
     if value in _REASONS:  # as most often: it is looked up several times a round
-        return _REASONS[value]
+        return _REASONS[value] or None
     reason = value.strip().lower().replace("-", "_")
     return _REASONS.get(reason, reason) or None
 

@@ -557,6 +557,8 @@ def test_a_whole_completion_may_stand_for_the_chunks() -> None:
         [calls(call("clock", None, id="a"))],
         [chunk({"content": "a"}), {**_HEAD, "choices": [], "usage": {"n": 1}}],
         [chunk({"content": "a"}, "")],
+        [chunk({"content": "a"}, "null")],
+        [chunk({"content": "a"}, "None")],
     ],
 )
 def test_a_stream_that_just_stops_is_a_failure(chunks: list[Json]) -> None:
