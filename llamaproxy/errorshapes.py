@@ -14,11 +14,11 @@ _MAX_MESSAGE = 4000
 #: ``error.detail`` in 0.5, ``error.message`` later (recorded); FastAPI, vLLM up to 0.10, SGLang and
 #: Cerebras say it flat; Cloudflare has ``errors``, Gemini a list, RFC 9457 ``detail`` and
 #: ``title``, Apigee ``fault.faultstring``, OAuth ``error_description`` beside an ``error`` for
-#: programs, AWS ``Message`` and ``errorMessage``.
+#: programs, AWS ``Message`` and ``errorMessage``, MiniMax ``base_resp.status_msg``.
 _TEXT_KEYS = (
     *("message", "error_description", "error_message", "errorMessage", "faultstring"),
     *("detail", "error", "errors", "msg", "error_msg", "Message", "err"),
-    *("description", "reason", "fault", "title", "text", "body"),
+    *("description", "reason", "fault", "title", "text", "body", "base_resp", "status_msg"),
 )
 
 #: Levels of nesting that are looked into.

@@ -14,17 +14,19 @@ _FUNCTION_TYPES = ("function", "function_call", "tool", "tool_call", "tool_use")
 def normalise(answer: Json, legacy: bool = False) -> None:
     """Change *answer*, a completion or a chunk of one, into the form of OpenAI's API reference.
 
-    An error or the usage may stand inside a choice (OpenRouter, Moonshot), the usage under
-    ``x_groq`` (Groq); a list of one may be that one; a call may be a ``function_call``, which
+    An error or the usage may stand inside a choice (OpenRouter, Moonshot) or under ``x_groq``
+    (Groq); a list of one may be that one; a call may be a ``function_call``, which
     came before the list of calls, or say flat what belongs under ``function``.
 
     :param legacy: whether the client sent ``functions``, and so expects a ``function_call``.
-    :raises UpstreamRefused: for an error inside a choice.
+    :raises UpstreamRefused: for an error inside one of these.
     """
     if isinstance(answer.get("choices"), dict):
         answer["choices"] = [answer["choices"]]
     choices = objects(answer.get("choices"))
     for holder in (*choices, as_object(answer["x_groq"])) if "x_groq" in answer else choices:
+        if holder.get("error"):
+            without_error({"error": holder["error"]})
         usage = holder.get("usage")
         if usage and isinstance(usage, dict):
             del holder["usage"]
@@ -33,8 +35,6 @@ def normalise(answer: Json, legacy: bool = False) -> None:
     if answer.get("usage") is not None and not isinstance(answer["usage"], dict):
         del answer["usage"]
     for choice in choices:
-        if choice.get("error"):
-            without_error({"error": choice["error"]})
         for message in (choice.get("delta"), choice.get("message")):
             if isinstance(message, dict):
                 _normalise_message(message, legacy)

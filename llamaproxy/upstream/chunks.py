@@ -210,9 +210,11 @@ def without_error(chunk: Json) -> Json:
     real status ("400: Error code: 400 - ...", recorded); later ones carry it in ``code``.
     """
     error = chunk.get("error")
-    if not error and "choices" not in chunk:
+    if not error and chunk.get("choices") is None:
         flat = "error" in (chunk.get("type"), chunk.get("object"))
         error = chunk if flat else next(filter(None, map(chunk.get, _ERRORS)), None)
+    if not error and "base_resp" in chunk and _failed(chunk["base_resp"]):  # MiniMax
+        error = chunk["base_resp"]
     if not error:
         return chunk
     codes = [
@@ -224,8 +226,12 @@ def without_error(chunk: Json) -> Json:
     raise UpstreamRefused(502, chunk)
 
 
+def _failed(state: object) -> bool:
+    return isinstance(state, dict) and state.get("status_code") not in (None, 0, "0", "")
+
+
 #: Keys of an error in a chunk without choices.
-_ERRORS = ("errors", "detail", "message", "error_message", "msg", "fault")
+_ERRORS = ("errors", "detail", "message", "error_message", "error_msg", "msg", "fault")
 
 #: Keys that may have the status of an error.
 _CODES = ("code", "status", "status_code", "statusCode")

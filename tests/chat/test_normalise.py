@@ -567,6 +567,40 @@ def test_a_choice_that_failed_is_no_answer(choice: Json, stream: bool) -> None:
         assert exchange.json()["error"]["message"]
 
 
+@both
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"base_resp": {"status_code": 1008, "status_msg": "boom"}, "choices": None},
+        {"base_resp": {"status_code": 1008, "status_msg": "boom"}, "choices": []},
+        {"error_code": 336003, "error_msg": "boom", "id": "as-1"},
+        {"error_message": "boom", "choices": None},
+        {**chunk({}, "stop"), "x_groq": {"id": "r", "error": "boom"}},
+        {**chunk({}, "stop"), "x_groq": {"id": "r", "error": {"message": "boom"}}},
+    ],
+)
+def test_the_words_of_an_error_are_kept_wherever_they_stand(error: Json, stream: bool) -> None:
+    """MiniMax, Baidu, Groq and gateways. DESIGN: L21, S7."""
+    exchange, _ = exchange_with(either(error, chunk({"content": "Half"}), error), stream=stream)
+    failure = failure_in(exchange.events()) if stream else exchange.json()["error"]
+    assert failure["message"] == "boom"
+    assert stream or exchange.status == 502
+
+
+@both
+def test_what_says_that_there_is_no_error_is_none(stream: bool) -> None:
+    fine: Json = {
+        "base_resp": {"status_code": 0, "status_msg": "success"},
+        "error_msg": "",
+        "x_groq": {"id": "r", "error": None},
+    }
+    exchange, _ = exchange_with(
+        either(completion({"content": "Hi"}, **fine), chunk({"content": "Hi"}, "stop", **fine)),
+        stream=stream,
+    )
+    assert message_of(exchange)["content"] == "Hi"
+
+
 def test_nothing_that_clients_act_on_stands_beside_an_error() -> None:
     foreign: Json = {"event": {"type": "x"}, "selected_model_id": "x", "sources": [{}]}
     error = {"error": {"message": "boom"}, **foreign, "choices": [], "type": "response.failed"}
