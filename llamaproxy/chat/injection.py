@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llamaproxy.chat.messages import objects, payload_of
 from llamaproxy.chat.openwebui import is_background_task
+from llamaproxy.chat.tool_choice import mode_of
 from llamaproxy.jsontext import Json, JsonList
 
 
@@ -14,9 +15,9 @@ def why_not_injected(body: Json, patterns: str, task: str) -> str:
 
     :param task: its field ``X-OpenWebUI-Task``, empty if it has none.
     """
-    if body.get("tool_choice") == "none":
+    if mode_of(body) == "none":
         return "its tool_choice is none"
-    if isinstance(body.get("n"), int) and body["n"] > 1:
+    if isinstance(body.get("n"), int | float) and body["n"] > 1:
         return "it asks for several choices (n)"
     if patterns.lower() == "none":
         return "its X-Llamaproxy-Tools is none"

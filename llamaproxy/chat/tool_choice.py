@@ -34,8 +34,8 @@ def with_choice(body: Json, rename: Callable[[str], str]) -> Json:
         tools = [
             _renamed(tool, rename) if isinstance(tool, dict) else tool for tool in allowed["tools"]
         ]
-        choice = {**choice, "allowed_tools": {**allowed, "tools": tools}}
-    return {**body, "tool_choice": choice}
+        return _with_allowed(body, {**allowed, "tools": tools})
+    return body
 
 
 def _renamed(entry: Json, rename: Callable[[str], str]) -> Json:
@@ -50,23 +50,37 @@ def _renamed(entry: Json, rename: Callable[[str], str]) -> Json:
 
 
 def _allowed(body: Json) -> Json:
+    """The mode and the tools of ``allowed_tools``; some say them flat, as in the Responses API."""
+    choice = as_object(body.get("tool_choice"))
+    if choice.get("type") == "allowed_tools" and "allowed_tools" not in choice:
+        return choice
+    return as_object(choice.get("allowed_tools"))
+
+
+def _with_allowed(body: Json, allowed: Json) -> Json:
+    choice = body["tool_choice"]
+    if "allowed_tools" in choice:
+        allowed = {**choice, "allowed_tools": allowed}
+    return {**body, "tool_choice": allowed}
+
+
+def mode_of(body: Json) -> object:
+    """What ``tool_choice`` asks for, in a word as ``none`` or ``required``, if it is one."""
     choice = body.get("tool_choice")
-    return as_object(choice.get("allowed_tools")) if isinstance(choice, dict) else {}
+    mode = choice.get("type") if isinstance(choice, dict) else choice
+    return _allowed(body).get("mode") or mode
 
 
 def forces_a_call(body: Json) -> bool:
     """Whether ``tool_choice`` demands a call of any tool: ``required``, or Mistral's ``any``."""
-    choice = body.get("tool_choice")
-    mode = choice.get("type") if isinstance(choice, dict) else choice
-    return (_allowed(body).get("mode") or mode) in ("required", "any")
+    return mode_of(body) in ("required", "any")
 
 
 def with_free_choice(body: Json) -> Json:
     """*body* for the rounds after the first: a call is no longer forced (L11)."""
     allowed = _allowed(body)
     if allowed:
-        choice = {**body["tool_choice"], "allowed_tools": {**allowed, "mode": "auto"}}
-        return {**body, "tool_choice": choice}
+        return _with_allowed(body, {**allowed, "mode": "auto"})
     return {**body, "tool_choice": "auto"}
 
 

@@ -59,7 +59,9 @@ _TASK = {"messages": [{"role": "user", "content": "### Task:\nGenerate a title"}
 
 _UNWANTED: list[tuple[Json, dict[str, str]]] = [
     ({"tool_choice": "none"}, {}),
+    ({"tool_choice": {"type": "none"}}, {}),
     ({"n": 2}, {}),
+    ({"n": 2.0}, {}),
     ({}, {"X-Llamaproxy-Tools": "none"}),
     ({}, {"x-llamaproxy-tools": " NONE "}),
     ({}, {"X-OpenWebUI-Task": "title_generation"}),
@@ -92,6 +94,8 @@ def test_nothing_is_injected_where_nothing_is_wanted(body: Json, fields: dict[st
         ({"tool_choice": None}, {}),
         ({"n": 1}, {}),
         ({"n": None}, {}),
+        ({"n": 1.0}, {}),
+        ({"tool_choice": {"type": "auto"}}, {}),
         ({}, {"X-Llamaproxy-Tools": ""}),
         ({}, {"X-OpenWebUI-Task": ""}),
         ({}, {"X-OpenWebUI-Task": "  "}),

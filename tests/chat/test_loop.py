@@ -103,6 +103,21 @@ def test_a_forced_call_is_forced_once(ask: Ask, choice: Any, later: Any) -> None
     assert [body["tool_choice"] for body in chat.requests] == [choice, later, later]
 
 
+@pytest.mark.parametrize("is_flat", [False, True], ids=["nested", "flat"])
+def test_a_choice_among_allowed_tools_is_forced_once(ask: Ask, is_flat: bool) -> None:
+    """DESIGN: L11."""
+    tools = [{"type": "function", "name": "web.search"}]
+    allowed = {"mode": "required", "tools": tools}
+    choice = {"type": "allowed_tools"} | (allowed if is_flat else {"allowed_tools": allowed})
+    chat = ask(server=["web.search"])
+    [offered] = names_of(chat.requests[0])
+    chat.again(calling(offered), saying("Found."), tool_choice=choice)
+    assert chat.text == "Found."
+    first, later = [each if is_flat else each["allowed_tools"] for each in chat.choices[1:]]
+    assert [first["mode"], later["mode"]] == ["required", "auto"]
+    assert first["tools"] == later["tools"] == [{"type": "function", "name": offered}]
+
+
 def test_a_choice_may_name_a_tool_by_its_real_name_or_by_the_rewritten_one(ask: Ask) -> None:
     """DESIGN: L11."""
     chat = ask(server=["web.search"], tool_choice=named("web.search"))

@@ -139,6 +139,8 @@ def test_a_forced_choice_becomes_free_and_keeps_the_allowed_tools() -> None:
         "type": "allowed_tools",
         "allowed_tools": {**allowed, "mode": "auto"},
     }
+    flat = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "x", "name": "a"}]}
+    assert with_free_choice({"tool_choice": flat})["tool_choice"] == {**flat, "mode": "auto"}
 
 
 def test_the_next_round_sees_what_was_said_and_what_came_of_it() -> None:
