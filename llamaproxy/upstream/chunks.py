@@ -199,8 +199,14 @@ def _chunk(event: Event) -> Json:
     if is_error and not (isinstance(chunk, dict) and "error" in chunk):
         chunk = {"error": chunk or "error"}
     if not isinstance(chunk, dict):
+        if event.event.lower() in _HEARTBEATS:
+            return {}
         raise UpstreamBroke("Llama Stack sent an event that is not a JSON object.")
     return without_error(chunk)
+
+
+#: Names of events that say nothing but that the connection is alive.
+_HEARTBEATS = (b"ping", b"keepalive", b"keep-alive", b"heartbeat")
 
 
 def without_error(chunk: Json) -> Json:

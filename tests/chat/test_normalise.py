@@ -26,6 +26,7 @@ from tests.support import (
     answer,
     chunk,
     completion,
+    event,
     events,
     read,
     saying,
@@ -347,6 +348,24 @@ def test_a_call_in_a_whole_completion_without_a_reason_may_be_cut_off(stream: bo
     )
     assert message_of(exchange)["content"] == "Hi"
     assert arguments_run(stack) == []
+
+
+@both
+@pytest.mark.parametrize("name", [b"ping", b"keepalive", b"Heartbeat"])
+@pytest.mark.parametrize("said", [b"ping", b"17", b"null"])
+def test_an_event_that_only_keeps_the_connection_is_passed_over(
+    name: bytes, said: bytes, stream: bool
+) -> None:
+    """Where its data is no object, its name says so. DESIGN: S8."""
+    beat = b"event: %b\ndata: %b\n\n" % (name, said)
+
+    def write(request: Any) -> None:
+        request.write(beat + event(chunk({"content": "Hi"})) + beat)
+        request.write(event(chunk({}, "stop")))
+        request.finish()
+
+    exchange, _ = exchange_with(write, stream=stream)
+    assert message_of(exchange)["content"] == "Hi"
 
 
 # --- events though none were asked for
