@@ -45,7 +45,7 @@ CHOICE_KEYS = ("index", "delta", "message", "finish_reason")
 TOKEN_KEYS = ("logprobs", "token_ids")
 
 #: Keys that every chunk has; any other one beside the usage is shown.
-_COMMON_KEYS = ("id", "object", "created", "model", "choices", "usage")
+_COMMON_KEYS = frozenset({"id", "object", "created", "model", "choices", "usage"})
 
 
 @attrs.define(eq=False, repr=False)
@@ -161,6 +161,8 @@ class RoundStream:
         return None
 
     def _keep_beside_nothing(self, chunk: Json) -> None:
+        if chunk.keys() <= _COMMON_KEYS:
+            return
         before = self._beside_nothing
         more = {k: v for k, v in chunk.items() if v and k not in _COMMON_KEYS}
         if more and any(before.get(key) != value for key, value in more.items()):
