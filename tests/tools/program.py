@@ -101,6 +101,7 @@ def main(how: str) -> None:
             sys.stdout.buffer.write(b"x" * 65536)
     if how == "dead":
         sys.exit("I cannot")
+    waiting: Json = {}
     for line in sys.stdin.buffer:
         message = json.loads(line)
         if how == "stateless" and message["method"] == "initialize":
@@ -109,6 +110,16 @@ def main(how: str) -> None:
             continue
         if how == "stateless" and "_meta" not in message["params"]:
             sys.exit("that does not stand for itself")
+        if how == "moody" and message["method"] in ("tools/list", "ping"):
+            error = {"code": -32603, "message": "not now"}
+            send({"jsonrpc": "2.0", "id": message["id"], "error": error})
+            continue
+        if how == "moody" and message.get("params", {}).get("arguments", {}).get("want") == "wait":
+            waiting = message
+            continue
+        if how == "moody" and waiting and message["method"] == "tools/call":
+            send({"jsonrpc": "2.0", "id": waiting["id"], "result": result(waiting)})
+            waiting = {}
         if "id" in message and "method" in message:
             send({"jsonrpc": "2.0", "id": message["id"], "result": result(message)})
     while how == "stubborn":

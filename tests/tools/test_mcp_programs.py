@@ -20,6 +20,7 @@ from llamaproxy.errors import McpBroke, McpUnavailable
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import program
 from llamaproxy.tools.mcp import session as mcp_session
+from llamaproxy.tools.mcp.messages import RpcError
 from llamaproxy.tools.mcp.program import Command, ProgramEnded
 from llamaproxy.tools.mcp.session import Session
 from llamaproxy.tools.mcp.stdio import StdioOpener
@@ -305,6 +306,25 @@ async def test_one_that_closes_a_stream_and_lives_on_is_ended(want: str, words: 
         await talk.until_gone(place["pid"])
     finally:
         await talk.session.close()
+
+
+@talk("moody")
+async def test_one_that_will_not_list_is_not_ended_while_a_call_runs(talk: Talk) -> None:
+    """All callers share it: the others' calls go on (DESIGN: L13, T3)."""
+    before = await talk.place()
+    waiting = Deferred.fromCoroutine(talk.call(want="wait", say="at last"))
+    with pytest.raises(RpcError, match="not now"):
+        await talk.session.tools()
+    assert await talk.place() == before
+    assert await waiting == "at last"
+
+
+@talk("moody")
+async def test_one_that_will_not_list_is_replaced_once_nothing_runs_in_it(talk: Talk) -> None:
+    before = await talk.place()
+    with pytest.raises(RpcError, match="not now"):
+        await talk.session.tools()
+    assert (await talk.place())["pid"] != before["pid"]
 
 
 @talk("errors", env=(("TOKEN", "sk-secret"),))

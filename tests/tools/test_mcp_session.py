@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -381,6 +382,120 @@ def test_a_server_that_does_not_say_whether_it_knows_a_session_is_greeted_again(
     assert talk.result(again.pop(), after=10) == text("pong")
     assert [talk.result(each) for each in again] == [text("pong")] * (waiting - 1)
     assert len(server.received("initialize")) == 2
+
+
+def holding(server: FakeMcp) -> list[Callable[[], object]]:
+    """Makes *server* hold its answer to the next call; gives what sends it."""
+    answers = server.handlers["tools/call"]
+    held: list[Callable[[], object]] = []
+
+    def hold(request: Request, message: Json) -> None:
+        held.append(lambda: result(text("at last"))(request, message))
+        server.handlers["tools/call"] = answers
+
+    server.handlers["tools/call"] = hold
+    return held
+
+
+def ended(server: FakeMcp) -> int:
+    """How many of its sessions have been ended, by whatever ends one in its transport."""
+    opened, deleted = ([each.method for each in server.asked].count(m) for m in ("GET", "DELETE"))
+    return opened - len(server.open) if server.old else deleted
+
+
+def test_a_list_that_fails_does_not_end_the_session_in_which_a_call_runs(
+    server: FakeMcp, talk: Conversation
+) -> None:
+    """DESIGN: L13, T3: the other calls go on."""
+    held = holding(server)
+    calling = talk.begin(talk.call())
+    server.handlers["tools/list"] = error(-32603, "the database is away")
+    server.handlers["ping"] = result({})
+    with pytest.raises(McpBroke, match="away"):
+        talk.result(talk.session().tools())
+    assert talk.result(talk.call()) == text("pong")
+    assert len(server.received("ping")) == 1, "the session is made sure of"
+    held.pop()()
+    assert talk.result(calling) == text("at last")
+    with pytest.raises(McpBroke, match="away"):
+        talk.result(talk.session().tools())
+    assert ended(server) == 1, "nothing runs in it any more"
+
+
+@pytest.mark.parametrize("refused", [raw(b"", 502), error(-32000, "who are you?")])
+def test_a_ping_that_fails_does_not_end_the_session_in_which_a_call_runs(refused: Handler) -> None:
+    """The next call gets a session of its own, and the old one is ended when nothing runs there."""
+    server = FakeMcp(capabilities=CHANGING)
+    server.get = begin
+    talk = Conversation(server)
+    held = holding(server)
+    calling = talk.begin(talk.call())
+    calls, server.handlers["tools/call"] = server.handlers["tools/call"], raw(b"", 500)
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    server.handlers["tools/call"] = calls
+    server.handlers["ping"] = refused
+    assert talk.result(talk.call()) == text("pong")
+    assert len(server.received("initialize")) == 2 and ended(server) == 0
+    assert len(server.open) == 3, "the call, and the stream of each session"
+    held.pop()()
+    assert talk.result(calling) == text("at last")
+    assert ended(server) == 1 and len(server.open) == 1
+
+
+@pytest.mark.parametrize("refused", UNKNOWN.values(), ids=UNKNOWN)
+def test_a_call_that_hangs_in_a_lost_session_holds_up_no_other(refused: Handler) -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    holding(server)
+    hanging = talk.begin(talk.call())
+    forget_everybody(server, refused)
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    for _ in range(2):
+        assert talk.result(talk.call()) == text("pong")
+    assert len(server.received("initialize")) == 2 and ended(server) == 0
+    hanging.cancel()
+    hanging.addErrback(lambda _: None)
+    talk.settle()
+    assert ended(server) == 1 and not server.open
+
+
+def test_a_session_that_is_kept_because_a_call_runs_is_made_sure_of_afterwards(
+    server: FakeMcp, talk: Conversation
+) -> None:
+    """A server may serve one request of a session at a time, or hang."""
+    held = holding(server)
+    calling = talk.begin(talk.call())
+    calls, server.handlers["tools/call"] = server.handlers["tools/call"], error(-32603, "no")
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    server.handlers["tools/call"] = calls
+    server.handlers["ping"] = never
+    assert talk.result(talk.call(), after=5) == text("pong")
+    assert talk.result(talk.call()) == text("pong")
+    assert len(server.received("ping")) == 1 and ended(server) == 0
+    held.pop()()
+    assert talk.result(calling) == text("at last")
+    assert talk.result(talk.call(), after=5) == text("pong")
+    assert len(server.received("ping")) == 2 and ended(server) == 1
+
+
+def test_stopping_ends_a_session_too_that_has_been_replaced(
+    server: FakeMcp, talk: Conversation
+) -> None:
+    holding(server)
+    hanging = talk.begin(talk.call())
+    hanging.addErrback(lambda _: None)
+    session = talk.session()
+    assert session._transport is not None
+    session._forget(session._transport)
+    assert talk.result(talk.call()) == text("pong")
+    talk.result(talk.pool.close())
+    assert ended(server) == 2
+    hanging.cancel()
+    talk.settle()
+    assert not server.open
 
 
 def test_messages_that_come_before_the_endpoint_are_skipped() -> None:

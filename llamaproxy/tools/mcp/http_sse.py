@@ -29,6 +29,7 @@ class HttpSse:
     """A :class:`Transport` over HTTP+SSE (revision 2024-11-05)."""
 
     has_session = True
+    is_process = False
     revision = ""
 
     def __init__(self, http: McpHttp, on_message: Callable[[Json], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any, ClassVar, Protocol
@@ -10,7 +11,7 @@ import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
 
-from llamaproxy.deferreds import SharedCall
+from llamaproxy.deferreds import SharedCall, all_of
 from llamaproxy.errors import McpBroke, McpTimeout
 from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
@@ -56,6 +57,7 @@ class Session:
     """Lists and calls the tools of an MCP server. Implements :class:`McpTools`.
 
     The session is opened for the first request, and opened again when the server has forgotten it.
+    What runs in the one before goes on there to its end.
     """
 
     _opener: Opener
@@ -65,15 +67,18 @@ class Session:
     #: How many requests are under way, and when the last one ended, in clock seconds.
     busy: int = 0
     used_at: float = 0.0
-    #: Those of them that the server has; the others wait for the session.
-    _in_flight: int = 0
+    #: Those of them that the server has, by what carries them; the others wait for the session.
+    _in_flight: Counter[Transport] = attrs.Factory(Counter)
+    #: What carries the next request.
     _transport: Transport | None = None
     #: Whether the server may have forgotten the session, which a call does not find out.
     _maybe_lost: bool = False
+    #: Whether that is to be found out once nothing runs in it any more.
+    _unsure: bool = False
     _opening: SharedCall[Transport] = attrs.Factory(SharedCall)
     _ids: count[int] = attrs.Factory(lambda: count(1))
     _background: set[Deferred[None]] = attrs.Factory(set)
-    _listening: Deferred[None] | None = None
+    _listening: dict[Transport, Deferred[None]] = attrs.Factory(dict)
     #: Whether tools are among the server's capabilities.
     _has_tools: bool = True
     #: What the server said of how its tools are to be used.
@@ -84,16 +89,19 @@ class Session:
         """Every tool, as the server describes it; as many as it will list.
 
         To list changes nothing at the server, so a list that fails is requested once more, in a new
-        session.
+        session; but not while anything else runs in this one, which is checked with a ping then.
 
         :raises McpBroke: if there is no list at all.
         """
         previous = self._transport
         try:
             return await self._list_pages(fields)
-        except McpBroke:
+        except McpBroke as error:
             # A server that was restarted reports an unknown session in many ways.
             if previous is None or self._transport is not previous:
+                raise
+            if self._in_flight[previous]:
+                self._doubt(error)
                 raise
             self._forget(previous)
             return await self._list_pages(fields)
@@ -139,11 +147,27 @@ class Session:
             reason=reason,
         )
 
+    def _doubt(self, error: McpBroke) -> None:
+        """Check the session before its next use, for *error* may mean that it is lost."""
+        self._maybe_lost = self._maybe_lost or not _is_passing(error)
+
     def _forget(self, transport: Transport) -> None:
-        """End a session that its server may not know any more."""
+        """Begin nothing more in a session that its server may not know any more."""
         self._transport = None
-        transport.alive = False
-        self._run(transport.close())
+        if not self._in_flight[transport]:
+            self._end(transport)
+
+    def _end(self, transport: Transport) -> None:
+        """End a session in which nothing runs any more."""
+        self._stop_listening(transport)
+        if transport.alive:
+            transport.alive = False
+            self._run(transport.close())
+
+    def _stop_listening(self, transport: Transport) -> None:
+        listening = self._listening.pop(transport, None)
+        if listening is not None:
+            listening.cancel()
 
     async def call(self, name: str, arguments: Json, schema: Json, fields: Fields = ()) -> Json:
         """The result of a call, as the server sends it.
@@ -157,7 +181,7 @@ class Session:
         try:
             return await self._ask("tools/call", params, fields, schema)
         except McpBroke as error:
-            self._maybe_lost = self._maybe_lost or not _is_passing(error)
+            self._doubt(error)
             raise
 
     async def close(self) -> None:
@@ -166,13 +190,16 @@ class Session:
         transport, self._transport = self._transport, None
         for running in list(self._background):
             running.cancel()
-        if self._listening is not None:
-            self._listening.cancel()
-        if transport is not None and transport.alive:
-            try:
-                await self._limited(transport.close(), CLEANUP_SECONDS)
-            except McpBroke:
-                pass
+        for listened in list(self._listening):
+            self._stop_listening(listened)
+        transports = dict.fromkeys([*self._in_flight, *([transport] if transport else [])])
+        await all_of(self._close(each) for each in transports if each.alive)
+
+    async def _close(self, transport: Transport) -> None:
+        try:
+            await self._limited(transport.close(), CLEANUP_SECONDS)
+        except McpBroke:
+            pass
 
     async def _ask(
         self, method: str, params: Json, fields: Fields, schema: Json | None = None
@@ -198,7 +225,7 @@ class Session:
             span.asks_mcp(method, message["id"], transport.revision)
         if schema is not None and transport.revision == messages.STATELESS:
             fields += messages.parameter_fields(schema, params["arguments"])
-        self._in_flight += 1
+        self._in_flight[transport] += 1
         began = self._opener.clock.seconds()
         try:
             return await transport.ask(message, fields)
@@ -208,7 +235,17 @@ class Session:
             self._run(transport.abandon(message))
             raise
         finally:
-            self._in_flight -= 1
+            self._in_flight[transport] -= 1
+            if not self._in_flight[transport]:
+                self._idle(transport)
+
+    def _idle(self, transport: Transport) -> None:
+        """Nothing runs any more in the session of *transport*."""
+        del self._in_flight[transport]
+        if transport is not self._transport:
+            self._end(transport)
+        elif self._unsure:
+            self._maybe_lost = True
 
     async def _opened(self) -> Transport:
         if self._transport is not None and self._transport.alive and not self._maybe_lost:
@@ -219,13 +256,13 @@ class Session:
         previous = self._transport
         if previous is not None and previous.alive:  # it is in doubt
             still_known = await self._still_known(previous)
+            self._unsure = still_known is None
             self._maybe_lost = False
-            if still_known:
+            if still_known or (still_known is None and self._in_flight[previous]):
                 return previous
+        if previous is not None:
             self._forget(previous)
-        self._maybe_lost = False
-        if self._listening is not None:
-            self._listening.cancel()
+        self._maybe_lost = self._unsure = False
         opening = self._opener.open(lambda: next(self._ids), self._receive)
         opened: tuple[Transport, Json] = await self._limited(opening, self._opener.seconds)
         transport, about = opened
@@ -238,23 +275,30 @@ class Session:
         # A server without any capabilities may have tools all the same.
         self._has_tools = tools is not None or not capabilities
         if isinstance(tools, dict) and tools.get("listChanged") and self._listens:
-            self._listening = Deferred.fromCoroutine(transport.listen())
-            self._listening.addErrback(self._listening_ended)
+            listening = self._listening[transport] = Deferred.fromCoroutine(transport.listen())
+            listening.addErrback(self._listening_ended)
         return transport
 
-    async def _still_known(self, transport: Transport) -> bool:
-        """Whether the server knows the session of *transport*."""
+    async def _still_known(self, transport: Transport) -> bool | None:
+        """Whether the server knows the session of *transport*; None if it does not say.
+
+        A server may serve one request of a session at a time, and a program has forgotten nothing
+        as long as it runs: what runs there is not to be lost for it.
+        """
         if not transport.has_session:
             return True
         ping = messages.request(next(self._ids), "ping")
         try:
             await self._limited(transport.ask(ping), CLEANUP_SECONDS)
-        except messages.RpcError as error:
-            return error.rpc_code == messages.METHOD_NOT_FOUND or _is_passing(error)
         except McpTimeout:
-            return self._in_flight > 0  # a server may serve one request of a session at a time
+            return None
         except McpBroke as error:
-            return _is_passing(error)
+            is_unknown_method = (
+                isinstance(error, messages.RpcError) and error.rpc_code == messages.METHOD_NOT_FOUND
+            )
+            if is_unknown_method or _is_passing(error):
+                return True
+            return None if transport.is_process and transport.alive else False
         return transport.alive
 
     def _receive(self, transport: Transport, message: Json) -> None:

@@ -43,6 +43,7 @@ class Stdio:
     """A :class:`Transport` over the standard input and output of a program."""
 
     has_session = True  # whatever the revision, it is one process that may hang
+    is_process = True
     revision = ""
     _log: ClassVar[Logger] = Logger()
 

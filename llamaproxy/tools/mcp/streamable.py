@@ -42,6 +42,7 @@ class Streamable:
     """A :class:`Transport` over streamable HTTP (revisions 2025-03-26 to 2025-11-25)."""
 
     has_session = True
+    is_process = False
     alive = True
     #: The revision agreed upon, empty until then.
     revision = ""

@@ -22,10 +22,12 @@ class Transport(Protocol):
 
     *alive* is false once the session has ended; *revision* is that of MCP, empty until it is
     agreed upon. *has_session* is false if the server keeps nothing between two requests, so that
-    there is nothing that it may have lost.
+    there is nothing that it may have lost; *is_process* is true if the server is a process of its
+    own, beside which no other is started while it is at work.
     """
 
     has_session: bool
+    is_process: bool
     alive: bool
     revision: str
 
