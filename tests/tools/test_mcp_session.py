@@ -127,6 +127,27 @@ def test_a_list_without_end_is_left(server: FakeMcp, talk: Conversation) -> None
     assert len(server.received("tools/list")) == 2
 
 
+@pytest.mark.parametrize("what", ["description", "nextCursor"])
+def test_a_list_has_no_more_bytes_than_a_message(
+    server: FakeMcp, talk: Conversation, what: str
+) -> None:
+    """DESIGN: T3. A thousand pages, each as large as a message may be, would fill the memory."""
+    filling = "x" * (messages.MAX_MESSAGE // 4)
+
+    def pages(request: Request, message: Json) -> None:
+        number = len(server.received("tools/list"))
+        page: Json = {"tools": [described(f"t{number}")], "nextCursor": str(number)}
+        (page["tools"][0] if what == "description" else page)[what] = f"{number}{filling}"
+        if number == 8:
+            page = {"tools": []}
+        result(page)(request, message)
+
+    server.handlers["tools/list"] = pages
+    listed = talk.result(talk.session().tools())
+    assert [tool["name"] for tool in listed] == ["t1", "t2", "t3"]
+    assert len(server.received("tools/list")) == 4
+
+
 @pytest.mark.parametrize("cursor", ["", None, 7])
 def test_a_cursor_that_is_none_ends_the_list(
     server: FakeMcp, talk: Conversation, cursor: object
@@ -140,6 +161,31 @@ def test_of_a_list_whose_next_page_is_refused_the_first_is_kept(
 ) -> None:
     pages = [result({"tools": [{"name": "a"}], "nextCursor": "b"}), error(-32602, "no such cursor")]
     server.handlers["tools/list"] = lambda request, message: pages.pop(0)(request, message)
+    assert talk.result(talk.session().tools()) == [{"name": "a"}]
+
+
+def test_a_list_that_was_whole_before_is_not_replaced_by_a_part_of_it(
+    server: FakeMcp, talk: Conversation
+) -> None:
+    """DESIGN: T2. A failed refresh keeps the last good list."""
+    refused = error(-32603, "busy")
+
+    def pages(request: Request, message: Json) -> None:
+        page = {"tools": [{"name": "a"}], "nextCursor": "b"}
+        (next_page if message["params"] else result(page))(request, message)
+
+    server.handlers["tools/list"] = pages
+    next_page = refused
+    assert talk.result(talk.session().tools()) == [{"name": "a"}]
+    next_page = result({"tools": [{"name": "c"}]})
+    assert talk.result(talk.session().tools()) == [{"name": "a"}, {"name": "c"}]
+    next_page = refused
+    with pytest.raises(McpBroke, match="busy"):
+        talk.result(talk.session().tools())
+    next_page = result({})
+    with pytest.raises(McpBroke, match="without tools"):
+        talk.result(talk.session().tools())
+    next_page = result({"tools": []})
     assert talk.result(talk.session().tools()) == [{"name": "a"}]
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from itertools import count
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.logger import Logger
 
 from llamaproxy.deferreds import SharedCall, all_of
 from llamaproxy.errors import McpBroke, McpTimeout
@@ -17,11 +16,9 @@ from llamaproxy.jsontext import Json
 from llamaproxy.tools.mcp import messages
 from llamaproxy.tools.mcp.handshake import Opener
 from llamaproxy.tools.mcp.http import CLEANUP_SECONDS, Fields, HttpRefused
+from llamaproxy.tools.mcp.pages import ToolPages
 from llamaproxy.tools.mcp.transport import SessionLost, Transport
 from llamaproxy.tracecontext import current_span
-
-#: The most tools of one server, and the most pages of its list.
-MAX_TOOLS, MAX_PAGES = 10_000, 1000
 
 #: Seconds after which a request that is cancelled makes the session doubtful: the server may hang.
 _LONG_SILENCE = 1.0
@@ -83,7 +80,11 @@ class Session:
     _has_tools: bool = True
     #: What the server said of how its tools are to be used.
     instructions: object = None
-    _log: ClassVar[Logger] = Logger()
+    _pages: ToolPages = attrs.field(init=False)
+
+    @_pages.default
+    def _no_pages(self) -> ToolPages:
+        return ToolPages(self._opener.place)
 
     async def tools(self, fields: Fields = ()) -> list[Json]:
         """Every tool, as the server describes it; as many as it will list.
@@ -95,7 +96,7 @@ class Session:
         """
         previous = self._transport
         try:
-            return await self._list_pages(fields)
+            return await self._list(fields)
         except McpBroke as error:
             # A server that was restarted reports an unknown session in many ways.
             if previous is None or self._transport is not previous:
@@ -104,48 +105,13 @@ class Session:
                 self._doubt(error)
                 raise
             self._forget(previous)
-            return await self._list_pages(fields)
+            return await self._list(fields)
 
-    async def _list_pages(self, fields: Fields) -> list[Json]:
-        tools: list[Json] = []
-        cursors: set[str] = set()
-        params: Json = {}
+    async def _list(self, fields: Fields) -> list[Json]:
         await self._opened()
         if not self._has_tools:
             return []
-        for _ in range(MAX_PAGES):
-            try:
-                page = await self._ask("tools/list", params, fields)
-            except McpBroke as error:
-                if not tools:
-                    raise
-                self._incomplete(str(error))
-                return tools
-            page_tools = page.get("tools")
-            if not isinstance(page_tools, list):
-                if tools:
-                    return tools
-                raise McpBroke("The MCP server sent a list without tools.")
-            tools += [tool for tool in page_tools if isinstance(tool, dict)]
-            cursor = page.get("nextCursor")
-            if len(tools) > MAX_TOOLS:
-                break
-            if not isinstance(cursor, str) or not cursor:
-                return tools
-            if cursor in cursors:
-                self._incomplete("its list goes round in circles")
-                return tools
-            cursors.add(cursor)
-            params = {"cursor": cursor}
-        self._incomplete(f"it lists more than {MAX_TOOLS}")
-        return tools[:MAX_TOOLS]
-
-    def _incomplete(self, reason: str) -> None:
-        self._log.warn(
-            "not all tools of {url} are known: {reason}",
-            url=self._opener.place,
-            reason=reason,
-        )
+        return await self._pages.read(lambda params: self._ask("tools/list", params, fields))
 
     def _doubt(self, error: McpBroke) -> None:
         """Check the session before its next use, for *error* may mean that it is lost."""
