@@ -120,6 +120,8 @@ def main(how: str) -> None:
         if how == "moody" and waiting and message["method"] == "tools/call":
             send({"jsonrpc": "2.0", "id": waiting["id"], "result": result(waiting)})
             waiting = {}
+        if how == "doubles" and "id" in message:
+            message["id"] = float(message["id"])
         if "id" in message and "method" in message:
             send({"jsonrpc": "2.0", "id": message["id"], "result": result(message)})
     while how == "stubborn":

@@ -119,6 +119,12 @@ async def test_one_that_knows_no_handshake(talk: Talk) -> None:
     assert await talk.call(say="hello") == "hello"
 
 
+@talk("doubles")
+async def test_one_that_writes_numbers_as_doubles(talk: Talk) -> None:
+    assert [each["name"] for each in await talk.session.tools()] == ["echo"]
+    assert await talk.call(say="hello") == "hello"
+
+
 @talk("good")
 async def test_one_program_serves_all_calls(talk: Talk) -> None:
     places = [(await talk.place())["pid"] for _ in range(3)]

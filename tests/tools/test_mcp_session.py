@@ -591,8 +591,12 @@ def test_a_call_is_repeated_for_words_that_can_mean_nothing_else(words: bytes) -
     assert talk.result(talk.call()) == text("pong")
 
 
-def test_numbers_may_come_back_as_texts(server: FakeMcp, talk: Conversation) -> None:
-    server.number = str
+@pytest.mark.parametrize("made", [str, float])
+def test_numbers_may_come_back_as_something_else(
+    server: FakeMcp, talk: Conversation, made: Callable[[Any], object]
+) -> None:
+    """Gson, of which Java servers are made, writes every number as a double."""
+    server.number = made
     assert talk.result(talk.call()) == text("pong")
 
 
@@ -726,10 +730,12 @@ def test_pings_are_answered_and_other_requests_refused_while_a_call_runs() -> No
         progress,
         server_request("sampling/createMessage", 7),
         b": a comment\n\n",
+        server_request("ping", 8.0),
         last=text("done"),
     )
     assert talk.result(talk.call()) == text("done")
     replies = [message for message in server.messages if "method" not in message]
+    assert replies[2] == {"jsonrpc": "2.0", "id": 8.0, "result": {}}
     assert replies[0] == {"jsonrpc": "2.0", "id": "s1", "result": {}}
     assert replies[1]["id"] == 7
     assert replies[1]["error"]["code"] == -32601

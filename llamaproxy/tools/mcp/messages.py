@@ -108,7 +108,7 @@ def self_contained(message: Json) -> Json:
 
 def reply_to(message: Json) -> Json | None:
     """The response to a request *message* of a server's, None if it is no request."""
-    if "method" not in message or not isinstance(message.get("id"), str | int):
+    if "method" not in message or not isinstance(message.get("id"), str | int | float):
         return None
     answer: Json = {"jsonrpc": "2.0", "id": message["id"]}
     if message["method"] == "ping":
@@ -146,9 +146,14 @@ def is_response(message: Json, request_id: object = None) -> bool:
     return request_id is None or response_id(message) == request_id
 
 
+def _whole(number: object) -> object:
+    """*number*, as the integer that it is; some servers write 1 as 1.0."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 def response_id(message: Json) -> object:
     """The id of the request that the response *message* is for; some servers make a text of it."""
-    request_id = message.get("id")
+    request_id = _whole(message.get("id"))
     if (
         isinstance(request_id, str)
         and len(request_id) < 16
