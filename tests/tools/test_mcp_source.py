@@ -425,6 +425,24 @@ def test_a_failure_is_told_to_the_model(answering: Any, words: str) -> None:
     assert not isinstance(failed.value, ToolUnknown)
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        *[(-32603, "error -32603"), (-32603.0, "error -32603"), (7, "error 7")],
+        *[(code, "an error") for code in ("Bearer t-one", None, True, 1.5, 10**40, -1e300, [7])],
+    ],
+)
+def test_of_an_error_only_its_code_is_logged(code: Any, words: str) -> None:
+    """What a server sends as the code may be long, or a token that it repeats."""
+    world = World()
+    refusing = error(code, "no")
+    with pytest.raises(ToolFailed) as failed:
+        called(world, refusing)
+    assert failed.value.kind == f"the MCP server answered with {words}"
+    world.one.handlers["tools/list"] = refusing
+    assert str(world.list().failures["one"]) == f"The MCP server answered with {words}."
+
+
 # --- by hand, and which source runs a tool
 
 

@@ -30,6 +30,9 @@ UNSUPPORTED_REVISION = -32022
 #: Errors with which a server that knows only the stateless revision may answer the handshake.
 NO_HANDSHAKE = (UNSUPPORTED_REVISION, HEADER_MISMATCH, METHOD_NOT_FOUND, INVALID_PARAMS)
 
+#: Error codes have fewer digits than this.
+_MAX_CODE = 10**10
+
 #: The most bytes of one message.
 MAX_MESSAGE = 16 * 1024 * 1024
 
@@ -52,12 +55,19 @@ class RpcError(McpBroke):
 
     def __init__(self, error: object, http_status: int = 200) -> None:
         fields: Json = error if isinstance(error, dict) else {}
-        self.rpc_code = fields.get("code")
-        self.data = fields.get("data")
+        code = _whole(fields.get("code"))
+        #: None if it is no error code: what else a server puts there may be as long as it likes, or
+        #: a secret.
+        self.rpc_code = code if type(code) is int and abs(code) < _MAX_CODE else None
         self.http_status = http_status
         text = str(fields.get("message") or "it does not say why")[:2000]
         self.rpc_message = "".join(each if each.isprintable() else " " for each in text)
         super().__init__(f"The MCP server answered with an error: {self.rpc_message}")
+
+    @property
+    def without_words(self) -> str:
+        """What it is, for the log: nothing in it is the server's own."""
+        return "an error" if self.rpc_code is None else f"error {self.rpc_code}"
 
 
 def with_trace(message: Json, fields: Iterable[tuple[str, str]]) -> Json:

@@ -182,7 +182,7 @@ class McpSource:
             ):
                 raise ToolUnknown(f"Error: {text}") from None
             raise ToolFailed(
-                f"Error: {text}", f"the MCP server answered with error {error.rpc_code}"
+                f"Error: {text}", f"the MCP server answered with {error.without_words}"
             ) from None
         except HttpRefused as error:
             raise ToolFailed(f"Error: {error}", f"HTTP status {error.http_status}") from None
@@ -227,7 +227,7 @@ class McpSource:
             return limits.late(name, seconds, _at(url, slow))
         except ProxyError as error:
             if isinstance(error, RpcError):
-                error = McpBroke(f"The MCP server answered with error {error.rpc_code}.")
+                error = McpBroke(f"The MCP server answered with {error.without_words}.")
             return _at(url, error)
         except Exception:  # whatever it is, the other servers' tools are not to be lost for it
             self._log.failure("listing the tools of {group} broke", group=name)
