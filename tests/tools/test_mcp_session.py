@@ -629,6 +629,14 @@ def test_an_answer_is_read_whatever_it_says_that_it_is(kind: str) -> None:
     assert talk.result(talk.call()) == text("pong")
 
 
+def test_an_answer_may_begin_with_a_byte_order_mark() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    body = b'\xef\xbb\xbf{"jsonrpc": "2.0", "id": 2, "result": {"content": []}}'
+    server.handlers["tools/call"] = raw(body)
+    assert talk.result(talk.call()) == {"content": []}
+
+
 def test_the_tracing_fields_are_in_the_message_too(server: FakeMcp, talk: Conversation) -> None:
     fields = (("traceparent", "00-1-2-01"), ("x-request-id", "7"), ("tracestate", "a=b"))
     talk.result(talk.session().call("ping", {}, {}, fields))

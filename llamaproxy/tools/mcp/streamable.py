@@ -32,6 +32,7 @@ from llamaproxy.tools.mcp.server_stream import (
 )
 from llamaproxy.tools.mcp.transport import OldTransport, SessionLost
 from llamaproxy.tools.mcp.unknown_session import means_unknown_session
+from llamaproxy.upstream.chunks import looks_like_json
 from llamaproxy.upstream.sse import EventDecoder
 
 #: Error codes for a revision that a server does not speak (any more).
@@ -223,7 +224,7 @@ def _messages_in(text: bytes) -> list[Json]:
 
     :raises McpBroke: if it is neither JSON nor events.
     """
-    if text.lstrip()[:1] in (b"{", b"["):
+    if looks_like_json(text):
         return messages.parse(text)
     decoder = EventDecoder(messages.MAX_MESSAGE)
     events = [*decoder.feed(text), *decoder.finish()]
