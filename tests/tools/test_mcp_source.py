@@ -384,6 +384,8 @@ def called(world: World, answering: Any) -> ToolResult:
     ("body", "expected"),
     [
         (text("hello"), ToolResult("hello")),
+        (text("hello", resultType=None), ToolResult("hello")),
+        (text("hello", resultType="complete"), ToolResult("hello")),
         (text("boom", isError=True), ToolResult("Error: boom", True)),
         ({"content": [], "structuredContent": {"a": 1}}, ToolResult('{"a":1}')),
         ({}, ToolResult("")),

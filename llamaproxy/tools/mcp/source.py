@@ -186,7 +186,7 @@ class McpSource:
             ) from None
         except HttpRefused as error:
             raise ToolFailed(f"Error: {error}", f"HTTP status {error.http_status}") from None
-        if call_result.get("resultType", "complete") != "complete":
+        if call_result.get("resultType") not in (None, "complete"):
             raise ToolFailed("Error: the tool wants to ask a person, which it cannot do here.")
         result = result_of(
             call_result.get("content"),
