@@ -265,6 +265,19 @@ def test_a_connector_whose_url_is_none_costs_only_itself(url: str) -> None:
     assert list(listing.failures) == ["odd"]
 
 
+@pytest.mark.parametrize("user", ["user:pa55word", ":pa55word", "pa55word"])
+def test_a_connector_whose_url_has_a_password_is_told_so(user: str) -> None:
+    """--mcp-server refuses it too; a resolver would be asked for all of it."""
+    world = World()
+    world.connect(odd=f"http://{user}@two:9000/mcp", one=ONE)
+    listing = world.list()
+    assert list(listing.groups) == ["one"]
+    failure = listing.failures["odd"]
+    assert "has a user or a password in it" in str(failure)
+    assert "pa55word" not in failure.logged
+    assert not world.two.asked
+
+
 def test_what_a_tool_adds_to_every_chat_is_bounded() -> None:
     huge = {"type": "object", "description": "x" * 2**17}
     assert definition_of("g", ONE, {"name": "t", "inputSchema": huge}) is None

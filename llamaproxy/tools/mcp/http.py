@@ -222,6 +222,11 @@ def _target(url: str) -> bytes:
             raise ValueError
     except ValueError:
         raise McpBroke("The MCP server's address is no URL.") from None
+    if any(parsed.userinfo):  # it would be taken for a part of the host's name
+        raise McpBroke(
+            "The MCP server's URL has a user or a password in it, which is not sent: "
+            "mcp_headers are for credentials."
+        )
     scheme, _, rest = url.partition(":")
     return f"{scheme.lower()}:{rest}".encode("ascii")
 
