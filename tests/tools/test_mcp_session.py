@@ -1158,6 +1158,47 @@ def test_a_stream_that_ends_fails_its_calls_and_is_opened_again() -> None:
     assert talk.result(talk.call()) == text("pong")
 
 
+def posting(request: Request, outcome: str) -> None:
+    if outcome == "refused":
+        answer(b"", 502)(request)
+    elif outcome == "too long":
+        answer(b"x" * 100_000, 200)(request)
+    elif outcome == "cut":
+        hang_up(request)
+
+
+@pytest.mark.parametrize("outcome", ["refused", "too long", "cut", "never answered"])
+def test_what_has_come_on_the_stream_counts_whatever_becomes_of_its_post(outcome: str) -> None:
+    server = FakeMcp(old=True)
+    talk = Conversation(server)
+    talk.result(talk.session().tools())
+    post = server._post
+
+    def saying_first(request: Request, message: Json) -> None:
+        server.say({"jsonrpc": "2.0", "id": message["id"], "result": text("pong")})
+        talk.clock.callLater(1, posting, request, outcome)
+
+    server._post = saying_first  # type: ignore[method-assign]
+    assert talk.result(talk.call()) == text("pong")
+    talk.advance(1)
+    talk.advance(5)
+    assert len(server.open) == 1, "the stream alone"
+    server._post = post  # type: ignore[method-assign]
+    assert talk.result(talk.call()) == text("pong")
+    assert len(server.received("initialize")) == 2
+
+
+@pytest.mark.parametrize("outcome", ["refused", "too long", "cut"])
+def test_a_post_that_fails_before_its_response_has_come_is_a_failure(outcome: str) -> None:
+    server = FakeMcp(old=True)
+    talk = Conversation(server)
+    talk.result(talk.session().tools())
+    server._post = lambda request, message: posting(request, outcome)  # type: ignore[method-assign]
+    with pytest.raises(McpBroke):
+        talk.result(talk.call())
+    assert len(server.open) == 1
+
+
 @pytest.mark.parametrize(
     "endpoint", [b"http://evil:9000/messages", b"//evil/x", b"\xff", b"https://mcp:9000/messages"]
 )

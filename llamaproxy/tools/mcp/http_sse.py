@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import aclosing
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.python.failure import Failure
 
 from llamaproxy import jsontext
 from llamaproxy.errors import McpBroke
@@ -56,9 +58,13 @@ class HttpSse:
         if not self.alive:
             raise SessionLost()
         response = self._pending.expect(message)
+        posting = Deferred.fromCoroutine(self._post(message, fields, NO_LIMIT))
+        posting.addErrback(_post_failed, response)
         try:
-            await self._post(message, fields, NO_LIMIT)
             return messages.result_in(await response)
+        except CancelledError:
+            posting.cancel()
+            raise
         except (HttpRefused, messages.RpcError) as error:
             if error.http_status != 404:
                 raise
@@ -67,6 +73,7 @@ class HttpSse:
         finally:
             self._pending.forget(message)
             response.addErrback(lambda _: {})
+            posting.addTimeout(CLEANUP_SECONDS, cast(Any, self._http.clock))
 
     async def tell(self, message: Json, fields: Fields = ()) -> None:
         await self._post(message, fields, CLEANUP_SECONDS)
@@ -141,3 +148,11 @@ class HttpSse:
         if origin_of(endpoint) != origin_of(base):
             raise McpBroke("The MCP server named an endpoint of another server.")
         return url
+
+
+def _post_failed(failure: Failure, response: Deferred[Json]) -> None:
+    """There will be no *response* to what could not be posted, unless it has come already."""
+    if response.called:
+        failure.trap(McpBroke, CancelledError)
+    else:
+        response.errback(failure)
