@@ -937,16 +937,53 @@ def test_a_broken_stream_is_resumed_after_its_last_event() -> None:
     assert len(server.received("tools/call")) == 1
 
 
-def test_a_stream_that_brings_nothing_is_not_resumed_for_ever() -> None:
+def test_a_stream_that_breaks_again_and_again_is_not_resumed_for_ever() -> None:
     server = FakeMcp()
     talk = Conversation(server)
-    resumed = resuming(server, talk, *[b": nothing\n\n"] * 20)
+    resumed = resuming(server, talk)
+
+    def break_off(request: Request) -> None:
+        resumed.append(request.getHeader("last-event-id"))
+        begin(request)
+        hang_up(request)
+
+    server.get = break_off
     calling = talk.begin(talk.call())
     for _ in range(30):
         talk.advance(60)
     with pytest.raises(McpBroke):
         talk.result(calling)
     assert len(resumed) == 3
+
+
+def test_an_answer_may_be_polled_for() -> None:
+    """SEP-1699. A server that closes its streams at once is not asked all the time."""
+    server = FakeMcp()
+    talk = Conversation(server)
+    resumed = resuming(server, talk, *[b": nothing\n\n"] * 20, last(2))
+    calling = talk.begin(talk.call())
+    for _ in range(4):
+        talk.advance(0.5)
+    assert len(resumed) == 3, "as often as it says, at first"
+    for _ in range(17):
+        talk.advance(1)
+    assert len(resumed) == 20
+    talk.advance(1)
+    assert talk.result(calling) == text("at last")
+
+
+def test_an_answer_is_not_polled_for_without_end() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    resumed = resuming(server, talk, *[b": nothing\n\n"] * 1100)
+    calling = talk.begin(talk.call())
+    for _ in range(1100):
+        talk.clock.advance(1)
+        for _ in range(3):
+            talk.agent.flush()
+    with pytest.raises(McpBroke, match="before the result"):
+        talk.result(calling)
+    assert len(resumed) == 1000
 
 
 def test_a_half_event_is_not_counted_as_seen() -> None:

@@ -24,6 +24,7 @@ from llamaproxy.tools.mcp.http import (
 from llamaproxy.tools.mcp.server_stream import (
     EVENT_STREAM,
     MAX_FRUITLESS,
+    RETRY,
     ServerStream,
     decoder_after,
     get_stream,
@@ -37,6 +38,9 @@ from llamaproxy.upstream.sse import EventDecoder
 
 #: Error codes for a revision that a server does not speak (any more).
 _OTHER_REVISION = (messages.UNSUPPORTED_REVISION, messages.HEADER_MISMATCH)
+
+#: How often in a row an answer is polled for that brings no event.
+_MAX_POLLS = 1000
 
 
 class Streamable:
@@ -184,19 +188,22 @@ class Streamable:
     async def _streamed(self, response: IResponse, request_id: int) -> Json:
         """The result at the end of an event stream, which is resumed where it breaks.
 
-        A stream can be resumed only if the server numbers its events.
+        A stream can be resumed only if the server numbers its events. Such a server may end it
+        whenever it likes, to be polled (SEP-1699): the official clients too count the streams that
+        break, and not those that end. It is the caller who does not wait for ever.
         """
         decoder = decoder_after(None)
-        fruitless = 0
+        fruitless = polls = 0
         bytes_left = MAX_STREAM
         while True:
             fruitless += 1
+            polls += 1
             try:
                 async with aclosing(self._http.events(response, decoder, bytes_left)) as events:
                     async for event in events:
                         if event.event == b"endpoint":
                             raise OldTransport()
-                        fruitless = 0
+                        fruitless = polls = 0
                         bytes_left -= len(event.data)
                         for message in messages_of(event):
                             if messages.is_response(
@@ -208,10 +215,13 @@ class Streamable:
             except StreamInterrupted:
                 if decoder.last_id is None:
                     raise
-            if decoder.last_id is None or fruitless >= MAX_FRUITLESS:
+            else:
+                fruitless = 0
+            if decoder.last_id is None or fruitless >= MAX_FRUITLESS or polls >= _MAX_POLLS:
                 break
             decoder = decoder_after(decoder)
-            await self._http.sleep(retry_seconds(decoder))
+            least = RETRY if polls >= MAX_FRUITLESS else 0.0
+            await self._http.sleep(max(retry_seconds(decoder), least))
             resumed = await get_stream(self._http, self._fields(), decoder.last_id)
             if resumed is None:
                 break
