@@ -8,7 +8,6 @@ from __future__ import annotations
 import atexit
 import io
 import json
-import os
 import re
 import signal
 import sys
@@ -25,9 +24,9 @@ from twisted.logger import (
     formatEvent,
     formatTime,
 )
-from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
+from llamaproxy.config.logfile import LogFile
 from llamaproxy.events import request_id
 
 #: The file to write to, None or ``-`` for the standard output, and the format: twistd's
@@ -196,11 +195,16 @@ def twistd_observer() -> ILogObserver:
 
     SIGUSR1, by which logrotate says that it has moved the file, has it opened anew; it never ends
     the process, as it would by itself.
+
+    :raises SystemExit: with one clear line, if there can be no such file.
     """
     stream: Any = sys.stdout
     reopen: Callable[[], None] = _no_file_to_reopen
-    if path not in (None, "-"):
-        stream = LogFile.fromFullPath(os.path.abspath(path))
+    if path is not None and path != "-":
+        try:
+            stream = LogFile(path)
+        except OSError as error:
+            raise SystemExit(f"twistd llamaproxy: the log cannot be written: {error}") from None
         reopen = stream.reopen
     elif isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")  # no line is lost for a letter in it
