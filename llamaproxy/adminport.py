@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hyperlink import DecodedURL
 from twisted.application.service import MultiService, Service
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
@@ -29,9 +29,9 @@ from llamaproxy.events import Observers
 from llamaproxy.jsontext import Json
 from llamaproxy.routes import LateResource
 from llamaproxy.server.connections import Connections
-from llamaproxy.server.hosts import admin_hosts_for, open_interface
+from llamaproxy.server.hosts import admin_hosts_at, open_interface
 from llamaproxy.server.limits import Limits
-from llamaproxy.server.listen import ListenService, client_url
+from llamaproxy.server.listen import ListenService
 from llamaproxy.server.site import ProxySite
 from llamaproxy.tools.trial import Trials
 from llamaproxy.upstream.dialect import ServerDialect
@@ -52,11 +52,12 @@ def own_answers(
     app: Application,
     clock: IReactorTime,
     connections: Connections,
+    urls: Callable[[], list[str]],
     keys: Iterator[int] | None = None,
 ) -> OwnAnswers:
     """The answers of *app*, which it watches from now on.
 
-    :param connections: have the requests that are answered.
+    :param connections: have the requests that are answered; *urls* returns where clients come in.
 
     :param keys: of the answers, those that they have; 1, 2, 3 and so on if there are no others.
     """
@@ -66,7 +67,7 @@ def own_answers(
         from llamaproxy.admin.contents import ContentsKept  # which few want
 
         contents = ContentsKept(answers, clock)
-    url = client_url(options["listen"][0])
+    url = lambda: urls()[0]  # noqa: E731
     return OwnAnswers(answers, app.tool_status, contents, connections.stop, url, app.tell)
 
 
@@ -78,15 +79,16 @@ def inspector_of(
     shown: Shown,
     serving: Serving,
     draining: Callable[[], bool],
+    urls: Callable[[], list[str]],
 ) -> Inspector:
     """What the page of the admin port asks; it shows the answers *shown*.
 
-    :param draining: returns whether the daemon is stopping.
+    :param draining: returns whether the daemon is stopping; *urls* where clients come in.
     """
-    clients = client_url(options["listen"][0])
 
     def hello() -> Json:
         server = app.detector.last
+        clients = urls()[0]
         return {
             "version": __version__,
             "upstream": url.to_text(),
@@ -155,23 +157,19 @@ def add_admin(
     app: Application,
     url: DecodedURL,
     draining: Callable[[], bool],
+    urls: Callable[[], list[str]],
     serving: Serving,
     shown: Shown,
-) -> Reachability:
+) -> tuple[Reachability, ListenService]:
     """Add the port for operators, which may be missing unless it was asked for.
 
-    :return: what knows whether the server can be reached.
+    :param urls: returns where clients come in.
+
+    :return: what knows whether the server can be reached, and the port.
     """
-    endpoint: str = options["admin"]
-    if (interface := open_interface(endpoint)) and not options["in-container"]:
-        _log.warn(
-            "whoever reaches {interface} may use the admin port {endpoint}: it asks for no key",
-            interface=interface,
-            endpoint=endpoint,
-        )
     reachability = Reachability(reactor, app.detector.answers)
     reachability.listen(app.tell)
-    inspector = inspector_of(options, app, url, reactor, shown, serving, draining)
+    inspector = inspector_of(options, app, url, reactor, shown, serving, draining, urls)
     status = Status(
         url=url.to_text(),
         clock=reactor,
@@ -189,17 +187,28 @@ def add_admin(
 
         return AdminApp(status, inspector).resource()
 
-    hosts = admin_hosts_for(endpoint, options["allowed-hosts"])
-    root, tell = LateResource(pages), Observers(log_event)
-    site = ProxySite(root, reactor, ADMIN_LIMITS, hosts=hosts, tell=tell)
+    site = ProxySite(LateResource(pages), reactor, ADMIN_LIMITS, tell=Observers(log_event))
+
+    def listening(addresses: Sequence[IAddress]) -> None:
+        site.hosts = admin_hosts_at(addresses, options["allowed-hosts"])
+        for interface in filter(None, map(open_interface, addresses)):
+            if not options["in-container"]:
+                _log.warn(
+                    "whoever reaches {interface} may use the admin port {endpoint}: "
+                    "it asks for no key",
+                    interface=interface,
+                    endpoint=options["admin"],
+                )
+
     optional = "admin" not in options.explicit
+    listen = ListenService(reactor, [options["admin"]], site, 0, optional, listening)
     services.addService(ReachabilityService(reachability))
-    services.addService(ListenService(reactor, [endpoint], site, 0, optional))
+    services.addService(listen)
     services.addService(inspector.feed)
     lag = LoopLag(reactor)
     app.metrics.watch(names.LOOP_LAG, lambda: lag.seconds)
     services.addService(lag)
-    return reachability
+    return reachability, listen
 
 
 def _dialect_shown(dialect: ServerDialect | None) -> Json | None:

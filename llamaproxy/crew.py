@@ -21,12 +21,12 @@ from llamaproxy.events import ListsStale
 from llamaproxy.parts import (
     UpstreamService,
     connected,
+    listen_of,
     memory_store,
     site_of,
     take_files,
     use_store,
 )
-from llamaproxy.server.listen import ListenService
 from llamaproxy.server.logturns import LogTurns
 from llamaproxy.server.ports import Ports
 from llamaproxy.server.services import OrderedServices
@@ -141,11 +141,11 @@ def make_worker(
         lambda: site.connections.connected,
         site.limits.connections,
     )
-    listen = ListenService(sockets, endpoints, site, options["drain-timeout"])
+    listen = listen_of(options, sockets, endpoints, site)
     if options["admin"] != "off":
         own = this_process(app, pool, figures_of_clients(options, app, site), store)
         its_keys = worker_keys(number, count)
-        shown = own_answers(options, app, reactor, site.connections, its_keys)
+        shown = own_answers(options, app, reactor, site.connections, listen.urls, its_keys)
         watch_worker(services, number, own, shown, app.tell, link, reactor)
     services.addService(listen)  # the last to start and the first to stop
     patience = options["drain-timeout"] + STOP_SECONDS

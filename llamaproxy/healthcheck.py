@@ -16,7 +16,7 @@ from pathlib import Path
 from twisted.python.usage import UsageError
 
 from llamaproxy.config.options import Options
-from llamaproxy.server.listen import client_url
+from llamaproxy.server.places import client_url
 
 #: Seconds that the daemon is given to answer.
 TIMEOUT = 4.0
@@ -42,15 +42,17 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def connection_to(endpoint: str) -> http.client.HTTPConnection:
-    """A connection to the Twisted *endpoint*; whose certificate it is does not matter here."""
+    """A connection to the Twisted *endpoint*; whose certificate it is does not matter here.
+
+    :raises ValueError: if nobody but the daemon knows where it listens.
+    """
     scheme, _, place = client_url(endpoint).partition("://")
     if scheme == "http+unix":
         return _UnixConnection(place)
     match = re.fullmatch(r"(.*):([0-9]+)", place)
-    assert match is not None, endpoint
+    if match is None:
+        raise ValueError(f"the port of {endpoint!r} is not known here")
     host, port = match[1].strip("[]"), int(match[2])
-    if host in ("0.0.0.0", "::"):
-        host = "localhost"
     if scheme == "http":
         return http.client.HTTPConnection(host, port, timeout=TIMEOUT)
     context = ssl.create_default_context()

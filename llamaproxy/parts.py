@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hyperlink import DecodedURL
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from llamaproxy.admin import names
@@ -23,9 +24,10 @@ from llamaproxy.config.options import Options
 from llamaproxy.deferreds import all_of
 from llamaproxy.jsontext import Json
 from llamaproxy.routes import CHAT_PATHS
-from llamaproxy.server.hosts import hosts_for
+from llamaproxy.server.hosts import hosts_at
 from llamaproxy.server.keys import reread_keys
 from llamaproxy.server.limits import Limits, connections_possible
+from llamaproxy.server.listen import ListenService
 from llamaproxy.server.site import ProxySite
 from llamaproxy.upstream.agent import AgentForAnywhere, UpstreamAgent
 from llamaproxy.upstream.pool import UpstreamPool
@@ -92,8 +94,7 @@ def site_of(
         limits,
         options["api-keys-file"],
         app.cors,
-        hosts_for(options["listen"], options["allowed-hosts"]),
-        app.tell,
+        tell=app.tell,
     )
     connections, watch = site.connections, app.metrics.watch
     watch(names.CONNECTIONS, lambda: connections.connected)
@@ -102,6 +103,17 @@ def site_of(
     watch(names.STREAMS_OPEN, lambda: connections.streams)
     watch(names.LISTENER_FAILURES, lambda: app.tell.failures)
     return site
+
+
+def listen_of(
+    options: Options, reactor: Any, endpoints: list[str], site: ProxySite
+) -> ListenService:
+    """What has clients come to *site* by these *endpoints*."""
+
+    def listening(addresses: Sequence[IAddress]) -> None:
+        site.hosts = hosts_at(addresses, options["allowed-hosts"])
+
+    return ListenService(reactor, endpoints, site, options["drain-timeout"], listening=listening)
 
 
 def rereads_of(options: Options, app: Application) -> list[Callable[[], object]]:

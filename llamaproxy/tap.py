@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hyperlink import DecodedURL
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -23,12 +23,12 @@ from llamaproxy.greeting import GreetingService
 from llamaproxy.parts import (
     UpstreamService,
     connected,
+    listen_of,
     memory_store,
     rereads_of,
     site_of,
     use_store,
 )
-from llamaproxy.server.listen import ListenService, client_url
 from llamaproxy.server.logturns import LogTurns
 from llamaproxy.server.prompt_writes import prompt_writes
 from llamaproxy.server.reload import ReloadService
@@ -39,6 +39,7 @@ from llamaproxy.server.twistedparts import use_monotonic_time
 if TYPE_CHECKING:
     from twisted.protocols.amp import CommandLocator
 
+    from llamaproxy.server.listen import ListenService
     from llamaproxy.server.notify import NotifyService
     from llamaproxy.workers.supervisor import Supervisor
 
@@ -87,20 +88,24 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
         from llamaproxy import crew
 
         supervisor = crew.supervised(options, reactor, url, app, site, locators)
-    listen = supervisor or ListenService(sockets, options["listen"], site, options["drain-timeout"])
+    listen = supervisor or listen_of(options, sockets, options["listen"], site)
+    admin_port = None
     if options["admin"] != "off":
-        admin = partial(add_admin, services, options, sockets, app, url, lambda: listen.draining)
+        common = (services, options, sockets, app, url, lambda: listen.draining, listen.urls)
+        admin = partial(add_admin, *common)
         if supervisor is None:
             own = this_process(app, pool, figures_of_clients(options, app, site), store)
-            admin(own, own_answers(options, app, sockets, site.connections))
+            shown = own_answers(options, app, sockets, site.connections, listen.urls)
+            _, admin_port = admin(own, shown)
         else:
             watching = crew.watching_of(services, reactor, app, pool, supervisor)
-            watching.reachability = admin(watching.serving, watching.shown)
+            watching.reachability, admin_port = admin(watching.serving, watching.shown)
             locators.append(watching)
     if by_twistd:
         services.addService(GreetingService(url.to_text(), app.detector, app.catalogue, reactor))
     # The last to start and the first to stop.
     services.addService(listen)
+    services.addService(StartLines(options, url, listen, admin_port))
     if by_twistd:
         services.addService(SecondSignal(reactor, listen.stop_now))
         notify = _notify(reactor, supervisor)
@@ -108,7 +113,6 @@ def makeService(options: Options, reactor: Any = None, **fixed_limits: float) ->
             services.addService(notify)
         if reload is not None:
             reload.on_reread = partial(_reread, supervisor, notify)
-    _log_start(options, url)
     return services
 
 
@@ -176,8 +180,29 @@ def _notify(reactor: Any, supervisor: Supervisor | None) -> NotifyService | None
     return NotifyService(reactor, os.environ, None if supervisor is None else supervisor.started)
 
 
-def _log_start(options: Options, url: DecodedURL) -> None:
-    """What an operator reads first in the log."""
+class StartLines(Service):
+    """Says in the log, as soon as it listens, what an operator reads first there."""
+
+    def __init__(
+        self,
+        options: Options,
+        url: DecodedURL,
+        listen: ListenService | Supervisor,
+        admin: ListenService | None,
+    ) -> None:
+        self._options = options
+        self._url = url
+        self._listen = listen
+        self._admin = admin
+
+    def startService(self) -> None:
+        Service.startService(self)
+        admin = "" if self._admin is None else self._admin.urls()[0]
+        _log_start(self._options, self._url, self._listen.urls(), admin)
+
+
+def _log_start(options: Options, url: DecodedURL, clients: list[str], admin: str) -> None:
+    """:param clients: the URLs where they come in; *admin* that of the admin port, if it is on."""
     if options["llamastack-api-key"] and options["api-keys-file"] is None:
         _log.warn("LLAMASTACK_API_KEY is not used: that needs --api-keys-file")
     if options["upstream-key"] and options["api-keys-file"] is None:
@@ -191,14 +216,14 @@ def _log_start(options: Options, url: DecodedURL) -> None:
         "the admin port is {admin}",
         version=__version__,
         url=url.to_text(),
-        clients=", ".join(f"{each}/v1" for each in map(client_url, options["listen"])),
-        admin="off" if options["admin"] == "off" else f"{client_url(options['admin'])}/status",
+        clients=", ".join(f"{each}/v1" for each in clients),
+        admin=f"{admin}/status" if admin else "off",
     )
-    if options["admin"] == "off":
+    if not admin:
         if options["inspect-contents"]:
             _log.warn("--inspect-contents keeps nothing: the admin port is off")
         return
-    page = f"{client_url(options['admin'])}/"
+    page = f"{admin}/"
     if options["demo"]:
         _log.info("demo: watch what it does at {page}", page=page)
     if options["inspect-contents"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llamaproxy.healthcheck import daemon_arguments
-from llamaproxy.server.listen import client_url
+from llamaproxy.server.places import client_url
 from tests.config.test_logformat import waited_for
 from tests.test_twistd import PORT_LINE, TWISTD, Daemon, environment
 

@@ -51,10 +51,17 @@ def twistd(*arguments: str) -> subprocess.CompletedProcess[str]:
 class Daemon:
     """A running ``twistd llamaproxy``."""
 
-    def __init__(self, log: Path, *arguments: str, at: int | None = None, **variables: str) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *arguments: str,
+        at: int | None = None,
+        listen: str = PORT_LINE,
+        **variables: str,
+    ) -> None:
         self.port = at or free_port()
         self.log = log
-        listen = PORT_LINE.format(port=self.port)
+        listen = listen.format(port=self.port)
         variables.setdefault("LLAMAPROXY_ADMIN", "off")
         variables.setdefault("LLAMAPROXY_ALLOWED_HOSTS", "*")
         with log.open("wb") as out:

@@ -75,14 +75,14 @@ class OwnAnswers:
         tools: ToolStatus,
         contents: ContentsKept | None,
         stop: Callable[[RequestRecord], bool],
-        url: str,
+        url: Callable[[], str],
         tell: Observers,
     ) -> None:
         """:param contents: None if they are not kept.
 
         :param stop: ends the request of a record; whether it still ran.
 
-        :param url: where clients reach the proxy.
+        :param url: returns where clients reach the proxy.
 
         :param tell: is listened to, while somebody looks for what tools do as well.
         """
@@ -185,7 +185,7 @@ class OwnAnswers:
             "offered_tools": list(chat.offered),
             "called": list(dict.fromkeys(call.offered for call in chat.calls if call.offered)),
             "withheld": self._withheld(chat, now if record.ended is None else record.ended),
-            **curl(record, self._url, None if body is None else _asked(body, chat), lacking),
+            **curl(record, self._url(), None if body is None else _asked(body, chat), lacking),
             "contents": contents,
         }
 

@@ -7,9 +7,12 @@ if it came from here. What it cannot do is to ask for another name than its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import IAddress
 
 #: A host and its port, as the Host field has them; an IPv6 address is in brackets.
 _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
@@ -17,8 +20,6 @@ _HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::[0-9]*)?")
 #: The longest name of the DNS (RFC 1035 section 2.3.4), its dot at the end, and a port: nothing
 #: longer is looked at, or kept.
 _MAX_HOST = 253 + len(".:65535")
-
-_INTERFACE = re.compile(r":interface=((?:[^:\\]|\\.)*)")
 
 
 class AllowedHosts:
@@ -76,38 +77,33 @@ def is_loopback(name: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def hosts_for(endpoints: Iterable[str], allowed: AllowedHosts | None) -> AllowedHosts:
-    """The hosts of a site on these Twisted *endpoints*: those *allowed*, if the operator says so.
+def hosts_at(addresses: Iterable[IAddress], allowed: AllowedHosts | None) -> AllowedHosts:
+    """The hosts of a site that listens there: those *allowed*, if the operator says so.
 
     Else any, but only loopback's own names where nothing but this machine can connect.
     """
     if allowed is not None:
         return allowed
-    return LOOPBACK_NAMES if all(map(_on_loopback, endpoints)) else AllowedHosts()
+    return LOOPBACK_NAMES if all(map(_is_on_loopback, addresses)) else AllowedHosts()
 
 
-def admin_hosts_for(endpoint: str, allowed: AllowedHosts | None) -> AllowedHosts:
-    """The hosts of the admin port on that Twisted *endpoint*: those *allowed*, if there are any.
+def admin_hosts_at(addresses: Sequence[IAddress], allowed: AllowedHosts | None) -> AllowedHosts:
+    """The hosts of an admin port that listens there: those *allowed*, if there are any.
 
     Else those that no page can have: the port asks for no key, and a page whose name led here could
     read what is there, and change things.
     """
-    if allowed is not None or endpoint.startswith("unix:"):
-        return hosts_for([endpoint], allowed)
-    return LOOPBACK_NAMES if _on_loopback(endpoint) else UNOWNED_NAMES
+    hosts = hosts_at(addresses, allowed)
+    return UNOWNED_NAMES if allowed is None and any(map(open_interface, addresses)) else hosts
 
 
-def open_interface(endpoint: str) -> str:
-    """Where others than this machine can connect to a Twisted *endpoint*; empty: nowhere."""
-    if endpoint.startswith("unix:") or _on_loopback(endpoint):
+def open_interface(address: IAddress) -> str:
+    """Where others than this machine can connect to what listens there; empty: nowhere."""
+    if isinstance(address, UNIXAddress) or _is_on_loopback(address):
         return ""
-    match = _INTERFACE.search(endpoint)
-    address = re.sub(r"\\(.)", r"\1", match[1]) if match is not None else ""
-    return "any interface" if address in ("", "0.0.0.0", "::") else address
+    host = getattr(address, "host", "")
+    return "any interface" if host in ("", "0.0.0.0", "::") else str(host)
 
 
-def _on_loopback(endpoint: str) -> bool:
-    match = _INTERFACE.search(endpoint)
-    if match is None or endpoint.startswith("unix:"):
-        return False
-    return is_loopback(re.sub(r"\\(.)", r"\1", match[1]))  # colons are escaped there
+def _is_on_loopback(address: IAddress) -> bool:
+    return isinstance(address, IPv4Address | IPv6Address) and is_loopback(address.host)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.interfaces import IListeningPort, IReactorTime
+from twisted.internet.interfaces import IAddress, IListeningPort, IReactorTime
 from twisted.logger import Logger
 
 from llamaproxy.server.ports import Ports
@@ -19,6 +19,10 @@ _FLUSH_SECONDS = 0.5
 
 #: Seconds until connections that have been aborted are gone: those who watch hear of that.
 _ABORT_SECONDS = 0.1
+
+
+def _nothing(addresses: Sequence[IAddress]) -> None:
+    """Nobody needs to know where it listens."""
 
 
 class ListenService(Service):
@@ -33,10 +37,13 @@ class ListenService(Service):
         site: ProxySite,
         drain: float,
         optional: bool = False,
+        listening: Callable[[Sequence[IAddress]], object] = _nothing,
     ) -> None:
         """:param drain: seconds that requests in flight are given.
 
         :param optional: whether the daemon may do without, with a warning.
+
+        :param listening: called with the addresses where it listens, before anybody is served.
 
         :raises CannotListen: with one clear line, if an endpoint's description is wrong.
         """
@@ -44,6 +51,7 @@ class ListenService(Service):
         self.site = site
         self._drain = drain
         self._optional = optional
+        self._listening = listening
         self._sockets = Ports(reactor, endpoints, site, optional)
         self.draining = False
         self._stops_now = False
@@ -53,12 +61,17 @@ class ListenService(Service):
     def _ports(self) -> list[IListeningPort]:
         return self._sockets.open
 
+    def urls(self) -> list[str]:
+        """Those of the endpoints, by which clients reach them."""
+        return self._sockets.urls()
+
     def privilegedStartService(self) -> None:
         """Listen on every endpoint.
 
         :raises CannotListen: with one clear line, if one is taken.
         """
         self._sockets.listen()
+        self._listening(self._sockets.addresses)
 
     def startService(self) -> None:
         Service.startService(self)
@@ -101,18 +114,3 @@ class ListenService(Service):
         Service.stopService(self)
         self.draining = True
         return Deferred.fromCoroutine(self._stop())
-
-
-def client_url(description: str) -> str:
-    """The URL by which clients reach the Twisted endpoint of that *description*."""
-    described = description.removeprefix("haproxy:")  # Twisted's word for PROXY protocol
-    pieces = re.split(r"(?<!\\):", described)
-    kind, *parts = (re.sub(r"\\(.)", r"\1", piece) for piece in pieces)
-    named = dict(part.partition("=")[::2] for part in parts if "=" in part)
-    plain = [part for part in parts if "=" not in part]
-    if kind == "unix":
-        return f"http+unix://{named.get('address') or ''.join(plain[:1])}"
-    port = named.get("port") or "".join(plain[:1])
-    host = named.get("interface") or "localhost"
-    scheme = "https" if kind == "ssl" else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

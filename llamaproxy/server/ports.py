@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
 from OpenSSL.crypto import Error as OpenSSLError
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+
+from llamaproxy.server.places import Description, client_url
 
 #: Connections that may wait to be accepted; those of more clients take a second or longer.
 BACKLOG = 1024
@@ -53,12 +59,14 @@ class Ports:
         self._optional = optional
         #: Those that are listening.
         self.open: list[IListeningPort] = []
+        #: Where they listen, or did.
+        self.addresses: list[IAddress] = []
         self._endpoints = []
         for description in descriptions:
             try:
                 endpoint = serverFromString(reactor, _with_backlog(description))
             except Exception as error:  # each endpoint parser has exceptions of its own
-                reason = "a file is not PEM" if isinstance(error, OpenSSLError) else error
+                reason = _reason(description, error)
                 raise CannotListen(
                     f"twistd llamaproxy: cannot listen on {description!r}: {reason}"
                 ) from None
@@ -84,12 +92,21 @@ class Ports:
                     )
                     continue
                 raise CannotListen(f"twistd llamaproxy: cannot listen on {description!r}: {reason}")
+        self.addresses = [port.getHost() for port in self.open]
 
     def _listen(self, endpoint: IStreamServerEndpoint) -> list[Failure]:
         """Listen; no failure, or the one that kept it from that."""
         failures: list[Failure] = []
         endpoint.listen(self._factory).addCallbacks(self.open.append, failures.append)
         return failures
+
+    def urls(self) -> list[str]:
+        """By which clients reach the endpoints; what only the sockets know, once they listen."""
+        addresses: Sequence[IAddress | None] = self.addresses or [None] * len(self._endpoints)
+        return [
+            client_url(description, address)
+            for (description, _), address in zip(self._endpoints, addresses, strict=True)
+        ]
 
     def descriptors(self) -> list[int]:
         """Those of the sockets, in the order of the endpoints.
@@ -120,11 +137,17 @@ class Ports:
 def _with_backlog(description: str) -> str:
     """An endpoint with room for many who connect at once; Twisted's own is 50."""
     plain = description.startswith(("tcp:", "tcp6:", "ssl:", "unix:"))
-    return (
-        f"{description}:backlog={BACKLOG}"
-        if plain and ":backlog=" not in description
-        else description
-    )
+    has_one = "backlog" in Description.read(description).values
+    return f"{description}:backlog={BACKLOG}" if plain and not has_one else description
+
+
+def _reason(description: str, error: Exception) -> str:
+    """Why there is no endpoint of that *description*."""
+    if isinstance(error, OpenSSLError):
+        return "a file is not PEM"
+    if isinstance(error, LookupError) and Description.read(description).kind == "systemd":
+        return "systemd has passed on no such socket"
+    return str(error)
 
 
 def _clear_stale_socket(description: str) -> bool:
@@ -133,11 +156,10 @@ def _clear_stale_socket(description: str) -> bool:
     A process that was killed leaves its socket behind, and Twisted's lock, which goes too: that
     holds a process id, which in a container is the same for the new process.
     """
-    kind, _, rest = description.partition(":")
-    if kind != "unix":
+    described = Description.read(description)
+    if described.kind != "unix":
         return False
-    address = re.split(r"(?<!\\):", rest, maxsplit=1)[0].removeprefix("address=")
-    path = re.sub(r"\\(.)", r"\1", address)
+    path = described.values.get("address", "")
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return False

@@ -11,6 +11,7 @@ import socket
 from typing import Any
 
 from twisted.internet import tcp, unix
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IListeningPort
 from zope.interface import implementer
@@ -57,7 +58,11 @@ class _HeldDescriptor:
         return succeed(None)
 
     def getHost(self) -> IAddress:
-        raise NotImplementedError
+        name = self._socket.getsockname()
+        if self._socket.family == socket.AF_UNIX:
+            return UNIXAddress(name)
+        kind = IPv6Address if self._socket.family == socket.AF_INET6 else IPv4Address
+        return kind("TCP", *name[:2])
 
 
 class HeldSockets:

@@ -97,6 +97,10 @@ class Supervisor(Service):
         """Those whose processes are there, in the order of their numbers."""
         return [place.worker for place in self._places.values() if place.worker is not None]
 
+    def urls(self) -> list[str]:
+        """Those of the endpoints, by which clients reach them."""
+        return self._ports.urls()
+
     async def ask_all(
         self, command: type[amp.Command], seconds: float, **values: Any
     ) -> dict[int, Json]:

@@ -16,6 +16,9 @@ from llamaproxy.server.site import ProxySite
 from tests.server.door import Answer, Client
 from tests.support import CHAT, FakeStack, Proxy
 
+#: Where its clients come in.
+CLIENTS = "http://localhost:8322"
+
 
 class Inspected(Proxy):
     """llamaproxy in front of *stack*, and an admin port on the same clock."""
@@ -33,7 +36,8 @@ class Inspected(Proxy):
         self.draining = False
         draining = lambda: self.draining  # noqa: E731
         self.inspector = inspector_of(
-            self.options, self.app, self.url, self.clock, self.shown, serving, draining
+            *(self.options, self.app, self.url, self.clock, self.shown, serving, draining),
+            lambda: [CLIENTS],
         )
         self.reachability = Reachability(self.clock, self.app.detector.answers)
         status = Status(
@@ -53,7 +57,10 @@ class Inspected(Proxy):
     def _watched(self) -> tuple[Serving, Any]:
         """Those who serve clients, and the answers that they give: this process itself."""
         serving = ThisProcess(self.metrics, self.tool_status.calls, {})
-        return serving, own_answers(self.options, self.app, self.clock, self.front.connections)
+        shown = own_answers(
+            self.options, self.app, self.clock, self.front.connections, lambda: [CLIENTS]
+        )
+        return serving, shown
 
     def stack_answers(self, *answers: Any) -> None:
         """Have the model answer so."""

@@ -551,7 +551,8 @@ def test_the_log_says_where_the_page_is_and_that_it_shows_contents(
     options.parseOptions(arguments)
     globalLogPublisher.addObserver(observe)
     try:
-        _log_start(options, options["llamastack-url"])
+        admin = "" if "off" in arguments else "http://127.0.0.1:8323"
+        _log_start(options, options["llamastack-url"], ["http://localhost:8322"], admin)
     finally:
         globalLogPublisher.removeObserver(observe)
     assert len(lines) == 1 + len(expected)

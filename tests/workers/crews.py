@@ -21,7 +21,7 @@ from llamaproxy.upstream.pool import UpstreamPool
 from llamaproxy.workers.link import Link
 from llamaproxy.workers.watched import LastRowsTold, NewsTold, WatchedWorker, worker_keys
 from llamaproxy.workers.watching import Watching
-from tests.admin.inspected import Inspected
+from tests.admin.inspected import CLIENTS, Inspected
 from tests.support import CHAT, INVOKE, FakeStack, answer, calling, saying, tool, tool_result
 
 
@@ -53,7 +53,9 @@ class MemoryWorker(Inspected):
         clock: Any = self.clock
         own = this_process(self.app, UpstreamPool(clock), clients)
         keys = worker_keys(self.number, crew.count, crew.unix)
-        shown = own_answers(self.options, self.app, clock, self.front.connections, keys)
+        shown = own_answers(
+            self.options, self.app, clock, self.front.connections, lambda: [CLIENTS], keys
+        )
         shown.answers.unix = crew.unix
         there = Link()
         self.link = Link(crew.parent)
