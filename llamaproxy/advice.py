@@ -71,8 +71,9 @@ ADVICE: Mapping[str, Advice] = MappingProxyType(
         ),
         "redirect": Advice(
             "the server at {url} redirects to {target}",
-            "redirects are not followed: give `--llamastack-url` what stands before `/v1` there; "
-            "if that is a login, a way to the server without one",
+            "redirects are not followed (`curl -i URL/v1/models` shows all of it): give "
+            "`--llamastack-url` what stands before `/v1` there; if that is a login, a way to the "
+            "server without one",
         ),
         "web_page": Advice(
             "the server at {url} answers with a web page and not with JSON",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from llamaproxy.errors import ProxyError, UpstreamTimeout, UpstreamUnavailable
-from llamaproxy.upstream.urls import url_for_log
+from llamaproxy.upstream.urls import MASK, url_for_log
 from llamaproxy.watchdog import Watchdog
+
+#: Scheme and authority, and the slash behind them.
+_ORIGIN = re.compile(r"(?i:https?)://[\w.:\[\]-]{1,200}(?:/|\Z)", re.ASCII)
 
 
 def connecting_error(failure: Failure) -> ProxyError:
@@ -63,9 +67,11 @@ def is_page(kinds: Sequence[bytes], text: bytes) -> bool:
 
 
 def redirect_target(locations: Sequence[bytes]) -> str:
-    """Where a redirect with these ``Location`` fields leads, for messages.
+    """Where a redirect with these ``Location`` fields leads, for messages: to which server.
 
-    What may be secret is left out.
+    What else is in one may be anything, such as the credentials of the request.
     """
     location = url_for_log(locations[0].decode("latin-1") if locations else "")
-    return "".join(c if c.isprintable() else "?" for c in location)[:200] or "nowhere"
+    origin = _ORIGIN.match(location)
+    shown = "" if origin is None else origin[0]
+    return (shown if shown == location else f"{shown}{MASK}") or "nowhere"

@@ -43,6 +43,28 @@ def test_what_may_be_secret_is_not_shown(url: str, shown: str | None) -> None:
     assert not any(secret in url_for_log(url) + target for secret in SECRETS)
 
 
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        (b"https://mcp.example:9/login/Bearer HDRSECRET", "https://mcp.example:9/***"),
+        (b"https://u:HDRSECRET@mcp.example", "https://mcp.example"),
+        (b"HTTP://[::1]:9000/?HDRSECRET", "HTTP://[::1]:9000/"),
+        (b"/Bearer HDRSECRET", "***"),
+        (b"//HDRSECRET/x", "***"),
+        (b"https://Bearer HDRSECRET", "***"),
+        (b"\x1b[2JHDRSECRET", "***"),
+        (b"https://" + b"a" * 300 + b"/", "***"),
+    ],
+)
+def test_of_a_redirect_only_the_server_is_shown(location: bytes, shown: str) -> None:
+    """DESIGN: section 9. A server may put what it was sent into the path."""
+    assert redirect_target([location, b"https://second.example"]) == shown
+
+
+def test_a_redirect_may_lead_nowhere() -> None:
+    assert redirect_target([]) == redirect_target([b""]) == "nowhere"
+
+
 @given(st.text(alphabet="ab:/@?#.-é", max_size=40), st.sampled_from(["", "https://", "//"]))
 def test_nothing_before_an_at_sign_of_an_authority_is_shown(text: str, scheme: str) -> None:
     shown = url_for_log(f"{scheme}u:SECRET@{text}")
