@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Queue
@@ -17,7 +21,10 @@ import pytest
 
 pytest.importorskip("opentelemetry.sdk", reason="NO TRACE IS TESTED: llamaproxy[otel] is missing")
 
+import requests
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, globalLogPublisher
@@ -25,6 +32,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from llamaproxy.admin.tracing import complaints
 from llamaproxy.admin.tracing.complaints import Complaints
 from llamaproxy.admin.tracing.service import FLUSH_SECONDS, TracingService
+from llamaproxy.admin.tracing.session import CollectorSession
 from llamaproxy.admin.tracing.switch import tracing_service
 from tests.admin.traces import PARENT, TRACE
 from tests.test_twistd import Daemon, question
@@ -364,3 +372,102 @@ def test_a_daemon_whose_collector_is_away_serves_and_stops(tmp_path: Path) -> No
     log = daemon.log.read_text()
     assert "Traceback" not in log
     assert log.count("traces: ") <= 1
+
+
+# --- collectors that answer badly
+
+#: What is sent again and again, after what is sent once.
+ENDLESS, DRIP = b"10000\r\n" + bytes(65536) + b"\r\n", b"x"
+HEAD = b"HTTP/1.1 400 No\r\nContent-Length: %d\r\n"
+BOMB = gzip.compress(bytes(20_000_000))
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "reason"),
+    [
+        (b"HTTP/1.1 307 R\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", b"", "a redirect (307)"),
+        (b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n", ENDLESS, "reason: No"),
+        (HEAD % len(BOMB) + b"Content-Encoding: gzip\r\n\r\n" + BOMB, b"", "reason: No"),
+        (b"HTTP/1.1 200 OK\r\nX: ", DRIP, "no whole answer within 0.5 s"),
+        (HEAD % 100_000 + b"\r\n", DRIP, "no whole answer within 0.5 s"),
+    ],
+    ids=["redirect", "endless", "bomb", "slow head", "slow body"],
+)
+def test_a_collector_that_answers_badly_costs_spans_alone_and_is_told_of(
+    first: bytes,
+    then: bytes,
+    reason: str,
+    heard: tuple[Reactor, Complaints],
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reactor, _ = heard
+    ended = threading.Event()
+
+    def answer(server: socket.socket) -> None:
+        client, _ = server.accept()
+        with client, suppress(OSError):
+            client.recv(65536)
+            client.sendall(first)
+            while then and not ended.wait(0.001 if then is DRIP else 0):
+                client.sendall(then)
+            ended.wait(30)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv(ENDPOINT, f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+        collector = threading.Thread(target=answer, args=(server,))
+        collector.start()
+        exporter = OTLPSpanExporter(session=CollectorSession())
+        tracemalloc.start()
+        result = exporter.export([])
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        ended.set()
+        collector.join()
+    assert result is SpanExportResult.FAILURE and most < 2_000_000
+    reactor.hear()
+    [line] = lines
+    assert line.startswith("traces: Failed to export ") and reason in line
+
+
+def test_while_an_answer_has_no_end_no_other_is_asked_for() -> None:
+    request = requests.Request("POST", NOWHERE).prepare()
+    hold = threading.Event()
+    session = CollectorSession()
+    session.mount("http://", Held(hold))
+    with pytest.raises(requests.RequestException, match="no whole answer"):
+        session.send(request, timeout=0.01)
+    with pytest.raises(requests.RequestException, match="has not come to its end"):
+        session.send(request, timeout=0.01)
+    hold.set()
+    assert session._asking is not None
+    session._asking.join(30)
+    with pytest.raises(requests.ConnectionError):
+        session.send(request, timeout=30)
+
+
+class Held(requests.adapters.HTTPAdapter):
+    """Fails as soon as it may."""
+
+    def __init__(self, hold: threading.Event) -> None:
+        requests.adapters.HTTPAdapter.__init__(self)
+        self._hold = hold
+
+    def send(self, *_: Any, **__: Any) -> requests.Response:
+        self._hold.wait(30)
+        raise requests.ConnectionError
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_who_brings_a_session_of_their_own_uses_that(
+    named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[object] = []
+    monkeypatch.setattr(
+        "llamaproxy.admin.tracing.service.OTLPSpanExporter",
+        lambda session: sessions.append(session),
+    )
+    reactor, name = Reactor(), "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER"
+    ended(service_of(reactor, **({name: "mine"} if named else {})), reactor)
+    assert [session is None for session in sessions] == [named]

@@ -21,12 +21,16 @@ from twisted.python.failure import Failure
 from llamaproxy import __version__
 from llamaproxy.admin.tracing.attributes import SCHEMA_URL
 from llamaproxy.admin.tracing.complaints import Complaints
+from llamaproxy.admin.tracing.session import CollectorSession
 from llamaproxy.admin.tracing.spans import Spans
 
 #: Seconds in which the collector may take the last spans when the daemon stops.
 FLUSH_SECONDS = 3.0
 
 _HTTP = "http/protobuf"
+
+#: The end of variables that name who makes the SDK's session, with credentials of its own.
+_OWN_SESSION = "OTLP_HTTP_CREDENTIAL_PROVIDER", "OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER"
 
 
 class TracingService(Service):
@@ -49,7 +53,8 @@ class TracingService(Service):
         self._protocol = next(filter(None, protocols), _HTTP)
         try:
             # Now, for a daemon that gives up its rights cannot load or read everything afterwards.
-            self._exporter = OTLPSpanExporter()
+            own = any(name.endswith(_OWN_SESSION) and environment[name] for name in environment)
+            self._exporter = OTLPSpanExporter(session=None if own else CollectorSession())
             self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         except BaseException:
             self._complaints.close()
