@@ -15,6 +15,8 @@ from llamaproxy.config.logformat import (
     MAY_WAIT,
     MORE_FIELDS,
     LateMessage,
+    of_request,
+    safe,
     threshold,
 )
 from llamaproxy.events import (
@@ -212,8 +214,8 @@ def _write(words: Callable[[], str], fields: Callable[[], Mapping[str, Any]], re
     """
     event = {**_EVERY_LINE, "log_time": time.time(), "request": request}
     if logformat.current is None:
-        # twistd was given a log that knows nothing of functions.
-        event["message"] = words()
+        # twistd was given a log that knows nothing of functions, nor of requests.
+        event["message"] = of_request(safe(words()), request)
         event |= fields()
     else:
         event["message"], event[MORE_FIELDS] = LateMessage(words), fields

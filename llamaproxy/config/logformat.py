@@ -261,9 +261,13 @@ def format_text(event: LogEvent) -> str | None:
         system = _system_of(str(event.get("log_namespace", "-")), event.get("log_level"))
     if worker is not None:
         message = f"worker {worker}: {message}"
-    if id := _request_of(event):
-        message = f"{message} [{id}]"
+    message = of_request(message, _request_of(event))
     return f"{_stamp(event)} [{system}] {message}\n"
+
+
+def of_request(message: str, id: str) -> str:
+    """*message* with the *id* of the request that it is about, if it is about one."""
+    return f"{message} [{id}]" if id else message
 
 
 @lru_cache(maxsize=256)
