@@ -350,6 +350,9 @@ SETTINGS = (
 #: Set by the Dockerfile: the admin port that it asks for is reached by nobody but who publishes it.
 _IN_CONTAINER = "LLAMAPROXY_IN_CONTAINER"
 
+#: Characters of a wrong value that the line about it repeats.
+_MAX_SHOWN = 100
+
 _LISTEN_ENVIRONMENT = "LLAMAPROXY_LISTEN"
 _MCP_SERVERS = "LLAMAPROXY_MCP_SERVERS"
 _MCP_HEADERS = "LLAMAPROXY_MCP_HEADERS"
@@ -582,6 +585,7 @@ class Options(UsageOptions):
 
 
 def _shown(text: str) -> str:
-    """*text* without what may be a password or a token in a URL."""
+    """*text* without what may be a password or a token in a URL, and not too long."""
     place = re.sub(r"//.*@", "//***@", text, flags=re.DOTALL)
-    return re.sub(r"[?#].*", "?***", place, flags=re.DOTALL)
+    shown = re.sub(r"[?#].*", "?***", place, flags=re.DOTALL)
+    return shown if len(shown) <= _MAX_SHOWN else f"{shown[:_MAX_SHOWN]}..."

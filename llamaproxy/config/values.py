@@ -32,9 +32,11 @@ def integer(least: int, most: int) -> Callable[[str], int]:
     """A parser of whole numbers."""
 
     def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        digits = text.lstrip("0") or text[:1]
+        fits = text.isascii() and text.isdigit() and len(digits) <= len(str(most))
+        if not fits or not least <= int(digits) <= most:
             raise ValueError(f"must be a whole number from {least} to {most}")
-        return int(text)
+        return int(digits)
 
     return parse
 

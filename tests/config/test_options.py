@@ -289,3 +289,15 @@ def test_a_header_for_nobody_stops_the_start_and_is_not_repeated(header: str) ->
     with pytest.raises(UsageError, match="--mcp-header") as refused:
         parsed("--mcp-server", "web=http://w/mcp", "--mcp-header", header)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["max-iterations", "tools-ttl", "tool-source", "port"])
+def test_a_value_of_any_length_is_told_of_in_one_short_line(name: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parsed(f"--{name}", "1" * 5000)
+    line = str(raised.value)
+    assert line.startswith(f"--{name} must be ") and "'1111" in line and len(line) < 200
+    with pytest.raises(UsageError) as raised:
+        parsed("--mcp-server", "a=" + "b" * 5000 + "://")
+    assert len(str(raised.value)) < 250
+    assert parsed("--max-iterations", "0" * 5000 + "7")["max-iterations"] == 7
