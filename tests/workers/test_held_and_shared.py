@@ -168,6 +168,36 @@ def test_a_unix_socket_is_as_its_maker_wants_it(open_: ExitStack, tmp_path: Path
     assert not path.exists() and not os.path.lexists(f"{path}.lock")
 
 
+@pytest.mark.parametrize(
+    ("family", "place", "kind"),
+    [
+        (socket.AF_INET, ("127.0.0.1", 0), IPv4Address),
+        (socket.AF_INET6, ("::1", 0), IPv6Address),
+        (socket.AF_UNIX, "socket", UNIXAddress),
+    ],
+)
+def test_of_a_socket_of_somebody_elses_it_is_known_where_it_is(
+    family: socket.AddressFamily,
+    place: Any,
+    kind: type[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reactor: Any = MemoryReactorClock()
+    with socket.socket(family) as made:
+        made.bind(place)
+        port = HeldSockets(reactor).adoptStreamPort(made.fileno(), family, Clients())
+        host: Any = port.getHost()
+        name = made.getsockname()
+        close(port, reactor)
+    assert isinstance(host, kind)
+    if isinstance(host, UNIXAddress):
+        assert host.name == b"socket"
+    else:
+        assert (host.host, host.port) == name[:2]
+
+
 def test_a_socket_of_somebody_elses_stays_open(open_: ExitStack) -> None:
     made = open_.enter_context(socket.create_server(("127.0.0.1", 0)))
     reactor: Any = MemoryReactorClock()
