@@ -179,7 +179,7 @@ def test_a_unix_socket_is_as_its_maker_wants_it(open_: ExitStack, tmp_path: Path
 def test_of_a_socket_of_somebody_elses_it_is_known_where_it_is(
     family: socket.AddressFamily,
     place: Any,
-    kind: type[object],
+    kind: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
