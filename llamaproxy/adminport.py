@@ -67,8 +67,9 @@ def own_answers(
         from llamaproxy.admin.contents import ContentsKept  # which few want
 
         contents = ContentsKept(answers, clock)
-    url = lambda: urls()[0]  # noqa: E731
-    return OwnAnswers(answers, app.tool_status, contents, connections.stop, url, app.tell)
+    return OwnAnswers(
+        answers, app.tool_status, contents, connections.stop, lambda: urls()[0], app.tell
+    )
 
 
 def inspector_of(
