@@ -9,15 +9,22 @@ from llamaproxy.chat.messages import ToolCall
 from llamaproxy.errors import UpstreamBroke
 
 #: OpenAI's reasons by their names, and by those of other servers in lower case with underscores:
-#: Gemini, Anthropic, Mistral, Cohere, Bedrock, TGI, Azure (their API references).
+#: Gemini, Anthropic, Mistral, Cohere, Bedrock, TGI, Azure, Together (their API references).
 _REASONS = {
     **dict.fromkeys(("null", "none"), ""),
     **{reason: reason for reason in ("stop", "length", "tool_calls", "content_filter")},
-    **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length", "max_length"), "length"),
+    **dict.fromkeys(
+        (
+            *("max_tokens", "max_output_tokens", "model_length", "max_length"),
+            "model_context_window_exceeded",
+        ),
+        "length",
+    ),
     **dict.fromkeys(
         (
             *("end_turn", "stop_sequence", "stop_token", "eos_token", "end", "complete"),
             *("completed", "finished", "finish", "done", "eos_token_found", "normal"),
+            "eos",
         ),
         "stop",
     ),
@@ -39,8 +46,9 @@ _REASONS = {
     ),
 }
 
-#: Reasons of a model that was stopped before it had finished.
-_CUT_REASONS = ("length", "content_filter", "error")
+#: Reasons of a model that had finished. With any other, which may be new or a server's own
+#: (DeepSeek's ``insufficient_system_resource``, GLM's ``network_error``), it may have been stopped.
+_FINISHED = ("stop", "tool_calls", "function_call")
 
 
 def finish_reason(value: object) -> str | None:
@@ -68,35 +76,39 @@ def closing_reason(value: object, arguments: list[str]) -> str:
     """The finish reason for the client, of a choice that shows it calls with these *arguments*.
 
     :param value: the upstream's finish reason.
-    :returns: ``tool_calls`` if, and only if, there are calls (L15, L18), unless one of them has
-        been cut off: a client must not take that for a call.
+    :returns: ``tool_calls`` if, and only if, there are calls (L15, L18), unless one of them may
+        have been cut off: a client must not take that for a call.
     """
-    reason = finish_reason(value) or "stop"
+    reason = finish_reason(value)
     if not arguments:
-        return "stop" if reason == "tool_calls" else reason
-    return reason if reason in _CUT_REASONS and any(_cut_off(arguments)) else "tool_calls"
+        return "stop" if reason in (None, "tool_calls") else reason
+    return (reason or "length") if any(_cut_off(arguments, reason)) else "tool_calls"
 
 
 def mark_cut_off(calls: list[ToolCall], value: object) -> list[ToolCall]:
-    """*calls*, with ``cut_off`` set on those that the finish reason *value* has cut off (L12b).
+    """*calls*, with ``cut_off`` set on those that may have been cut off (L12b).
 
-    Any incomplete one may be, since some servers write several side by side. A round that ended
-    without a reason counts as cut off.
+    :param value: the finish reason.
     """
     reason = finish_reason(value)
-    if reason is not None and reason not in _CUT_REASONS:
+    if reason in _FINISHED:
         return calls
-    cut_off = _cut_off([call.arguments for call in calls])
-    if reason is None and calls and not calls[-1].arguments.strip():
-        cut_off[-1] = False
+    cut_off = _cut_off([call.arguments for call in calls], reason)
     return [attrs.evolve(call, cut_off=cut) for call, cut in zip(calls, cut_off, strict=True)]
 
 
-def _cut_off(arguments: list[str]) -> list[bool]:
-    """Which *arguments* are incomplete JSON; where there are none, only the last count as such."""
+def _cut_off(arguments: list[str], reason: str | None) -> list[bool]:
+    """Which *arguments* are incomplete JSON, in a round that ended with *reason* or with none.
+
+    Any may be, since some servers write several side by side. Where there are none, only the last
+    count as such. Without a reason only an object that has begun does.
+    """
+    if reason in _FINISHED:
+        return []
     last = len(arguments) - 1
     return [
-        not is_complete_json(text) and (position == last or bool(text.strip()))
+        not is_complete_json(text)
+        and (text.lstrip()[:1] == "{" if reason is None else position == last or bool(text.strip()))
         for position, text in enumerate(arguments)
     ]
 

@@ -195,6 +195,9 @@ def test_what_else_a_call_carries_stays_on_it() -> None:
         ("STOP", "stop"),
         ("Tool_Calls", "tool_calls"),
         (" length\n", "length"),
+        ("eos", "stop"),
+        ("model_context_window_exceeded", "length"),
+        ("Whatever-Comes", "whatever_comes"),
     ],
 )
 def test_finish_reasons_are_spelled_as_openai_does(value: object, reason: str | None) -> None:

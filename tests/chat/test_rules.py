@@ -40,7 +40,20 @@ def test_a_call_of_a_tool_that_is_no_function_is_handed_over_as_it_is(stream: bo
     assert len(chat.requests) == 1 and chat.invoked == []
 
 
-@pytest.mark.parametrize("reason", ["length", "content_filter"])
+#: What servers say of a model that was stopped, and what nobody has heard of yet.
+STOPPED = [
+    "length",
+    "content_filter",
+    "model_context_window_exceeded",
+    "insufficient_system_resource",
+    "network_error",
+    "time_limit",
+    "MALFORMED_FUNCTION_CALL",
+    "whatever_comes",
+]
+
+
+@pytest.mark.parametrize("reason", STOPPED)
 def test_a_call_that_was_cut_off_is_not_run(ask: Ask, reason: str) -> None:
     """Those before it are whole, and are run (DESIGN: L12b)."""
     cut = call("delete", '{"path": "/", "recursive": true, "only_match', "cut")
@@ -52,6 +65,32 @@ def test_a_call_that_was_cut_off_is_not_run(ask: Ask, reason: str) -> None:
     results = dict(chat.results)
     assert results["whole"] == "a, b"
     assert results["cut"].startswith("Error") and "cut off" in results["cut"]
+
+
+@pytest.mark.parametrize("reason", STOPPED)
+def test_no_bracket_is_added_to_a_call_that_was_cut_off(ask: Ask, reason: str) -> None:
+    """DESIGN: L12b. The condition that should limit it may be what is missing."""
+    cut = call("delete", '{"path": "/", "recursive": true', "cut")
+    rounds = [replying({"content": None, "tool_calls": [cut]}, reason), saying("Sorry.")]
+    chat = ask(*rounds, server=["delete"])
+    assert chat.invoked == []
+    assert "cut off" in dict(chat.results)["cut"]
+
+
+@pytest.mark.parametrize("reason", STOPPED)
+def test_a_clients_call_that_was_cut_off_does_not_end_as_a_call(ask: Ask, reason: str) -> None:
+    own = call("own", '{"path": "/", "recursive": true', "cut")
+    first = replying({"content": None, "tool_calls": [own]}, reason)
+    chat = ask(first, tools=[OWN])
+    assert chat.finish_reason not in ("tool_calls", "stop")
+
+
+@pytest.mark.parametrize("reason", ["stop", "eos", "TOOL_CALLS", "function_call"])
+def test_a_bracket_is_added_where_the_model_had_finished(ask: Ask, reason: str) -> None:
+    """DESIGN: L12."""
+    flawed = call("clock", '{"zone": "utc"')
+    chat = ask(replying({"content": None, "tool_calls": [flawed]}, reason), saying("Noon."))
+    assert chat.invoked == [("clock", {"zone": "utc"})]
 
 
 @pytest.mark.parametrize("kind", ["json_object", "json_schema"])

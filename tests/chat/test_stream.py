@@ -47,7 +47,7 @@ def calls(*parts: Json) -> Json:
 
 
 def read(
-    chunks: Iterable[Json], client: Iterable[str] = CLIENT, everything: bool = False
+    chunks: Iterable[Json | None], client: Iterable[str] = CLIENT, everything: bool = False
 ) -> tuple[Completion, Streamed, list[Json]]:
     """What the loop is told of a stream, and what the client is."""
     stream = RoundStream(CallVisibility(tuple(client), SERVER, everything), set())
@@ -467,15 +467,21 @@ def test_a_shown_call_is_a_call_whatever_the_finish_reason_says(reason: str | No
     assert streamed.finish_reason == "tool_calls"
 
 
-def test_a_call_that_the_limit_cut_off_ends_with_length() -> None:
+@pytest.mark.parametrize("end", [chunk({}, "length"), None], ids=["length", "done"])
+def test_a_call_that_the_limit_cut_off_ends_with_length(end: Json | None) -> None:
     _, streamed, _ = read(
-        [
-            chunk({"role": "assistant"}),
-            calls(call("ask_user", '{"a', id="a")),
-            chunk({}, "length"),
-        ]
+        [chunk({"role": "assistant"}), calls(call("ask_user", '{"a', id="a")), end]
     )
     assert streamed.finish_reason == "length"
+
+
+def test_an_input_that_is_no_json_is_not_taken_for_one_that_was_cut_off() -> None:
+    stream = RoundStream(CallVisibility(("edit",)), set())
+    edit = {"index": 0, "id": "a", "type": "custom", "custom": {"name": "edit", "input": "s/a/b/"}}
+    for each in (calls(edit), None):
+        stream.feed(each)
+    (last,) = stream.finish_chunks()
+    assert last["choices"][0]["finish_reason"] == "tool_calls"
 
 
 def test_text_beside_the_finish_reason_is_told_before_it() -> None:
