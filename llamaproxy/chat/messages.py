@@ -5,6 +5,7 @@ Bodies stay dictionaries: fields that llamaproxy does not know are passed on (DE
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterable, Mapping
 
@@ -187,7 +188,9 @@ def arguments_text(arguments: object) -> str:
     """A call's arguments as the text they should have been, though some send an object."""
     if arguments is None:
         return ""
-    return arguments if isinstance(arguments, str) else jsontext.dumps(arguments).decode()
+    if isinstance(arguments, str):
+        return arguments
+    return json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))  # NaN stays NaN
 
 
 def new_call_id() -> str:

@@ -72,7 +72,10 @@ def understood(text: str) -> tuple[dict[str, Any], bool]:
 
 
 def _parse_strictly(text: str) -> Any:
-    """:raises ValueError: if *text* is not JSON, or has a name twice in one object."""
+    """:raises ValueError: if *text* is not JSON, or has a name twice in one object.
+
+    Nor may it have NaN or an infinite number: sent on, that would be null.
+    """
     value = jsontext.loads_exactly(text)
     if len(_KEY.findall(text)) != _count_keys(value):
         jsontext.check_unique_names(text)
@@ -80,6 +83,7 @@ def _parse_strictly(text: str) -> Any:
 
 
 def _count_keys(value: Any) -> int:
+    """:raises ValueError: if there is NaN or an infinite number among the values."""
     count, pending = 0, [value]
     while pending:
         each = pending.pop()
@@ -88,6 +92,8 @@ def _count_keys(value: Any) -> int:
             pending.extend(each.values())
         elif isinstance(each, list):
             pending.extend(each)
+        elif isinstance(each, float) and not isfinite(each):
+            raise ValueError("JSON has no NaN, no Infinity and no number as large as this")
     return count
 
 

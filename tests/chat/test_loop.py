@@ -178,6 +178,8 @@ def check_failed_alone(chat: Chat, words: str) -> None:
         ("clock", "not json", "valid JSON"),
         ("clock", "[1]", "object"),
         ("clock", "7", "object"),
+        ("clock", '{"days": NaN}', "valid JSON"),
+        ("clock", '{"days": 1e400}', "valid JSON"),
         ("no_such_tool", "{}", "no_such_tool"),
         ("", "{}", "tool"),
     ],
@@ -460,6 +462,7 @@ def test_a_chat_waits_no_longer_than_ten_seconds_a_list(ask: Ask) -> None:
         ("not json", "{}"),
         ("[1]", "{}"),
         ("7", "{}"),
+        ('{"days": NaN}', "{}"),
     ],
 )
 def test_arguments_go_back_as_an_object_that_every_server_reads(

@@ -166,7 +166,14 @@ def test_whatever_a_model_says_its_calls_are_whole_and_have_ids_of_their_own(val
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [(None, ""), ("", ""), ('{"a":1}', '{"a":1}'), ({"a": 1}, '{"a":1}'), ([1], "[1]")],
+    [
+        (None, ""),
+        ("", ""),
+        ('{"a":1}', '{"a":1}'),
+        ({"a": 1}, '{"a":1}'),
+        ([1], "[1]"),
+        ({"é": float("nan")}, '{"é":NaN}'),
+    ],
 )
 def test_arguments_are_text_though_some_send_objects(arguments: object, text: str) -> None:
     (call,) = read_calls([{"function": {"name": "f", "arguments": arguments}}])

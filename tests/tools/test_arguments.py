@@ -14,7 +14,11 @@ from llamaproxy.errors import ToolFailed
 from llamaproxy.tools.arguments import parse_arguments
 
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=10,
 )
@@ -39,6 +43,21 @@ def test_large_integers_and_lone_surrogates_survive() -> None:
     arguments = {"id": 2**70, "text": "\ud83d"}
     assert parse_arguments(json.dumps(arguments)) == arguments
     assert parse_arguments(json.dumps(arguments, ensure_ascii=False)) == arguments
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", "9" * 5000])
+@pytest.mark.parametrize("text", ['{"days": %s}', '{"a": [{"b": %s}], "c": 1}', '{"days": %s,}'])
+def test_a_number_that_json_does_not_have_is_refused(text: str, number: str) -> None:
+    """DESIGN: L12. Sent on, it would be ``null``."""
+    with pytest.raises(ToolFailed, match="valid JSON"):
+        parse_arguments(text % number)
+    with pytest.raises(ToolFailed, match="valid JSON"):
+        parse_arguments(json.dumps(text % number))
+
+
+def test_words_for_such_numbers_are_words() -> None:
+    arguments = {"NaN": "NaN", "text": "Infinity, 1e400"}
+    assert parse_arguments(json.dumps(arguments)) == arguments
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "null", "{}", '""', '"null"', '"{}"', " {} "])
