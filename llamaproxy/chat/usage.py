@@ -29,10 +29,15 @@ def merged_usage(before: Json | None, more: Json) -> Json:
 
 
 def added_usage(total: Any, more: Any) -> Any:
-    """The sum of the ``usage`` objects of two rounds, number by number (L16)."""
+    """The sum of the ``usage`` objects of two rounds, number by number (L16).
+
+    What is no number, such as OpenRouter's ``is_byok``, is the later round's.
+    """
     if isinstance(total, dict) and isinstance(more, dict):
         keys = [*total, *(key for key in more if key not in total)]
         return {key: added_usage(total.get(key), more.get(key)) for key in keys}
+    if isinstance(total, bool) or isinstance(more, bool):  # which Python would add up
+        return total if more is None else more
     if isinstance(total, int | float) and isinstance(more, int | float):
         return total + more
     return total if more is None else more

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from llamaproxy.chat.finish_reasons import finish_reason
 from llamaproxy.chat.injection import tool_names, with_tools
-from llamaproxy.chat.messages import follow_up, objects, parse_request, read_calls, text_of
+from llamaproxy.chat.messages import (
+    follow_up,
+    number_of,
+    objects,
+    parse_request,
+    read_calls,
+    text_of,
+)
 from llamaproxy.chat.tool_choice import chosen_name, with_choice, with_free_choice
 from llamaproxy.chat.usage import added_usage
 from llamaproxy.errors import BadRequest
@@ -228,6 +235,9 @@ _usage = st.recursive(
         ({"d": {"x": 1}}, {"d": {"x": 1, "y": 2}}, {"d": {"x": 2, "y": 2}}),
         ({"d": None}, {"d": {"x": 1}}, {"d": {"x": 1}}),
         ({"t": 0.5}, {"t": 1}, {"t": 1.5}),
+        ({"is_byok": True}, {"is_byok": True}, {"is_byok": True}),
+        ({"is_byok": True}, {"is_byok": False}, {"is_byok": False}),
+        ({"is_byok": True}, {"is_byok": None}, {"is_byok": True}),
     ],
 )
 def test_usage_is_added_up_whatever_it_counts(total: Any, more: Any, both: Any) -> None:
@@ -239,7 +249,26 @@ def test_odd_usage_is_added_up_or_replaced(total: Any, more: Any) -> None:
     added = added_usage(total, more)
     if isinstance(total, dict) and isinstance(more, dict):
         assert added == {key: added_usage(total.get(key), more.get(key)) for key in total | more}
-    elif isinstance(total, int | float) and isinstance(more, int | float):
+    elif type(total) is type(more) is int:
         assert added == total + more
     else:
         assert added is (total if more is None else more)
+
+
+@pytest.mark.parametrize(
+    ("index", "number"),
+    [
+        (0, 0),
+        ("3", 3),
+        (0.0, 0),
+        (1.0, 1),
+        (1.5, None),
+        (float("inf"), None),
+        (float("nan"), None),
+        (True, None),
+        ("x", None),
+    ],
+)
+def test_an_index_is_a_number_in_whatever_form(index: object, number: int | None) -> None:
+    assert number_of(index) == number
+    assert isinstance(number_of(index), int) == (number is not None)

@@ -331,6 +331,21 @@ def test_calls_that_are_all_numbered_nought_are_told_apart_by_their_names() -> N
     assert [c.name for c in completion.calls] == ["ask_user", "get_text_now"]
 
 
+def test_calls_whose_numbers_have_a_fraction_of_nought_are_told_apart_by_them() -> None:
+    completion, _, _ = read(
+        [
+            calls(call("ask_user", "", index=0.0, id="a"), call("clock", "", index=1.0, id="b")),
+            calls(call(None, '{"a":1}', index=0.0)),
+            calls(call(None, '{"b":2}', index=1.0)),
+            chunk({"role": "assistant"}, "stop"),
+        ]
+    )
+    assert [(c.name, c.arguments) for c in completion.calls] == [
+        ("ask_user", '{"a":1}'),
+        ("clock", '{"b":2}'),
+    ]
+
+
 def test_calls_without_an_index_are_told_apart_by_their_ids() -> None:
     completion, _, _ = read(
         [
