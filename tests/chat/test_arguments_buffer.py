@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamaproxy.chat import arguments_buffer
@@ -51,6 +52,81 @@ def test_arguments_sent_anew_from_the_beginning_are_sent_once(value: dict[str, A
     complete = compact(value)
     parts = [complete[:end] for end in range(1, len(complete) + 1)]
     assert read([*parts, complete]) == (complete, complete)
+
+
+#: Objects that have within them what they begin with, and keys that look like what stands beside.
+_nested = st.recursive(
+    st.text(alphabet='k"\\{}[]:, ', max_size=3) | st.integers(0, 9) | st.just({}),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["k", "not"]), inner, min_size=1, max_size=2)
+    ),
+    max_leaves=6,
+)
+_objects = st.dictionaries(st.sampled_from(["k", "not"]), _nested, min_size=1, max_size=2)
+_odd_objects = st.dictionaries(st.text(alphabet='k"{}[]:, ', max_size=2), _nested, max_size=3)
+_spelt = st.sampled_from([None, 1, "compact"])
+
+
+def spelt(value: object, how: Any) -> str:
+    return compact(value) if how == "compact" else json.dumps(value, indent=how)
+
+
+@st.composite
+def _cut(draw: st.DrawFn, text: str, cumulative: bool) -> list[str]:
+    """*text* in pieces that like to begin as the text does, or all of it up to some places."""
+    likely = [at for at in range(1, len(text)) if text.startswith(text[:at], at)]
+    likely += [at + 1 for at, char in enumerate(text[:-1]) if char in ':[,"']
+    places = st.integers(1, len(text)) | (st.sampled_from(likely) if likely else st.nothing())
+    at = sorted(draw(st.sets(places, max_size=5)) | {len(text)})
+    if cumulative:
+        return [text[:end] for end in at for _ in range(draw(st.sampled_from([1, 1, 2])))]
+    return [text[a:b] for a, b in itertools.pairwise([0, *at])]
+
+
+@settings(max_examples=500)
+@given(st.data(), _objects | _odd_objects, _spelt)
+def test_the_pieces_of_an_object_are_the_object_whatever_they_begin_with(
+    data: st.DataObject, value: dict[str, Any], how: Any
+) -> None:
+    text = spelt(value, how)
+    assert read(data.draw(_cut(text, cumulative=False))) == (text, text)
+
+
+@settings(max_examples=500)
+@given(st.data(), _objects, _spelt, st.booleans())
+def test_an_object_that_is_sent_anew_up_to_any_place_is_sent_once(
+    data: st.DataObject, value: dict[str, Any], how: Any, again: bool
+) -> None:
+    text = spelt(value, how)
+    parts = data.draw(_cut(text, cumulative=True))
+    assert read([*parts, compact(value)] if again else parts) == (text, text)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        (['{"not":', '{"not":{"tag":"spam"}}}'], '{"not":{"not":{"tag":"spam"}}}'),
+        (['{"not":', '{"not":{"tag":', '"spam"}}}'], '{"not":{"not":{"tag":"spam"}}}'),
+        (['{"not":', '{"not":{"tag":1}}', "}"], '{"not":{"not":{"tag":1}}}'),
+        (['{"not":', '{"not":', '{"not":', "1}}}"], '{"not":{"not":{"not":1}}}'),
+        (['{"filter":', '{"filter":"a","limit":5}}'], '{"filter":{"filter":"a","limit":5}}'),
+        (['{"not":', '{"not":{"tag":1,}}}'], '{"not":{"not":{"tag":1,}}}'),
+        (['{"a":[', '{"a":[1]},', "2]}"], '{"a":[{"a":[1]},2]}'),
+        (['{"', '{":1}'], '{"{":1}'),
+        (['{"', '{"', ":1}"], '{"{":1}'),
+        (['{"not":', '{"not":{"tag":"spam"}}'], '{"not":{"tag":"spam"}}'),
+        (['{"not":', '{"not":{', '{"not":{"tag":"spam"}}'], '{"not":{"tag":"spam"}}'),
+        (['{"not":', '{"not":1}', "\n"], '{"not":1}'),
+        (['{"not":', '{"not":1}', '{ "not": 1 }'], '{"not":1}'),
+        (['{"k":1,', '{"k":1,"l":', '{"k":1,"l":2}'], '{"k":1,"l":2}'),
+        (['{"', '{"k', '{"k":', '{"k":1', '{"k":12', '{"k":12}'], '{"k":12}'),
+    ],
+)
+def test_a_piece_that_begins_as_the_text_does_goes_on_with_it_where_it_can(
+    parts: list[str], text: str
+) -> None:
+    assert read(parts) == (text, text)
 
 
 @pytest.mark.parametrize(
