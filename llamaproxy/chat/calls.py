@@ -71,28 +71,46 @@ class CallVisibility:
 class _Call:
     """A tool call while it is received.
 
-    *kind* is its type, *extra* and *inner* are further fields of the call and of the object under
-    its type; *shown* is None until it is known whether the client is shown it, then under *index*.
+    *kind* is its type, *key* that of the object which says more, *extra* and *inner* are further
+    fields of the call and of that object, and *pieces* its further texts, if it is no function;
+    *shown* is None until it is known whether the client is shown it, then under *index*.
     """
 
     kind: str = "function"
+    key: str = "function"
     extra: Json = attrs.Factory(dict)
     inner: Json = attrs.Factory(dict)
+    pieces: dict[str, list[str]] = attrs.Factory(dict)
     id: str | None = None
     name: str = ""
     text: ArgumentsBuffer = attrs.Factory(ArgumentsBuffer)
+    has_text: bool = False
     shown: bool | None = None
     index: int = 0
 
     @property
     def text_key(self) -> str:
         """The key of the model's text: ``arguments`` of a function, ``input`` of a custom tool."""
-        return "arguments" if self.kind == "function" else "input"
+        return "arguments" if self.key == "function" else "input"
+
+    def add(self, more: Json) -> None:
+        """Add further fields of the object under *key*."""
+        for key, value in more.items():
+            if self.key == "function" or not isinstance(value, str):
+                self.inner[key] = value
+            else:
+                self.pieces.setdefault(key, []).append(value)
+
+    def payload(self, text: str) -> Json:
+        """The object under *key*, with *text* as the model's."""
+        pieces = {key: "".join(pieces) for key, pieces in self.pieces.items()}
+        payload = {**self.inner, **pieces, "name": self.name}
+        return {**payload, self.text_key: text} if self.has_text else payload
 
     def tool_call(self, call_id: str) -> ToolCall:
         text = str(self.text)
-        inner = {**self.inner, "name": self.name, self.text_key: text}
-        entry = {**self.extra, "id": call_id, "type": self.kind, self.kind: inner}
+        payload = self.payload(text)
+        entry = {**self.extra, "id": call_id, "type": self.kind, self.key: payload}
         return ToolCall(call_id, self.name, text, entry)
 
 
@@ -108,7 +126,6 @@ class CallReader:
         self._by_id: dict[str, _Call] = {}
         self._ids: set[str] = set()
         self._shown = 0
-        self._server_called = visibility.after_server_calls
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -138,27 +155,30 @@ class CallReader:
             if previous and previous.shown and call is self._calls[-1] is not previous:
                 # Some clients close a call as soon as another begins.
                 visible += self._flush_call(previous)
-            inner = as_object(delta.get(call.kind))
+            inner = as_object(delta.get(call.key))
             self._add_name(call, inner.get("name"))
             if not call.id and isinstance(delta.get("id"), str) and delta["id"]:
                 self._reserve_or_fail(len(delta["id"]))
                 call.id = delta["id"]
                 self._by_id.setdefault(call.id, call)
             extra = {k: v for k, v in delta.items() if v is not None and k not in _CALL_KEYS}
-            extra.pop(call.kind, None)
+            extra.pop(call.key, None)
             more = {k: v for k, v in inner.items() if k not in ("name", call.text_key)}
             more = {k: v for k, v in more.items() if v is not None}
             if extra or more:
                 self._reserve_or_fail(len(jsontext.dumps([extra, more])))
                 call.extra.update(extra)
-                call.inner.update(more)
+                call.add(more)
             text = self._add_text(call, inner.get(call.text_key))
             if call.shown is None:
                 # Held back until its name is complete.
                 if self._visibility.is_complete_name(call.name) or (call.text.size and call.name):
                     visible += self._begin(call)
-            elif call.shown and (text or extra):
-                visible.append({"index": call.index, **extra, call.kind: {call.text_key: text}})
+            elif call.shown and (text or extra or (more and call.key != "function")):
+                said = {call.text_key: text} if call.has_text else {}
+                if call.key != "function":
+                    said |= more
+                visible.append({"index": call.index, **extra, call.key: said})
         return visible
 
     def flush(self) -> list[Json]:
@@ -170,9 +190,9 @@ class CallReader:
         text = call.text.append(call.text.release())
         if call.shown and text:
             if deltas:
-                deltas[0][call.kind][call.text_key] += text
+                deltas[0][call.key][call.text_key] += text
             else:
-                deltas = [{"index": call.index, call.kind: {call.text_key: text}}]
+                deltas = [{"index": call.index, call.key: {call.text_key: text}}]
         return deltas
 
     def tool_calls(self) -> list[ToolCall]:
@@ -182,8 +202,9 @@ class CallReader:
     def _add_text(self, call: _Call, value: Any) -> str:
         """Add to a call's arguments or input; what the client may be shown of it at once."""
         size_before, text = call.text.size, arguments_text(value)
+        call.has_text = call.has_text or value is not None
         # The text of a custom tool need not be JSON, and may well repeat itself.
-        is_json = call.kind == "function"
+        is_json = call.key == "function"
         text = call.text.append_json(text) if is_json else call.text.append(text)
         self._reserve_or_fail(max(0, call.text.size - size_before))
         return text
@@ -233,7 +254,8 @@ class CallReader:
         if call is None or is_new:
             if len(self._calls) == MAX_CALLS:
                 raise too_many_calls()
-            call = _Call(kind=_kind(delta))
+            kind, key = _kind(delta), _key(delta)
+            call = _Call(kind, key, has_text=key == "function")
             self._reserve_or_fail(len(call.kind))
             self._calls.append(call)
             if index is not None:
@@ -244,17 +266,13 @@ class CallReader:
         """The first delta of a client's call, whose name is complete; none for another's."""
         call.shown = self._visibility.shows(call.name)
         if not call.shown:
-            self._server_called = True
             return []
         call.index = self._shown
         self._shown += 1
-        inner = {**call.inner, "name": call.name, call.text_key: call.text.confirmed}
-        shown_id = self._id_of(call)
-        if call.kind == "function" or self._server_called:
-            # Calls of other types are left alone (L8b), unless the turn is remembered.
-            shown_id += self._visibility.mark
+        # Calls of other types are marked too: one of the server's may follow (L19).
+        shown_id = self._id_of(call) + self._visibility.mark
         head = {"index": call.index, "id": shown_id, "type": call.kind}
-        return [{**head, **call.extra, call.kind: inner}]
+        return [{**head, **call.extra, call.key: call.payload(call.text.confirmed)}]
 
     def _id_of(self, call: _Call) -> str:
         """The id of a call, a new one if it has none of its own; it does not change afterwards."""
@@ -265,7 +283,18 @@ class CallReader:
 
 
 def _inner(delta: Json) -> Json:
-    return as_object(delta.get(_kind(delta)) or delta.get("function") or delta.get("custom"))
+    return as_object(delta.get(_key(delta)))
+
+
+def _key(delta: Json) -> str:
+    """The key of the object in a delta that says more of its call.
+
+    It need not be the call's type: Moonshot's ``builtin_function`` has it under ``function``.
+    """
+    kind = _kind(delta)
+    if isinstance(delta.get(kind), dict):
+        return kind
+    return next((key for key in ("function", "custom") if isinstance(delta.get(key), dict)), kind)
 
 
 def _kind(delta: Json) -> str:

@@ -55,7 +55,7 @@ def test_arguments_sent_anew_from_the_beginning_are_sent_once(value: dict[str, A
 
 
 #: Objects that have within them what they begin with, and keys that look like what stands beside.
-_nested = st.recursive(
+_nested: st.SearchStrategy[Any] = st.recursive(
     st.text(alphabet='k"\\{}[]:, ', max_size=3) | st.integers(0, 9) | st.just({}),
     lambda inner: (
         st.lists(inner, max_size=2)

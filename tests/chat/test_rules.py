@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from llamaproxy.chat.mixed_turns import split_id
 from tests.chat.script import OWN, Ask, Chat, live
 from tests.chat.streams import replying
 from tests.support import answer, call, calling, chunk, completion, events, saying, turn
@@ -38,6 +39,76 @@ def test_a_call_of_a_tool_that_is_no_function_is_handed_over_as_it_is(stream: bo
         [entry] = chat.message["tool_calls"]
         assert entry["custom"] == EDITING["custom"]
     assert len(chat.requests) == 1 and chat.invoked == []
+
+
+def _shown_calls(chat: Chat) -> list[Json]:
+    """The deltas of calls that the client of a streamed chat is sent, without their indices."""
+    deltas = [each["choices"][0]["delta"] for each in chat.events[:-1]]
+    entries = [dict(entry) for delta in deltas for entry in delta.get("tool_calls") or ()]
+    assert all(entry.pop("index") == 0 for entry in entries)
+    return entries
+
+
+SEARCH: Json = {"type": "builtin_function", "function": {"name": "$web_search"}}
+SEARCHING: Json = {
+    "id": "w:0",
+    "type": "builtin_function",
+    "function": {"name": "$web_search", "arguments": '{"q":1}'},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_what_a_call_says_need_not_be_under_its_type(stream: bool) -> None:
+    """DESIGN: L8b. As Moonshot has it."""
+    message = {"role": "assistant", "content": None, "tool_calls": [SEARCHING]}
+    first = {**SEARCHING, "index": 0, "function": {"name": "$web_search", "arguments": '{"q"'}}
+    second = {"index": 0, "function": {"arguments": ":1}"}}
+    chunks = [chunk({"tool_calls": [piece]}) for piece in (first, second)]
+    whole = answer(completion(message, "tool_calls"))
+    pieces = events(*chunks, chunk({}, "tool_calls"))
+    chat = Chat(pieces if stream else whole, stream=stream, tools=[SEARCH])
+    if stream:
+        first, second = _shown_calls(chat)
+        assert split_id(first.pop("id"))[0] == "w:0"
+        assert first["type"] == "builtin_function"
+        assert first["function"] == {"name": "$web_search", "arguments": '{"q"'}
+        assert second == {"function": {"arguments": ":1}"}}
+    else:
+        assert chat.message["tool_calls"] == [SEARCHING]
+    assert len(chat.requests) == 1 and chat.invoked == []
+
+
+def test_what_else_a_call_of_another_type_says_is_streamed_on() -> None:
+    """DESIGN: L8b. There is no ``input`` where the model's text has another key."""
+    find = {"type": "find", "find": {"name": "files"}}
+    payloads: list[Json] = [{"name": "files", "deep": True}, {"query": "*."}, {"query": "py"}]
+    entries: list[Json] = [{"index": 0, "find": payload} for payload in payloads]
+    entries[0] |= {"id": "f", "type": "find"}
+    entries.append({"index": 1, "id": "s", "function": {"name": "clock", "arguments": "{}"}})
+    chunks = [chunk({"tool_calls": [entry]}) for entry in entries]
+    chat = Chat(events(*chunks, chunk({}, "tool_calls")), stream=True, tools=[find])
+    shown = _shown_calls(chat)
+    assert [entry["find"] for entry in shown] == payloads
+    # What the model is reminded of is whole.
+    asked = {**find, "id": shown[0]["id"]}
+    result = {"role": "tool", "tool_call_id": shown[0]["id"], "content": "a.py"}
+    turn_sent = {"role": "assistant", "content": None, "tool_calls": [asked]}
+    chat.again(saying("Done."), tools=[find], messages=[turn_sent, result])
+    found, _ = chat.requests[-1]["messages"][0]["tool_calls"]
+    said = {"name": "files", "deep": True, "query": "*.py"}
+    assert found == {"id": "f", "type": "find", "find": said}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_turn_that_begins_with_a_call_of_no_function_is_remembered(stream: bool) -> None:
+    """DESIGN: L19."""
+    first = turn(None, [EDITING, call("clock", {}, "s1")])
+    chat = Chat(first, stream=stream, tools=[EDIT])
+    entries = _shown_calls(chat) if stream else chat.message["tool_calls"]
+    result = {"role": "tool", "tool_call_id": entries[0]["id"], "content": "edited"}
+    sent = {"role": "assistant", "content": None, "tool_calls": [{**EDITING, **entries[0]}]}
+    chat.again(saying("Done."), tools=[EDIT], messages=[sent, result])
+    assert chat.results == [("c1", "edited"), ("s1", "12:00")]
 
 
 #: What servers say of a model that was stopped, and what nobody has heard of yet.
