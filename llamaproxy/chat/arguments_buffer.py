@@ -14,6 +14,8 @@ _WITHIN = re.compile(r'["\\]')
 class ArgumentsBuffer:
     """Adds up the pieces of a JSON text, and knows whether the object in it has ended.
 
+    The object may be encoded twice, as a string.
+
     Three kinds of pieces are held back until it is clear whether they belong to the text: ``{}`` at
     its beginning, which some servers send whatever follows; an object behind its end, which may be
     the same once more; and, where a value may begin, one that begins as the text does.
@@ -167,7 +169,7 @@ class ArgumentsBuffer:
         """Whether *part* has to be held back."""
         if not self._size:
             return part.strip() == "{}"
-        return part.lstrip().startswith("{") and self._has_ended
+        return part.lstrip().startswith(("{", '"')) and self._has_ended
 
     def _append_behind_end(self, part: str) -> str:
         """Add *part* behind the end of the object; nothing is a repetition from now on."""
@@ -182,6 +184,7 @@ class ArgumentsBuffer:
                 at = match.end()
                 if match[0] == '"':
                     self._in_string = not self._in_string
+                    self._opened = True
                 elif match[0] == "\\":
                     self._escaped = at == len(part)
                     at += 1

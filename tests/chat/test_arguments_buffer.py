@@ -47,6 +47,16 @@ def test_arguments_sent_once_more_are_sent_once(
     assert read(parts) == (complete, complete) or (not value and read(parts) == ("{}", "{}"))
 
 
+@given(_values, st.integers(1, 20), st.integers(1, 20))
+def test_arguments_encoded_twice_are_sent_once_too(
+    value: dict[str, Any], first: int, second: int
+) -> None:
+    complete = json.dumps(compact(value))
+    again = json.dumps(compact(value), ensure_ascii=False)
+    parts = [*in_pieces(complete, first), *in_pieces(again, second), complete]
+    assert read(parts) == (complete, complete)
+
+
 @given(_values)
 def test_arguments_sent_anew_from_the_beginning_are_sent_once(value: dict[str, Any]) -> None:
     complete = compact(value)

@@ -396,6 +396,15 @@ def test_arguments_that_are_an_object_become_text() -> None:
     assert streamed.message["tool_calls"][0]["function"]["arguments"] == '{"a":[1]}'
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_call_with_arguments_encoded_twice_is_one_though_it_is_sent_again(named: bool) -> None:
+    text = '"{\\"a\\":1}"'
+    again = call("clock", text, index=0, id="a") if named else call(None, text, index=0)
+    first = call("clock", text, index=0, id="a")
+    completion, _, _ = read([calls(first), calls(again), chunk({"role": "assistant"}, "stop")])
+    assert [(c.name, c.arguments) for c in completion.calls] == [("clock", text)]
+
+
 def test_what_else_a_call_carries_stays_on_it() -> None:
     signed = {"extra_content": {"google": {"thought_signature": "s"}}}
     completion, _, seen = read(
