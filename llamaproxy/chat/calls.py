@@ -126,6 +126,7 @@ class CallReader:
         self._by_id: dict[str, _Call] = {}
         self._ids: set[str] = set()
         self._shown = 0
+        self._server_called = visibility.after_server_calls
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -266,11 +267,14 @@ class CallReader:
         """The first delta of a client's call, whose name is complete; none for another's."""
         call.shown = self._visibility.shows(call.name)
         if not call.shown:
+            self._server_called = True
             return []
         call.index = self._shown
         self._shown += 1
-        # Calls of other types are marked too: one of the server's may follow (L19).
-        shown_id = self._id_of(call) + self._visibility.mark
+        shown_id = self._id_of(call)
+        if call.kind == "function" or self._server_called:
+            # Calls of other types are left alone (L8b), unless the turn is remembered.
+            shown_id += self._visibility.mark
         head = {"index": call.index, "id": shown_id, "type": call.kind}
         return [{**head, **call.extra, call.key: call.payload(call.text.confirmed)}]
 

@@ -84,7 +84,8 @@ def test_what_else_a_call_of_another_type_says_is_streamed_on() -> None:
     payloads: list[Json] = [{"name": "files", "deep": True}, {"query": "*."}, {"query": "py"}]
     entries: list[Json] = [{"index": 0, "find": payload} for payload in payloads]
     entries[0] |= {"id": "f", "type": "find"}
-    entries.append({"index": 1, "id": "s", "function": {"name": "clock", "arguments": "{}"}})
+    server = {"index": 1, "id": "s", "function": {"name": "clock", "arguments": "{}"}}
+    entries.insert(0, server)
     chunks = [chunk({"tool_calls": [entry]}) for entry in entries]
     chat = Chat(events(*chunks, chunk({}, "tool_calls")), stream=True, tools=[find])
     shown = _shown_calls(chat)
@@ -94,21 +95,9 @@ def test_what_else_a_call_of_another_type_says_is_streamed_on() -> None:
     result = {"role": "tool", "tool_call_id": shown[0]["id"], "content": "a.py"}
     turn_sent = {"role": "assistant", "content": None, "tool_calls": [asked]}
     chat.again(saying("Done."), tools=[find], messages=[turn_sent, result])
-    found, _ = chat.requests[-1]["messages"][0]["tool_calls"]
+    _, found = chat.requests[-1]["messages"][0]["tool_calls"]
     said = {"name": "files", "deep": True, "query": "*.py"}
     assert found == {"id": "f", "type": "find", "find": said}
-
-
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_a_turn_that_begins_with_a_call_of_no_function_is_remembered(stream: bool) -> None:
-    """DESIGN: L19."""
-    first = turn(None, [EDITING, call("clock", {}, "s1")])
-    chat = Chat(first, stream=stream, tools=[EDIT])
-    entries = _shown_calls(chat) if stream else chat.message["tool_calls"]
-    result = {"role": "tool", "tool_call_id": entries[0]["id"], "content": "edited"}
-    sent = {"role": "assistant", "content": None, "tool_calls": [{**EDITING, **entries[0]}]}
-    chat.again(saying("Done."), tools=[EDIT], messages=[sent, result])
-    assert chat.results == [("c1", "edited"), ("s1", "12:00")]
 
 
 #: What servers say of a model that was stopped, and what nobody has heard of yet.
