@@ -15,7 +15,7 @@ def why_not_injected(body: Json, patterns: str, task: str) -> str:
 
     :param task: its field ``X-OpenWebUI-Task``, empty if it has none.
     """
-    if mode_of(body) == "none":
+    if "tool_choice" in body and mode_of(body) == "none":
         return "its tool_choice is none"
     if isinstance(body.get("n"), int | float) and body["n"] > 1:
         return "it asks for several choices (n)"
