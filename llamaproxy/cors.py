@@ -27,22 +27,28 @@ _MAX_ORIGINS, _MAX_ORIGIN = 256, 512
 
 @attrs.define(eq=False, repr=False)
 class CorsMemory:
-    """The CORS fields of the upstream's last answer to each origin."""
+    """The CORS fields of the upstream's last answer to each origin that had something to say."""
 
     _by_origin: OrderedDict[bytes, dict[bytes, list[bytes]]] = attrs.Factory(OrderedDict)
 
     def __contains__(self, origin: bytes) -> bool:
         return origin in self._by_origin
 
-    def learn_from_answer(self, origin: bytes, answer: Headers, response_fields: Headers) -> None:
+    def learn_from_answer(
+        self, origin: bytes, status: int, answer: Headers, response_fields: Headers
+    ) -> None:
         """:meth:`learn` from an *answer* of the upstream's that is passed on to the client.
 
         The fields that :meth:`apply` has put into *response_fields* are taken out of them again,
-        for those of the answer replace them.
+        for those of the answer replace them. An error without any leaves all as it is: a server's
+        500 is written outside of what adds them (Starlette), and a gateway's knows nothing of them.
         """
         for name in _APPLIED:
             response_fields.removeHeader(name)
-        self.learn(origin, answer)
+        if 200 <= status < 300 or any(map(answer.hasHeader, _FIELDS)):
+            self.learn(origin, answer)
+        else:
+            self.apply(origin, response_fields)
 
     def learn(self, origin: bytes, headers: Headers) -> None:
         """Remember the CORS fields in *headers*, of an answer of the upstream's to *origin*."""

@@ -8,7 +8,19 @@ from twisted.web.http_headers import Headers
 
 from llamaproxy.cors import CorsMemory
 from tests.chat.streams import both
-from tests.support import CHAT, Answer, FakeStack, Proxy, answer, hang_up, saying
+from tests.support import (
+    CHAT,
+    INVOKE,
+    Answer,
+    FakeStack,
+    Proxy,
+    answer,
+    calling,
+    hang_up,
+    saying,
+    tool,
+    tool_result,
+)
 
 PAGE = {"Origin": "http://page"}
 ALLOWED = {"Access-Control-Allow-Origin": "http://page", "Access-Control-Allow-Credentials": "true"}
@@ -126,6 +138,51 @@ def test_another_answer_without_permission_takes_it_back() -> None:
     stack.on("GET /v1/models", hang_up)
     exchange = proxy.request("GET", "/v1/models", fields=PAGE)
     assert exchange.status == 502 and exchange.field(ALLOW) is None
+
+
+def test_an_error_that_says_nothing_of_pages_takes_nothing_back() -> None:
+    """Starlette's 500s have no CORS fields, and a gateway's errors none of the server's."""
+    stack = FakeStack()
+    models = "GET /v1/models"
+    for status in (500, 502, 429, 401, 302):
+        stack.on(models, allowing(answer({"data": []})), answer(b"", status), hang_up)
+        proxy = Proxy(stack)
+        assert proxy.request("GET", "/v1/models", fields=PAGE).field(ALLOW) == "http://page"
+        exchange = proxy.request("GET", "/v1/models", fields=PAGE)
+        assert exchange.status == status and exchange.field(ALLOW) is None
+        exchange = proxy.request("GET", "/v1/models", fields=PAGE)
+        assert exchange.status == 502 and exchange.field(ALLOW) == "http://page"
+
+
+def test_an_error_that_says_something_of_them_is_heeded() -> None:
+    stack = FakeStack()
+    models = "GET /v1/models"
+    refusing = answer(b"", 400, {"Access-Control-Allow-Credentials": "true"})  # as Starlette does
+    stack.on(models, allowing(answer({"data": []})), refusing, hang_up)
+    proxy = Proxy(stack)
+    allowed = [proxy.request("GET", "/v1/models", fields=PAGE).field(ALLOW) for _ in range(3)]
+    assert allowed == ["http://page", None, None]
+
+
+@both
+def test_the_page_can_read_what_the_proxy_makes_of_such_an_error(stream: bool) -> None:
+    stack = FakeStack()
+    stack.on("GET /v1/tools", answer({"data": [tool("clock")]}))
+    stack.on(INVOKE, tool_result("12:00"))
+    stack.on(CHAT, answer(b"", 500))
+    stack.on(PREFLIGHT, answer(b"", 503), allowing(answer(b"")))
+    proxy = Proxy(stack)
+    first = proxy.chat(stream=False, fields=PAGE)  # while the server cannot even say
+    assert first.status == 500 and first.field(ALLOW) is None
+    stack.on(CHAT, answer(b"", 500), hang_up)
+    for status in (500, 502):
+        exchange = proxy.chat(stream=stream, fields=PAGE)
+        assert exchange.status == status
+        assert exchange.field(ALLOW) == "http://page" and exchange.field("Vary") == "Origin"
+    stack.on(CHAT, allowing(calling("clock")), answer(b"", 500))
+    exchange = proxy.chat(stream=False, fields=PAGE)  # in the second round
+    assert exchange.status == 500 and exchange.field(ALLOW) == "http://page"
+    assert len(stack.asked_for(PREFLIGHT)) == 2
 
 
 def test_no_more_is_remembered_than_there_is_room_for() -> None:

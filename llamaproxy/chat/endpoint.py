@@ -160,11 +160,12 @@ class _AnswerFields:
         self._request = request
         self._cors = cors
 
-    def relay(self, fields: Fields) -> None:
-        """Replace the fields of the round before by those in *fields*."""
+    def relay(self, status: int, fields: Fields) -> None:
+        """Replace the fields of the round before by those in *fields*, of an answer of *status*."""
         request = self._request
         if request.startedWriting:
             return
         if (origin := request.head.origin) is not None:
-            self._cors.learn_from_answer(origin, headers_of(fields), request.responseHeaders)
+            answer = headers_of(fields)
+            self._cors.learn_from_answer(origin, status, answer, request.responseHeaders)
         request.relayed_fields = answer_fields(fields)

@@ -54,8 +54,8 @@ _JSON = (b"Content-Type", b"application/json")
 PREFLIGHT_TIMEOUT = 2.0
 
 
-#: Is called with the fields of an answer as soon as they are there.
-OnFields = Callable[[Fields], None]
+#: Is called with the status and the fields of an answer as soon as they are there.
+OnFields = Callable[[int, Fields], None]
 
 
 class _ReadyURL(EncodedURL):
@@ -183,7 +183,7 @@ class LlamaStackClient:
     async def preflight(self, path: str, origin: bytes) -> Headers:
         """The fields of the answer to a CORS preflight for a POST to *path* by a page of *origin*.
 
-        :raises ProxyError: if there is no answer.
+        :raises ProxyError: if there is none, or a 5xx, which says nothing of pages.
         """
         fields = [
             (b"Origin", origin),
@@ -194,6 +194,8 @@ class LlamaStackClient:
         head, _ = await self._whole(
             "OPTIONS", url, fields, None, PREFLIGHT_TIMEOUT, MAX_ERROR_BYTES
         )
+        if head.status >= 500:
+            raise UpstreamRefused(head.status, "")
         return headers_of(head.fields)
 
     async def whole(
@@ -202,14 +204,14 @@ class LlamaStackClient:
         """The answer to a request for a completion, for :meth:`completion`.
 
         All of the client's fields are sent along. *on_fields* is called with those of the answer,
-        of whatever status, as soon as they are there.
+        whatever its status, as soon as they are there.
 
         :raises UpstreamRefused: for an error status.
         :raises ProxyError: if there is no answer.
         """
 
         def on_head(head: ResponseHead) -> None:
-            on_fields(self._secret.masked_fields(head.fields))
+            on_fields(head.status, self._secret.masked_fields(head.fields))
 
         url = _url(self._base, path)
         answer = WholeAnswer(self.clock, self.timeout, MAX_ANSWER_BYTES, on_head)
@@ -245,7 +247,7 @@ class LlamaStackClient:
         response.exchange = self._post(url, caller, body, response)
         try:
             await response_within(response.begun, self.clock, self.timeout)
-            on_fields(self._secret.masked_fields(response.fields))
+            on_fields(response.code, self._secret.masked_fields(response.fields))
             if not 200 <= response.code < 300:
                 text = await self._error_body(response, min(self.timeout, ERROR_TIMEOUT))
                 self._json_in(response.code, response.fields, text)

@@ -266,7 +266,8 @@ class Passage(Watchdog):
                 for name, value in fields
             ]
         if (origin := request.head.origin) is not None:
-            resource.cors.learn(origin, headers_of(head.fields))
+            answer = headers_of(head.fields)
+            resource.cors.learn_from_answer(origin, head.status, answer, request.responseHeaders)
         follows = head.body_follows and self._masker is None
         request.begin(head.status, phrase, fields, follows, head.names)
         if head.length is None or head.length > _SMALL_BODY:

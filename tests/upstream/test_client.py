@@ -64,7 +64,8 @@ def ask(*answers: Answer) -> Any:
 
 
 async def chunks_of(upstream: Upstream, into: list[Json | None]) -> list[Json | None]:
-    response = await upstream.client.open("/x", ClientContext(), BytesUpload(b"{}"), lambda _: None)
+    upload = BytesUpload(b"{}")
+    response = await upstream.client.open("/x", ClientContext(), upload, lambda *_: None)
     await upstream.client.relay(response, Chunks(into))
     return into
 
@@ -197,7 +198,7 @@ def test_a_refusal_keeps_its_status_whatever_its_body_does(status: int, body: An
         waiting: Deferred[Any] = Deferred.fromCoroutine(
             chunks_of(upstream, [])
             if way == "streamed"
-            else client.whole("/x", ClientContext(), upload, lambda fields: None)
+            else client.whole("/x", ClientContext(), upload, lambda *_: None)
             if way == "whole"
             else client.ask("GET", "/x", ClientContext())
         )

@@ -54,7 +54,9 @@ class Client:
         #: The fields of the answers.
         self.fields: list[Fields] = []
         completions = Completions(self.upstream.client, self.upstream.detector)
-        self.completions = completions.for_client(ClientContext(), self.fields.append)
+        self.completions = completions.for_client(
+            ClientContext(), lambda _, fields: self.fields.append(fields)
+        )
         self.stream = stream
         self.hello = events(chunk({"content": "hello"}, "stop")) if stream else answer(HELLO)
 
