@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import takewhile
 from typing import Any
 
@@ -53,11 +53,22 @@ _SMALL_BODY = 32 * 1024
 _ABSOLUTE = re.compile(rb"(https?)://(?:[^/?#@]*@)?([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
-def _authority(scheme: bytes, authority: bytes) -> bytes:
-    """*authority* in lower case and with a port, the default of *scheme* where it has none."""
-    default = b":443" if scheme.lower() == b"https" else b":80"
-    host = authority.lower()
-    return host if re.search(rb":[0-9]+$", host) else host + default
+def _own_authorities(scheme: bytes, authority: bytes) -> frozenset[bytes]:
+    """The ways to write *authority* in a URL, in lower case: with its port, and without.
+
+    It may be without if the port is the default one of *scheme* or of the other, which a server
+    writes that is told of a client who came over it.
+    """
+    match = re.fullmatch(rb"(.*?)(?::([0-9]+))?", authority.lower())
+    assert match is not None
+    host, port = match[1], match[2] or (b"443" if scheme.lower() == b"https" else b"80")
+    with_port = b"%b:%b" % (host, port)
+    return frozenset({host, with_port} if port in (b"80", b"443") else {with_port})
+
+
+def _first_member(fields: Mapping[bytes, bytes], name: bytes) -> bytes:
+    """The first member of the list in the field *name*: each proxy on the way may append one."""
+    return fields.get(name, b"").partition(b",")[0].strip(b" \t")
 
 
 def _common_end(one: bytes, other: bytes) -> int:
@@ -100,7 +111,7 @@ class LlamaStackResource(ReverseProxyResource):
         self.url = as_uri(url).to_text().rstrip("/").encode("ascii")
         match = _ABSOLUTE.fullmatch(self.url)
         assert match is not None
-        self._authority = _authority(match[1], match[2])
+        self._authorities = _own_authorities(match[1], match[2])
         self._base = match[3]
         self.detector = detector
         self.clock = clock
@@ -127,7 +138,7 @@ class LlamaStackResource(ReverseProxyResource):
         """
         match = _ABSOLUTE.fullmatch(location)
         if match is not None:
-            if _authority(*match.groups()[:2]) != self._authority:
+            if match[2].lower() not in self._authorities:
                 return location
             place: bytes = match[3]
         elif location.startswith(b"/") and not location.startswith(b"//"):
@@ -142,9 +153,11 @@ class LlamaStackResource(ReverseProxyResource):
         if path != client_path and place.startswith(path[: len(path) - common]):
             place = client_path[: len(client_path) - common] + place[len(path) - common :]
         sent = dict(reversed(request_fields))
-        if match is None or b"X-Forwarded-Host" not in sent:
+        scheme = _first_member(sent, b"X-Forwarded-Proto")
+        host = _first_member(sent, b"X-Forwarded-Host")
+        if match is None or not scheme or not host:
             return place or b"/"
-        return b"%b://%b%b" % (sent[b"X-Forwarded-Proto"], sent[b"X-Forwarded-Host"], place)
+        return b"%b://%b%b" % (scheme, host, place)
 
 
 @implementer(IPushProducer)

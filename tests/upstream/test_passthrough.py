@@ -9,8 +9,11 @@ import json
 from typing import Any
 
 import pytest
+from hyperlink import DecodedURL
 
-from tests.support import Answer, FakeStack, Proxy, answer, hang_up, nothing, recorded
+from llamaproxy.upstream.headers import forwarded_for
+from llamaproxy.upstream.passthrough import LlamaStackResource
+from tests.support import Answer, FakeStack, Proxy, answer, hang_up, head_with, nothing, recorded
 
 
 def test_openai_clients_get_openais_model_list_from_every_generation() -> None:
@@ -134,6 +137,55 @@ def test_a_redirect_of_the_servers_to_itself_leads_back_here(
     exchange = Proxy(stack).request("GET", asked)
     assert exchange.status == 307
     assert exchange.field("Location") == exchange.field("Content-Location") == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "place", "rewritten"),
+    [
+        ("http://stack", "http://stack/x", True),
+        # Written by a server that believes the X-Forwarded-Proto of a client that came over TLS.
+        ("http://stack", "https://stack/x", True),
+        ("https://stack", "http://stack/x", True),
+        ("https://stack:443", "https://Stack/x", True),
+        ("http://stack", "http://stack:80/x", True),
+        ("https://stack", "https://stack:443/x", True),
+        ("http://stack", "https://stack:443/x", False),
+        ("http://stack", "http://stack:8080/x", False),
+        ("http://stack:8321", "https://stack/x", False),
+        ("http://[::1]", "https://[::1]/x", True),
+        ("http://[::1]:8321", "https://[::1]/x", False),
+    ],
+)
+def test_an_address_without_a_port_is_the_servers_whatever_its_scheme(
+    url: str, place: str, rewritten: bool
+) -> None:
+    stack = FakeStack()
+    stack.on("GET /x/", redirecting(place))
+    exchange = Proxy(stack, url=url).request("GET", "/x/")
+    assert exchange.field("Location") == ("http://proxy:8322/x" if rewritten else place)
+
+
+@pytest.mark.parametrize(
+    ("schemes", "hosts", "expected"),
+    [
+        ([b"https"], [b"chat.example"], b"https://chat.example/x"),
+        ([b"https, http"], [b"chat.example, inner:80"], b"https://chat.example/x"),
+        ([b"https ,http"], [b" chat.example\t,inner:80"], b"https://chat.example/x"),
+        ([b"https", b"http"], [b"chat.example", b"inner:80"], b"https://chat.example/x"),
+        ([b"https"], [b""], b"/x"),
+        ([b", https"], [b"chat.example"], b"/x"),
+    ],
+)
+def test_of_several_proxies_in_front_the_first_has_the_clients_address(
+    schemes: list[bytes], hosts: list[bytes], expected: bytes
+) -> None:
+    """Apache appends its own; its upstream gets the list as it is."""
+    head = head_with({"X-Forwarded-Proto": schemes, "X-Forwarded-Host": hosts})
+    fields = forwarded_for(head, "10.0.0.9", secure=False, trusted=True)
+    unused: Any = None
+    url = DecodedURL.from_text("http://stack")
+    resource = LlamaStackResource(unused, url, unused, unused, 1)
+    assert resource.client_location(b"http://stack/x", b"/x/", b"/x/", fields) == expected
 
 
 def test_paths_that_are_not_there_do_not_ask_for_the_version_each_time() -> None:
