@@ -557,6 +557,9 @@ async def test_a_streamed_chat_shows_each_word_while_the_next_is_held(wires: Wir
 
 # --- somebody leaves
 
+#: Requests behind another, of which nothing more is read until that has been answered.
+MORE_THAN_IS_READ = b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2000
+
 
 @pytest.mark.parametrize("begun", [False, True], ids=["waiting", "reading"])
 @on_sockets
@@ -594,6 +597,20 @@ async def test_a_client_that_leaves_stops_the_model(
     elif begun:
         asked.begin("Content-Type: application/json")
         asked.piece(b'{"choices": [')
+    leave(client)
+    await asked.peer.end()
+
+
+@pytest.mark.parametrize("leave", [Peer.leave, Peer.close_side], ids=["resets", "closes"])
+@on_sockets
+async def test_so_does_one_that_leaves_behind_more_than_is_read(
+    wires: Wires, leave: Callable[[Peer], None]
+) -> None:
+    port = wires.proxy(half_closed_timeout=3600)
+    client = await wires.chat(port)
+    asked = await wires.stack.asked()
+    client.send(MORE_THAN_IS_READ)
+    await (await wires.ask(port, "GET /health")).end()  # by then it has come
     leave(client)
     await asked.peer.end()
 

@@ -16,6 +16,7 @@ from twisted.internet.threads import deferToThread
 from llamaproxy.server.listen import ListenService
 from tests.support import chunk, event
 from tests.test_sockets import (
+    MORE_THAN_IS_READ,
     PATIENCE,
     Wires,
     dechunked,
@@ -143,6 +144,26 @@ async def test_a_chat_is_streamed_over_tls(wires: Wires, secured: Secured) -> No
     head, message = head_and_body(await answer)
     assert fields(head, "Content-Type") == [b"text/event-stream"]
     assert dechunked(message).endswith(b"data: [DONE]\n\n")
+
+
+@on_sockets
+async def test_a_client_that_leaves_behind_more_than_is_read_stops_the_model(
+    wires: Wires, secured: Secured
+) -> None:
+    port = listen(wires, secured)
+
+    def ask() -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", port), PATIENCE)
+        secure = secured.client().wrap_socket(plain, server_hostname="localhost")
+        head = b"POST /v1/chat/completions HTTP/1.1\r\n" + CLOSE + b"Content-Length: 16\r\n\r\n"
+        secure.sendall(head + b'{"messages": []}' + MORE_THAN_IS_READ)
+        return secure
+
+    secure = await deferToThread(ask)
+    asked = await wires.stack.asked()
+    await exchange(port, secured.client(), b"GET /health HTTP/1.1\r\n" + CLOSE + b"\r\n")
+    secure.close()
+    await asked.peer.end()
 
 
 @on_sockets

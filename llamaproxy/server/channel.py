@@ -102,6 +102,15 @@ class ProxyChannel(Protocol):
         elif self._half_closed_check is None:
             self._check_half_closed()
 
+    def client_closed(self, whole: bool) -> None:
+        """What reading would tell, did it go on: the client has closed its side, or the *whole*."""
+        if self.state.phase != ANSWER:
+            return  # it is told by reading on, or by a deadline
+        if whole:
+            self.transport.abortConnection()
+        elif self._half_closed_check is None:
+            self._check_half_closed()
+
     def writeConnectionLost(self) -> None:
         """Our side has been closed, after a refusal."""
 
@@ -319,6 +328,7 @@ class ProxyChannel(Protocol):
     def _pause_reading(self, paused: bool) -> None:
         if paused != self._read_paused:
             self._read_paused = paused
+            self.site.connections.unread(self, paused)
             (self.transport.pauseProducing if paused else self.transport.resumeProducing)()
 
     def stopProducing(self) -> None:

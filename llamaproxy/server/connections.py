@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,6 +18,9 @@ from llamaproxy.server.channel import ProxyChannel
 _SWEEP_SECONDS = 1.0
 _IDLE_SWEEP_SECONDS = 0.25
 
+#: What poll(2) says of a connection whose other side has been closed: on Linux alone.
+_SIDE_CLOSED: int | None = getattr(select, "POLLRDHUP", None)
+
 
 class Connections:
     """Keeps count of the connections and requests of a site.
@@ -31,6 +35,8 @@ class Connections:
         self._clock = clock
         self._idle_grace = idle_grace
         self._open: set[ProxyChannel] = set()
+        #: Those of which nothing is read for now.
+        self._unread: set[ProxyChannel] = set()
         #: In the order in which they began.
         self._running: dict[ProxyRequest, None] = {}
         self._idle_since: dict[ProxyChannel, float] = {}
@@ -65,9 +71,14 @@ class Connections:
         if self._deadline_sweep is None:
             self._deadline_sweep = self._clock.callLater(_SWEEP_SECONDS, self._expire)
 
+    def unread(self, channel: ProxyChannel, unread: bool) -> None:
+        """Whether nothing is read of *channel* for now."""
+        (self._unread.add if unread else self._unread.discard)(channel)
+
     def closed(self, channel: ProxyChannel) -> None:
         """A connection has been lost."""
         self._open.discard(channel)
+        self._unread.discard(channel)
         self._fire_if_closed()
 
     def began(self, request: ProxyRequest) -> None:
@@ -143,6 +154,19 @@ class Connections:
         now = self._clock.seconds()
         for channel in [channel for channel in self._open if channel.state.deadline <= now]:
             channel.expire()
+        if self._unread and _SIDE_CLOSED is not None:
+            self._tell_unread(_SIDE_CLOSED)
+
+    def _tell_unread(self, side_closed: int) -> None:
+        """Tell the channels of which nothing is read that their clients have left."""
+        # The reactor does not watch them: what waits to be read would wake it all the time.
+        channels = {channel.transport.fileno(): channel for channel in self._unread}
+        channels.pop(-1, None)  # one that is being closed
+        poll = select.poll()
+        for descriptor in channels:
+            poll.register(descriptor, side_closed)
+        for descriptor, happened in poll.poll(0):
+            channels[descriptor].client_closed(whole=happened != side_closed)
 
     def _close_if_idle(self, channel: ProxyChannel) -> None:
         if channel.is_idle and channel in self._open:

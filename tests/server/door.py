@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from socket import socket
 from typing import Any
 
 import attrs
@@ -44,6 +45,11 @@ class Line(StringTransport):
     """A connection whose client reads at once; it can be half-closed like one of TCP."""
 
     half_closed = False
+    #: Where it matters what a client does whose bytes are not read.
+    socket: socket | None = None
+
+    def fileno(self) -> int:
+        return -1 if self.socket is None else self.socket.fileno()
 
     def loseWriteConnection(self) -> None:
         self.half_closed = True

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from socket import SHUT_WR, socket, socketpair
 from typing import Any
 
+import attrs
 import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactorClock
 
 from llamaproxy.events import ConnectionsTurnedAway, Event
-from tests.server.door import FrontDoor, Line
+from tests.server.door import Client, FrontDoor, Line
 from tests.support import pending_calls
 
 HOST = b"Host: proxy\r\n"
@@ -849,6 +852,88 @@ def test_a_half_closed_client_is_told_of_a_bad_request() -> None:
     assert client.statuses() == [200, 400]
     client.half_close()  # what is read of it now is its end, again
     assert client.line.disconnecting
+
+
+# --- clients that leave behind more than is read of them
+
+PIPELINED = get(b"X: " + b"a" * 16_000) * 2
+
+
+@attrs.frozen
+class Crowding:
+    """A client of whom nothing more is read until it is answered, on a socket of the system's."""
+
+    door: FrontDoor
+    client: Client
+    ours: socket
+    theirs: socket
+
+
+@pytest.fixture
+def crowding() -> Iterator[Crowding]:
+    door = FrontDoor(at_once=False)
+    client = door.client()
+    ours, theirs = socketpair()
+    with ours, theirs:
+        client.line.socket = ours
+        client.send(get(), PIPELINED)
+        assert client.line.producerState == "paused"
+        yield Crowding(door, client, ours, theirs)
+
+
+def test_one_who_leaves_is_missed_by_the_next_second(crowding: Crowding) -> None:
+    door, client = crowding.door, crowding.client
+    door.clock.pump([0.1] * 30)
+    assert not client.ended
+    crowding.theirs.close()
+    door.clock.advance(1)
+    assert client.line.disconnected
+    client.leave()
+    door.clock.advance(1)
+    assert pending_calls(door.clock) == []
+
+
+def test_one_who_has_closed_its_side_is_served_as_long_as_it_is_sent_something(
+    crowding: Crowding,
+) -> None:
+    door, client = crowding.door, crowding.client
+    crowding.theirs.shutdown(SHUT_WR)
+    [request] = door.inside.waiting
+    for _ in range(20):
+        request.write(b"x")
+        door.clock.pump([0.1] * 4)
+    assert not client.ended
+    door.clock.pump([0.1] * 6)
+    assert client.line.disconnected
+
+
+def test_one_who_has_closed_its_side_gets_all_its_answers(crowding: Crowding) -> None:
+    door, client = crowding.door, crowding.client
+    crowding.theirs.shutdown(SHUT_WR)
+    door.clock.advance(1)
+    for _ in range(3):
+        door.clock.pump([0.1] * 4)
+        answer_with(door, (b"Content-Length", b"2"))
+    assert client.line.producerState == "producing"
+    client.half_close()  # is read now
+    assert client.statuses() == [200] * 3 and client.line.disconnecting
+
+
+def test_a_chat_of_one_who_has_closed_its_side_ends(crowding: Crowding) -> None:
+    request: Any = crowding.door.inside.waiting[0]
+    request.half_closable = False
+    crowding.theirs.shutdown(SHUT_WR)
+    crowding.door.clock.advance(1)
+    assert crowding.client.line.disconnected
+
+
+def test_nobody_of_whom_all_is_read_is_looked_after(crowding: Crowding) -> None:
+    door, client = crowding.door, crowding.client
+    for _ in range(3):
+        answer_with(door, (b"Content-Length", b"2"))
+    crowding.theirs.close()  # what that means, reading tells
+    door.clock.pump([1] * 3)
+    assert not client.ended
 
 
 # --- too many
