@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 from OpenSSL.crypto import Error as OpenSSLError
 from twisted.internet.defer import maybeDeferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -22,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamaproxy.server.places import Description, client_url
+from llamaproxy.server.proxyprotocol import endpoint_of
 
 #: Connections that may wait to be accepted; those of more clients take a second or longer.
 BACKLOG = 1024
@@ -64,7 +64,7 @@ class Ports:
         self._endpoints = []
         for description in descriptions:
             try:
-                endpoint = serverFromString(reactor, _with_backlog(description))
+                endpoint = endpoint_of(reactor, _with_backlog(description))
             except Exception as error:  # each endpoint parser has exceptions of its own
                 reason = _reason(description, error)
                 raise CannotListen(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from socket import SHUT_WR, socket, socketpair
 from typing import Any
 
 import attrs
 import pytest
 from twisted.internet.address import IPv4Address
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactorClock
 
 from llamaproxy.events import ConnectionsTurnedAway, Event
+from llamaproxy.server.proxyprotocol import endpoint_of
 from tests.server.door import Client, FrontDoor, Line
 from tests.support import pending_calls
 
@@ -1084,15 +1084,53 @@ def test_one_who_reads_nothing_of_another_protocol_is_cut_off_in_the_end() -> No
     assert client.line.disconnected
 
 
-def test_behind_a_balancer_that_names_the_client_it_is_the_client() -> None:
-    door = FrontDoor(at_once=False)
+def balanced(door: FrontDoor) -> Callable[..., Line]:
+    """Sends what a load balancer does at an endpoint of its own."""
     reactor: Any = MemoryReactorClock()
     line: Any = Line
     balancer = IPv4Address("TCP", "10.0.0.9", 1)
-    serverFromString(reactor, "haproxy:tcp:8322").listen(door.site)
+    endpoint_of(reactor, "haproxy:tcp:8322").listen(door.site)
     connection = reactor.tcpServers[0][1].buildProtocol(balancer)
-    connection.makeConnection(line(peerAddress=balancer))
-    connection.dataReceived(b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 8322\r\n")
-    connection.dataReceived(get())
+    transport: Line = line(peerAddress=balancer)
+    connection.makeConnection(transport)
+
+    def send(*parts: bytes) -> Line:
+        for part in parts:
+            connection.dataReceived(part)
+        return transport
+
+    return send
+
+
+def test_behind_a_balancer_that_names_the_client_it_is_the_client() -> None:
+    door = FrontDoor(at_once=False)
+    balanced(door)(b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 8322\r\n", get())
     request: Any = door.inside.waiting[0]
     assert request.client_host == request.record.client == "203.0.113.7"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"PROXY UNKNOWN\r\n",  # section 2.1: all that HAProxy's and Google's health checks say
+        b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",  # of version 2, "LOCAL"
+    ],
+)
+def test_a_balancer_that_names_nobody_is_the_client(line: bytes) -> None:
+    door = FrontDoor(at_once=False)
+    balanced(door)(line + get())
+    balanced(door)(line, get())
+    balanced(door)(line + get()[:9], get()[9:])
+    if line.startswith(b"PROXY UNKNOWN\r"):
+        for cut in range(1, len(line)):
+            balanced(door)(line[:cut], line[cut:] + get())
+    assert len(door.inside.waiting) == len(door.inside.passed) >= 3
+    assert {getattr(each, "client_host", None) for each in door.inside.waiting} == {"10.0.0.9"}
+
+
+@pytest.mark.parametrize("line", [b"PROXY UNKNOWN\n", b"PROXY UNKNOWNS\r\n", get()])
+def test_what_names_the_client_in_no_way_is_closed(line: bytes) -> None:
+    door = FrontDoor(at_once=False)
+    transport = balanced(door)(line + get())
+    assert door.inside.waiting == [] and transport.disconnecting
