@@ -230,10 +230,12 @@ class UpstreamConnection(protocol.Protocol):
         """
         del self._tcp.connectionLost  # the class's again, and nothing refers to this
         self._closed = True
-        if not reason.check(ConnectionAborted):
-            while self._reads_on() and not self._tcp.doRead():
-                pass
-        self._tcp.connectionLost(reason)
+        try:
+            if not reason.check(ConnectionAborted):
+                while self._reads_on() and not self._tcp.doRead():
+                    pass
+        finally:
+            self._tcp.connectionLost(reason)
 
     def _reads_on(self) -> bool:
         """Whether an exchange takes what comes, and something has."""

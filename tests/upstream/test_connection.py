@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
 
 from llamaproxy.upstream.agent import TcpServer
 from llamaproxy.upstream.connection import UpstreamConnection
@@ -342,6 +345,28 @@ async def test_an_answer_arrives_though_the_upload_cannot_be_written_any_more(
     assert status_of(received) == 401
     assert received.endswith(b"\r\n\r\n" + b"s" * size)
     assert deleted_files() == before
+
+
+def test_a_reader_that_breaks_while_the_rest_is_read_keeps_no_connection_open() -> None:
+    class Socket:
+        lost: Failure | None = None
+
+        def getHandle(self) -> Any:
+            return Mock(recv=Mock(return_value=b"x"))
+
+        def doRead(self) -> None:
+            raise ZeroDivisionError
+
+        def connectionLost(self, reason: Failure) -> None:
+            self.lost = reason
+
+    connection, socket, reason = UpstreamConnection(), Socket(), Failure(ConnectionLost())
+    connection._tcp = socket
+    connection._exchange = Mock(paused=False)
+    socket.connectionLost = connection._socket_lost  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        socket.connectionLost(reason)
+    assert socket.lost is reason
 
 
 @on_sockets
