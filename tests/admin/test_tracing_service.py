@@ -388,8 +388,8 @@ BOMB = gzip.compress(bytes(20_000_000))
         (b"HTTP/1.1 307 R\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", b"", "a redirect (307)"),
         (b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n", ENDLESS, "reason: No"),
         (HEAD % len(BOMB) + b"Content-Encoding: gzip\r\n\r\n" + BOMB, b"", "reason: No"),
-        (b"HTTP/1.1 200 OK\r\nX: ", DRIP, "no whole answer within 0.5 s"),
-        (HEAD % 100_000 + b"\r\n", DRIP, "no whole answer within 0.5 s"),
+        (b"HTTP/1.1 200 OK\r\nX: ", DRIP, "no whole answer within 1.0 s"),
+        (HEAD % 100_000 + b"\r\n", DRIP, "no whole answer within 1.0 s"),
     ],
     ids=["redirect", "endless", "bomb", "slow head", "slow body"],
 )
@@ -415,20 +415,27 @@ def test_a_collector_that_answers_badly_costs_spans_alone_and_is_told_of(
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv(ENDPOINT, f"http://127.0.0.1:{server.getsockname()[1]}")
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
         collector = threading.Thread(target=answer, args=(server,))
         collector.start()
         exporter = OTLPSpanExporter(session=CollectorSession())
+        raised = ""
         tracemalloc.start()
-        result = exporter.export([])
+        try:
+            assert exporter.export([]) is SpanExportResult.FAILURE
+        except requests.RequestException as error:
+            raised = str(error)  # older SDKs leave it to their processor to tell of it
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         ended.set()
         collector.join()
-    assert result is SpanExportResult.FAILURE and most < 2_000_000
-    reactor.hear()
-    [line] = lines
-    assert line.startswith("traces: Failed to export ") and reason in line
+    assert most < 2_000_000
+    if raised:
+        assert reason in raised
+    else:
+        reactor.hear()
+        [line] = lines
+        assert line.startswith("traces: Failed to export ") and reason in line
 
 
 def test_while_an_answer_has_no_end_no_other_is_asked_for() -> None:
