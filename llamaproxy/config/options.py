@@ -136,8 +136,8 @@ SETTINGS = (
         "LLAMAPROXY_TRUSTED_PROXIES",
         "",
         values.proxies,
-        "Addresses or networks, comma-separated, of proxies whose X-Forwarded-* are believed; "
-        "unix for those that come over a Unix socket.",
+        "Addresses or networks, comma-separated, of proxies whose X-Forwarded-For, -Proto and "
+        "-Host are believed; unix for those that come over a Unix socket.",
     ),
     Setting(
         "identity-headers",

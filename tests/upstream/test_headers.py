@@ -123,6 +123,15 @@ def test_what_is_said_of_the_client_is_believed_of_trusted_proxies_alone(
     assert client_fields.getRawHeaders(b"X-Forwarded-Host") == [host]
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize(
+    "name", [b"Forwarded", b"X-Real-IP", b"X-Forwarded-Port", b"X-Forwarded-User"]
+)
+def test_what_is_not_said_here_travels_as_it_is_whoever_says_it(name: bytes, trusted: bool) -> None:
+    client_fields = forwarded_for(Headers({name: [b"x"]}), "10.0.0.2", False, trusted)
+    assert client_fields.getRawHeaders(name) == [b"x"]
+
+
 def test_a_trusted_proxy_that_says_nothing_is_a_client() -> None:
     client_fields = forwarded_for(Headers({b"Host": [b"here"]}), "::1", secure=True, trusted=True)
     assert raw(client_fields) == {
