@@ -56,19 +56,17 @@ async def relay_chunks(
     :raises ProxyError: if the stream breaks off, or is no stream of JSON objects.
     """
     decoder = EventDecoder()
-    prefix, json_text = b"", BoundedText()
+    json_text = BoundedText()
     is_json: bool | None = None
     any_event = done = False
 
     def deliver(data: bytes) -> Deferred[None] | None:
-        nonlocal prefix, is_json
+        nonlocal is_json
         if is_json is None:
-            prefix += data
-            data = prefix.lstrip(_BLANK)
+            data = data.lstrip(_BLANK)
             if not data:
                 return None
             is_json = looks_like_json(data)
-            prefix = b""
         if is_json:
             json_text.add(data)
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -304,6 +305,25 @@ def test_an_end_mark_without_a_blank_line_counts() -> None:
         request.finish()
 
     assert stream(write) == [{"a": 1}, None]
+
+
+def test_blanks_before_the_first_event_are_neither_kept_nor_read_twice() -> None:
+    stack, upstream = upstream_of(begin_events)
+    reading = Deferred.fromCoroutine(chunks_of(upstream, []))
+    upstream.settle()
+    blanks = b" \r\n" * 10_000
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            stack.open[0].write(blanks)
+            upstream.settle()
+        assert tracemalloc.get_traced_memory()[0] < 10 * len(blanks)
+    finally:
+        tracemalloc.stop()
+    for piece in (b"\xef\xbb", b"\xbf", event({"a": 1}) + event(b"[DONE]")):
+        stack.open[0].write(piece)
+        upstream.settle()
+    assert upstream.result(reading) == [{"a": 1}, None]
 
 
 def test_a_peer_that_never_ends_after_its_end_mark_is_let_go() -> None:
