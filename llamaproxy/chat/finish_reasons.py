@@ -9,7 +9,7 @@ from llamaproxy.chat.messages import ToolCall
 from llamaproxy.errors import UpstreamBroke
 
 #: OpenAI's reasons by their names, and by those of other servers in lower case with underscores:
-#: Gemini, Anthropic, Mistral, Cohere, Bedrock, TGI, Azure, Together (their API references).
+#: Gemini, Anthropic, Mistral, Cohere, Bedrock, TGI, Azure (their API references).
 _REASONS = {
     **dict.fromkeys(("null", "none"), ""),
     **{reason: reason for reason in ("stop", "length", "tool_calls", "content_filter")},
@@ -24,7 +24,6 @@ _REASONS = {
         (
             *("end_turn", "stop_sequence", "stop_token", "eos_token", "end", "complete"),
             *("completed", "finished", "finish", "done", "eos_token_found", "normal"),
-            "eos",
         ),
         "stop",
     ),
@@ -48,7 +47,8 @@ _REASONS = {
 
 #: Reasons of a model that had finished. With any other, which may be new or a server's own
 #: (DeepSeek's ``insufficient_system_resource``, GLM's ``network_error``), it may have been stopped.
-_FINISHED = ("stop", "tool_calls", "function_call")
+#: Together's word, which clients have always been told as it is, is the last.
+_FINISHED = ("stop", "tool_calls", "function_call", "eos")
 
 
 def finish_reason(value: object) -> str | None:

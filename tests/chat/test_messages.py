@@ -209,7 +209,6 @@ def test_what_else_a_call_carries_stays_on_it() -> None:
         ("STOP", "stop"),
         ("Tool_Calls", "tool_calls"),
         (" length\n", "length"),
-        ("eos", "stop"),
         ("model_context_window_exceeded", "length"),
         ("Whatever-Comes", "whatever_comes"),
     ],
