@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Connection
@@ -230,10 +230,11 @@ class UpstreamConnection(protocol.Protocol):
         """
         del self._tcp.connectionLost  # the class's again, and nothing refers to this
         self._closed = True
+        # Not if a reader has broken, or the connection is cut off, which reads nothing any more.
+        is_lost = reason.check(ConnectionLost) and not reason.check(ConnectionAborted)
         try:
-            if not reason.check(ConnectionAborted):
-                while self._reads_on() and not self._tcp.doRead():
-                    pass
+            while is_lost and self._reads_on() and not self._tcp.doRead():
+                pass
         finally:
             self._tcp.connectionLost(reason)
 

@@ -527,6 +527,21 @@ def test_a_session_that_is_kept_because_a_call_runs_is_made_sure_of_afterwards(
     assert len(server.received("ping")) == 2 and ended(server) == 1
 
 
+def test_a_session_is_ended_however_many_calls_are_cancelled_in_it() -> None:
+    server = FakeMcp()
+    talk = Conversation(server)
+    server.handlers["tools/call"] = server.handlers["notifications/cancelled"] = never
+    hanging = [talk.begin(talk.call()) for _ in range(20)]
+    session = talk.session()
+    assert session._transport is not None
+    session._forget(session._transport)
+    for each in hanging:
+        each.addErrback(lambda _: None)
+        each.cancel()
+    talk.settle()
+    assert ended(server) == 1
+
+
 def test_stopping_ends_a_session_too_that_has_been_replaced(
     server: FakeMcp, talk: Conversation
 ) -> None:

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
@@ -347,26 +347,42 @@ async def test_an_answer_arrives_though_the_upload_cannot_be_written_any_more(
     assert deleted_files() == before
 
 
+class BrokenSocket:
+    """One of which more could be read, but for who reads."""
+
+    lost: Failure | None = None
+    reads = 0
+
+    def getHandle(self) -> Any:
+        return Mock(recv=Mock(return_value=b"x"))
+
+    def doRead(self) -> None:
+        self.reads += 1
+        raise ZeroDivisionError
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.lost = reason
+
+    def carries(self, connection: UpstreamConnection) -> None:
+        connection._tcp = self
+        connection._exchange = Mock(paused=False)
+        self.connectionLost = connection._socket_lost  # type: ignore[method-assign]
+
+
 def test_a_reader_that_breaks_while_the_rest_is_read_keeps_no_connection_open() -> None:
-    class Socket:
-        lost: Failure | None = None
-
-        def getHandle(self) -> Any:
-            return Mock(recv=Mock(return_value=b"x"))
-
-        def doRead(self) -> None:
-            raise ZeroDivisionError
-
-        def connectionLost(self, reason: Failure) -> None:
-            self.lost = reason
-
-    connection, socket, reason = UpstreamConnection(), Socket(), Failure(ConnectionLost())
-    connection._tcp = socket
-    connection._exchange = Mock(paused=False)
-    socket.connectionLost = connection._socket_lost  # type: ignore[method-assign]
+    socket, reason = BrokenSocket(), Failure(ConnectionLost())
+    socket.carries(UpstreamConnection())
     with pytest.raises(ZeroDivisionError):
         socket.connectionLost(reason)
-    assert socket.lost is reason
+    assert socket.lost is reason and socket.reads == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ConnectionAborted(), ConnectionDone()])
+def test_nothing_more_is_read_where_it_was_not_the_peer_who_was_lost(error: Exception) -> None:
+    socket, reason = BrokenSocket(), Failure(error)
+    socket.carries(UpstreamConnection())
+    socket.connectionLost(reason)
+    assert socket.lost is reason and socket.reads == 0
 
 
 @on_sockets

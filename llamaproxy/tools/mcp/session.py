@@ -128,7 +128,7 @@ class Session:
         self._stop_listening(transport)
         if transport.alive:
             transport.alive = False
-            self._run(transport.close())
+            self._run(transport.close(), needed=True)
 
     def _stop_listening(self, transport: Transport) -> None:
         listening = self._listening.pop(transport, None)
@@ -275,9 +275,12 @@ class Session:
         if reply is not None:
             self._run(transport.tell(reply))
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do *work* without waiting for it, unless the server has caused too much of it already."""
-        if len(self._background) >= _MAX_BACKGROUND:
+    def _run(self, work: Coroutine[Any, Any, None], needed: bool = False) -> None:
+        """Do *work* without waiting for it.
+
+        It is left out, unless it is *needed*, if the server has caused too much of it already.
+        """
+        if len(self._background) >= _MAX_BACKGROUND and not needed:
             work.close()
             return
         running = Deferred.fromCoroutine(self._limited(work, CLEANUP_SECONDS))
