@@ -154,6 +154,11 @@ def _values(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
+def whole(number: Any) -> Any:
+    """*number*, as the integer that it is: JSON has one kind of them, and some write 1 as 1.0."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 def canonical(value: Any) -> bytes:
     """Serialise so that equal values become equal texts, whatever the order of their keys."""
     try:

@@ -77,9 +77,8 @@ def number_of(index: object) -> int | None:
     """The number that an ``index`` is, which some servers write as text, or as ``1.0``."""
     if isinstance(index, str) and index.isascii() and index.isdecimal() and len(index) < 10:
         return int(index)
-    if isinstance(index, float) and index.is_integer():
-        return int(index)
-    return index if isinstance(index, int) and not isinstance(index, bool) else None
+    number = jsontext.whole(index)
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
 
 
 def text_of(content: object) -> str:

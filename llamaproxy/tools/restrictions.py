@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from llamaproxy import jsontext
 from llamaproxy.jsontext import Json
 
 #: The types of JSON Schema, by other names that servers of tools use for them, in lower case.
@@ -105,7 +106,6 @@ def _is_plain(pattern: str) -> bool:
 
 
 def _count(value: Any) -> int | None:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    fits = isinstance(value, int) and not isinstance(value, bool)
-    return value if fits and 0 <= value <= _MAX_COUNT else None
+    count = jsontext.whole(value)
+    fits = isinstance(count, int) and not isinstance(count, bool)
+    return count if fits and 0 <= count <= _MAX_COUNT else None

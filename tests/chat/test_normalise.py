@@ -269,15 +269,21 @@ def test_blocks_of_reasoning_of_all_rounds_are_kept_apart(stream: bool) -> None:
     ],
 )
 def test_odd_blocks_of_reasoning_do_no_harm(pieces: list[Json]) -> None:
-    exchange, _ = exchange_with(
+    thought_before_a_call("reasoning_details", pieces)
+
+
+def thought_before_a_call(key: str, pieces: list[Json]) -> FakeStack:
+    """The server whose model has thought in *pieces*, called a tool, and then said something."""
+    exchange, stack = exchange_with(
         parts(
-            *({"reasoning_details": [piece]} for piece in pieces),
+            *({key: [piece]} for piece in pieces),
             delta("act", "{}", id="c1"),
             reason="tool_calls",
         ),
         saying("Hi"),
     )
     assert message_of(exchange)["content"] == "Hi"
+    return stack
 
 
 def thinking(text: str, signature: str | None = "") -> Json:
@@ -308,15 +314,7 @@ def test_thinking_in_pieces_goes_back_to_the_model_as_whole_blocks(
     pieces: list[Json], blocks: list[Json]
 ) -> None:
     """LiteLLM's, of Anthropic's models. DESIGN: L10, S8."""
-    exchange, stack = exchange_with(
-        parts(
-            *({"thinking_blocks": [piece]} for piece in pieces),
-            delta("act", "{}", id="c1"),
-            reason="tool_calls",
-        ),
-        saying("Hi"),
-    )
-    assert message_of(exchange)["content"] == "Hi"
+    stack = thought_before_a_call("thinking_blocks", pieces)
     assert stack.asked_for(CHAT)[-1].json()["messages"][-2]["thinking_blocks"] == blocks
 
 

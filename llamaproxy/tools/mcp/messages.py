@@ -55,7 +55,7 @@ class RpcError(McpBroke):
 
     def __init__(self, error: object, http_status: int = 200) -> None:
         fields: Json = error if isinstance(error, dict) else {}
-        code = _whole(fields.get("code"))
+        code = jsontext.whole(fields.get("code"))
         #: None if it is no error code: what else a server puts there may be as long as it likes, or
         #: a secret.
         self.rpc_code = code if type(code) is int and abs(code) < _MAX_CODE else None
@@ -156,14 +156,9 @@ def is_response(message: Json, request_id: object = None) -> bool:
     return request_id is None or response_id(message) == request_id
 
 
-def _whole(number: object) -> object:
-    """*number*, as the integer that it is; some servers write 1 as 1.0."""
-    return int(number) if isinstance(number, float) and number.is_integer() else number
-
-
 def response_id(message: Json) -> object:
     """The id of the request that the response *message* is for; some servers make a text of it."""
-    request_id = _whole(message.get("id"))
+    request_id = jsontext.whole(message.get("id"))
     if (
         isinstance(request_id, str)
         and len(request_id) < 16
